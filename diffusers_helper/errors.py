@@ -1,0 +1,49 @@
+"""The errors a user can meet. Each message says what was wrong, with what value, and what to do.
+
+``exit_code`` is what the command line returns: 2 when something that was given cannot be used (an argument, a
+picture, a checkpoint, a folder to resume), 1 when the run itself failed.
+"""
+
+
+class FramePackError(Exception):
+    """The base of every error that is meant for a user's eyes."""
+
+    exit_code = 1
+
+
+class UnusableInput(FramePackError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class InvalidRequest(UnusableInput):
+    """A field of the request is missing, of the wrong type or out of range."""
+
+
+class InvalidSetting(UnusableInput):
+    """A flag, an environment variable or a line of the settings file has a value that is not allowed."""
+
+
+class UnusablePicture(UnusableInput):
+    """The picture is missing, damaged, too large or in a format that is not accepted."""
+
+
+class UnusableCheckpoint(UnusableInput):
+    """The checkpoint is unknown, incomplete or damaged."""
+
+
+class UnusableResumeFolder(UnusableInput):
+    """The folder to resume from is not one of ours, is damaged, or belongs to another checkpoint."""
+
+
+class OutputFailed(FramePackError):
+    """A result could not be written: no space, no permission, or the folder is gone."""
+
+
+class BrokenNumbers(FramePackError):
+    """The model produced NaN or infinity; nothing of that section is kept."""
+
+
+class Cancelled(Exception):  # noqa: N818 - a wish of the user, not an error
+    """Thrown into a running generation to end it; the finished sections stay as a playable video."""

@@ -1,0 +1,135 @@
+"""What a running generation says: small, typed, JSON-able. Pictures and videos travel as paths.
+
+The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview`` and one
+``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened; ``event`` is its name on the wire."""
+
+    event: ClassVar[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"event": self.event, **asdict(self)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """The job has a folder; ``folder`` is what ``--resume`` takes."""
+
+    event: ClassVar[str] = "started"
+    folder: str
+    seed: int
+    sections_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Event):
+    """What will come, known before any model runs."""
+
+    event: ClassVar[str] = "plan"
+    checkpoint: str
+    kind: str
+    sections: int
+    steps: int
+    frames: int
+    fps: int
+    seconds: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something worth knowing that changes no result by itself, in plain words."""
+
+    event: ClassVar[str] = "notice"
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """A sampling step ended. ``section`` and ``step`` count from 1; ``computed`` is False when the cache served."""
+
+    event: ClassVar[str] = "step"
+    section: int
+    sections: int
+    step: int
+    steps: int
+    computed: bool
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview(Event):
+    """The clean prediction of this step as a row of small frames, in a PNG that the next preview overwrites."""
+
+    event: ClassVar[str] = "preview"
+    section: int
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionDone(Event):
+    """A section is decoded; ``path`` is the playable video so far."""
+
+    event: ClassVar[str] = "section_done"
+    section: int
+    sections: int
+    frames: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """What the last event carries, however the job ended. ``path`` is None when no section was finished."""
+
+    path: str | None
+    frames: int
+    fps: int
+    width: int
+    height: int
+    seed: int
+    seconds_total: float
+    seconds_sampling: float
+    seconds_decoding: float
+    steps_computed: int
+    steps_reused: int
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Ended):
+    """The whole video is at ``path``."""
+
+    event: ClassVar[str] = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Ended):
+    """The job ended by an error; the finished sections are at ``path``, and ``folder`` can be resumed."""
+
+    event: ClassVar[str] = "failed"
+    error: str
+    folder: str
+    exit_code: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelledByUser(Ended):
+    """The user stopped the job; the finished sections are at ``path``, and ``folder`` can be resumed."""
+
+    event: ClassVar[str] = "cancelled"
+    folder: str

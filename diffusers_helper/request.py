@@ -1,0 +1,117 @@
+"""The request: what a user asks for. One frozen, validated, versioned object; everything else derives from it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from typing_extensions import Self  # typing has it only from Python 3.11 on
+
+from .errors import InvalidRequest
+
+SCHEMA_VERSION = 1
+SEED_MAX = 2**63 - 1
+DRAW_A_SEED = -1
+
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class Request(BaseModel):
+    """One video to make.
+
+    Build it with ``Request.parse`` (or ``from_json``) to get messages that name the field, the value and the remedy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    picture: str = Field(min_length=1, description="path of the start picture")
+    prompt: Text = Field("", description="what happens in the video")
+    negative_prompt: Text = Field("", description="what should not happen; acts only when real CFG is above 1")
+    seed: int = Field(31337, ge=DRAW_A_SEED, le=SEED_MAX, description="the same seed gives the same video; -1 draws one")
+    seconds: float = Field(5.0, ge=1, le=120, description="length; rounded to whole sections")
+    steps: int = Field(25, ge=1, le=100, description="sampling steps per section")
+    distilled_guidance: float = Field(10.0, ge=1, le=32, description="guidance value the model was distilled with")
+    real_cfg: float = Field(1.0, ge=1, le=32, description="classifier-free guidance; above 1 doubles the time")
+    cfg_rescale: float = Field(0.0, ge=0, le=1, description="CFG re-scale; acts only when real CFG is above 1")
+    latent_window: int = Field(9, ge=1, le=64, description="latent frames per section; other values than 9 are untrained")
+    kind: Literal["framepack", "f1"] = Field("framepack", description="framepack plans from the end, f1 goes forward")
+    teacache: bool = Field(True, description="reuse transformer results on steps that change little")
+    teacache_threshold: float = Field(0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")
+    mp4_crf: int = Field(16, ge=0, le=100, description="video compression; lower is larger and better")
+    size: str | None = Field(
+        None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$", description="WIDTHxHEIGHT; by default fits the picture"
+    )
+    fps: Literal[30] = 30
+    preserved_memory_gb: float = Field(6.0, ge=6, le=128, description="GPU memory left free for other programs")
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Validate ``fields``.
+
+        Raises:
+            InvalidRequest: naming each wrong field, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            raise InvalidRequest("\n".join(_explain(cls, problem) for problem in error.errors())) from None
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of ``to_json``; raises InvalidRequest."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise InvalidRequest(f"the request is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise InvalidRequest(f"the request must be a JSON object, not {type(fields).__name__}")
+        return cls.parse(fields)
+
+    @classmethod
+    def recall(cls, fields: Mapping[str, Any], picture: str) -> tuple[Self, list[str]]:
+        """A request from foreign metadata, and the keys that were ignored. A path in metadata is never taken."""
+        known = {key: value for key, value in fields.items() if key in cls.model_fields and key != "picture"}
+        ignored = sorted(str(key) for key in fields if key not in cls.model_fields)
+        return cls.parse({**known, "picture": picture}), ignored
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    def metadata(self) -> dict[str, Any]:
+        """What goes into the video's and the picture's metadata: everything but the path of the picture."""
+        return self.model_dump(exclude={"picture"})
+
+    def with_seed(self) -> Self:
+        """The same request with a drawn seed in the place of -1."""
+        if self.seed != DRAW_A_SEED:
+            return self
+        return self.model_copy(update={"seed": secrets.randbelow(SEED_MAX + 1)})
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "request"
+    value = repr(problem["input"])
+    shown = value if len(value) <= 60 else f"{value[:57]}... ({len(str(problem['input']))} characters)"
+    match problem["type"]:
+        case "missing":
+            return f"{name}: is missing; give {_description(model, name)}"
+        case "extra_forbidden":
+            return f"{name}: is not a field of a request; the fields are {', '.join(model.model_fields)}"
+    message = problem["msg"].removeprefix("Input should be ")
+    return f"{name}: {shown} is not allowed; give {message}{_range(model, name)}"
+
+
+def _description(model: type[BaseModel], name: str) -> str:
+    return (model.model_fields[name].description or name) if name in model.model_fields else name
+
+
+def _range(model: type[BaseModel], name: str) -> str:
+    """' (1 to 100)' for a field with bounds, else nothing."""
+    if name not in model.model_fields:
+        return ""
+    limits = {key: getattr(rule, key) for rule in model.model_fields[name].metadata for key in ("ge", "le") if hasattr(rule, key)}
+    return f" ({limits['ge']} to {limits['le']})" if len(limits) == 2 else ""

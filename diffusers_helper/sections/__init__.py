@@ -1,0 +1,1 @@
+"""Context plans and history: which latents stand where in time. Integers and shapes; no model, no device."""

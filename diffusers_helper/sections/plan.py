@@ -1,0 +1,110 @@
+"""The sections of a whole video: how many, in which order, what each sees, what each adds. Known before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .context import ContextPlan, f1_context, i2v_context
+
+Kind = Literal["framepack", "f1"]
+
+
+def video_frames(latent_frames: int) -> int:
+    """L latent frames decode to 4 L - 3 video frames."""
+    return 4 * latent_frames - 3
+
+
+def section_count(seconds: float, window: int, fps: int = 30) -> int:
+    """Sections for a wished length; a section adds 4 ``window`` video frames. Rounds half to even, at least 1."""
+    return max(round(seconds * fps / (4 * window)), 1)
+
+
+def padding_schedule(sections: int) -> tuple[int, ...]:
+    """The gap between start picture and section, in windows, per I2V section in the order of making.
+
+    Long videos do not count down from the true distance: the model was trained on gaps of up to 3 windows.
+    """
+    if sections <= 4:
+        return tuple(reversed(range(sections)))
+    return (3, *([2] * (sections - 3)), 1, 0)
+
+
+@dataclass(frozen=True)
+class SectionPlan:
+    """One section, in the order of making.
+
+    Attributes:
+        number: from 0 on.
+        context: what the transformer sees.
+        latent_frames: how many latent frames are sampled.
+        prepend_start: the start latent is put in front of the result (the I2V section next to the start picture).
+        latents_after: length of the history when the section is done.
+        decode_frames: how many latent frames of the history are decoded, at its front (I2V) or back (F1).
+        frames_after: length of the video when the section is done.
+    """
+
+    number: int
+    context: ContextPlan
+    latent_frames: int
+    prepend_start: bool
+    latents_after: int
+    decode_frames: int
+    frames_after: int
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """All sections of a video. ``grows_at_front`` tells where new frames go: True for I2V, False for F1."""
+
+    kind: Kind
+    window: int
+    sections: tuple[SectionPlan, ...]
+
+    @property
+    def grows_at_front(self) -> bool:
+        return self.kind == "framepack"
+
+    @property
+    def overlap_frames(self) -> int:
+        """Video frames over which a new clip is blended with the video so far."""
+        return video_frames(self.window)
+
+    @property
+    def frames(self) -> int:
+        return self.sections[-1].frames_after
+
+
+def plan_video(kind: Kind, seconds: float, window: int, fps: int = 30) -> VideoPlan:
+    """The sections of a video of about ``seconds`` seconds."""
+    count = section_count(seconds, window, fps)
+    make = _i2v_sections if kind == "framepack" else _f1_sections
+    return VideoPlan(kind, window, make(count, window))
+
+
+def _i2v_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
+    return tuple(
+        _section(number, i2v_context(window, padding), window, start_at=count - 1)
+        for number, padding in enumerate(padding_schedule(count))
+    )
+
+
+def _f1_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
+    return tuple(_section(number, f1_context(window), window, start_at=0) for number in range(count))
+
+
+def _section(number: int, context: ContextPlan, window: int, start_at: int) -> SectionPlan:
+    """``start_at`` is the section with which the start latent joins the history: the last of I2V, the first of F1."""
+    has_start = number >= start_at
+    latents_after = window * (number + 1) + has_start
+    is_i2v_last = has_start and context.target[0] == 1
+    decode_frames = latents_after if number == 0 else 2 * window + is_i2v_last
+    return SectionPlan(
+        number=number,
+        context=context,
+        latent_frames=window,
+        prepend_start=is_i2v_last,
+        latents_after=latents_after,
+        decode_frames=decode_frames,
+        frames_after=video_frames(latents_after),
+    )
