@@ -83,28 +83,29 @@ def plan_video(kind: Kind, seconds: float, window: int, fps: int = 30) -> VideoP
 
 
 def _i2v_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
+    """The start latent joins the history with the last section."""
     return tuple(
-        _section(number, i2v_context(window, padding), window, start_at=count - 1)
+        _section(number, i2v_context(window, padding), window, prepend_start=padding == 0, starts=int(padding == 0))
         for number, padding in enumerate(padding_schedule(count))
     )
 
 
 def _f1_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
-    return tuple(_section(number, f1_context(window), window, start_at=0) for number in range(count))
+    """The start latent stands in the history from the beginning."""
+    return tuple(
+        _section(number, f1_context(window), window, prepend_start=False, starts=1) for number in range(count)
+    )
 
 
-def _section(number: int, context: ContextPlan, window: int, start_at: int) -> SectionPlan:
-    """``start_at`` is the section with which the start latent joins the history: the last of I2V, the first of F1."""
-    has_start = number >= start_at
-    latents_after = window * (number + 1) + has_start
-    is_i2v_last = has_start and context.target[0] == 1
-    decode_frames = latents_after if number == 0 else 2 * window + is_i2v_last
+def _section(number: int, context: ContextPlan, window: int, prepend_start: bool, starts: int) -> SectionPlan:
+    """``starts``: how many start latents the history holds when the section is done, 0 or 1."""
+    latents_after = window * (number + 1) + starts
     return SectionPlan(
         number=number,
         context=context,
         latent_frames=window,
-        prepend_start=is_i2v_last,
+        prepend_start=prepend_start,
         latents_after=latents_after,
-        decode_frames=decode_frames,
+        decode_frames=min(latents_after, 2 * window + prepend_start),
         frames_after=video_frames(latents_after),
     )

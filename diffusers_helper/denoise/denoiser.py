@@ -1,0 +1,105 @@
+"""One evaluation of the model: from noisy latents to the clean prediction, with the rounding policy of the original.
+
+The model reads everything in its own dtype, timestep and guidance included; its velocity, the sampler's state and the
+sigmas are float32. The clean prediction is formed from the *rounded* state, the one that the model has seen.
+
+Shapes: B batch, C latent channels, T latent frames, H and W latent rows and columns, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guidance import guide
+
+Transformer = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """What one CFG branch is told: [B, L, text width] tokens, [B, L] bool mask, [B, pooled width]."""
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Distilled guidance is an input of the model; real CFG evaluates it twice when above 1."""
+
+    distilled: float = 10.0
+    real_cfg: float = 1.0
+    rescale: float = 0.0
+
+
+class Denoiser:
+    """Clean prediction of noisy latents, for one section.
+
+    Args:
+        transformer: called with keyword arguments; returns a float32 velocity [B, C, T, H, W].
+        conditioning: further keyword arguments of the transformer, the same on every step and branch.
+        positive, negative: the text of the two CFG branches; ``negative`` is needed only for real CFG above 1.
+        branch_inputs: keyword arguments of each branch, where state such as a step cache goes.
+        dtype, device: of the transformer.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        conditioning: dict[str, Any],
+        positive: TextInput,
+        negative: TextInput | None,
+        guidance: Guidance,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        branch_inputs: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
+    ) -> None:
+        self._transformer = transformer
+        self._guidance = guidance
+        self._dtype, self._device = dtype, device
+        shared = {name: self._rounded(value) for name, value in conditioning.items()}
+        self._positive = {**shared, **self._text(positive), **branch_inputs[0]}
+        self._negative = {**shared, **self._text(negative), **branch_inputs[1]} if negative else None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Clean prediction [B, C, T, H, W] float32, on the device of ``x``.
+
+        Args:
+            x: [B, C, T, H, W] float32, noisy latents.
+            sigma: scalar float32, their noise level.
+        """
+        rounded = self._rounded(x)
+        velocity = self._velocity(rounded, sigma).to(x.device)
+        return rounded.to(x) - sigma * velocity
+
+    def _velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
+        per_sample = torch.ones(x.shape[0])
+        noisy = {
+            "hidden_states": x,
+            "timestep": self._rounded(sigma * 1000 * per_sample),
+            "guidance": self._rounded(self._guidance.distilled * 1000 * per_sample),
+        }
+        positive = self._transformer(**noisy, **self._positive)
+        if self._guidance.real_cfg == 1 or self._negative is None:
+            return positive
+        negative = self._transformer(**noisy, **self._negative)
+        return guide(positive, negative, self._guidance.real_cfg, self._guidance.rescale)
+
+    def _text(self, text: TextInput) -> dict[str, Tensor]:
+        return {
+            "encoder_hidden_states": self._rounded(text.tokens),
+            "encoder_attention_mask": self._rounded(text.mask),
+            "pooled_projections": self._rounded(text.pooled),
+        }
+
+    def _rounded(self, value: Any) -> Any:
+        """A tensor on the model's device, in its dtype when it is of floats; anything else as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)

@@ -1,0 +1,1 @@
+"""The neural parts: which checkpoints there are, where their files lie, and how they are loaded."""

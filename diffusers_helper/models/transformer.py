@@ -1,0 +1,149 @@
+"""diffusers' FramePack transformer with a forward pass that can skip its blocks and leave out context levels.
+
+The parameters, their names and the config are diffusers' own, so the reference's checkpoints load key by key. Only
+``forward`` is written here, because three things must happen in the middle of it and no hook reaches there: a context
+level may be absent, a step cache may skip the whole block stack, and the output projection runs in float32.
+
+Shapes: B batch, C latent channels, T latent frames, H and W latent rows and columns, N tokens, D width, L text tokens.
+The image stream is packed as [4x context, 2x context, clean context, target]; the text stream as [image, text].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import HunyuanVideoFramepackTransformer3DModel
+from torch import Tensor
+from torch.nn import functional
+
+Rotary = tuple[Tensor, Tensor]
+Blocks = Callable[[], Tensor]
+StepCache = Callable[[Tensor, Tensor, Blocks], Tensor]
+
+KERNEL_2X = (2, 2, 2)
+KERNEL_4X = (4, 4, 4)
+
+
+class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
+    """Velocity of the noisy target frames, given text, picture and context."""
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor,
+        pooled_projections: Tensor,
+        image_embeds: Tensor,
+        indices_latents: Tensor,
+        guidance: Tensor | None = None,
+        latents_clean: Tensor | None = None,
+        indices_latents_clean: Tensor | None = None,
+        latents_history_2x: Tensor | None = None,
+        indices_latents_history_2x: Tensor | None = None,
+        latents_history_4x: Tensor | None = None,
+        indices_latents_history_4x: Tensor | None = None,
+        step_cache: StepCache | None = None,
+    ) -> Tensor:
+        """Predict the velocity, [B, C, T, H, W] in float32.
+
+        Args:
+            hidden_states: [B, C, T, H, W], noisy target latents; H and W even.
+            timestep: [B], sigma * 1000.
+            encoder_hidden_states: [B, L, text width], valid tokens first.
+            encoder_attention_mask: [B, L] bool, True on valid tokens.
+            pooled_projections: [B, pooled width].
+            image_embeds: [B, image tokens, image width].
+            indices_latents: [T] int64, time index of each target frame.
+            guidance: [B], distilled guidance * 1000.
+            latents_clean, latents_history_2x, latents_history_4x: [B, C, any, H, W], or None for no such tokens.
+            indices_*: [any] int64, their time indices.
+            step_cache: called as ``step_cache(tokens, modulated, blocks)`` in the place of ``blocks()``.
+        """
+        target = self.x_embedder(hidden_states)
+        context = self.clean_x_embedder(latents_clean, latents_history_2x, latents_history_4x)
+        tokens = torch.cat([part for part in (*reversed(context), target) if part is not None], dim=1)
+        rotary = self._packed_rotary(
+            hidden_states,
+            (indices_latents_history_4x, KERNEL_4X),
+            (indices_latents_history_2x, KERNEL_2X),
+            (indices_latents_clean, None),
+            (indices_latents, None),
+        )
+        temb, _ = self.time_text_embed(timestep, pooled_projections, guidance)
+        text, mask = self._text_stream(encoder_hidden_states, encoder_attention_mask, image_embeds, timestep)
+        attention_mask = _attention_mask(tokens, mask)
+        if attention_mask is None:
+            text = text[:, : int(mask.sum())]
+
+        def blocks() -> Tensor:
+            return self._run_blocks(tokens, text, temb, attention_mask, rotary)
+
+        if step_cache is None:
+            tokens = blocks()
+        else:
+            tokens = step_cache(tokens, self.transformer_blocks[0].norm1(tokens, emb=temb)[0], blocks)
+        return self._project(tokens[:, -target.shape[1] :], temb, hidden_states.shape)
+
+    def _text_stream(
+        self, text: Tensor, mask: Tensor, image_embeds: Tensor, timestep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Image tokens, then refined text tokens, [B, L', D], with their mask [B, L']."""
+        text = self.context_embedder(text, timestep, mask)
+        image = self.image_projection(image_embeds)
+        return torch.cat([image, text], dim=1), torch.cat([mask.new_ones(image.shape[:2]), mask], dim=1)
+
+    def _packed_rotary(self, latents: Tensor, *levels: tuple[Tensor | None, tuple[int, int, int] | None]) -> Rotary:
+        """cos and sin of all image tokens, [N, head width] each, in the order of ``levels``.
+
+        A level is its time indices and the kernel by which its tokens are coarser than the target's.
+        """
+        height, width = latents.shape[-2:]
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
+        tables = []
+        for indices, kernel in levels:
+            if indices is None:
+                continue
+            table = self.rope(frame_indices=indices, height=height, width=width, device=latents.device)
+            tables.append(table if kernel is None else tuple(_pool_rotary(part, grid, kernel) for part in table))
+        cos, sin = zip(*tables, strict=True)
+        return torch.cat(cos), torch.cat(sin)
+
+    def _run_blocks(
+        self, tokens: Tensor, text: Tensor, temb: Tensor, attention_mask: Tensor | None, rotary: Rotary
+    ) -> Tensor:
+        """All double and single stream blocks; [B, N, D] image tokens in and out."""
+        checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            run: Any = (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
+            tokens, text = run(tokens, text, temb, attention_mask, rotary)
+        return tokens
+
+    def _project(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
+        """Final norm in the model's dtype, projection in float32, tokens [B, N, D] back to latents [B, C, T, H, W]."""
+        tokens = self.norm_out(tokens, temb)
+        with torch.autocast(tokens.device.type, enabled=False):
+            bias = None if self.proj_out.bias is None else self.proj_out.bias.float()
+            patches = functional.linear(tokens.float(), self.proj_out.weight.float(), bias)
+        batch, _, frames, height, width = shape
+        p = self.config.patch_size
+        patches = patches.reshape(batch, frames, height // p, width // p, -1, p, p)
+        return patches.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, -1, frames, height, width)
+
+
+def _attention_mask(tokens: Tensor, text_mask: Tensor) -> Tensor | None:
+    """None for one sample, whose text is cropped instead; else [B, 1, 1, N + L] bool."""
+    if tokens.shape[0] == 1:
+        return None
+    return torch.cat([text_mask.new_ones(tokens.shape[:2]), text_mask], dim=1)[:, None, None]
+
+
+def _pool_rotary(table: Tensor, grid: tuple[int, int], kernel: tuple[int, int, int]) -> Tensor:
+    """A rotary table [frames * rows * columns, D] averaged over ``kernel``, its ends replicated to whole kernels."""
+    volume = table.unflatten(0, (-1, *grid)).permute(3, 0, 1, 2)[None]
+    missing = [(-size) % k for size, k in zip(volume.shape[2:], kernel, strict=True)]
+    padding = (0, missing[2], 0, missing[1], 0, missing[0])
+    pooled = functional.avg_pool3d(functional.pad(volume, padding, mode="replicate"), kernel)
+    return pooled[0].flatten(1).T
