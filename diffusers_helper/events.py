@@ -96,18 +96,18 @@ class SectionDone(Event):
 class Ended(Event):
     """What the last event carries, however the job ended. ``path`` is None when no section was finished."""
 
-    path: str | None
-    frames: int
-    fps: int
-    width: int
-    height: int
-    seed: int
-    seconds_total: float
-    seconds_sampling: float
-    seconds_decoding: float
-    steps_computed: int
-    steps_reused: int
-    peak_memory_mb: float
+    path: str | None = None
+    frames: int = 0
+    fps: int = 0
+    width: int = 0
+    height: int = 0
+    seed: int = -1
+    seconds_total: float = 0.0
+    seconds_sampling: float = 0.0
+    seconds_decoding: float = 0.0
+    steps_computed: int = 0
+    steps_reused: int = 0
+    peak_memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +119,12 @@ class Finished(Ended):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Ended):
-    """The job ended by an error; the finished sections are at ``path``, and ``folder`` can be resumed."""
+    """The job ended by an error. What was finished is at ``path``; ``folder`` can be resumed, None when not begun."""
 
     event: ClassVar[str] = "failed"
     error: str
-    folder: str
     exit_code: int
+    folder: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

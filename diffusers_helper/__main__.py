@@ -1,0 +1,7 @@
+"""`python -m diffusers_helper`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

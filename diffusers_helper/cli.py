@@ -1,0 +1,194 @@
+"""The command line: the same requests as the page, without a browser.
+
+Exit codes: 0 done, 1 failed, 2 something given cannot be used, 130 interrupted. torch is imported only when a command
+needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from . import __version__, settings
+from .errors import Cancelled, FramePackError, InvalidRequest
+from .events import CancelledByUser, Ended, Event, Failed
+from .interrupt import StopSignal
+from .request import Request
+from .settings import Settings
+from .show import JsonLines, ProgressBars, Show
+
+INTERRUPTED = 130
+RENAMED = {"picture": "image", "mp4_crf": "crf"}
+NOT_ASKED = ("schema_version", "fps")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        chosen = settings.resolve(vars(options))
+        _prepare(chosen)
+        return int(options.run(options, chosen))
+    except FramePackError as error:
+        return _refused(error, options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="framepack", description="One picture and a sentence become a video.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands.add_parser("generate", help="make a video"))
+    doctor = commands.add_parser("doctor", help="what this machine has, and what to mend")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+    download = commands.add_parser("download", help="fetch the files of a large checkpoint")
+    download.add_argument("name", help="framepack or framepack-f1")
+    download.set_defaults(run=_download)
+    for command in commands.choices.values():
+        settings.add_flags(command)
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    wishes = parser.add_argument_group("the video")
+    for name, field in Request.model_fields.items():
+        if name not in NOT_ASKED:
+            _add_field(wishes, name, field)
+    parser.add_argument("--out", type=Path, help="where the video goes; by default into the output folder")
+    parser.add_argument("--save-latents", type=Path, metavar="FILE.safetensors", help="keep the latents of the video")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a video that was broken off")
+    parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    parser.set_defaults(run=_generate)
+
+
+def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
+    """The flag of a request field. Absent means the request's own default."""
+    flag, text = "--" + RENAMED.get(name, name).replace("_", "-"), field.description
+    if field.annotation is bool:
+        group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
+        return
+    numbers = {int: int, float: float}
+    choices = get_args(field.annotation) if field.annotation not in (int, float, str) else ()
+    default = "" if field.default in (None, "") or field.is_required() else f" (default {field.default})"
+    group.add_argument(
+        flag,
+        dest=name,
+        type=numbers.get(field.annotation, str),
+        choices=[choice for choice in choices if isinstance(choice, str)] or None,
+        help=f"{text}{default}",
+    )
+
+
+def _prepare(chosen: Settings) -> None:
+    """Logging, and the hub libraries kept off the network before they are imported."""
+    logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    for line in chosen.lines():
+        logging.getLogger(__name__).info("setting %s", line)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
+
+
+def _generate(options: argparse.Namespace, chosen: Settings) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    request = None if options.resume else Request.parse(_request_fields(options))
+    _check_outputs(options)
+    show: Show = JsonLines() if options.json else ProgressBars()
+    with StopSignal() as stop, show:
+        return _exit_code(show, _until_stopped(_begin(options, chosen, request), stop))
+
+
+def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None) -> Iterator[Event]:
+    """The events of a new or a resumed generation. Cheap checks come before torch and the weights."""
+    from .models.table import find_checkpoint
+
+    if request is None:
+        from .workfolder import WorkFolder
+
+        checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint, chosen.models_dir)
+    else:
+        checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
+        if options.kind is None:
+            request = request.model_copy(update={"kind": checkpoint.kinds[0]})
+        from .preparation import fit_picture
+
+        fit_picture(request, checkpoint)
+    from .engine import Engine
+    from .generate import generate, resume
+
+    engine = Engine.load(checkpoint)
+    if request is None:
+        return resume(options.resume, engine)
+    return generate(request, engine, chosen.output_dir, options.out, options.save_latents)
+
+
+def _until_stopped(events: Iterator[Event], stop: StopSignal) -> Iterator[Event]:
+    """The same events; a stop signal is thrown into the generation, which answers with its last event."""
+    for event in events:
+        yield event
+        if stop.received and not isinstance(event, Ended):
+            yield events.throw(Cancelled())  # type: ignore[attr-defined]
+            return
+
+
+def _exit_code(show: Show, events: Iterator[Event]) -> int:
+    code = 0
+    for event in events:
+        show.event(event)
+        if isinstance(event, Failed):
+            code = event.exit_code
+        if isinstance(event, CancelledByUser):
+            code = INTERRUPTED
+    return code
+
+
+def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
+    given = {name: getattr(options, name, None) for name in Request.model_fields}
+    if given["picture"] is None:
+        raise InvalidRequest("--image: is missing; give the path of the start picture")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse before any work what could not be written after it."""
+    if options.resume:
+        extra = [n for n in Request.model_fields if getattr(options, n, None) is not None]
+        extra += [name for name in ("out", "save_latents") if getattr(options, name)]
+        if extra:
+            raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
+    for flag, path, suffix in (("--out", options.out, ".mp4"), ("--save-latents", options.save_latents, ".safetensors")):
+        if path is None:
+            continue
+        if path.suffix.lower() != suffix or path.is_dir():
+            raise InvalidRequest(f"{flag}: {path} is not the name of a {suffix} file")
+        if not path.absolute().parent.is_dir():
+            raise InvalidRequest(f"{flag}: the folder {path.absolute().parent} does not exist")
+
+
+def _doctor(options: argparse.Namespace, chosen: Settings) -> int:
+    from . import doctor
+
+    return doctor.main(chosen, options.json)
+
+
+def _download(options: argparse.Namespace, chosen: Settings) -> int:
+    if chosen.offline:
+        raise InvalidRequest("--offline: nothing can be downloaded while offline is on")
+    from .models.download import download_checkpoint
+
+    download_checkpoint(options.name, chosen.models_dir)
+    return 0
+
+
+def _refused(error: FramePackError, options: argparse.Namespace) -> int:
+    """An error before the first event: in words, and as the last event where events are asked for."""
+    if getattr(options, "json", False) and options.run is _generate:
+        JsonLines().event(Failed(error=str(error), exit_code=error.exit_code, folder=None))
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code

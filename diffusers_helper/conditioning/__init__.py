@@ -1,0 +1,1 @@
+"""Prompt and picture to what the transformer is told. Encodes nothing twice."""

@@ -1,0 +1,148 @@
+"""The loaded checkpoint: parts, device, encoding caches. Made once, used by every job.
+
+The road (generate.py) asks four things of it: encode a request, build a denoiser for a section, decode latents, and
+preview them. Anything with these four methods can drive the road.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .caches.step_cache import BlockCache
+from .caches.teacache import TeaCache
+from .conditioning.cache import ContentCache, content_key
+from .conditioning.picture import encode_picture_tokens
+from .conditioning.prompt import PromptEmbedding, encode_prompt
+from .denoise.denoiser import Denoiser, Guidance, TextInput
+from .models.load import Compute, Parts, choose_compute, load_parts
+from .models.table import Checkpoint
+from .request import Request
+from .sections.history import Context
+from .vae.codec import LatentPosterior, decode_clip, encode_picture
+from .vae.preview import LatentToRGB
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A request, encoded. Tensors on the CPU.
+
+    Attributes:
+        prompt: of the positive branch.
+        negative: of the negative branch, None when real CFG is 1.
+        picture_tokens: [1, image tokens, D].
+        start: distribution of the start latent.
+    """
+
+    prompt: PromptEmbedding
+    negative: PromptEmbedding | None
+    picture_tokens: Tensor
+    start: LatentPosterior
+
+
+@dataclass(frozen=True)
+class SectionDenoiser:
+    """The denoiser of one section, and how often its step cache computed."""
+
+    denoise: Denoiser
+    cache: BlockCache | None
+
+    @property
+    def last_step_computed(self) -> bool:
+        return self.cache is None or self.cache.computed[-1]
+
+
+class Engine:
+    """A checkpoint, ready to run."""
+
+    def __init__(self, checkpoint: Checkpoint, compute: Compute, parts: Parts) -> None:
+        self.checkpoint = checkpoint
+        self._compute, self._parts = compute, parts
+        self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
+        self._cache = ContentCache()
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> Engine:
+        """Load all parts onto the best device there is; raises UnusableCheckpoint."""
+        compute = choose_compute()
+        return cls(checkpoint, compute, load_parts(checkpoint, compute))
+
+    @torch.inference_mode()
+    def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
+        """Encode the texts and the fitted picture, uint8 [height, width, 3], of a request."""
+        parts, key = self._parts, content_key(picture)
+        return Conditioning(
+            prompt=self._prompt(request.prompt),
+            negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
+            picture_tokens=self._cache.get(
+                f"tokens:{key}",
+                lambda: encode_picture_tokens(picture, parts.feature_extractor, parts.image_encoder),
+            ),
+            start=self._cache.get(f"latent:{key}", lambda: encode_picture(parts.vae, picture)),
+        )
+
+    def _prompt(self, text: str) -> PromptEmbedding:
+        parts = self._parts
+        return self._cache.get(
+            f"prompt:{content_key(text)}",
+            lambda: encode_prompt(
+                text, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2
+            ),
+        )
+
+    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
+        """A denoiser for one section: its own step-cache state, one per CFG branch."""
+        caches = [_block_cache(request) for _ in range(2)]
+        denoise = Denoiser(
+            self._parts.transformer,
+            {"image_embeds": conditioning.picture_tokens, **_context_inputs(context)},
+            _text_input(conditioning.prompt),
+            _text_input(conditioning.negative) if conditioning.negative else None,
+            Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
+            self._compute.transformer_dtype,
+            self._compute.device,
+            branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
+        )
+        return SectionDenoiser(denoise, caches[0])
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
+        return decode_clip(self._parts.vae, latents)
+
+    def preview(self, latents: Tensor) -> np.ndarray:
+        """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""
+        return self._to_rgb.strip(latents)
+
+    def peak_memory_mb(self) -> float:
+        """The most memory used so far: of the GPU where there is one, else of the process."""
+        if self._compute.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _block_cache(request: Request) -> BlockCache | None:
+    return BlockCache(TeaCache(request.steps, request.teacache_threshold)) if request.teacache else None
+
+
+def _text_input(embedding: PromptEmbedding) -> TextInput:
+    mask = torch.ones(embedding.tokens.shape[:2], dtype=torch.bool)
+    return TextInput(embedding.tokens, mask, embedding.pooled)
+
+
+def _context_inputs(context: Context) -> dict[str, Tensor | None]:
+    """A section's context under the names of diffusers' transformer."""
+    names = {
+        "target_index": "indices_latents",
+        "latents": "latents_clean",
+        "index": "indices_latents_clean",
+        "latents_2x": "latents_history_2x",
+        "index_2x": "indices_latents_history_2x",
+        "latents_4x": "latents_history_4x",
+        "index_4x": "indices_latents_history_4x",
+    }
+    return {name: getattr(context, field) for field, name in names.items()}

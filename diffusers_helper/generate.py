@@ -1,0 +1,240 @@
+"""THE ROAD: a request becomes a video, told as events.
+
+    for event in generate(request, engine, output_dir):
+        ...
+
+The iterator does its work between two events. ``throw(Cancelled())`` into it stops at the next step and yields the
+last event; ``close`` stops without one. Whatever ends it, the finished sections stay as a playable video in the work
+folder, and ``resume`` goes on from there to the same frames as an unbroken run.
+
+Shapes: latents are [1, C, T, H, W] float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import __version__
+from .denoise.sample import StepState, sample
+from .denoise.schedule import flow_mu, flow_sigmas, token_count
+from .engine import Conditioning, SectionDenoiser
+from .errors import BrokenNumbers, Cancelled, FramePackError, UnusableResumeFolder
+from .events import CancelledByUser, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from .growing_video import GrowingVideo
+from .media.video import probe
+from .models.table import Checkpoint
+from .preparation import bytes_needed, fit_picture, notices
+from .progress import Progress
+from .request import Request
+from .sections.history import Context, empty_history, extend, gather_context, newest
+from .sections.plan import SectionPlan, plan_video
+from .workfolder import SavedSection, WorkFolder
+
+log = logging.getLogger(__name__)
+
+
+class GenerationEngine(Protocol):
+    """What the road asks of an engine; see engine.py."""
+
+    checkpoint: Checkpoint
+
+    def encode(self, request: Request, picture: np.ndarray) -> Conditioning: ...
+    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+    def preview(self, latents: Tensor) -> np.ndarray: ...
+    def peak_memory_mb(self) -> float: ...
+
+
+def generate(
+    request: Request,
+    engine: GenerationEngine,
+    output_dir: Path,
+    result: Path | None = None,
+    latents_result: Path | None = None,
+) -> Iterator[Event]:
+    """Make the video of ``request``.
+
+    Args:
+        output_dir: gets a folder per day, with the finished video and its picture, and a work folder meanwhile.
+        result: where the finished video goes instead.
+        latents_result: a safetensors file for the latents of the whole video.
+
+    Raises:
+        FramePackError: the request cannot be started; nothing was written.
+    """
+    request = request.with_seed()
+    picture = fit_picture(request, engine.checkpoint)
+    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+    needed_bytes = bytes_needed(plan, *picture.shape[:2])
+    folder = WorkFolder.create(output_dir, request, engine.checkpoint, needed_bytes, result, latents_result)
+    run = Run(folder, engine, picture)
+    folder.save_picture(picture, run.metadata())
+    return _to_the_end(run, saved=[])
+
+
+def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
+    """Go on with the generation whose work folder is ``path``.
+
+    Raises:
+        UnusableResumeFolder: it is foreign, damaged, or of another checkpoint.
+    """
+    folder = WorkFolder.reopen(path)
+    if folder.job.fingerprint != engine.checkpoint.fingerprint():
+        raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
+    return _to_the_end(Run(folder, engine, folder.load_picture()), folder.load_sections())
+
+
+class Run:
+    """One generation under way: what stays the same from section to section."""
+
+    def __init__(self, folder: WorkFolder, engine: GenerationEngine, picture: np.ndarray) -> None:
+        self.folder, self.engine, self.picture = folder, engine, picture
+        self.request = folder.request
+        self.plan = plan_video(self.request.kind, self.request.seconds, self.request.latent_window, self.request.fps)
+        self.progress = Progress(len(self.plan.sections), self.request.steps)
+        self.video = GrowingVideo(folder, self.plan, self.request, json.dumps(self.metadata(), ensure_ascii=False))
+        self.noise = seeded(self.request.seed)
+        if folder.video.is_file():
+            self.progress.path, self.progress.frames = folder.video, probe(folder.video).frames
+
+    def metadata(self) -> dict[str, Any]:
+        """What video and picture say of their making."""
+        return {"framepack": __version__, "checkpoint": self.folder.job.checkpoint, "request": self.request.metadata()}
+
+    def totals(self) -> dict[str, Any]:
+        """What the last event carries."""
+        height, width = self.picture.shape[:2]
+        shape = {"fps": self.request.fps, "width": width, "height": height, "seed": self.request.seed}
+        return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
+
+
+def _to_the_end(run: Run, saved: Sequence[SavedSection]) -> Iterator[Event]:
+    """The road, and the one event that ends it whatever happens."""
+    folder = str(run.folder.path)
+    try:
+        yield from _road(run, saved)
+        yield Finished(**run.totals())
+    except Cancelled:
+        yield CancelledByUser(**run.totals(), folder=folder)
+    except FramePackError as error:
+        yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with an event; the log has the trace
+        log.exception("unexpected error in %s", folder)
+        yield Failed(**run.totals(), folder=folder, error=f"{type(error).__name__}: {error}", exit_code=1)
+
+
+def _road(run: Run, saved: Sequence[SavedSection]) -> Iterator[Event]:
+    yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(saved))
+    yield _plan_event(run)
+    conditioning = run.engine.encode(run.request, run.picture)
+    for message in notices(run.request, conditioning.prompt.tokens_cut):
+        yield Notice(message=message)
+    start = conditioning.start.sample(seeded(run.request.seed, "start picture"))
+    history = empty_history(run.plan, start)
+    first_to_decode = run.video.first_to_decode(len(saved))
+    for section in run.plan.sections:
+        if section.number < len(saved):
+            latents = _restore(run, saved[section.number])
+        else:
+            latents = yield from _sample_section(run, section, conditioning, history, start)
+            run.folder.save_section(section.number, latents, run.noise)
+        history = extend(history, latents, section, run.plan, start)
+        if section.number >= first_to_decode:
+            yield _show_section(run, section, history)
+    run.folder.save_latents(history)
+    run.progress.path = run.video.finish()
+
+
+def _sample_section(
+    run: Run, section: SectionPlan, conditioning: Conditioning, history: Tensor, start: Tensor
+) -> Generator[Event, None, Tensor]:
+    """Denoise one section, telling each step; returns its latents."""
+    context = gather_context(section.context, history, start)
+    denoiser = run.engine.denoiser(run.request, conditioning, context)
+    noise = torch.randn((*start.shape[:2], section.latent_frames, *start.shape[3:]), generator=run.noise)
+    sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
+    steps = run.progress.timed(sample(denoiser.denoise, noise, sigmas))
+    for state in steps:
+        _check_finite(state, section)
+        run.progress.stepped(denoiser.last_step_computed)
+        yield _step_event(run, section, state, denoiser.last_step_computed)
+        yield _preview_event(run, section, state)
+    return state.denoised
+
+
+def _restore(run: Run, saved: SavedSection) -> Tensor:
+    """The latents of a section of an earlier run; the noise goes on where that run had it."""
+    run.noise.set_state(saved.generator_state)
+    run.progress.restored()
+    return saved.latents
+
+
+def _show_section(run: Run, section: SectionPlan, history: Tensor) -> SectionDone:
+    """Decode what is new and join it to the playable video so far."""
+    with run.progress.decoding():
+        clip = run.engine.decode(newest(history, section, run.plan))
+    run.progress.path = run.video.add(section, clip)
+    run.progress.frames = section.frames_after
+    return SectionDone(
+        section=section.number + 1,
+        sections=len(run.plan.sections),
+        frames=section.frames_after,
+        path=str(run.progress.path),
+    )
+
+
+def _plan_event(run: Run) -> Plan:
+    height, width = run.picture.shape[:2]
+    return Plan(
+        checkpoint=run.folder.job.checkpoint,
+        kind=run.request.kind,
+        sections=len(run.plan.sections),
+        steps=run.request.steps,
+        frames=run.plan.frames,
+        fps=run.request.fps,
+        seconds=round(run.plan.frames / run.request.fps, 3),
+        width=width,
+        height=height,
+    )
+
+
+def _step_event(run: Run, section: SectionPlan, state: StepState, computed: bool) -> Step:
+    return Step(
+        section=section.number + 1,
+        sections=len(run.plan.sections),
+        step=state.step + 1,
+        steps=run.request.steps,
+        computed=computed,
+        seconds_left=run.progress.seconds_left(),
+    )
+
+
+def _preview_event(run: Run, section: SectionPlan, state: StepState) -> Preview:
+    run.folder.save_preview(run.engine.preview(state.denoised))
+    return Preview(section=section.number + 1, step=state.step + 1, path=str(run.folder.preview))
+
+
+def _check_finite(state: StepState, section: SectionPlan) -> None:
+    if not torch.isfinite(state.denoised).all():
+        raise BrokenNumbers(
+            f"section {section.number + 1}, step {state.step + 1}: the model produced NaN or infinity. "
+            "The weights may be damaged, or the guidance too high; the sections before are kept."
+        )
+
+
+def seeded(seed: int, purpose: str = "") -> torch.Generator:
+    """A CPU generator that the seed decides. The section noise takes the seed itself, as the original does; any other
+    purpose takes its own stream, so that it cannot shift the noise."""
+    if purpose:
+        digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM as a wish that is noticed between two steps; the second one acts at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """While entered, the first signal sets ``received``; the next raises KeyboardInterrupt where it strikes."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        sys.stderr.write("\nstopping after this step; finished sections are kept (again: stop at once)\n")

@@ -1,0 +1,122 @@
+"""Loading the parts of a checkpoint, each in its dtype, on its device. Local files only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    LlamaModel,
+    PreTrainedTokenizerBase,
+    SiglipImageProcessorPil,
+    SiglipVisionModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from ..errors import UnusableCheckpoint
+from .table import Checkpoint
+from .transformer import FramePackTransformer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which numbers the models run, and why."""
+
+    device: torch.device
+    transformer_dtype: torch.dtype
+    vae_dtype: torch.dtype
+    encoder_dtype: torch.dtype
+    reason: str
+
+
+def choose_compute() -> Compute:
+    """The original's numbers on a GPU; float32 where half precision is not native."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        return Compute(torch.device("cuda"), torch.bfloat16, torch.float16, torch.float16, f"CUDA device {name}")
+    reason = "no CUDA device: float32 on the CPU"
+    return Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, reason)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loaded parts of a checkpoint."""
+
+    transformer: FramePackTransformer
+    vae: AutoencoderKLHunyuanVideo
+    text_encoder: LlamaModel
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder_2: CLIPTextModel
+    tokenizer_2: PreTrainedTokenizerBase
+    image_encoder: SiglipVisionModel
+    feature_extractor: SiglipImageProcessorPil
+
+
+def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
+    """Load every part.
+
+    Raises:
+        UnusableCheckpoint: a file is damaged or is not what its part needs.
+    """
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    load = partial(_load, checkpoint, compute)
+    return Parts(
+        transformer=load("transformer", FramePackTransformer, compute.transformer_dtype),
+        vae=load("vae", AutoencoderKLHunyuanVideo, compute.vae_dtype),
+        text_encoder=load("text_encoder", LlamaModel, compute.encoder_dtype),
+        tokenizer=_read(checkpoint, "tokenizer", AutoTokenizer.from_pretrained),
+        text_encoder_2=load("text_encoder_2", CLIPTextModel, compute.encoder_dtype),
+        tokenizer_2=_read(checkpoint, "tokenizer_2", AutoTokenizer.from_pretrained),
+        image_encoder=load("image_encoder", SiglipVisionModel, compute.encoder_dtype),
+        feature_extractor=_read(checkpoint, "feature_extractor", SiglipImageProcessorPil.from_pretrained),
+    )
+
+
+def _load(checkpoint: Checkpoint, compute: Compute, part: str, kind: Any, dtype: torch.dtype) -> Any:
+    """One model, in evaluation mode, every weight found and finite in shape."""
+    read = partial(kind.from_pretrained, use_safetensors=True, output_loading_info=True, **_dtype_argument(kind, dtype))
+    model, info = _read(checkpoint, part, read)
+    _check_complete(checkpoint.folders[part], info)
+    return model.to(compute.device).eval().requires_grad_(False)
+
+
+def _dtype_argument(kind: type[nn.Module], dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """diffusers and transformers name the dtype differently."""
+    return {"torch_dtype" if kind.__module__.startswith(("diffusers.", __package__ or "")) else "dtype": dtype}
+
+
+def _read(checkpoint: Checkpoint, part: str, read: Callable[..., Any]) -> Any:
+    folder = checkpoint.folders[part]
+    log.info("loading %s from %s", part, folder)
+    try:
+        return read(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UnusableCheckpoint(_damaged(part, folder, error)) from error
+
+
+def _damaged(part: str, folder: Path, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return f"the {part} in {folder} is damaged or of another model: {first_line}. Fetch its files again."
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys", ()))
+    if missing or info.get("mismatched_keys"):
+        wrong = missing or sorted(str(key) for key in info["mismatched_keys"])
+        raise UnusableCheckpoint(
+            f"{folder} does not hold the weights its config promises: {len(wrong)} missing or misshapen, such as {wrong[0]}"
+        )

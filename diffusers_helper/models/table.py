@@ -1,0 +1,216 @@
+"""The checkpoints this program knows, and where their files lie. No tensors here.
+
+A checkpoint is its parts, each a folder: in one local folder in diffusers' layout, or in hub repositories downloaded
+to ``<models folder>/hub``, the place the original FramePack program uses, so that its downloads serve here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnusableCheckpoint
+from ..media.fit import FRAMEPACK_BUCKETS
+from ..settings import ROOT
+
+WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+DESCRIPTION_FILE = "framepack.json"
+
+
+@dataclass(frozen=True)
+class PartSource:
+    """A part in a hub repository: the folder in it ("" for its root) and its size on disk."""
+
+    repository: str
+    subfolder: str
+    size_gb: float
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """A checkpoint by name: a local folder, or hub repositories. ``kinds``: the samplings it was trained for."""
+
+    title: str
+    kinds: tuple[str, ...]
+    folder: Path | None = None
+    sources: Mapping[str, PartSource] = field(default_factory=dict)
+
+    @property
+    def size_gb(self) -> float:
+        return sum(source.size_gb for source in self.sources.values())
+
+
+def _hunyuan(transformer_repository: str) -> Mapping[str, PartSource]:
+    base, siglip = "hunyuanvideo-community/HunyuanVideo", "lllyasviel/flux_redux_bfl"
+    return {
+        "transformer": PartSource(transformer_repository, "", 25.8),
+        "vae": PartSource(base, "vae", 0.5),
+        "text_encoder": PartSource(base, "text_encoder", 15.0),
+        "tokenizer": PartSource(base, "tokenizer", 0.01),
+        "text_encoder_2": PartSource(base, "text_encoder_2", 0.25),
+        "tokenizer_2": PartSource(base, "tokenizer_2", 0.01),
+        "image_encoder": PartSource(siglip, "image_encoder", 0.9),
+        "feature_extractor": PartSource(siglip, "feature_extractor", 0.01),
+    }
+
+
+CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
+    "pocket": KnownCheckpoint(
+        "the small checkpoint that ships with this program", ("framepack", "f1"), ROOT / "checkpoints" / "pocket"
+    ),
+    "framepack": KnownCheckpoint(
+        "FramePack I2V 13B", ("framepack",), sources=_hunyuan("lllyasviel/FramePackI2V_HY")
+    ),
+    "framepack-f1": KnownCheckpoint(
+        "FramePack F1 13B", ("f1",), sources=_hunyuan("lllyasviel/FramePack_F1_I2V_HY_20250503")
+    ),
+}
+PARTS = (*WEIGHTS_PARTS, "tokenizer", "tokenizer_2", "feature_extractor")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on this machine.
+
+    Attributes:
+        folders: part -> folder.
+        buckets: (height, width) in pixels that it makes.
+        latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    folders: Mapping[str, Path]
+    buckets: tuple[tuple[int, int], ...]
+    latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
+
+    def fingerprint(self) -> str:
+        """A short hash of the configs and of what every weights file holds by its header; not of the weights."""
+        digest = hashlib.sha256()
+        for part in PARTS:
+            for file in sorted(self.folders[part].iterdir()):
+                if file.suffix == ".json":
+                    digest.update(file.read_bytes())
+                elif file.suffix == ".safetensors":
+                    digest.update(_header(file) + str(file.stat().st_size).encode())
+        return digest.hexdigest()[:16]
+
+
+def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
+    """The checkpoint of a name of CHECKPOINTS, or in a folder. Touches no network.
+
+    Raises:
+        UnusableCheckpoint: unknown, incomplete or damaged; says which files, how large, where they go.
+    """
+    known = CHECKPOINTS.get(name)
+    if known is None:
+        return _from_folder(name, Path(name).expanduser(), ("framepack", "f1"))
+    if known.folder is not None:
+        return _from_folder(name, known.folder, known.kinds)
+    folders = part_folders(known, models_dir)
+    missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
+    if missing:
+        raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
+    return Checkpoint(name, known.kinds, folders, FRAMEPACK_BUCKETS)
+
+
+def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
+    """The folders of the parts that are downloaded, complete or not."""
+    found = {}
+    for part, source in known.sources.items():
+        repository = models_dir / "hub" / f"models--{source.repository.replace('/', '--')}"
+        head = repository / "refs" / "main"
+        if head.is_file():
+            found[part] = repository / "snapshots" / head.read_text().strip() / source.subfolder
+    return found
+
+
+def missing_files(part: str, folder: Path) -> list[str]:
+    """What a part's folder lacks; empty when it is complete."""
+    if part == "feature_extractor":
+        return [] if (folder / "preprocessor_config.json").is_file() else ["preprocessor_config.json"]
+    if part.startswith("tokenizer"):
+        return [] if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")) else ["tokenizer.json"]
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    return missing + _missing_weights(part, folder)
+
+
+def _missing_weights(part: str, folder: Path) -> list[str]:
+    """Weights are one file, or an index that names its shards."""
+    stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return [] if (folder / f"{stem}.safetensors").is_file() else [f"{stem}.safetensors"]
+    shards = set(_read_json(index).get("weight_map", {}).values())
+    return sorted(name for name in shards if Path(name).name != name or not (folder / name).is_file())
+
+
+def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
+    if not folder.is_dir():
+        raise UnusableCheckpoint(
+            f"checkpoint {name!r} is neither a name nor a folder; the names are {', '.join(CHECKPOINTS)}"
+        )
+    lacking = [f"{folder / part / file}" for part in PARTS for file in missing_files(part, folder / part)]
+    if lacking:
+        raise UnusableCheckpoint(
+            f"checkpoint {name!r} is incomplete; these files are missing:\n  " + "\n  ".join(lacking) + _offer(name)
+        )
+    described = folder / DESCRIPTION_FILE
+    description = _read_json(described) if described.is_file() else {}
+    try:
+        return _described(name, folder, kinds, description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnusableCheckpoint(f"{described} is damaged: {error!r}") from None
+
+
+def _described(name: str, folder: Path, kinds: tuple[str, ...], description: Mapping[str, Any]) -> Checkpoint:
+    latent_rgb = None
+    if "latent_rgb_factors" in description:
+        latent_rgb = (description["latent_rgb_factors"], description["latent_rgb_bias"])
+    return Checkpoint(
+        name=name,
+        kinds=tuple(description.get("kinds", kinds)),
+        folders={part: folder / part for part in PARTS},
+        buckets=tuple((int(h), int(w)) for h, w in description.get("buckets", FRAMEPACK_BUCKETS)),
+        latent_rgb=latent_rgb,
+    )
+
+
+def _how_to_get(name: str, known: KnownCheckpoint, missing: Iterable[str], models_dir: Path) -> str:
+    rows = [
+        f"  {part:18} {known.sources[part].size_gb:6.2f} GB  {known.sources[part].repository}"
+        + (f"/{known.sources[part].subfolder}" if known.sources[part].subfolder else "")
+        for part in missing
+    ]
+    return (
+        f"checkpoint {name!r} ({known.title}, {known.size_gb:.0f} GB) is not complete on this machine. Missing:\n"
+        + "\n".join(rows)
+        + f"\nThey belong into {models_dir / 'hub'}. `bash start.sh download {name}` fetches them."
+        + _offer(name)
+    )
+
+
+def _offer(name: str) -> str:
+    return "" if name == "pocket" else "\n`--checkpoint pocket` works at once, without a download."
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnusableCheckpoint(f"{file} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise UnusableCheckpoint(f"{file} is damaged: it must hold a JSON object")
+    return content
+
+
+def _header(file: Path) -> bytes:
+    """The header of a safetensors file: its length in 8 bytes, then JSON (at most 100 MB)."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
+        return stream.read(min(length, 100_000_000))

@@ -1,0 +1,58 @@
+"""The first step of the road: a request held against a checkpoint, before any model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InvalidRequest
+from .media.fit import choose_bucket, resize_and_crop
+from .media.pictures import open_picture
+from .models.table import Checkpoint
+from .request import Request
+from .sections.plan import VideoPlan
+
+TRAINED_WINDOW = 9
+BYTES_PER_LATENT_VALUE = 4
+LATENT_VALUES_PER_PIXEL = 16 / 64
+BYTES_PER_VIDEO_PIXEL = 0.5
+SPARE_BYTES = 32 * 2**20
+
+
+def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
+    """The start picture, cropped to a size of the checkpoint, uint8 [height, width, 3].
+
+    Raises:
+        InvalidRequest: the checkpoint does not make this kind or size.
+        UnusablePicture: see ``open_picture``.
+    """
+    if request.kind not in checkpoint.kinds:
+        makes = " or ".join(checkpoint.kinds)
+        raise InvalidRequest(f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}")
+    sizes = {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
+    if request.size is not None and request.size not in sizes:
+        raise InvalidRequest(f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}")
+    pixels = open_picture(Path(request.picture))
+    bucket = sizes[request.size] if request.size else choose_bucket(*pixels.shape[:2], checkpoint.buckets)
+    return resize_and_crop(pixels, *bucket)
+
+
+def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:
+    """A generous estimate of what a run writes: latents, segments and the joined video."""
+    latents = plan.sections[-1].latents_after * height * width * LATENT_VALUES_PER_PIXEL * BYTES_PER_LATENT_VALUE
+    videos = 3 * plan.frames * height * width * BYTES_PER_VIDEO_PIXEL
+    return int(latents + videos) + SPARE_BYTES
+
+
+def notices(request: Request, prompt_tokens_cut: int) -> Iterator[str]:
+    """What in the request has no effect, or one that may surprise."""
+    if request.real_cfg == 1 and (request.negative_prompt or request.cfg_rescale):
+        yield "The negative prompt and the CFG re-scale act only when real CFG is above 1."
+    if prompt_tokens_cut:
+        yield f"The prompt is too long for the model: its last {prompt_tokens_cut} tokens are left out."
+    if request.latent_window != TRAINED_WINDOW:
+        yield f"The models are trained with a latent window of {TRAINED_WINDOW}; {request.latent_window} is an experiment."
+    if request.mp4_crf == 0:
+        yield "mp4 crf 0 is lossless; many players show such files black. 1 looks the same and plays."

@@ -1,0 +1,107 @@
+"""Events on a terminal: as lines of JSON for programs, or as progress bars for people."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol
+
+from tqdm import tqdm
+
+from .events import CancelledByUser, Event, Failed, Finished, Notice, Plan, SectionDone, Started, Step
+
+
+class Show(Protocol):
+    """Somebody who is told every event."""
+
+    def event(self, event: Event) -> None: ...
+    def __enter__(self) -> Show: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class JsonLines:
+    """One JSON object per line on stdout, each written out at once."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def event(self, event: Event) -> None:
+        sys.stdout.write(event.to_json() + "\n")
+        sys.stdout.flush()
+
+
+class ProgressBars:
+    """A bar per section with the time left, and plain sentences for the rest."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def event(self, event: Event) -> None:
+        match event:
+            case Step():
+                self._step(event)
+            case SectionDone():
+                self._close()
+                _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
+            case Started() | Plan() | Notice() | Finished() | Failed() | CancelledByUser():
+                self._close()
+                _say(_sentence(event))
+
+    def _step(self, event: Step) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=event.steps, desc=f"section {event.section}/{event.sections}", unit="step")
+        left = "" if event.seconds_left is None else f"video ready in {event.seconds_left:.0f} s"
+        self._bar.set_postfix_str(left if event.computed else f"{left}, reused")
+        self._bar.update(event.step - self._bar.n)
+        if event.step == event.steps:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _sentence(event: Started | Plan | Notice | Finished | Failed | CancelledByUser) -> str:
+    match event:
+        case Started():
+            done = f", {event.sections_done} sections done before" if event.sections_done else ""
+            return f"working in {event.folder} (seed {event.seed}{done})"
+        case Plan():
+            return (
+                f"{event.checkpoint} makes {event.width}x{event.height}, {event.frames} frames, {event.seconds:.1f} s, "
+                f"in {event.sections} sections of {event.steps} steps"
+            )
+        case Notice():
+            return f"note: {event.message}"
+        case Finished():
+            steps = f"{event.steps_computed} steps computed, {event.steps_reused} reused"
+            return f"done in {event.seconds_total:.0f} s ({steps}): {event.path}"
+        case Failed():
+            return f"error: {event.error}{_kept(event)}"
+        case CancelledByUser():
+            return f"stopped{_kept(event)}"
+
+
+def _kept(event: Failed | CancelledByUser) -> str:
+    kept = f"\nfinished so far: {event.frames} frames in {event.path}" if event.path else ""
+    return f"{kept}\ngo on with: generate --resume {event.folder}" if event.folder else kept
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

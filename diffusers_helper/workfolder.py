@@ -1,0 +1,235 @@
+"""The folder of one generation: what a run needs to go on after a break, and the video so far.
+
+    job.json              the request, the checkpoint's fingerprint, where the result goes
+    picture.png           the fitted start picture
+    section_000.safetensors ...  a section's latents and the noise generator's state after it
+    segment_000.mp4 ...   the frames that became final with a section, encoded once
+    tail.mp4              the frames that the next section will still change
+    video.mp4             all of it joined: the playable video so far
+    preview.png           the latest look at the latents
+
+Every file is written whole or not at all. A section's latents are its resume point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import OutputFailed, UnusablePicture, UnusableResumeFolder
+from .media.files import day_folder, job_stem, remove_partials, require_space, written_whole
+from .media.metadata import write_png
+from .media.pictures import open_picture
+from .media.video import join_segments, write_segment
+from .models.table import Checkpoint
+from .request import Request
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What job.json holds. ``result``: where the finished video goes; ``picture_result``: the picture, or nowhere."""
+
+    request: dict[str, Any]
+    checkpoint: str
+    fingerprint: str
+    result: str
+    picture_result: str | None
+    latents_result: str | None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class SavedSection:
+    """A section's latents [1, C, T, H, W] and the state of the noise generator after it."""
+
+    latents: Tensor
+    generator_state: Tensor
+
+
+class WorkFolder:
+    """One generation's folder. Make it with ``create`` or ``reopen``."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self.path, self.job = path, job
+        self.video = path / "video.mp4"
+        self.preview = path / "preview.png"
+
+    @classmethod
+    def create(
+        cls,
+        output_dir: Path,
+        request: Request,
+        checkpoint: Checkpoint,
+        needed_bytes: int,
+        result: Path | None = None,
+        latents_result: Path | None = None,
+    ) -> WorkFolder:
+        """A new folder under today's, where ``needed_bytes`` must be free. Raises OutputFailed."""
+        now = datetime.now()
+        day = day_folder(output_dir, now)
+        for place in {day, result.absolute().parent if result else day}:
+            require_space(place, needed_bytes)
+        path = _new_folder(day, job_stem(now, request.seed))
+        job = Job(
+            request=request.model_dump(),
+            checkpoint=checkpoint.name,
+            fingerprint=checkpoint.fingerprint(),
+            result=str((result or path.with_suffix(".mp4")).absolute()),
+            picture_result=None if result else str(path.with_suffix(".png").absolute()),
+            latents_result=str(latents_result.absolute()) if latents_result else None,
+        )
+        folder = cls(path, job)
+        folder._write("job.json", json.dumps(asdict(job), ensure_ascii=False, indent=1).encode())
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> WorkFolder:
+        """The folder of a generation that was broken off.
+
+        Raises:
+            UnusableResumeFolder: not such a folder, or damaged.
+        """
+        file = path / "job.json"
+        if not file.is_file():
+            raise UnusableResumeFolder(f"{path} is not the folder of an unfinished video: it has no job.json")
+        try:
+            job = Job(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
+        if job.format != FORMAT:
+            raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
+        remove_partials(path)
+        return cls(path, job)
+
+    @property
+    def request(self) -> Request:
+        return Request.parse(self.job.request)
+
+    def save_picture(self, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
+        write_png(self.path / "picture.png", pixels, metadata)
+
+    def load_picture(self) -> np.ndarray:
+        """The fitted picture; raises UnusableResumeFolder."""
+        try:
+            return open_picture(self.path / "picture.png")
+        except UnusablePicture as error:
+            raise UnusableResumeFolder(f"{self.path} is damaged: {error}") from None
+
+    def save_preview(self, pixels: np.ndarray) -> None:
+        write_png(self.preview, pixels, {})
+
+    def save_section(self, number: int, latents: Tensor, generator: torch.Generator) -> None:
+        """The resume point after section ``number``."""
+        tensors = {"latents": latents.contiguous(), "generator_state": generator.get_state()}
+        self._write(_section_name(number), save(tensors, {"sha256": _hash(tensors)}))
+
+    def load_sections(self) -> list[SavedSection]:
+        """The finished sections, from the first on. Raises UnusableResumeFolder, naming the damaged file."""
+        sections: list[SavedSection] = []
+        while (file := self.path / _section_name(len(sections))).is_file():
+            sections.append(_load_section(file))
+        return sections
+
+    def has_segment(self, number: int) -> bool:
+        return self._segment(number).is_file()
+
+    def save_segment(self, number: int, frames: np.ndarray, fps: int, crf: int) -> None:
+        """Encode the frames that became final with a section, uint8 [F, height, width, 3]; none leave an empty file."""
+        if len(frames):
+            write_segment(self._segment(number), frames, fps, crf)
+        else:
+            self._write(self._segment(number).name, b"")
+
+    def save_video(
+        self, sections: int, tail: np.ndarray | None, newest_first: bool, fps: int, crf: int, comment: str
+    ) -> Path:
+        """Join what ``sections`` sections have finished, and the tail that may still change, to a playable video."""
+        segments = self._segments(sections)
+        if tail is not None:
+            segments.append(self.path / "tail.mp4")
+            write_segment(segments[-1], tail, fps, crf)
+        join_segments(segments[::-1] if newest_first else segments, self.video, comment, fps)
+        return self.video
+
+    def finish(self, sections: int, newest_first: bool, fps: int, comment: str) -> Path:
+        """Join the final video at its place, put the picture beside it, and remove this folder."""
+        result = Path(self.job.result)
+        segments = self._segments(sections)
+        join_segments(segments[::-1] if newest_first else segments, result, comment, fps)
+        if self.job.picture_result:
+            with written_whole(Path(self.job.picture_result)) as target:
+                shutil.copyfile(self.path / "picture.png", target)
+        shutil.rmtree(self.path, ignore_errors=True)
+        return result
+
+    def save_latents(self, history: Tensor) -> None:
+        """All latents in time order, [1, C, T, H, W], where the job wants them."""
+        if self.job.latents_result:
+            with written_whole(Path(self.job.latents_result)) as target:
+                target.write_bytes(save({"latents": history.contiguous()}))
+
+    def _segments(self, sections: int) -> list[Path]:
+        """The segments of the first ``sections`` sections that have frames, in the order of making."""
+        made = [self._segment(number) for number in range(sections)]
+        return [segment for segment in made if segment.stat().st_size]
+
+    def _segment(self, number: int) -> Path:
+        return self.path / f"segment_{number:03}.mp4"
+
+    def _write(self, name: str, content: bytes) -> None:
+        with written_whole(self.path / name) as target:
+            target.write_bytes(content)
+
+
+def _section_name(number: int) -> str:
+    return f"section_{number:03}.safetensors"
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_section(file: Path) -> SavedSection:
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in ("latents", "generator_state")}
+            intact = (opened.metadata() or {}).get("sha256") == _hash(tensors)
+    except (OSError, SafetensorError) as error:
+        raise UnusableResumeFolder(_damaged(file, str(error))) from None
+    if not intact:
+        raise UnusableResumeFolder(_damaged(file, "its contents do not match its checksum"))
+    return SavedSection(**tensors)
+
+
+def _damaged(file: Path, why: str) -> str:
+    return f"{file} is damaged: {why}. Delete it and the later sections' files to go on from before it."
+
+
+def _new_folder(day: Path, stem: str) -> Path:
+    """A folder that did not exist before, under a name that no finished video has."""
+    for attempt in range(1000):
+        path = day / (stem if attempt == 0 else f"{stem}_{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputFailed(f"the folder {path} cannot be made: {error.strerror or error}") from None
+    raise OutputFailed(f"no free name for a new video in {day}")
