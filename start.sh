@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Starts FramePack. On the first run it makes .venv beside this script and installs requirements.txt there; it installs
+# again only when the requirements, the Python or the kind of PyTorch build changed. Everything this script says, and
+# all that pip says, goes to stderr: stdout belongs to the program.
+set -euo pipefail
+
+home="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)"
+readonly home
+readonly python="$home/.venv/bin/python"
+readonly cpu_index=https://download.pytorch.org/whl/cpu
+
+say() { printf 'start.sh: %s\n' "$*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+usage() {
+    cat <<'TEXT'
+FramePack: a picture and a sentence become a video.
+
+  bash start.sh generate --image photo.jpg --prompt "the camera pans left" --out video.mp4
+  bash start.sh doctor         what this machine has, and what is missing
+  bash start.sh download NAME  fetch a checkpoint
+  bash start.sh test           install the test tools and run the tests; further words go to pytest
+
+Any other words go to "python -m diffusers_helper"; "bash start.sh generate --help" lists the flags.
+The first run installs everything into .venv. PYTHON=/path/to/python3.11 chooses the Python it is made with.
+TEXT
+}
+
+# Finding a Python: the first that starts, is 3.10 to 3.12 and can make a virtual environment.
+
+suits() {
+    "$1" -I -c 'import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+find_python() { # prints the path; of an active virtual environment, the Python beneath it
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.10 python3 python; do
+        if suits "$candidate"; then
+            "$candidate" -I -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
+            return
+        fi
+    done
+    fail "needs Python 3.10, 3.11 or 3.12 with the venv module, and found none. Install one (Debian, Ubuntu:" \
+        "'sudo apt install python3 python3-venv'; macOS: 'brew install python@3.12'), or name one with PYTHON=/path."
+}
+
+# What is installed is remembered as the very text it was installed from, in .venv/installed-run and installed-test.
+# While an installation goes on, .venv/unfinished exists; where it is found later, .venv is made anew.
+
+has_nvidia_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+
+stamp() { # stamp NAME BUILD: what .venv/installed-NAME must say
+    printf '%s\n' "$2" "$("$python" -I -c 'import sys; print("Python", sys.version)' 2>/dev/null)"
+    cat "$home/requirements.txt"
+    [[ $1 == run ]] || cat "$home/requirements-$1.txt"
+}
+
+is_ready() { # is_ready NAME: a CUDA build serves everywhere, a CPU build as long as there is no NVIDIA GPU
+    local file="$home/.venv/installed-$1" build
+    [[ -f $file ]] || return
+    read -r build <"$file" || return
+    cmp -s "$file" <(stamp "$1" "$build") || return
+    [[ $build == cuda ]] || ! has_nvidia_gpu
+}
+
+# Installing.
+
+answers() { # answers URL: within a few seconds
+    if command -v curl >/dev/null; then
+        curl -fsIL --max-time 5 "$1" >/dev/null 2>&1
+    else
+        "$python" -I -c 'import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], method="HEAD"), timeout=5)' \
+            "$1" >/dev/null 2>&1
+    fi
+}
+
+pip() { "$python" -I -m pip --disable-pip-version-check "$@" >&2; }
+
+make_environment() {
+    local base
+    [[ ! -e $home/.venv/unfinished ]] && suits "$python" && pip --version 2>/dev/null && return
+    base="$(find_python)"
+    say "making .venv with $("$base" --version 2>&1) ($base)"
+    rm -rf "$home/.venv"
+    mkdir "$home/.venv"
+    touch "$home/.venv/unfinished"
+    "$base" -I -m venv "$home/.venv"
+}
+
+torch_version() { "$python" -I -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null; }
+
+install_torch() { # install_torch BUILD
+    local torch
+    torch="$(grep '^torch==' "$home/requirements.txt")"
+    if [[ $1 == cuda ]]; then
+        say "NVIDIA GPU found: PyTorch with CUDA comes first, 2.7 GB to download, 5 GB on disk," \
+            "4 minutes at 100 Mbit/s and a few more to unpack"
+        # To pip, a CPU build of the right version would be good enough.
+        if [[ $(torch_version) == *+cpu ]]; then pip uninstall --yes torch; fi
+    elif answers "$cpu_index/torch/"; then
+        say "no NVIDIA GPU: PyTorch for the CPU comes first, 0.2 GB to download, 0.8 GB on disk," \
+            "a minute at 100 Mbit/s"
+        pip install "$torch" --index-url "$cpu_index" && return
+        say "PyTorch's CPU index has no $torch for this machine; taking what pip finds"
+    else
+        say "no NVIDIA GPU, and PyTorch's CPU index does not answer: PyTorch comes first, as pip finds it," \
+            "at most 2.7 GB to download, 5 GB on disk, 4 minutes at 100 Mbit/s and a few more to unpack"
+    fi
+    pip install "$torch"
+}
+
+install() { # install NAME BUILD
+    make_environment
+    touch "$home/.venv/unfinished"
+    rm -f "$home/.venv/installed-"*
+    install_torch "$2"
+    say "now the other packages, 0.1 GB to download, 0.4 GB on disk, a minute"
+    pip install -r "$home/requirements.txt"
+    stamp run "$2" >"$home/.venv/installed-run"
+    if [[ $1 == test ]]; then
+        say "now the test tools, 0.1 GB to download, 0.3 GB on disk, half a minute"
+        pip install -r "$home/requirements-test.txt"
+        stamp test "$2" >"$home/.venv/installed-test"
+    fi
+    rm "$home/.venv/unfinished"
+    say "installed"
+}
+
+wait_for_turn() { # one installation at a time; descriptor 9 is requirements.txt
+    command -v flock >/dev/null || return 0
+    flock -n 9 && return
+    say "another start is installing; waiting for it"
+    flock 9
+}
+
+make_ready() { # make_ready NAME
+    local build=cpu
+    is_ready "$1" && return
+    if has_nvidia_gpu; then build=cuda; fi
+    (
+        trap 'exit 130' INT # pip ends orderly on Ctrl-C; this script must end with it
+        wait_for_turn
+        is_ready "$1" || install "$1" "$build"
+    ) 9<"$home/requirements.txt"
+}
+
+# The program runs in the caller's folder, so that file names mean what the caller means. PYTHONSAFEPATH keeps a
+# folder of the same name there from being taken for ours (Python 3.11 on).
+export FRAMEPACK_HOME="$home"
+export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONSAFEPATH=1
+
+case "${1:-help}" in
+    help | -h | --help) usage ;;
+    test)
+        shift
+        make_ready test
+        cd "$home"
+        exec "$python" -m pytest "$@"
+        ;;
+    *)
+        make_ready run
+        exec "$python" -m diffusers_helper "$@"
+        ;;
+esac
