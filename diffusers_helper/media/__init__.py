@@ -1,0 +1,1 @@
+"""Pictures and videos in and out: files become arrays, arrays become files. Knows numpy, Pillow and PyAV, no torch."""

@@ -1,0 +1,121 @@
+"""How results reach the disk: whole or not at all, with the reason in plain words when they cannot.
+
+Also where they go: one folder per day and one stem per job. Everything in this room that writes, writes through
+``written_whole``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import av
+
+from ..errors import OutputFailed
+
+log = logging.getLogger(__name__)
+
+PARTIAL_NAME = re.compile(r"\.[0-9a-f]{12}\.part(\.\w+)?")
+
+_NO_PERMISSION = "it cannot be written (no permission, read-only, or open in another program)"
+_FOLDER_GONE = "its folder does not exist (any more)"
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this disk allows",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: _NO_PERMISSION,
+    errno.EISDIR: "a folder of that name is in the way",
+    errno.ENOENT: _FOLDER_GONE,
+    errno.ENOTDIR: _FOLDER_GONE,
+}
+
+
+def _failed(target: Path, error: OSError | av.FFmpegError) -> OutputFailed:
+    """The error that a user can act on, made from what the system or the muxer said."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return OutputFailed(
+        f"Could not write {target}: {reason}. Check free space and permissions, or choose another folder."
+    )
+
+
+def _sync(path: Path) -> None:
+    """Waits until the bytes of ``path`` are on the disk, so that a rename never exposes a half-written file."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``target`` that takes its name once the block has ended well.
+
+    The temporary name is hidden and keeps the suffix, because muxers choose the format by it. Whatever ends the
+    block early removes the temporary file and leaves an older ``target`` as it was. Raises OutputFailed.
+    """
+    target = target.absolute()
+    part = target.with_name(f".{secrets.token_hex(6)}.part{target.suffix}")
+    try:
+        yield part
+        _sync(part)
+        part.replace(target)
+    except (OSError, av.FFmpegError) as error:
+        raise _failed(target, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raises OutputFailed when the disk of ``folder`` has less than ``needed_bytes`` free."""
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise _failed(folder, error) from error
+    if free_bytes < needed_bytes:
+        raise OutputFailed(
+            f"Not enough space in {folder}: {math.ceil(needed_bytes / 1e6)} MB needed, {free_bytes // 10**6} MB free. "
+            "Free some space or choose another output folder."
+        )
+
+
+def remove_partials(folder: Path) -> int:
+    """Removes what killed writers left in ``folder`` and below; returns how many files that were.
+
+    For use while nothing is being written there. A file that cannot be removed is logged and stays.
+    """
+    removed = 0
+    for path in [path for path in folder.rglob(".*") if PARTIAL_NAME.fullmatch(path.name)]:
+        try:
+            path.unlink(missing_ok=True)
+            removed += 1
+        except OSError as error:
+            log.warning("The unfinished file %s could not be removed: %s", path, error.strerror)
+    return removed
+
+
+def day_folder(root: Path, now: datetime) -> Path:
+    """``root/YYYY-MM-DD``, made when it is missing. Raises OutputFailed."""
+    folder = root / f"{now:%Y-%m-%d}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failed(folder, error) from error
+    return folder
+
+
+def job_stem(now: datetime, seed: int) -> str:
+    """The name of a job's files without suffix: ``yymmdd_HHMMSS_milliseconds_seed``. Not unique by itself."""
+    return f"{now:%y%m%d_%H%M%S}_{now.microsecond // 1000:03d}_{seed}"
