@@ -1,0 +1,161 @@
+"""H.264 video in mp4: sections are encoded once, as segments, and joined by copying their packets.
+
+Every segment begins with an IDR frame, has closed groups of pictures and is made with the same encoder settings, so
+the joined stream is one that the encoder could have made in a single run. The time of a frame is its number: when
+joining, the timestamps of the segments are used only for the order of display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
+
+from ..errors import UnusableInput
+from .files import written_whole
+
+REORDER_FRAMES = 2
+"""How far decoding runs ahead of display: with pyramids of B-frames, two frames, as the stream's header promises."""
+
+_ENCODER_OPTIONS = {"preset": "medium", "bf": "3", "b-pyramid": "normal", "flags": "+cgop"}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says of itself; sizes in pixels, ``fps`` in frames per second."""
+
+    frames: int
+    fps: Fraction
+    width: int
+    height: int
+    codec: str
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    """Raises ValueError unless ``frames`` is uint8 [T, H, W, 3] with T > 0 and even sizes, as yuv420p needs."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"height and width must be even, not {frames.shape[1]}x{frames.shape[2]}")
+
+
+def _encoder(container: OutputContainer, height: int, width: int, fps: int, crf: int) -> VideoStream:
+    """A libx264 stream, labelled BT.709 so that every player shows the same colours at every size."""
+    stream: VideoStream = container.add_stream("libx264", rate=fps, options={**_ENCODER_OPTIONS, "crf": str(crf)})
+    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    stream.codec_context.colorspace = Colorspace.ITU709
+    stream.codec_context.color_range = ColorRange.MPEG
+    stream.codec_context.color_primaries = ColorPrimaries.BT709
+    stream.codec_context.color_trc = ColorTrc.BT709
+    return stream
+
+
+def _frame(pixels: np.ndarray, number: int, fps: int) -> av.VideoFrame:
+    """uint8 [H, W, 3] -> the frame in yuv420p, shown at ``number / fps`` seconds for one frame's time."""
+    rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    frame.time_base, frame.pts, frame.duration = Fraction(1, fps), number, 1
+    return frame
+
+
+def write_segment(path: Path, frames: np.ndarray, fps: int, crf: int) -> None:
+    """Encodes uint8 [T, H, W, 3] to an mp4 file that can be joined with others of the same size, fps and crf.
+
+    Raises OutputFailed when it cannot be written, ValueError for frames that no encoder would take.
+    """
+    _check_frames(frames)
+    with written_whole(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = _encoder(container, frames.shape[1], frames.shape[2], fps, crf)
+        for number, pixels in enumerate(frames):
+            container.mux(stream.encode(_frame(pixels, number, fps)))
+        container.mux(stream.encode())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The open mp4 file and its video stream. Raises UnusableInput; errors of the caller's block included."""
+    try:
+        with path.open("rb") as file, av.open(file, "r", format="mp4") as container:
+            if not container.streams.video:
+                raise UnusableInput(f"{path} holds no video.")
+            yield container, container.streams.video[0]
+    except (OSError, av.FFmpegError) as error:
+        reason = error.strerror or str(error)
+        raise UnusableInput(f"The video {path} cannot be read: {reason}. It is missing or damaged.") from error
+
+
+def _header(path: Path) -> bytes | None:
+    """The decoder's set-up for the file, the same for all segments that can follow each other."""
+    with _reading(path) as (_, stream):
+        return stream.codec_context.extradata
+
+
+def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    """(frame number in the segment, packet), in decoding order."""
+    numbers = []
+    with _reading(segment) as (container, stream):
+        if stream.codec_context.extradata != header:
+            raise UnusableInput(f"The segment {segment} has another size or quality than the first one.")
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None and packet.time_base is not None:
+                numbers.append(round(packet.pts * packet.time_base * fps))
+                yield numbers[-1], packet
+    if sorted(numbers) != list(range(len(numbers))):
+        raise UnusableInput(f"The segment {segment} is damaged or not made at {fps} frames per second.")
+
+
+def _packets(segments: Sequence[Path], fps: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    """(frame number in the whole video, packet), in decoding order over all segments."""
+    header, start = _header(segments[0]), 0
+    for segment in segments:
+        count = 0
+        for number, packet in _segment_packets(segment, header, fps):
+            yield start + number, packet
+            count += 1
+        start += count
+
+
+def _copied_stream(container: OutputContainer, like: Path) -> VideoStream:
+    with _reading(like) as (_, stream):
+        return container.add_stream_from_template(stream)
+
+
+def join_segments(segments: Sequence[Path], target: Path, comment: str, fps: int) -> None:
+    """Copies the packets of ``segments``, in the order given, into one mp4 file; nothing is encoded again.
+
+    The file can be played while it loads, runs at exactly ``fps`` from time 0, and carries ``comment``.
+    Raises UnusableInput for a segment that is missing, damaged or unlike the first, OutputFailed when the file cannot
+    be written, ValueError when there is nothing to join.
+    """
+    if not segments:
+        raise ValueError("there must be at least one segment to join")
+    options = {"movflags": "+faststart"}
+    with written_whole(target) as part, av.open(str(part), "w", format="mp4", options=options) as container:
+        container.metadata["comment"] = comment
+        stream = _copied_stream(container, segments[0])
+        for order, (number, packet) in enumerate(_packets(segments, fps)):
+            packet.stream, packet.time_base = stream, Fraction(1, fps)
+            packet.pts, packet.dts, packet.duration = number, order - REORDER_FRAMES, 1
+            container.mux(packet)
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """All frames of a video as uint8 [T, H, W, 3]. For short videos: they are held in memory. Raises UnusableInput."""
+    with _reading(path) as (container, stream):
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+
+
+def probe(path: Path) -> VideoInfo:
+    """Frame count, rate, size and codec, from the header alone. Raises UnusableInput."""
+    with _reading(path) as (_, stream):
+        fps = stream.average_rate or Fraction(0)
+        return VideoInfo(stream.frames, fps, stream.width, stream.height, stream.codec_context.name)
