@@ -150,7 +150,6 @@ make_ready() { # make_ready NAME
 
 # The program runs in the caller's folder, so that file names mean what the caller means. PYTHONSAFEPATH keeps a
 # folder of the same name there from being taken for ours (Python 3.11 on).
-export FRAMEPACK_HOME="$home"
 export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONSAFEPATH=1
 

@@ -1,0 +1,312 @@
+"""What this machine has, and what to mend: `bash start.sh doctor`. Changes nothing and touches no network.
+
+A report is a list of facts; a fact that shows a gap carries a fix in plain words. It must come to an end on a machine
+where something is broken, so torch is imported inside functions, and failing to import it is a fact too. GB are 1e9
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .errors import UnusableCheckpoint
+from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
+from .settings import Settings
+
+LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
+OPTIONAL_PACKAGES = ("xformers", "sageattention", "flash-attn", "bitsandbytes", "torch-tensorrt")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SPARE_DISK_GB = 1.0
+KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "math")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing about this machine: ``value`` for programs (JSON-able), ``text`` for people, ``fix`` where it lacks."""
+
+    name: str
+    value: Any
+    text: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All facts, in the order in which they are shown."""
+
+    facts: tuple[Fact, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, and under ``fixes`` what to do, each with the name of the fact it is about."""
+        fixes = [{"about": fact.name, "fix": fact.fix} for fact in self.facts if fact.fix]
+        return {**{fact.name: fact.value for fact in self.facts}, "fixes": fixes}
+
+
+def main(settings: Settings, as_json: bool) -> int:
+    """Print the report; the exit code is 0 whatever it says."""
+    report = examine(settings)
+    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if as_json else render(report))
+    return 0
+
+
+def examine(settings: Settings) -> Report:
+    """Look at this machine as ``settings`` would use it. Takes a few seconds, most of them to import torch."""
+    return Report((*_software(), *_hardware(), *_folders(settings), *_checkpoints(settings)))
+
+
+def render(report: Report) -> str:
+    """The report for people: a line per fact, its fix below it."""
+    width = max(len(fact.name) for fact in report.facts)
+    lines = []
+    for fact in report.facts:
+        lines.append(f"{fact.name.replace('_', ' '):{width}}  {fact.text}")
+        if fact.fix:
+            lines.append(f"{'':{width}}  fix: {fact.fix}")
+    return "\n".join(lines)
+
+
+def _software() -> Iterator[Fact]:
+    python = platform.python_version()
+    yield Fact("python", {"version": python, "executable": sys.executable}, f"{python}, {sys.executable}")
+    yield Fact("platform", platform.platform(), platform.platform())
+    libraries = {name: _version(name) for name in LIBRARIES}
+    missing = [name for name, number in libraries.items() if number is None]
+    text = ", ".join(f"{name} {number or 'missing'}" for name, number in libraries.items())
+    yield Fact("libraries", libraries, text, f"{_INSTALL} It brings {', '.join(missing)}." if missing else None)
+    optional = {name: _version(name) for name in OPTIONAL_PACKAGES}
+    found = ", ".join(f"{name} {number}" for name, number in optional.items() if number)
+    yield Fact("optional_packages", optional, f"{found or 'none'}; nothing here uses one")
+
+
+_INSTALL = "Start the program with `bash start.sh`, which installs what requirements.txt names."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> Iterator[Fact]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Fact("torch", None, f"cannot be imported: {error}", _INSTALL)
+    else:
+        yield _build()
+        yield _unless_broken("device", _gpus if torch.cuda.is_available() else _processor)
+        yield _unless_broken("attention", _attention)
+    yield _memory()
+
+
+def _unless_broken(name: str, look: Callable[[], Fact]) -> Fact:
+    """A GPU that answers with an error is a fact as well."""
+    try:
+        return look()
+    except RuntimeError as error:
+        return Fact(name, None, f"broken: {error}", "Restart the machine, or update the GPU's driver.")
+
+
+def _build() -> Fact:
+    """Which PyTorch, and whether it can see the GPU that is there."""
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    value = {"version": torch.__version__, "build": build}
+    return Fact("torch", value, f"{torch.__version__}, built for {build}", _why_no_gpu())
+
+
+def _why_no_gpu() -> str | None:
+    """What keeps PyTorch from an NVIDIA GPU that the driver shows; None when nothing does or there is none."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available() or not _driver_shows_gpu():
+            return None
+    if not torch.version.cuda:
+        return "There is an NVIDIA GPU, but this PyTorch is built for the CPU. Delete .venv and run `bash start.sh`."
+    reason = " ".join(str(warning.message) for warning in said)
+    return (
+        f"PyTorch cannot use the NVIDIA GPU. Update its driver to one for CUDA {torch.version.cuda}. {reason}".strip()
+    )
+
+
+def _driver_shows_gpu() -> bool:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.stdout.startswith("GPU ")
+
+
+def _gpus() -> Fact:
+    import torch
+
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
+        gpus.append(
+            {
+                "name": torch.cuda.get_device_name(index),
+                "vram_total_gb": round(total / 1e9, 1),
+                "vram_free_gb": round(free / 1e9, 1),
+                "compute_capability": capability,
+            }
+        )
+    text = "; ".join(f"{g['name']}, {g['vram_free_gb']} of {g['vram_total_gb']} GB VRAM free" for g in gpus)
+    return Fact("device", {"kind": "cuda", "gpus": gpus}, text)
+
+
+def _processor() -> Fact:
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    name = can.get("cpu_name") or platform.processor() or platform.machine()
+    sets = [key for key in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if can.get(key)]
+    cores = _usable_cores()
+    value = {"kind": "cpu", "name": name, "cores": cores, "threads": torch.get_num_threads(), "instruction_sets": sets}
+    text = f"no CUDA device; CPU {name}, {cores} cores, {value['threads']} threads, {', '.join(sets) or 'no AVX2'}"
+    return Fact("device", value, text)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _attention() -> Fact:
+    """Ask PyTorch which kernel it takes for attention without a mask, the transformer's case, and try each."""
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    tokens = torch.zeros(1, 2, 64, 128, device=device, dtype=dtype)
+    used = SDPBackend(torch._fused_sdp_choice(tokens, tokens, tokens)).name.lower()
+    works = {kernel: _kernel_works(kernel, tokens) for kernel in KERNELS}
+    value = {"function": "scaled_dot_product_attention", "kernel": used, "device": device, "works": works}
+    text = f"PyTorch's scaled_dot_product_attention on the {device.upper()}, kernel {used}"
+    return Fact("attention", value, text, None if used != "math" else _UNFUSED)
+
+
+_UNFUSED = (
+    "The plain kernel keeps every product of two tokens in memory. A fused one needs a GPU of the Ampere generation or "
+    "newer (compute capability 8.0), or a CPU build of PyTorch for this processor."
+)
+
+
+def _kernel_works(kernel: str, tokens: Any) -> bool:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.__members__[kernel.upper()]):
+        warnings.simplefilter("ignore")
+        try:
+            scaled_dot_product_attention(tokens, tokens, tokens)
+        except RuntimeError:
+            return False
+    return True
+
+
+def _memory() -> Fact:
+    """RAM; of a container, its limit."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total = min(memory.total, _container_limit_bytes() or memory.total)
+    free = min(memory.available, total)
+    value = {"total_gb": round(total / 1e9, 1), "free_gb": round(free / 1e9, 1)}
+    return Fact("ram", value, f"{value['free_gb']} of {value['total_gb']} GB free")
+
+
+def _container_limit_bytes() -> int | None:
+    try:
+        return int(CONTAINER_LIMIT.read_text())
+    except (OSError, ValueError):  # no such file outside a container, the word "max" in one without a limit
+        return None
+
+
+def _folders(settings: Settings) -> Iterator[Fact]:
+    yield _folder("output_dir", settings.output_dir, "--output-dir or FRAMEPACK_OUTPUT_DIR")
+    yield _folder("models_dir", settings.models_dir, "--models-dir or HF_HOME")
+
+
+def _folder(name: str, folder: Path, knob: str) -> Fact:
+    """Space and permission where the folder is or would be made."""
+    place = _nearest_existing(folder)
+    free = shutil.disk_usage(place).free / 1e9
+    writable = place.is_dir() and os.access(place, os.W_OK)
+    fix = None
+    if not writable:
+        fix = f"{place} cannot be written to. Change its permissions, or choose another folder with {knob}."
+    elif free < SPARE_DISK_GB:
+        fix = f"Less than {SPARE_DISK_GB:.0f} GB is free. Make room, or choose another folder with {knob}."
+    value = {"folder": str(folder), "free_gb": round(free, 1), "writable": writable}
+    return Fact(name, value, f"{folder}, {free:.1f} GB free", fix)
+
+
+def _nearest_existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _checkpoints(settings: Settings) -> Iterator[Fact]:
+    for name, known in CHECKPOINTS.items():
+        yield _downloadable(name, known, settings.models_dir) if known.sources else _local(name, settings.models_dir)
+    if settings.checkpoint not in CHECKPOINTS:
+        yield _local(settings.checkpoint, settings.models_dir)
+
+
+def _local(name: str, models_dir: Path) -> Fact:
+    try:
+        folders = find_checkpoint(name, models_dir).folders.values()
+    except UnusableCheckpoint as error:
+        return _checkpoint(name, 0.0, False, "not usable", str(error))
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir()) / 1e9
+    return _checkpoint(name, size, True, f"present, {size:.2f} GB")
+
+
+def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
+    missing = _missing_gb(known, models_dir)
+    if not missing:
+        return _checkpoint(name, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
+    free = shutil.disk_usage(_nearest_existing(models_dir)).free / 1e9
+    fix = f"If you want it: `bash start.sh download {name}` ({missing:.1f} GB)."
+    if missing > free:
+        fix += f" Only {free:.1f} GB are free in {models_dir}; choose another folder with --models-dir or HF_HOME."
+    return _checkpoint(name, known.size_gb, False, f"{missing:.1f} of {known.size_gb:.1f} GB missing", fix)
+
+
+def _missing_gb(known: KnownCheckpoint, models_dir: Path) -> float:
+    """What is still to be downloaded. A damaged part counts as missing."""
+    here = part_folders(known, models_dir)
+    return sum(source.size_gb for part, source in known.sources.items() if not _is_complete(part, here.get(part)))
+
+
+def _is_complete(part: str, folder: Path | None) -> bool:
+    try:
+        return folder is not None and not missing_files(part, folder)
+    except UnusableCheckpoint:
+        return False
+
+
+def _checkpoint(name: str, size_gb: float, present: bool, text: str, fix: str | None = None) -> Fact:
+    return Fact(f"checkpoint {name}", {"present": present, "size_gb": round(size_gb, 3)}, text, fix)

@@ -1,0 +1,84 @@
+"""What every test has: the same arithmetic everywhere, no network, real photographs, and where the pocket lies."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests marked ``gpu`` where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def same_arithmetic() -> None:
+    """Sums depend on how they are split, so the number of threads does not depend on the machine."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A connection to anywhere but this machine fails the test that made it, even where the program would catch it."""
+    attempts: list[Any] = []
+
+    def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+        def only_here(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
+                attempts.append(address)
+                raise OSError(f"a test may not reach the network: {address}")
+            return connect(self, address)
+
+        return only_here
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+    yield
+    assert not attempts, f"the test reached for the network: {attempts}"
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four photographs as PNG files, by name; three of them lie in scikit-image's wheel, one in scikit-learn's."""
+    from PIL import Image
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    pixels = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee")}
+    pixels["china"] = load_sample_image("china.jpg")
+    for name, picture in pixels.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return {name: folder / f"{name}.png" for name in pixels}
+
+
+@pytest.fixture(scope="session")
+def photograph(photographs: dict[str, Path]) -> Path:
+    """One photograph, 400 by 600 pixels."""
+    return photographs["coffee"]
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Path:
+    """The folder of the embedded checkpoint."""
+    return ROOT / "checkpoints" / "pocket"

@@ -1,0 +1,119 @@
+"""`doctor`: says what is there, names a remedy for what is not, and comes to an end on a broken machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_helper import doctor, settings
+from diffusers_helper.doctor import Fact, Report
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> settings.Settings:
+    places = {"output_dir": tmp_path / "outputs", "models_dir": tmp_path / "models"}
+    return settings.resolve(places, environment={}, file=tmp_path / "none.json")
+
+
+def _fact(report: Report, name: str) -> Fact:
+    return next(fact for fact in report.facts if fact.name == name)
+
+
+def _fix(report: Report, name: str) -> str:
+    fix = _fact(report, name).fix
+    assert fix is not None
+    return fix
+
+
+def test_the_command_prints_json_and_succeeds() -> None:
+    command = [sys.executable, "-m", "diffusers_helper", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "device", "ram", "output_dir", "models_dir", "optional_packages", "attention"} <= set(report)
+
+
+def test_the_text_has_a_line_per_fact_and_every_fix(chosen: settings.Settings) -> None:
+    report = doctor.examine(chosen)
+    text = doctor.render(report)
+    for fact in report.facts:
+        assert fact.text in text
+        assert fact.fix is None or fact.fix in text
+
+
+def test_attention_is_really_run(chosen: settings.Settings) -> None:
+    attention = _fact(doctor.examine(chosen), "attention").value
+    assert attention["works"]["math"]
+    assert attention["works"][attention["kernel"]]
+
+
+def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings.Settings) -> None:
+    report = doctor.examine(chosen)
+    assert "bash start.sh download framepack" in _fix(report, "checkpoint framepack")
+    assert report.as_dict()["checkpoint framepack"]["present"] is False
+
+
+def test_an_unknown_checkpoint_in_the_settings_is_a_gap(chosen: settings.Settings) -> None:
+    report = doctor.examine(dataclasses.replace(chosen, checkpoint="nowhere"))
+    assert "nowhere" in _fix(report, "checkpoint nowhere")
+
+
+def test_no_room_for_a_checkpoint_is_said_before_the_download(
+    chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: _usage(free=500_000_000))
+    report = doctor.examine(chosen)
+    assert "Only 0.5 GB are free" in _fix(report, "checkpoint framepack")
+    assert "FRAMEPACK_OUTPUT_DIR" in _fix(report, "output_dir")
+
+
+def test_an_output_folder_that_is_a_file_is_a_gap(chosen: settings.Settings) -> None:
+    chosen.output_dir.touch()
+    assert str(chosen.output_dir) in _fix(doctor.examine(chosen), "output_dir")
+
+
+def test_a_torch_that_cannot_be_imported_is_a_fact(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = doctor.examine(chosen)
+    assert "start.sh" in _fix(report, "torch")
+    assert _fact(report, "ram").value["total_gb"] > 0
+
+
+def test_a_gpu_that_answers_with_an_error_is_a_fact(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Fact:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(doctor, "_attention", broken)
+    assert "launch failure" in _fact(doctor.examine(chosen), "attention").text
+
+
+def test_a_gpu_beside_a_cpu_build_is_a_gap(
+    chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA Something (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "built for the CPU" in _fix(doctor.examine(chosen), "torch")
+
+
+def test_a_container_limit_counts(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    monkeypatch.setattr(doctor, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    assert _fact(doctor.examine(chosen), "ram").value["total_gb"] == 1.0
+
+
+def _usage(free: int) -> Any:
+    import types
+
+    return types.SimpleNamespace(free=free)
