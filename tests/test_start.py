@@ -1,0 +1,280 @@
+"""`start.sh` for real: a copy of it beside a tiny package, real virtual environments, real pip, wheels made here.
+
+Only the neighbours are stand-ins: nvidia-smi and curl are small scripts on PATH, and pip finds packages in a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+PROGRAM = """
+import json, os, signal, sys, time
+if sys.argv[1:] == ["wait"]:
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    print("waiting", flush=True)
+    time.sleep(60)
+print(json.dumps({"arguments": sys.argv[1:], "folder": os.getcwd()}))
+sys.exit(7 if "fail" in sys.argv else 0)
+"""
+HOME = "home with a space"
+
+
+@dataclass
+class Installation:
+    """A copy of the repository's start, the tools it sees, and what pip may find."""
+
+    home: Path
+    tools: Path
+    wheels: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> Mapping[str, str]:
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        paths = os.pathsep.join([str(self.tools), "/usr/bin", "/bin"])
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
+        return {**kept, "PATH": paths, "PYTHON": sys.executable, **pip, **self.variables}
+
+    def start(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(self.home / "start.sh"), *words]
+        return subprocess.run(
+            command, cwd=cwd or self.home, env=self.environment(), capture_output=True, text=True, check=False
+        )
+
+    def tool(self, name: str, script: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/bash\n{script}\n")
+        (self.tools / name).chmod(0o755)
+
+    def wheel(self, name: str, version: str, module: str = "") -> None:
+        """A wheel that holds one module of the same name."""
+        info = f"{name}-{version}.dist-info"
+        files = {
+            f"{name}.py": module,
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+        with zipfile.ZipFile(self.wheels / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+            for path, text in {**files, f"{info}/RECORD": record}.items():
+                archive.writestr(path, text)
+
+    def installed(self, name: str) -> str:
+        """The version of ``name`` in the virtual environment."""
+        ask = f"import importlib.metadata as m; print(m.version({name!r}))"
+        python = self.home / ".venv" / "bin" / "python"
+        return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _bare(folder: Path) -> Installation:
+    """Nothing installed yet: no GPU, and PyTorch's index does not answer."""
+    here = Installation(folder / HOME, folder / "tools", folder / "wheels")
+    for place in (here.home / "diffusers_helper", here.tools, here.wheels):
+        place.mkdir(parents=True)
+    shutil.copy(ROOT / "start.sh", here.home)
+    (here.home / "diffusers_helper" / "__init__.py").touch()
+    (here.home / "diffusers_helper" / "__main__.py").write_text(PROGRAM)
+    (here.home / "requirements.txt").write_text("torch==1.0\nsmall==1.0\n")
+    (here.home / "requirements-test.txt").write_text("pytest==1.0\n")
+    for name in ("torch", "small", "pytest"):
+        here.wheel(name, "1.0")
+    here.tool("nvidia-smi", "exit 9")
+    here.tool("curl", "exit 7")
+    return here
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Installation:
+    return _bare(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def once_installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an installation that is done; to be copied, since making one takes seconds."""
+    folder = tmp_path_factory.mktemp("installed")
+    done = _bare(folder).start("hello")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def ready(tmp_path: Path, once_installed: Path) -> Installation:
+    """Installed; nothing is to be done before the program starts."""
+    folder = shutil.copytree(once_installed, tmp_path / "ready", symlinks=True)
+    return Installation(folder / HOME, folder / "tools", folder / "wheels")
+
+
+@pytest.fixture
+def forgotten(ready: Installation) -> Installation:
+    """An environment that says nothing of what was installed into it: somebody's own, perhaps."""
+    python = ready.home / ".venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "small"], check=True)
+    (ready.home / ".venv" / "installed-run").unlink()
+    return ready
+
+
+def test_the_scripts_are_bash() -> None:
+    for script in ("start.sh", ".ci/run"):
+        subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+
+
+def test_continuous_integration_runs_the_tests() -> None:
+    assert 'start.sh" test' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_without_words_it_explains_itself_and_installs_nothing(bare: Installation) -> None:
+    done = bare.start()
+    assert done.returncode == 0
+    assert "bash start.sh generate" in done.stdout
+    assert not (bare.home / ".venv").exists()
+
+
+def test_the_first_run_installs_then_runs_and_keeps_stdout_for_the_program(bare: Installation) -> None:
+    done = bare.start("generate", "--prompt", "two words")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert '"arguments": ["generate", "--prompt", "two words"]' in done.stdout
+    assert "GB" in done.stderr
+    assert bare.installed("small") == "1.0"
+
+
+def test_the_second_run_installs_nothing(ready: Installation) -> None:
+    assert ready.start("hello").stderr == ""
+
+
+def test_changed_requirements_are_installed(ready: Installation) -> None:
+    ready.wheel("small", "2.0")
+    (ready.home / "requirements.txt").write_text("torch==1.0\nsmall==2.0\n")
+    assert ready.start("hello").returncode == 0
+    assert ready.installed("small") == "2.0"
+    assert ready.start("hello").stderr == ""
+
+
+def test_a_failed_installation_is_an_error_and_is_done_again(ready: Installation) -> None:
+    (ready.home / "requirements.txt").write_text("torch==1.0\nsmall==3.0\n")
+    failed = ready.start("hello")
+    assert failed.returncode != 0
+    assert failed.stdout == ""
+    ready.wheel("small", "3.0")
+    assert ready.start("hello").returncode == 0
+    assert ready.installed("small") == "3.0"
+
+
+def test_an_installation_that_was_killed_is_made_anew(ready: Installation) -> None:
+    left_over = ready.home / ".venv" / "half a package"
+    left_over.touch()
+    (ready.home / ".venv" / "installed-run").unlink()
+    (ready.home / ".venv" / "unfinished").touch()
+    assert "making .venv" in ready.start("hello").stderr
+    assert not left_over.exists()
+    assert ready.installed("small") == "1.0"
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(ready: Installation) -> None:
+    python = ready.home / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert ready.start("hello").returncode == 0
+
+
+def test_two_first_runs_at_once_install_once(bare: Installation) -> None:
+    command = ["bash", str(bare.home / "start.sh"), "hello"]
+    runs = [subprocess.Popen(command, env=bare.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert "".join(said).count("making .venv") == 1
+    assert "waiting" in "".join(said)
+
+
+def test_test_installs_the_test_tools_and_passes_words_on(forgotten: Installation) -> None:
+    forgotten.wheel("pytest", "1.0", "import os, sys; print(os.getcwd(), sys.argv[1:])")
+    done = forgotten.start("test", "-k", "one or two", cwd=forgotten.tools)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{forgotten.home} ['-k', 'one or two']"
+    assert forgotten.start("hello").stderr == "", "the tests' installation serves the program as well"
+
+
+def test_without_a_gpu_pytorchs_own_index_is_taken_when_it_answers(forgotten: Installation) -> None:
+    forgotten.tool("curl", "exit 0")
+    assert "PyTorch for the CPU" in forgotten.start("hello").stderr
+
+
+def test_an_index_that_lacks_the_version_is_passed_over(forgotten: Installation) -> None:
+    forgotten.tool("curl", "exit 0")
+    (forgotten.wheels / "torch-1.0-py3-none-any.whl").rename(forgotten.tools / "kept.whl")
+    assert "taking what pip finds" in forgotten.start("hello").stderr
+
+
+def test_a_gpu_that_comes_later_brings_the_cuda_build(forgotten: Installation) -> None:
+    shutil.move(forgotten.wheels / "torch-1.0-py3-none-any.whl", forgotten.tools)
+    forgotten.wheel("torch", "1.0+cpu")
+    assert forgotten.start("hello").returncode == 0
+    assert forgotten.installed("torch") == "1.0+cpu"
+    (forgotten.wheels / "torch-1.0+cpu-py3-none-any.whl").unlink()
+    shutil.move(forgotten.tools / "torch-1.0-py3-none-any.whl", forgotten.wheels)
+    forgotten.tool("nvidia-smi", "echo 'GPU 0: NVIDIA Something (UUID: GPU-1)'")
+    assert "with CUDA" in forgotten.start("hello").stderr
+    assert forgotten.installed("torch") == "1.0"
+
+
+def test_a_cuda_build_stays_when_the_gpu_is_taken_away(forgotten: Installation) -> None:
+    forgotten.tool("nvidia-smi", "echo 'GPU 0: NVIDIA Something (UUID: GPU-1)'")
+    forgotten.start("hello")
+    forgotten.tool("nvidia-smi", "exit 9")
+    assert forgotten.start("hello").stderr == ""
+
+
+def test_no_python_that_serves_is_said_with_a_remedy(bare: Installation) -> None:
+    bare.variables["PYTHON"] = "/nowhere/python"
+    for name in ("python3.12", "python3.11", "python3.10", "python3", "python"):
+        bare.tool(name, "exit 1")
+    done = bare.start("hello")
+    assert done.returncode == 1
+    assert "needs Python 3.10, 3.11 or 3.12" in done.stderr
+
+
+def test_the_program_runs_in_the_callers_folder_with_our_package(ready: Installation, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = ready.start("hello", cwd=elsewhere)
+    assert f'"folder": "{elsewhere}"' in done.stdout
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
+def test_a_package_of_the_same_name_in_the_callers_folder_is_not_ours(ready: Installation, tmp_path: Path) -> None:
+    theirs = tmp_path / "elsewhere" / "diffusers_helper"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    assert ready.start("hello", cwd=theirs.parent).returncode == 0
+
+
+def test_it_may_be_called_through_a_link(ready: Installation, tmp_path: Path) -> None:
+    (tmp_path / "framepack").symlink_to(ready.home / "start.sh")
+    done = subprocess.run(["bash", str(tmp_path / "framepack"), "hello"], env=ready.environment(), check=False)
+    assert done.returncode == 0
+
+
+def test_the_exit_code_passes(ready: Installation) -> None:
+    assert ready.start("fail").returncode == 7
+
+
+def test_signals_arrive(ready: Installation) -> None:
+    command = ["bash", str(ready.home / "start.sh"), "wait"]
+    with subprocess.Popen(command, env=ready.environment(), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "waiting\n"
+        begun = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=20) == 130
+        assert time.monotonic() - begun < 20
