@@ -162,7 +162,10 @@ def _check_outputs(options: argparse.Namespace) -> None:
         extra += [name for name in ("out", "save_latents") if getattr(options, name)]
         if extra:
             raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
-    for flag, path, suffix in (("--out", options.out, ".mp4"), ("--save-latents", options.save_latents, ".safetensors")):
+    for flag, path, suffix in (
+        ("--out", options.out, ".mp4"),
+        ("--save-latents", options.save_latents, ".safetensors"),
+    ):
         if path is None:
             continue
         if path.suffix.lower() != suffix or path.is_dir():

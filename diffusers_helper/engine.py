@@ -21,6 +21,7 @@ from .conditioning.prompt import PromptEmbedding, encode_prompt
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.table import Checkpoint
+from .models.transformer import FramePackTransformer
 from .request import Request
 from .sections.history import Context
 from .vae.codec import LatentPosterior, decode_clip, encode_picture
@@ -89,25 +90,12 @@ class Engine:
         parts = self._parts
         return self._cache.get(
             f"prompt:{content_key(text)}",
-            lambda: encode_prompt(
-                text, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2
-            ),
+            lambda: encode_prompt(text, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2),
         )
 
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
-        """A denoiser for one section: its own step-cache state, one per CFG branch."""
-        caches = [_block_cache(request) for _ in range(2)]
-        denoise = Denoiser(
-            self._parts.transformer,
-            {"image_embeds": conditioning.picture_tokens, **_context_inputs(context)},
-            _text_input(conditioning.prompt),
-            _text_input(conditioning.negative) if conditioning.negative else None,
-            Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
-            self._compute.transformer_dtype,
-            self._compute.device,
-            branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
-        )
-        return SectionDenoiser(denoise, caches[0])
+        """See ``section_denoiser``."""
+        return section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -123,6 +111,24 @@ class Engine:
         if self._compute.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def section_denoiser(
+    transformer: FramePackTransformer, compute: Compute, request: Request, conditioning: Conditioning, context: Context
+) -> SectionDenoiser:
+    """A denoiser for one section, with its own step-cache state for each CFG branch."""
+    caches = [_block_cache(request) for _ in range(2)]
+    denoise = Denoiser(
+        transformer,
+        {"image_embeds": conditioning.picture_tokens, **_context_inputs(context)},
+        _text_input(conditioning.prompt),
+        _text_input(conditioning.negative) if conditioning.negative else None,
+        Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
+        compute.transformer_dtype,
+        compute.device,
+        branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
+    )
+    return SectionDenoiser(denoise, caches[0])
 
 
 def _block_cache(request: Request) -> BlockCache | None:

@@ -45,5 +45,5 @@ class BrokenNumbers(FramePackError):
     """The model produced NaN or infinity; nothing of that section is kept."""
 
 
-class Cancelled(Exception):  # noqa: N818 - a wish of the user, not an error
+class Cancelled(Exception):
     """Thrown into a running generation to end it; the finished sections stay as a playable video."""

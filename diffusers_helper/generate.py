@@ -13,7 +13,6 @@ Shapes: latents are [1, C, T, H, W] float32 on the CPU.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from .engine import Conditioning, SectionDenoiser
 from .errors import BrokenNumbers, Cancelled, FramePackError, UnusableResumeFolder
 from .events import CancelledByUser, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
 from .growing_video import GrowingVideo
+from .media.metadata import as_comment
 from .media.video import probe
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
@@ -101,14 +101,14 @@ class Run:
         self.request = folder.request
         self.plan = plan_video(self.request.kind, self.request.seconds, self.request.latent_window, self.request.fps)
         self.progress = Progress(len(self.plan.sections), self.request.steps)
-        self.video = GrowingVideo(folder, self.plan, self.request, json.dumps(self.metadata(), ensure_ascii=False))
+        self.video = GrowingVideo(folder, self.plan, self.request, as_comment(self.metadata()))
         self.noise = seeded(self.request.seed)
         if folder.video.is_file():
             self.progress.path, self.progress.frames = folder.video, probe(folder.video).frames
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
-        return {"framepack": __version__, "checkpoint": self.folder.job.checkpoint, "request": self.request.metadata()}
+        return {"version": __version__, "checkpoint": self.folder.job.checkpoint, "request": self.request.metadata()}
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""
@@ -127,7 +127,7 @@ def _to_the_end(run: Run, saved: Sequence[SavedSection]) -> Iterator[Event]:
         yield CancelledByUser(**run.totals(), folder=folder)
     except FramePackError as error:
         yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with an event; the log has the trace
+    except Exception as error:
         log.exception("unexpected error in %s", folder)
         yield Failed(**run.totals(), folder=folder, error=f"{type(error).__name__}: {error}", exit_code=1)
 

@@ -35,7 +35,9 @@ def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
     if request.size is not None and request.size not in sizes:
         raise InvalidRequest(f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}")
     pixels = open_picture(Path(request.picture))
-    bucket = sizes[request.size] if request.size else choose_bucket(*pixels.shape[:2], checkpoint.buckets)
+    bucket = (
+        sizes[request.size] if request.size else choose_bucket(pixels.shape[0], pixels.shape[1], checkpoint.buckets)
+    )
     return resize_and_crop(pixels, *bucket)
 
 
@@ -53,6 +55,6 @@ def notices(request: Request, prompt_tokens_cut: int) -> Iterator[str]:
     if prompt_tokens_cut:
         yield f"The prompt is too long for the model: its last {prompt_tokens_cut} tokens are left out."
     if request.latent_window != TRAINED_WINDOW:
-        yield f"The models are trained with a latent window of {TRAINED_WINDOW}; {request.latent_window} is an experiment."
+        yield f"The models are trained with a latent window of {TRAINED_WINDOW}, not {request.latent_window}."
     if request.mp4_crf == 0:
         yield "mp4 crf 0 is lossless; many players show such files black. 1 looks the same and plays."

@@ -12,7 +12,6 @@ from typing_extensions import Self  # typing has it only from Python 3.11 on
 
 from .errors import InvalidRequest
 
-SCHEMA_VERSION = 1
 SEED_MAX = 2**63 - 1
 DRAW_A_SEED = -1
 
@@ -27,17 +26,21 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     picture: str = Field(min_length=1, description="path of the start picture")
     prompt: Text = Field("", description="what happens in the video")
     negative_prompt: Text = Field("", description="what should not happen; acts only when real CFG is above 1")
-    seed: int = Field(31337, ge=DRAW_A_SEED, le=SEED_MAX, description="the same seed gives the same video; -1 draws one")
+    seed: int = Field(
+        31337, ge=DRAW_A_SEED, le=SEED_MAX, description="the same seed gives the same video; -1 draws one"
+    )
     seconds: float = Field(5.0, ge=1, le=120, description="length; rounded to whole sections")
     steps: int = Field(25, ge=1, le=100, description="sampling steps per section")
     distilled_guidance: float = Field(10.0, ge=1, le=32, description="guidance value the model was distilled with")
     real_cfg: float = Field(1.0, ge=1, le=32, description="classifier-free guidance; above 1 doubles the time")
     cfg_rescale: float = Field(0.0, ge=0, le=1, description="CFG re-scale; acts only when real CFG is above 1")
-    latent_window: int = Field(9, ge=1, le=64, description="latent frames per section; other values than 9 are untrained")
+    latent_window: int = Field(
+        9, ge=1, le=64, description="latent frames per section; other values than 9 are untrained"
+    )
     kind: Literal["framepack", "f1"] = Field("framepack", description="framepack plans from the end, f1 goes forward")
     teacache: bool = Field(True, description="reuse transformer results on steps that change little")
     teacache_threshold: float = Field(0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")
@@ -113,5 +116,10 @@ def _range(model: type[BaseModel], name: str) -> str:
     """' (1 to 100)' for a field with bounds, else nothing."""
     if name not in model.model_fields:
         return ""
-    limits = {key: getattr(rule, key) for rule in model.model_fields[name].metadata for key in ("ge", "le") if hasattr(rule, key)}
+    limits = {
+        key: getattr(rule, key)
+        for rule in model.model_fields[name].metadata
+        for key in ("ge", "le")
+        if hasattr(rule, key)
+    }
     return f" ({limits['ge']} to {limits['le']})" if len(limits) == 2 else ""

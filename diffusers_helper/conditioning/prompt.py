@@ -54,8 +54,5 @@ def _llama_features(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: Ll
 
 
 def _clip_pooled(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextModel) -> Tensor:
-    inputs = tokenizer(
-        prompt, max_length=CLIP_TOKENS_MAX, truncation=True, padding="max_length", return_tensors="pt"
-    )
+    inputs = tokenizer(prompt, max_length=CLIP_TOKENS_MAX, truncation=True, padding="max_length", return_tensors="pt")
     return encoder(input_ids=inputs["input_ids"].to(encoder.device)).pooler_output.cpu()
-

@@ -67,6 +67,7 @@ class Denoiser:
         self._positive = {**shared, **self._text(positive), **branch_inputs[0]}
         self._negative = {**shared, **self._text(negative), **branch_inputs[1]} if negative else None
 
+    @torch.inference_mode()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Clean prediction [B, C, T, H, W] float32, on the device of ``x``.
 

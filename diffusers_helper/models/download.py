@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..errors import UnusableCheckpoint, UnusableInput
-from .table import CHECKPOINTS, part_folders, missing_files
+from .table import CHECKPOINTS, missing_files, part_folders
 
 
 def download_checkpoint(name: str, models_dir: Path) -> None:

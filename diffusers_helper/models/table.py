@@ -63,9 +63,7 @@ CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
     "pocket": KnownCheckpoint(
         "the small checkpoint that ships with this program", ("framepack", "f1"), ROOT / "checkpoints" / "pocket"
     ),
-    "framepack": KnownCheckpoint(
-        "FramePack I2V 13B", ("framepack",), sources=_hunyuan("lllyasviel/FramePackI2V_HY")
-    ),
+    "framepack": KnownCheckpoint("FramePack I2V 13B", ("framepack",), sources=_hunyuan("lllyasviel/FramePackI2V_HY")),
     "framepack-f1": KnownCheckpoint(
         "FramePack F1 13B", ("f1",), sources=_hunyuan("lllyasviel/FramePack_F1_I2V_HY_20250503")
     ),

@@ -29,7 +29,7 @@ KERNEL_4X = (4, 4, 4)
 class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
     """Velocity of the noisy target frames, given text, picture and context."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -87,9 +87,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             tokens = step_cache(tokens, self.transformer_blocks[0].norm1(tokens, emb=temb)[0], blocks)
         return self._project(tokens[:, -target.shape[1] :], temb, hidden_states.shape)
 
-    def _text_stream(
-        self, text: Tensor, mask: Tensor, image_embeds: Tensor, timestep: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _text_stream(self, text: Tensor, mask: Tensor, image_embeds: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens, then refined text tokens, [B, L', D], with their mask [B, L']."""
         text = self.context_embedder(text, timestep, mask)
         image = self.image_projection(image_embeds)
@@ -117,7 +115,9 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         """All double and single stream blocks; [B, N, D] image tokens in and out."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            run: Any = (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
+            run: Any = (
+                (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
+            )
             tokens, text = run(tokens, text, temb, attention_mask, rotary)
         return tokens
 

@@ -1,4 +1,4 @@
-"""The sections of a whole video: how many, in which order, what each sees, what each adds. Known before anything runs."""
+"""The sections of a whole video: how many, in which order, what each sees and adds. Known before anything runs."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def _i2v_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
 
 def _f1_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
     """The start latent stands in the history from the beginning."""
-    return tuple(
-        _section(number, f1_context(window), window, prepend_start=False, starts=1) for number in range(count)
-    )
+    return tuple(_section(number, f1_context(window), window, prepend_start=False, starts=1) for number in range(count))
 
 
 def _section(number: int, context: ContextPlan, window: int, prepend_start: bool, starts: int) -> SectionPlan:

@@ -12,7 +12,10 @@ FILES = ("forward_i2v", "forward_f1", "forward_oneframe")
 @torch.inference_mode()
 def test_velocity_equals_the_original(name: str, case: str) -> None:
     values = pack.group(pack.tensors(name), case)
-    inputs = {key: values[key] for key in ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")}
+    inputs = {
+        key: values[key]
+        for key in ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")
+    }
     mask = values.get("encoder_attention_mask", pack.tensors(name).get("encoder_attention_mask"))
     velocity = pack.transformer()(
         **inputs,

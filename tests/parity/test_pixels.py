@@ -34,7 +34,9 @@ def test_video_bytes() -> None:
     assert torch.equal(to_bytes(values["u8.input"]), values["u8.result"])
 
 
-@pytest.mark.parametrize("row", pack.record("tables")["buckets_640"], ids=lambda row: f"{row['image_h']}x{row['image_w']}")
+@pytest.mark.parametrize(
+    "row", pack.record("tables")["buckets_640"], ids=lambda row: f"{row['image_h']}x{row['image_w']}"
+)
 def test_buckets(row: dict) -> None:
     assert choose_bucket(row["image_h"], row["image_w"], FRAMEPACK_BUCKETS) == (row["bucket_h"], row["bucket_w"])
 

@@ -13,7 +13,9 @@ from . import pack
 TABLES = pack.record("tables")
 
 
-@pytest.mark.parametrize("row", TABLES["sigmas"], ids=lambda row: f"{row['latent_t']}x{row['latent_h']}x{row['latent_w']}n{row['steps']}")
+@pytest.mark.parametrize(
+    "row", TABLES["sigmas"], ids=lambda row: f"{row['latent_t']}x{row['latent_h']}x{row['latent_w']}n{row['steps']}"
+)
 def test_noise_levels(row: dict) -> None:
     tokens = token_count(row["latent_t"], row["latent_h"], row["latent_w"])
     sigmas = flow_sigmas(row["steps"], flow_mu(tokens))
@@ -22,7 +24,9 @@ def test_noise_levels(row: dict) -> None:
     assert flow_mu(tokens) == row["mu"]
     assert math.exp(flow_mu(tokens)) == row["shift"]
     assert sigmas.tolist() == row["sigmas"]
-    float32, bfloat16 = (next(v for k, v in row.items() if k.startswith("timestep") and k.endswith(d)) for d in ("32", "16"))
+    float32, bfloat16 = (
+        next(v for k, v in row.items() if k.startswith("timestep") and k.endswith(d)) for d in ("32", "16")
+    )
     assert timesteps.tolist() == float32
     assert timesteps.bfloat16().float().tolist() == bfloat16
 
@@ -34,7 +38,9 @@ def test_guidance_rounding(row: dict) -> None:
     assert value.bfloat16().float().item() == row["bfloat16"]
 
 
-@pytest.mark.parametrize("row", TABLES["section_plans"], ids=lambda r: f"{r['kind']}-{r['total_second_length']}s-w{r['latent_window_size']}")
+@pytest.mark.parametrize(
+    "row", TABLES["section_plans"], ids=lambda r: f"{r['kind']}-{r['total_second_length']}s-w{r['latent_window_size']}"
+)
 def test_section_plans(row: dict) -> None:
     kind = "framepack" if row["kind"] == "i2v" else "f1"
     sections = plan_video(kind, row["total_second_length"], row["latent_window_size"]).sections

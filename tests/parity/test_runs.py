@@ -1,0 +1,134 @@
+"""Whole videos: the product's own road, driven by the pack's transformer, against the original's section loops."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusers_helper.conditioning.prompt import PromptEmbedding
+from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.events import Finished, SectionDone, Step
+from diffusers_helper.generate import generate
+from diffusers_helper.models.load import Compute
+from diffusers_helper.models.table import Checkpoint
+from diffusers_helper.request import Request
+from diffusers_helper.sections.history import Context
+from diffusers_helper.sections.plan import plan_video
+from diffusers_helper.vae.codec import LatentPosterior
+from diffusers_helper.vae.preview import LatentToRGB
+from diffusers_helper.vae.stitch import Stitcher
+
+from . import pack
+
+RUNS = ("run_i2v", "run_i2v_single", "run_f1")
+CACHED_RUNS = ("teacache_i2v", "teacache_f1")
+
+
+class PackCheckpoint(Checkpoint):
+    def fingerprint(self) -> str:
+        return "parity"
+
+
+class PackEngine:
+    """The pack's transformer, its stored conditioning, and the stand-in decoder that its README defines."""
+
+    def __init__(self, name: str) -> None:
+        height, width = (8 * cells for cells in pack.record(name)["latent_hw"])
+        self.checkpoint = PackCheckpoint("parity", ("framepack", "f1"), {}, ((height, width),))
+        self.decoded: list[Tensor] = []
+        self.contexts: list[Context] = []
+        self._values = pack.tensors(name)
+
+    def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
+        start = self._values["in.start_latent"]
+        prompt = PromptEmbedding(self._values["in.llama"], self._values["in.clip"], 0)
+        posterior = LatentPosterior(start, torch.zeros_like(start))
+        return Conditioning(prompt, None, self._values["in.img_embeds"], posterior)
+
+    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
+        self.contexts.append(context)
+        cpu = Compute(torch.device("cpu"), *[torch.float32] * 3, "the pack is float32")
+        return section_denoiser(pack.transformer(), cpu, request, conditioning, context)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        frames = 4 * (latents.shape[2] - 1) + 1
+        f = torch.arange(frames)
+        clip = 0.8 * torch.tanh(latents[:, :3, (f + 3) // 4])
+        self.decoded.append(clip + (0.2 * f / max(frames - 1, 1)).view(1, 1, -1, 1, 1))
+        return self.decoded[-1]
+
+    def preview(self, latents: Tensor) -> np.ndarray:
+        return LatentToRGB().strip(latents)
+
+    def peak_memory_mb(self) -> float:
+        return 0.0
+
+
+def run(name: str, folder: Path) -> tuple[PackEngine, list[Any], Tensor]:
+    """The events of a run through the road, and its latents in time order."""
+    record, engine = pack.record(name), PackEngine(name)
+    picture = folder / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    request = Request.parse(
+        {
+            "picture": str(picture),
+            "kind": "framepack" if record["kind"] == "i2v" else "f1",
+            "seed": record["seed"],
+            "steps": record["steps"],
+            "seconds": record["total_second_length"],
+            "latent_window": record["latent_window_size"],
+            "distilled_guidance": record["distilled_guidance_scale"],
+            "real_cfg": record["real_cfg"],
+            "teacache": record["teacache"],
+        }
+    )
+    latents = folder / "latents.safetensors"
+    events = list(generate(request, engine, folder / "outputs", latents_result=latents))
+    assert isinstance(events[-1], Finished), events[-1]
+    return engine, events, load_file(latents)["latents"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run(name: str, tmp_path: Path) -> None:
+    engine, events, latents = run(name, tmp_path)
+    record, values = pack.record(name), pack.tensors(name)
+    pack.assert_close(latents, values["history.real"], pack.trajectory_tolerance(record["steps"]))
+    assert [e.frames for e in events if isinstance(e, SectionDone)] == [
+        section["pixel_frames_after"] for section in record["section"]
+    ]
+    assert events[-1].frames == values["pixels.final"].shape[2]
+    pack.assert_close(stitched(engine, record), values["pixels.final"], 1e-4)
+
+
+@pytest.mark.parametrize("name", [*RUNS, *CACHED_RUNS])
+def test_context_of_every_section(name: str, tmp_path: Path) -> None:
+    engine, _, _ = run(name, tmp_path)
+    for context, section in zip(engine.contexts, pack.record(name)["section"], strict=True):
+        assert context.target_index.tolist() == section["latent_indices"]
+        assert context.index.tolist() == section["clean_latent_indices"]
+        assert context.index_2x.tolist() == section["clean_latent_2x_indices"]
+        assert context.index_4x.tolist() == section["clean_latent_4x_indices"]
+
+
+@pytest.mark.parametrize("name", CACHED_RUNS)
+def test_run_with_teacache(name: str, tmp_path: Path) -> None:
+    _, events, latents = run(name, tmp_path)
+    record, values = pack.record(name), pack.tensors(name)
+    steps = [event for event in events if isinstance(event, Step)]
+    for number, section in enumerate(record["section"], start=1):
+        assert [step.computed for step in steps if step.section == number] == section["blocks_computed"]
+    pack.assert_close(latents, values["history.real"], max(2e-3, pack.trajectory_tolerance(record["steps"])))
+
+
+def stitched(engine: PackEngine, record: dict) -> Tensor:
+    """The clips of a run blended by the product's stitcher, all frames in time order."""
+    kind = "framepack" if record["kind"] == "i2v" else "f1"
+    plan = plan_video(kind, record["total_second_length"], record["latent_window_size"])
+    stitcher = Stitcher(plan.overlap_frames, plan.grows_at_front)
+    parts = [stitcher.add(clip, number == record["sections"] - 1) for number, clip in enumerate(engine.decoded)]
+    return torch.cat(parts[::-1] if plan.grows_at_front else parts, dim=2)
