@@ -148,10 +148,13 @@ make_ready() { # make_ready NAME
     ) 9<"$home/requirements.txt"
 }
 
-# The program runs in the caller's folder, so that file names mean what the caller means. PYTHONSAFEPATH keeps a
-# folder of the same name there from being taken for ours (Python 3.11 on).
+# The program runs in the caller's folder, so that file names mean what the caller means; but Python must not look for
+# packages there, since the folder of another FramePack has one of the same name. (-P would say so from Python 3.11 on.)
+readonly run_our_package='
+import runpy, sys
+sys.path = [place for place in sys.path if place]
+runpy.run_module("diffusers_helper", run_name="__main__", alter_sys=True)'
 export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONSAFEPATH=1
 
 case "${1:-help}" in
     help | -h | --help) usage ;;
@@ -163,6 +166,6 @@ case "${1:-help}" in
         ;;
     *)
         make_ready run
-        exec "$python" -m diffusers_helper "$@"
+        exec "$python" -c "$run_our_package" "$@"
         ;;
 esac

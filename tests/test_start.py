@@ -251,7 +251,6 @@ def test_the_program_runs_in_the_callers_folder_with_our_package(ready: Installa
     assert f'"folder": "{elsewhere}"' in done.stdout
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
 def test_a_package_of_the_same_name_in_the_callers_folder_is_not_ours(ready: Installation, tmp_path: Path) -> None:
     theirs = tmp_path / "elsewhere" / "diffusers_helper"
     theirs.mkdir(parents=True)
