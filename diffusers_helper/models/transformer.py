@@ -124,9 +124,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
     def _project(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
         """Final norm in the model's dtype, projection in float32, tokens [B, N, D] back to latents [B, C, T, H, W]."""
         tokens = self.norm_out(tokens, temb)
-        with torch.autocast(tokens.device.type, enabled=False):
-            bias = None if self.proj_out.bias is None else self.proj_out.bias.float()
-            patches = functional.linear(tokens.float(), self.proj_out.weight.float(), bias)
+        patches = functional.linear(tokens.float(), self.proj_out.weight.float(), self.proj_out.bias.float())
         batch, _, frames, height, width = shape
         p = self.config.patch_size
         patches = patches.reshape(batch, frames, height // p, width // p, -1, p, p)

@@ -3,70 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusers_helper.conditioning.prompt import PromptEmbedding
-from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
 from diffusers_helper.events import Finished, SectionDone, Step
 from diffusers_helper.generate import generate
-from diffusers_helper.models.load import Compute
-from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
-from diffusers_helper.sections.history import Context
 from diffusers_helper.sections.plan import plan_video
-from diffusers_helper.vae.codec import LatentPosterior
-from diffusers_helper.vae.preview import LatentToRGB
 from diffusers_helper.vae.stitch import Stitcher
 
 from . import pack
+from .engine import PackEngine
 
 RUNS = ("run_i2v", "run_i2v_single", "run_f1")
 CACHED_RUNS = ("teacache_i2v", "teacache_f1")
-
-
-class PackCheckpoint(Checkpoint):
-    def fingerprint(self) -> str:
-        return "parity"
-
-
-class PackEngine:
-    """The pack's transformer, its stored conditioning, and the stand-in decoder that its README defines."""
-
-    def __init__(self, name: str) -> None:
-        height, width = (8 * cells for cells in pack.record(name)["latent_hw"])
-        self.checkpoint = PackCheckpoint("parity", ("framepack", "f1"), {}, ((height, width),))
-        self.decoded: list[Tensor] = []
-        self.contexts: list[Context] = []
-        self._values = pack.tensors(name)
-
-    def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
-        start = self._values["in.start_latent"]
-        prompt = PromptEmbedding(self._values["in.llama"], self._values["in.clip"], 0)
-        posterior = LatentPosterior(start, torch.zeros_like(start))
-        return Conditioning(prompt, None, self._values["in.img_embeds"], posterior)
-
-    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
-        self.contexts.append(context)
-        cpu = Compute(torch.device("cpu"), *[torch.float32] * 3, "the pack is float32")
-        return section_denoiser(pack.transformer(), cpu, request, conditioning, context)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        frames = 4 * (latents.shape[2] - 1) + 1
-        f = torch.arange(frames)
-        clip = 0.8 * torch.tanh(latents[:, :3, (f + 3) // 4])
-        self.decoded.append(clip + (0.2 * f / max(frames - 1, 1)).view(1, 1, -1, 1, 1))
-        return self.decoded[-1]
-
-    def preview(self, latents: Tensor) -> np.ndarray:
-        return LatentToRGB().strip(latents)
-
-    def peak_memory_mb(self) -> float:
-        return 0.0
 
 
 def run(name: str, folder: Path) -> tuple[PackEngine, list[Any], Tensor]:

@@ -1,0 +1,117 @@
+"""Finding a checkpoint: what is said when it is missing, incomplete, damaged, or elsewhere."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.errors import UnusableCheckpoint, UnusableInput
+from diffusers_helper.models.download import download_checkpoint
+from diffusers_helper.models.load import choose_compute, load_parts
+from diffusers_helper.models.table import CHECKPOINTS, PARTS, find_checkpoint
+
+
+@pytest.fixture
+def copy(pocket: Path, tmp_path: Path) -> Path:
+    """A checkpoint folder to damage."""
+    return Path(shutil.copytree(pocket, tmp_path / "copy"))
+
+
+def test_the_pocket_is_there_by_name_and_by_folder(pocket: Path, tmp_path: Path) -> None:
+    by_name, by_folder = find_checkpoint("pocket", tmp_path), find_checkpoint(str(pocket), tmp_path)
+    assert by_name.folders == by_folder.folders
+    assert set(by_name.kinds) == {"framepack", "f1"}
+    assert all(height % 16 == 0 and width % 16 == 0 for height, width in by_name.buckets)
+    assert by_name.fingerprint() == by_folder.fingerprint()
+
+
+def test_the_pocket_is_small(pocket: Path) -> None:
+    assert sum(file.stat().st_size for file in pocket.rglob("*") if file.is_file()) < 40e6
+
+
+def test_an_unknown_name_lists_the_names(tmp_path: Path) -> None:
+    with pytest.raises(UnusableCheckpoint, match="the names are pocket, framepack, framepack-f1"):
+        find_checkpoint("framepak", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["framepack", "framepack-f1"])
+def test_a_checkpoint_that_is_not_downloaded_says_what_how_large_and_where(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableCheckpoint) as refusal:
+        find_checkpoint(name, tmp_path)
+    message = str(refusal.value)
+    for source in CHECKPOINTS[name].sources.values():
+        assert source.repository in message
+        assert f"{source.size_gb:.2f} GB" in message
+    assert str(tmp_path / "hub") in message
+    assert f"download {name}" in message
+    assert "--checkpoint pocket" in message
+
+
+def _download(name: str, models_dir: Path) -> None:
+    """Empty files in the hub library's own layout, weights in shards."""
+    for part, source in CHECKPOINTS[name].sources.items():
+        repository = models_dir / "hub" / f"models--{source.repository.replace('/', '--')}"
+        folder = repository / "snapshots" / "abc" / source.subfolder
+        folder.mkdir(parents=True, exist_ok=True)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text("abc")
+        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+        for file in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+            (folder / file).write_text("{}")
+        shard = f"{stem}-00001-of-00001.safetensors"
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+        (folder / shard).write_bytes(b"\0" * 8)
+
+
+def test_downloads_of_the_original_program_serve(tmp_path: Path) -> None:
+    _download("framepack", tmp_path)
+    checkpoint = find_checkpoint("framepack", tmp_path)
+    assert checkpoint.folders["vae"] == tmp_path / "hub/models--hunyuanvideo-community--HunyuanVideo/snapshots/abc/vae"
+    assert (640, 608) in checkpoint.buckets
+    assert len(checkpoint.fingerprint()) == 16
+
+
+def test_a_download_without_one_shard_names_the_part(tmp_path: Path) -> None:
+    _download("framepack", tmp_path)
+    next(tmp_path.rglob("text_encoder/*.safetensors")).unlink()
+    with pytest.raises(UnusableCheckpoint) as refusal:
+        find_checkpoint("framepack", tmp_path)
+    rows = [line.split()[0] for line in str(refusal.value).splitlines() if " GB " in line]
+    assert rows == ["text_encoder"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_named(copy: Path, part: str, tmp_path: Path) -> None:
+    shutil.rmtree(copy / part)
+    with pytest.raises(UnusableCheckpoint, match=f"missing:\n  {copy / part}/"):
+        find_checkpoint(str(copy), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "page"])
+def test_damaged_weights_are_named(copy: Path, part: str, damage: str, tmp_path: Path) -> None:
+    weights = next((copy / part).glob("*.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "page": b"<!DOCTYPE html>" * 99}[damage])
+    with pytest.raises(UnusableCheckpoint, match=f"the {part} in .* is damaged"):
+        load_parts(find_checkpoint(str(copy), tmp_path), choose_compute())
+
+
+def test_weights_of_another_model_are_refused(copy: Path, tmp_path: Path) -> None:
+    weights = next((copy / "image_encoder").glob("*.safetensors"))
+    shutil.copy(next((copy / "text_encoder").glob("*.safetensors")), weights)
+    with pytest.raises(UnusableCheckpoint, match="image_encoder"):
+        load_parts(find_checkpoint(str(copy), tmp_path), choose_compute())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"buckets": [[1]]}', '{"buckets": 7}'])
+def test_a_damaged_description_is_named(copy: Path, content: str, tmp_path: Path) -> None:
+    (copy / "framepack.json").write_text(content)
+    with pytest.raises(UnusableCheckpoint, match=r"framepack\.json is damaged"):
+        find_checkpoint(str(copy), tmp_path)
+
+
+def test_only_known_names_are_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="unknown checkpoint"):
+        download_checkpoint("../evil", tmp_path)
