@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.fields import FieldInfo
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
 from .errors import InvalidRequest
@@ -104,22 +105,26 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
             return f"{name}: is missing; give {_description(model, name)}"
         case "extra_forbidden":
             return f"{name}: is not a field of a request; the fields are {', '.join(model.model_fields)}"
-    message = problem["msg"].removeprefix("Input should be ")
-    return f"{name}: {shown} is not allowed; give {message}{_range(model, name)}"
+    return f"{name}: {shown} is not allowed; give {_allowed(model.model_fields[name], problem)}"
 
 
 def _description(model: type[BaseModel], name: str) -> str:
     return (model.model_fields[name].description or name) if name in model.model_fields else name
 
 
-def _range(model: type[BaseModel], name: str) -> str:
-    """' (1 to 100)' for a field with bounds, else nothing."""
-    if name not in model.model_fields:
-        return ""
-    limits = {
-        key: getattr(rule, key)
-        for rule in model.model_fields[name].metadata
-        for key in ("ge", "le")
-        if hasattr(rule, key)
-    }
-    return f" ({limits['ge']} to {limits['le']})" if len(limits) == 2 else ""
+def _allowed(field: FieldInfo, problem: Mapping[str, Any]) -> str:
+    """What a field takes, in words; by its bounds where it has them."""
+    limits = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "le") if hasattr(rule, key)}
+    if len(limits) == 2:
+        number = "a whole number" if field.annotation is int else "a number"
+        return f"{number} from {limits['ge']} to {limits['le']}"
+    match problem["type"]:
+        case "string_too_long":
+            return f"at most {problem['ctx']['max_length']} characters"
+        case "string_too_short" | "string_pattern_mismatch":
+            return field.description or "another text"
+        case "string_type":
+            return "a text"
+        case "bool_type":
+            return "true or false"
+    return str(problem["msg"]).removeprefix("Input should be ")

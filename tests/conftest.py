@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +86,30 @@ def photograph(photographs: dict[str, Path]) -> Path:
 def pocket() -> Path:
     """The folder of the embedded checkpoint."""
     return ROOT / "checkpoints" / "pocket"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """``mounted("64k")`` -> the folder of a real file system of that size. Skips where mounting is not allowed."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or not mount or not umount:
+        pytest.skip("mounting a small file system needs root on Linux")
+    folders: list[Path] = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / f"disk_{size}"
+        folder.mkdir()
+        if subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False).returncode:
+            pytest.skip("mounting is not allowed here")
+        folders.append(folder)
+        return folder
+
+    yield make
+    for folder in folders:
+        subprocess.run([umount, str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(mounted: Callable[[str], Path]) -> Path:
+    """A real file system of 64 kB."""
+    return mounted("64k")

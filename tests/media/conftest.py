@@ -1,13 +1,8 @@
-"""What several media tests draw or mount."""
+"""What several media tests draw."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,18 +20,3 @@ def moving_clip() -> Clip:
         return np.stack([np.roll(canvas, 2 * number, axis=1) for number in range(frames)])
 
     return draw
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 64 kB. Skips where mounting is not allowed."""
-    folder = tmp_path / "small_disk"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if not sys.platform.startswith("linux") or os.geteuid() != 0 or not mount or not umount:
-        pytest.skip("mounting a small file system needs root on Linux")
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], check=False)
-    if done.returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run([umount, str(folder)], check=True)

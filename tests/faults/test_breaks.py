@@ -1,0 +1,113 @@
+"""Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusers_helper.media.video import probe, read_frames
+
+from .. import program
+
+Cut = Callable[[dict[str, Any]], bool]
+
+
+def arguments(photograph: Path, folder: Path, kind: str) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    files = ["--out", str(folder / "video.mp4"), "--save-latents", str(folder / "latents.safetensors")]
+    return ["--image", str(photograph), "--prompt", "the camera pans left", "--kind", kind, *files, *program.FAST]
+
+
+@pytest.fixture(scope="module")
+def unbroken(photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an unbroken run of a kind, made once."""
+    home, made = tmp_path_factory.mktemp("unbroken"), {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            done = program.run(home, "generate", *arguments(photograph, home / kind, kind))
+            assert done.returncode == 0, done.stderr
+            made[kind] = home / kind
+        return made[kind]
+
+    return make
+
+
+def cut_off(process: subprocess.Popen[str], number: signal.Signals, when: Cut) -> tuple[str, list[dict[str, Any]]]:
+    """Send a signal at an event; returns the folder to resume and everything that was said."""
+    told = []
+    for event in program.events(process):
+        told.append(event)
+        if when(event):
+            process.send_signal(number)
+            break
+    told.extend(program.events(process))
+    process.wait(timeout=60)
+    return told[0]["folder"], told
+
+
+def assert_resumes_to_the_same(folder: str, mine: Path, unbroken: Path, home: Path) -> None:
+    done = program.run(home, "generate", "--json", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert program.parsed(done.stdout)[-1]["event"] == "finished"
+    latents = [load_file(place / "latents.safetensors")["latents"] for place in (mine, unbroken)]
+    assert torch.equal(*latents)
+    assert np.array_equal(read_frames(mine / "video.mp4"), read_frames(unbroken / "video.mp4"))
+    assert not Path(folder).exists()
+
+
+def second_section(event: dict[str, Any]) -> bool:
+    return event["event"] == "step" and event["section"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_finished(
+    number: signal.Signals, photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]
+) -> None:
+    kind = "framepack" if number == signal.SIGINT else "f1"
+    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
+    folder, told = cut_off(process, number, second_section)
+    assert process.returncode == 130
+    assert told[-1]["event"] == "cancelled"
+    assert probe(Path(told[-1]["path"])).frames == told[-1]["frames"] > 0
+    assert not (tmp_path / "mine" / "video.mp4").exists()
+    assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "event", "delay_seconds"),
+    [("framepack", "preview", 0.05), ("f1", "section_done", 0.0)],
+)
+def test_kill_loses_one_section_at_most(
+    kind: str, event: str, delay_seconds: float, photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]
+) -> None:
+    def when(told: dict[str, Any]) -> bool:
+        reached = told["event"] == event
+        if reached:
+            time.sleep(delay_seconds)
+        return reached
+
+    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
+    folder, told = cut_off(process, signal.SIGKILL, when)
+    assert process.returncode == -signal.SIGKILL
+    saved = sum(line["event"] == "section_done" for line in told)
+    assert len(list(Path(folder).glob("section_*.safetensors"))) >= saved
+    assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
+
+
+def test_a_second_signal_acts_at_once(photograph: Path, tmp_path: Path) -> None:
+    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", "f1"))
+    for event in program.events(process):
+        if event["event"] == "started":
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    assert process.returncode == 130

@@ -1,0 +1,149 @@
+"""The command line as a user meets it: a photograph becomes a video, and bad input is told apart in plain words."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusers_helper import cli
+from diffusers_helper.media.metadata import read_metadata
+from diffusers_helper.media.video import probe
+
+from . import program
+
+
+def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    arguments = ("generate", "--image", str(photograph), "--prompt", "the camera pans left", "--out", str(out))
+    done = program.run(tmp_path, *arguments, "--json", *program.FAST)
+    assert done.returncode == 0, done.stderr
+    told = program.parsed(done.stdout)
+    last = told[-1]
+    plan = next(event for event in told if event["event"] == "plan")
+    info = probe(out)
+    assert (info.frames, info.fps, info.codec) == (plan["frames"], 30, "h264") == (73, 30, "h264")
+    assert (info.width, info.height) == (plan["width"], plan["height"]) == (last["width"], last["height"])
+    assert last["event"] == "finished"
+    assert last["path"] == str(out)
+    assert last["seed"] == 5
+    assert last["peak_memory_mb"] > 0
+    assert 0 < last["seconds_sampling"] + last["seconds_decoding"] <= last["seconds_total"]
+    assert read_metadata(out)["request"]["prompt"] == "the camera pans left"
+    assert list((tmp_path / "outputs").rglob("*.*")) == []
+
+
+def test_a_person_sees_plain_sentences(photograph: Path, tmp_path: Path) -> None:
+    done = program.run(tmp_path, "generate", "--image", str(photograph), *program.FAST, "--kind", "f1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "73 frames, 2.4 s, in 2 sections of 2 steps" in done.stderr
+    assert "section 2/2" in done.stderr
+    video = Path(done.stderr.strip().splitlines()[-1].split(": ")[-1])
+    assert probe(video).frames == 73
+    assert video.with_suffix(".png").is_file()
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> str:
+    """The message of a run that must end with exit code 2 and leave nothing behind."""
+    places = ("--output-dir", str(tmp_path / "outputs"), "--models-dir", str(tmp_path / "models"))
+    try:
+        code = cli.main(["generate", *arguments, *places])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == 2
+    assert not (tmp_path / "outputs").exists()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--image: is missing"),
+        (("--image", "nowhere.png"), "nowhere.png"),
+        (("--image", "PHOTO", "--steps", "0"), "steps: 0 is not allowed; give a whole number from 1 to 100"),
+        (("--image", "PHOTO", "--steps", "many"), "invalid int value: 'many'"),
+        (("--image", "PHOTO", "--seconds", "nan"), "seconds: nan"),
+        (("--image", "PHOTO", "--seconds", "10000"), "seconds: 10000.0"),
+        (("--image", "PHOTO", "--seed", "9223372036854775808"), "seed"),
+        (("--image", "PHOTO", "--kind", "f2"), "invalid choice: 'f2'"),
+        (("--image", "PHOTO", "--prompt", "x" * 100_000), "(100000 characters)"),
+        (("--image", "PHOTO", "--size", "640x640"), "give one of 128x128"),
+        (("--image", "PHOTO", "--checkpoint", "no-such"), "the names are pocket, framepack, framepack-f1"),
+        (("--image", "PHOTO", "--checkpoint", "framepack"), "`bash start.sh download framepack` fetches them"),
+        (("--image", "PHOTO", "--out", "video.avi"), "video.avi is not the name of a .mp4 file"),
+        (("--image", "PHOTO", "--out", "nowhere/video.mp4"), "nowhere does not exist"),
+        (("--resume", "nowhere"), "it has no job.json"),
+        (("--resume", ".", "--prompt", "x"), "leave out prompt"),
+    ],
+)
+def test_bad_arguments(
+    capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    given = [str(photograph) if argument == "PHOTO" else argument for argument in arguments]
+    message = refused(capsys, tmp_path, *given)
+    assert words in message
+    assert len(message) < 3000
+
+
+@pytest.mark.parametrize("picture", ["empty", "truncated", "page", "folder", "huge"])
+def test_unusable_pictures(capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path, picture: str) -> None:
+    path = tmp_path / f"{picture}.png"
+    if picture == "folder":
+        path.mkdir()
+    elif picture == "huge":
+        Image.new("1", (20000, 20000)).save(path)
+    else:
+        content = {"empty": b"", "truncated": photograph.read_bytes()[:5000], "page": b"<!DOCTYPE html><html></html>"}
+        path.write_bytes(content[picture])
+    assert path.name in refused(capsys, tmp_path, "--image", str(path))
+
+
+def test_a_damaged_checkpoint(
+    capsys: pytest.CaptureFixture[str], photograph: Path, pocket: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(pocket, copy)
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    message = refused(capsys, tmp_path, "--image", str(photograph), "--checkpoint", str(copy))
+    assert f"the vae in {copy / 'vae'} is damaged" in message
+
+
+def test_a_refusal_is_an_event_where_events_are_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["generate", "--json", "--image", str(tmp_path / "no.png")]) == 2
+    (event,) = program.parsed(capsys.readouterr().out)
+    assert (event["event"], event["exit_code"], event["folder"]) == ("failed", 2, None)
+    assert "no.png" in event["error"]
+
+
+@pytest.mark.parametrize(
+    ("size", "prompt"),
+    [((1, 1), ""), ((3000, 40), "emoji 🎥, يسار, and a line\nbreak <script>alert(1)</script>")],
+)
+def test_odd_but_allowed(tmp_path: Path, size: tuple[int, int], prompt: str) -> None:
+    picture, out = tmp_path / "odd.png", tmp_path / "odd.mp4"
+    Image.new("RGB", size, "teal").save(picture)
+    arguments = ("--image", str(picture), "--prompt", prompt, "--out", str(out), "--output-dir", str(tmp_path / "o"))
+    assert cli.main(["generate", *arguments, "--seconds", "1", "--steps", "1"]) == 0
+    assert read_metadata(out)["request"]["prompt"] == prompt
+    assert probe(out).frames == 37
+
+
+def test_offline_downloads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["download", "framepack", "--offline"]) == 2
+    assert "offline" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    code = cli.main(["generate", "--image", str(photograph), "--output-dir", str(in_the_way)])
+    assert code == 1
+    assert str(in_the_way) in capsys.readouterr().err
+    assert in_the_way.read_text() == "not a folder"
