@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__, settings
-from .errors import Cancelled, FramePackError, InvalidRequest
-from .events import CancelledByUser, Ended, Event, Failed
+from .errors import CancelRequested, FramePackError, InvalidRequest
+from .events import Cancelled, Ended, Event, Failed
 from .interrupt import StopSignal
 from .request import Request
 from .settings import Settings
@@ -97,11 +97,14 @@ def _prepare(chosen: Settings) -> None:
 
 def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if options.resume:
+        _check_resume(options, chosen)
     request = None if options.resume else Request.parse(_request_fields(options))
     _check_outputs(options)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
-        return _exit_code(show, _until_stopped(_begin(options, chosen, request), stop))
+        events = _begin(options, chosen, request)
+        return INTERRUPTED if stop.received else _exit_code(show, _until_stopped(events, stop))
 
 
 def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None) -> Iterator[Event]:
@@ -111,7 +114,7 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
     if request is None:
         from .workfolder import WorkFolder
 
-        checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint, chosen.models_dir)
+        checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
         if options.kind is None:
@@ -133,7 +136,7 @@ def _until_stopped(events: Iterator[Event], stop: StopSignal) -> Iterator[Event]
     for event in events:
         yield event
         if stop.received and not isinstance(event, Ended):
-            yield events.throw(Cancelled())  # type: ignore[attr-defined]
+            yield events.throw(CancelRequested())  # type: ignore[attr-defined]
             return
 
 
@@ -143,7 +146,7 @@ def _exit_code(show: Show, events: Iterator[Event]) -> int:
         show.event(event)
         if isinstance(event, Failed):
             code = event.exit_code
-        if isinstance(event, CancelledByUser):
+        if isinstance(event, Cancelled):
             code = INTERRUPTED
     return code
 
@@ -155,13 +158,17 @@ def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
+    """Refuse what would be ignored."""
+    names = (*Request.model_fields, "out", "save_latents")
+    extra = [name for name in names if getattr(options, name, None) is not None]
+    extra += [name for name in ("checkpoint", "output_dir") if chosen.origin[name] == "flag"]
+    if extra:
+        raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
+
+
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse before any work what could not be written after it."""
-    if options.resume:
-        extra = [n for n in Request.model_fields if getattr(options, n, None) is not None]
-        extra += [name for name in ("out", "save_latents") if getattr(options, name)]
-        if extra:
-            raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
     for flag, path, suffix in (
         ("--out", options.out, ".mp4"),
         ("--save-latents", options.save_latents, ".safetensors"),
@@ -186,6 +193,7 @@ def _download(options: argparse.Namespace, chosen: Settings) -> int:
     from .models.download import download_checkpoint
 
     download_checkpoint(options.name, chosen.models_dir)
+    print(f"{options.name} is complete")
     return 0
 
 

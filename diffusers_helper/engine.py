@@ -1,15 +1,16 @@
 """The loaded checkpoint: parts, device, encoding caches. Made once, used by every job.
 
-The road (generate.py) asks four things of it: encode a request, build a denoiser for a section, decode latents, and
-preview them. Anything with these four methods can drive the road.
+The road (generate.py) asks little of it: encode a request, build a denoiser for a section, decode latents, preview
+them, and say how much memory all that took. Anything that does this can drive the road.
 """
 
 from __future__ import annotations
 
-import resource
+import sys
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -110,7 +111,18 @@ class Engine:
         """The most memory used so far: of the GPU where there is one, else of the process."""
         if self._compute.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return peak_process_memory_mb()
+
+
+def peak_process_memory_mb() -> float:
+    """The most memory this process has held; where the system does not keep that, what it holds now."""
+    memory = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return float(memory.peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def section_denoiser(

@@ -41,9 +41,13 @@ class OutputFailed(FramePackError):
     """A result could not be written: no space, no permission, or the folder is gone."""
 
 
+class OutOfMemory(FramePackError):
+    """The device has too little memory for what was to be done."""
+
+
 class BrokenNumbers(FramePackError):
     """The model produced NaN or infinity; nothing of that section is kept."""
 
 
-class Cancelled(Exception):
+class CancelRequested(Exception):
     """Thrown into a running generation to end it; the finished sections stay as a playable video."""

@@ -128,7 +128,7 @@ class Failed(Ended):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CancelledByUser(Ended):
+class Cancelled(Ended):
     """The user stopped the job; the finished sections are at ``path``, and ``folder`` can be resumed."""
 
     event: ClassVar[str] = "cancelled"

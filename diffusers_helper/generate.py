@@ -3,9 +3,9 @@
     for event in generate(request, engine, output_dir):
         ...
 
-The iterator does its work between two events. ``throw(Cancelled())`` into it stops at the next step and yields the
-last event; ``close`` stops without one. Whatever ends it, the finished sections stay as a playable video in the work
-folder, and ``resume`` goes on from there to the same frames as an unbroken run.
+The iterator does its work between two events. ``throw(CancelRequested())`` into it stops at the next step and yields
+the last event; ``close`` stops without one. Whatever ends it, the finished sections stay as a playable video in the
+work folder, and ``resume`` goes on from there to the same frames as an unbroken run.
 
 Shapes: latents are [1, C, T, H, W] float32 on the CPU.
 """
@@ -26,20 +26,21 @@ from . import __version__
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
-from .errors import BrokenNumbers, Cancelled, FramePackError, UnusableResumeFolder
-from .events import CancelledByUser, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from .errors import BrokenNumbers, CancelRequested, FramePackError, OutOfMemory, UnusableResumeFolder
+from .events import Cancelled, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
-from .media.video import probe
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
 from .progress import Progress
 from .request import Request
 from .sections.history import Context, empty_history, extend, gather_context, newest
 from .sections.plan import SectionPlan, plan_video
-from .workfolder import SavedSection, WorkFolder
+from .workfolder import SavedSection, WorkFolder, frames_in
 
 log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller size or latent window"
 
 
 class GenerationEngine(Protocol):
@@ -76,9 +77,9 @@ def generate(
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     needed_bytes = bytes_needed(plan, *picture.shape[:2])
     folder = WorkFolder.create(output_dir, request, engine.checkpoint, needed_bytes, result, latents_result)
-    run = Run(folder, engine, picture)
+    run = Run(folder, engine, picture, saved=[])
     folder.save_picture(picture, run.metadata())
-    return _to_the_end(run, saved=[])
+    return _to_the_end(run)
 
 
 def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
@@ -90,21 +91,25 @@ def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
     folder = WorkFolder.reopen(path)
     if folder.job.fingerprint != engine.checkpoint.fingerprint():
         raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
-    return _to_the_end(Run(folder, engine, folder.load_picture()), folder.load_sections())
+    return _to_the_end(Run(folder, engine, folder.load_picture(), folder.load_sections()))
 
 
 class Run:
     """One generation under way: what stays the same from section to section."""
 
-    def __init__(self, folder: WorkFolder, engine: GenerationEngine, picture: np.ndarray) -> None:
-        self.folder, self.engine, self.picture = folder, engine, picture
+    def __init__(
+        self, folder: WorkFolder, engine: GenerationEngine, picture: np.ndarray, saved: Sequence[SavedSection]
+    ) -> None:
+        self.folder, self.engine, self.picture, self.saved = folder, engine, picture, saved
         self.request = folder.request
         self.plan = plan_video(self.request.kind, self.request.seconds, self.request.latent_window, self.request.fps)
-        self.progress = Progress(len(self.plan.sections), self.request.steps)
         self.video = GrowingVideo(folder, self.plan, self.request, as_comment(self.metadata()))
         self.noise = seeded(self.request.seed)
-        if folder.video.is_file():
-            self.progress.path, self.progress.frames = folder.video, probe(folder.video).frames
+        self.first_to_decode = self.video.first_to_decode(len(saved))
+        sections = len(self.plan.sections)
+        self.progress = Progress((sections - len(saved)) * self.request.steps, sections - self.first_to_decode)
+        if frames := frames_in(folder.video):
+            self.progress.path, self.progress.frames = folder.video, frames
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
@@ -117,38 +122,39 @@ class Run:
         return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
 
 
-def _to_the_end(run: Run, saved: Sequence[SavedSection]) -> Iterator[Event]:
+def _to_the_end(run: Run) -> Iterator[Event]:
     """The road, and the one event that ends it whatever happens."""
     folder = str(run.folder.path)
     try:
-        yield from _road(run, saved)
+        yield from _road(run)
         yield Finished(**run.totals())
-    except Cancelled:
-        yield CancelledByUser(**run.totals(), folder=folder)
+    except CancelRequested:
+        yield Cancelled(**run.totals(), folder=folder)
     except FramePackError as error:
         yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
+    except torch.OutOfMemoryError as error:
+        yield Failed(**run.totals(), folder=folder, error=f"{OUT_OF_MEMORY}: {error}", exit_code=OutOfMemory.exit_code)
     except Exception as error:
         log.exception("unexpected error in %s", folder)
         yield Failed(**run.totals(), folder=folder, error=f"{type(error).__name__}: {error}", exit_code=1)
 
 
-def _road(run: Run, saved: Sequence[SavedSection]) -> Iterator[Event]:
-    yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(saved))
+def _road(run: Run) -> Iterator[Event]:
+    yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
     yield _plan_event(run)
     conditioning = run.engine.encode(run.request, run.picture)
     for message in notices(run.request, conditioning.prompt.tokens_cut):
         yield Notice(message=message)
     start = conditioning.start.sample(seeded(run.request.seed, "start picture"))
     history = empty_history(run.plan, start)
-    first_to_decode = run.video.first_to_decode(len(saved))
     for section in run.plan.sections:
-        if section.number < len(saved):
-            latents = _restore(run, saved[section.number])
+        if section.number < len(run.saved):
+            latents = _restore(run, section)
         else:
             latents = yield from _sample_section(run, section, conditioning, history, start)
             run.folder.save_section(section.number, latents, run.noise)
         history = extend(history, latents, section, run.plan, start)
-        if section.number >= first_to_decode:
+        if section.number >= run.first_to_decode:
             yield _show_section(run, section, history)
     run.folder.save_latents(history)
     run.progress.path = run.video.finish()
@@ -160,7 +166,7 @@ def _sample_section(
     """Denoise one section, telling each step; returns its latents."""
     context = gather_context(section.context, history, start)
     denoiser = run.engine.denoiser(run.request, conditioning, context)
-    noise = torch.randn((*start.shape[:2], section.latent_frames, *start.shape[3:]), generator=run.noise)
+    noise = torch.randn((*start.shape[:2], len(section.context.target), *start.shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
     steps = run.progress.timed(sample(denoiser.denoise, noise, sigmas))
     for state in steps:
@@ -171,10 +177,10 @@ def _sample_section(
     return state.denoised
 
 
-def _restore(run: Run, saved: SavedSection) -> Tensor:
+def _restore(run: Run, section: SectionPlan) -> Tensor:
     """The latents of a section of an earlier run; the noise goes on where that run had it."""
+    saved = run.saved[section.number]
     run.noise.set_state(saved.generator_state)
-    run.progress.restored()
     return saved.latents
 
 

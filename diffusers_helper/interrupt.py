@@ -24,11 +24,12 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Back to what was before; but a program that is ending on a wish to end ignores further wishes."""
         for number, former in self._former.items():
-            signal.signal(number, former)
+            signal.signal(number, signal.SIG_IGN if self.received else former)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        sys.stderr.write("\nstopping after this step; finished sections are kept (again: stop at once)\n")
+        sys.stderr.write("\nstopping when the step under way ends; finished sections are kept (again: stop at once)\n")

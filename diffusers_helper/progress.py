@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Counters of one run. Sections and steps restored from an earlier run count as done, not as work of this one."""
+    """Counters of one run. ``steps_to_come`` and ``decodes_to_come`` leave out what an earlier run has done."""
 
-    def __init__(self, sections: int, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, steps_to_come: int, decodes_to_come: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.path: Path | None = None
         self.frames = 0
         self.steps_computed = 0
@@ -22,14 +22,8 @@ class Progress:
         self.seconds_sampling = 0.0
         self.seconds_decoding = 0.0
         self._clock, self._began = clock, clock()
-        self._steps_to_come, self._decodes_to_come = sections * steps, sections
-        self._steps_per_section = steps
+        self._steps_to_come, self._decodes_to_come = steps_to_come, decodes_to_come
         self._decodes = 0
-
-    def restored(self) -> None:
-        """A section was there from an earlier run."""
-        self._steps_to_come -= self._steps_per_section
-        self._decodes_to_come -= 1
 
     def stepped(self, computed: bool) -> None:
         self.steps_computed += computed
@@ -48,9 +42,12 @@ class Progress:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
+        """The time spent inside counts as decoding one clip."""
         began = self._clock()
-        yield
-        self.seconds_decoding += self._clock() - began
+        try:
+            yield
+        finally:
+            self.seconds_decoding += self._clock() - began
         self._decodes += 1
         self._decodes_to_come -= 1
 
@@ -60,7 +57,7 @@ class Progress:
         if not steps:
             return None
         decoding = self.seconds_decoding / self._decodes if self._decodes else 0.0
-        return round(self._steps_to_come * self.seconds_sampling / steps + max(self._decodes_to_come, 0) * decoding, 1)
+        return round(self._steps_to_come * self.seconds_sampling / steps + self._decodes_to_come * decoding, 1)
 
     def totals(self) -> dict[str, Any]:
         """The fields of the last event that this object knows."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from types import TracebackType
 from typing import Protocol
 
 from tqdm import tqdm
 
-from .events import CancelledByUser, Event, Failed, Finished, Notice, Plan, SectionDone, Started, Step
+from .events import Cancelled, Event, Failed, Finished, Notice, Plan, SectionDone, Started, Step
 
 
 class Show(Protocol):
@@ -58,7 +59,7 @@ class ProgressBars:
             case SectionDone():
                 self._close()
                 _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
-            case Started() | Plan() | Notice() | Finished() | Failed() | CancelledByUser():
+            case Started() | Plan() | Notice() | Finished() | Failed() | Cancelled():
                 self._close()
                 _say(_sentence(event))
 
@@ -77,7 +78,7 @@ class ProgressBars:
             self._bar = None
 
 
-def _sentence(event: Started | Plan | Notice | Finished | Failed | CancelledByUser) -> str:
+def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled) -> str:
     match event:
         case Started():
             done = f", {event.sections_done} sections done before" if event.sections_done else ""
@@ -85,7 +86,7 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | CancelledByUs
         case Plan():
             return (
                 f"{event.checkpoint} makes {event.width}x{event.height}, {event.frames} frames, {event.seconds:.1f} s, "
-                f"in {event.sections} sections of {event.steps} steps"
+                f"in {event.sections} section{'s'[: event.sections > 1]} of {event.steps} step{'s'[: event.steps > 1]}"
             )
         case Notice():
             return f"note: {event.message}"
@@ -94,13 +95,13 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | CancelledByUs
             return f"done in {event.seconds_total:.0f} s ({steps}): {event.path}"
         case Failed():
             return f"error: {event.error}{_kept(event)}"
-        case CancelledByUser():
+        case Cancelled():
             return f"stopped{_kept(event)}"
 
 
-def _kept(event: Failed | CancelledByUser) -> str:
+def _kept(event: Failed | Cancelled) -> str:
     kept = f"\nfinished so far: {event.frames} frames in {event.path}" if event.path else ""
-    return f"{kept}\ngo on with: generate --resume {event.folder}" if event.folder else kept
+    return f"{kept}\ngo on with: bash start.sh generate --resume {quote(event.folder)}" if event.folder else kept
 
 
 def _say(text: str) -> None:

@@ -23,15 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import OutputFailed, UnusablePicture, UnusableResumeFolder
+from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder
 from .media.files import day_folder, job_stem, remove_partials, require_space, written_whole
 from .media.metadata import write_png
 from .media.pictures import open_picture
-from .media.video import join_segments, write_segment
+from .media.video import join_segments, probe, write_segment
 from .models.table import Checkpoint
 from .request import Request
 
@@ -40,15 +41,23 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What job.json holds. ``result``: where the finished video goes; ``picture_result``: the picture, or nowhere."""
+    """What job.json holds. ``*result``: where the finished video, its picture and its latents go, None for nowhere."""
 
     request: dict[str, Any]
     checkpoint: str
+    checkpoint_source: str
     fingerprint: str
     result: str
     picture_result: str | None
     latents_result: str | None
     format: int = FORMAT
+
+    def check_targets(self, file: Path) -> None:
+        """Raises UnusableResumeFolder where a file would be written that is no result of ours."""
+        targets = ((self.result, ".mp4"), (self.picture_result, ".png"), (self.latents_result, ".safetensors"))
+        for target, suffix in targets:
+            if target is not None and Path(target).suffix.lower() != suffix:
+                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {suffix} file")
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class WorkFolder:
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path, self.job = path, job
+        self.request = Request.parse(job.request)
         self.video = path / "video.mp4"
         self.preview = path / "preview.png"
 
@@ -86,6 +96,7 @@ class WorkFolder:
         job = Job(
             request=request.model_dump(),
             checkpoint=checkpoint.name,
+            checkpoint_source=checkpoint.source,
             fingerprint=checkpoint.fingerprint(),
             result=str((result or path.with_suffix(".mp4")).absolute()),
             picture_result=None if result else str(path.with_suffix(".png").absolute()),
@@ -106,17 +117,15 @@ class WorkFolder:
         if not file.is_file():
             raise UnusableResumeFolder(f"{path} is not the folder of an unfinished video: it has no job.json")
         try:
-            job = Job(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            job = TypeAdapter(Job).validate_json(file.read_bytes())
+            folder = cls(path, job)
+        except (OSError, ValidationError, InvalidRequest) as error:
             raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
         if job.format != FORMAT:
             raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
+        job.check_targets(file)
         remove_partials(path)
-        return cls(path, job)
-
-    @property
-    def request(self) -> Request:
-        return Request.parse(self.job.request)
+        return folder
 
     def save_picture(self, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
         write_png(self.path / "picture.png", pixels, metadata)
@@ -129,7 +138,8 @@ class WorkFolder:
             raise UnusableResumeFolder(f"{self.path} is damaged: {error}") from None
 
     def save_preview(self, pixels: np.ndarray) -> None:
-        write_png(self.preview, pixels, {})
+        """Overwrite the preview; it need not survive a power cut, so nothing waits for the disk."""
+        write_png(self.preview, pixels, {}, durable=False)
 
     def save_section(self, number: int, latents: Tensor, generator: torch.Generator) -> None:
         """The resume point after section ``number``."""
@@ -144,7 +154,9 @@ class WorkFolder:
         return sections
 
     def has_segment(self, number: int) -> bool:
-        return self._segment(number).is_file()
+        """Whether the frames that became final with a section are there, and sound."""
+        segment = self._segment(number)
+        return segment.is_file() and (segment.stat().st_size == 0 or frames_in(segment) > 0)
 
     def save_segment(self, number: int, frames: np.ndarray, fps: int, crf: int) -> None:
         """Encode the frames that became final with a section, uint8 [F, height, width, 3]; none leave an empty file."""
@@ -192,6 +204,14 @@ class WorkFolder:
     def _write(self, name: str, content: bytes) -> None:
         with written_whole(self.path / name) as target:
             target.write_bytes(content)
+
+
+def frames_in(video: Path) -> int:
+    """How many frames a video has; 0 when it is missing or damaged."""
+    try:
+        return probe(video).frames
+    except UnusableInput:
+        return 0
 
 
 def _section_name(number: int) -> str:

@@ -13,6 +13,13 @@ from diffusers_helper.media.video import probe
 from . import program
 
 
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's folders, for the runs in this process."""
+    monkeypatch.setenv("FRAMEPACK_OUTPUT_DIR", str(tmp_path / "outputs"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "models"))
+
+
 def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     arguments = ("generate", "--image", str(photograph), "--prompt", "the camera pans left", "--out", str(out))
@@ -46,9 +53,8 @@ def test_a_person_sees_plain_sentences(photograph: Path, tmp_path: Path) -> None
 
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> str:
     """The message of a run that must end with exit code 2 and leave nothing behind."""
-    places = ("--output-dir", str(tmp_path / "outputs"), "--models-dir", str(tmp_path / "models"))
     try:
-        code = cli.main(["generate", *arguments, *places])
+        code = cli.main(["generate", *arguments])
     except SystemExit as end:
         code = int(end.code or 0)
     assert code == 2
@@ -78,6 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str)
         (("--image", "PHOTO", "--out", "nowhere/video.mp4"), "nowhere does not exist"),
         (("--resume", "nowhere"), "it has no job.json"),
         (("--resume", ".", "--prompt", "x"), "leave out prompt"),
+        (("--resume", ".", "--checkpoint", "pocket"), "leave out checkpoint"),
     ],
 )
 def test_bad_arguments(

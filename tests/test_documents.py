@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from diffusers_helper import cli
-from diffusers_helper.media.fit import FRAMEPACK_BUCKETS
-from diffusers_helper.models.table import CHECKPOINTS
+from diffusers_helper.models.table import CHECKPOINTS, FRAMEPACK_BUCKETS
 from diffusers_helper.sections.plan import plan_video
 from diffusers_helper.settings import KNOBS
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from diffusers_helper.errors import (
     BrokenNumbers,
-    Cancelled,
+    CancelRequested,
     InvalidRequest,
     OutputFailed,
     UnusablePicture,
     UnusableResumeFolder,
 )
-from diffusers_helper.events import CancelledByUser, Ended, Event, Failed, Finished, SectionDone, Started, Step
+from diffusers_helper.events import Cancelled, Ended, Event, Failed, Finished, SectionDone, Started, Step
 from diffusers_helper.generate import generate, resume, seeded
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import probe, read_frames
@@ -142,7 +142,10 @@ def test_broken_off_after_any_event_it_ends_in_the_same_video(
 
 
 @pytest.mark.parametrize("lost", ["segment_000.mp4", "segment_001.mp4", "segment_002.mp4", "video.mp4", "tail.mp4"])
-def test_lost_video_files_are_made_again(tmp_path: Path, picture: Path, unbroken: Any, kind: str, lost: str) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_lost_video_files_are_made_again(
+    tmp_path: Path, picture: Path, unbroken: Any, kind: str, lost: str, damaged: bool
+) -> None:
     events = begin(tmp_path, picture, kind)
     started = next(events)
     for event in events:
@@ -150,7 +153,8 @@ def test_lost_video_files_are_made_again(tmp_path: Path, picture: Path, unbroken
             break
     events.close()  # type: ignore[attr-defined]
     assert isinstance(started, Started)
-    (Path(started.folder) / lost).unlink()
+    file = Path(started.folder) / lost
+    file.write_bytes(b"not a video") if damaged else file.unlink()
     assert isinstance(list(resume(Path(started.folder), engine(kind)))[-1], Finished)
     assert_same(outcome(tmp_path), unbroken)
 
@@ -159,9 +163,9 @@ def test_cancel_keeps_the_finished_sections_as_a_playable_video(tmp_path: Path, 
     events = begin(tmp_path, picture, kind)
     for event in events:
         if isinstance(event, Step) and event.section == 2:
-            last = events.throw(Cancelled())  # type: ignore[attr-defined]
+            last = events.throw(CancelRequested())  # type: ignore[attr-defined]
             break
-    assert isinstance(last, CancelledByUser)
+    assert isinstance(last, Cancelled)
     assert list(events) == []
     assert last.path is not None
     assert probe(Path(last.path)).frames == last.frames == (33 if kind == "framepack" else 37)
@@ -225,19 +229,31 @@ def test_a_foreign_folder_is_not_resumed(tmp_path: Path) -> None:
         ("job.json", b""),
         ("job.json", b'{"format": 1}'),
         ("job.json", b"[]"),
+        ("job.json", ('"request": {', '"request": ["a"], "was": {')),
+        ("job.json", ('"steps": 2', '"steps": 0')),
+        ("job.json", ("latents.safetensors", "latents.sh")),
         ("picture.png", b""),
         ("section_000.safetensors", b"\0" * 100),
         ("section_000.safetensors", None),
     ],
 )
-def test_a_damaged_folder_is_named(tmp_path: Path, picture: Path, file: str, content: bytes | None) -> None:
-    started, *_ = _until_second_section(generate(ask(picture), engine(), tmp_path))
+def test_a_damaged_folder_is_named(tmp_path: Path, picture: Path, file: str, content: Any) -> None:
+    latents = tmp_path / "latents.safetensors"
+    started, *_ = _until_second_section(generate(ask(picture), engine(), tmp_path, latents_result=latents))
     damaged = Path(started.folder) / file
-    whole = damaged.read_bytes()
-    flipped = whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:]
-    damaged.write_bytes(flipped if content is None else content)
+    damaged.write_bytes(_damage(damaged.read_bytes(), content))
     with pytest.raises(UnusableResumeFolder, match=file.replace(".", r"\.")):
         resume(Path(started.folder), engine())
+
+
+def _damage(whole: bytes, how: Any) -> bytes:
+    """Other content, a replaced text, or for None a flipped bit near the end."""
+    if how is None:
+        return whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:]
+    if isinstance(how, tuple):
+        assert how[0].encode() in whole
+        return whole.replace(how[0].encode(), how[1].encode())
+    return bytes(how)
 
 
 def test_other_weights_do_not_go_on_with_a_folder(tmp_path: Path, picture: Path) -> None:

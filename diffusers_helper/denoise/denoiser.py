@@ -61,6 +61,8 @@ class Denoiser:
         branch_inputs: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
     ) -> None:
         self._transformer = transformer
+        if guidance.real_cfg != 1 and negative is None:
+            raise ValueError("real CFG needs the text of the negative branch")
         self._guidance = guidance
         self._dtype, self._device = dtype, device
         shared = {name: self._rounded(value) for name, value in conditioning.items()}

@@ -59,17 +59,19 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``target`` that takes its name once the block has ended well.
 
     The temporary name is hidden and keeps the suffix, because muxers choose the format by it. Whatever ends the
-    block early removes the temporary file and leaves an older ``target`` as it was. Raises OutputFailed.
+    block early removes the temporary file and leaves an older ``target`` as it was. Unless ``durable``, a power cut may
+    still lose it. Raises OutputFailed.
     """
     target = target.absolute()
     part = target.with_name(f".{secrets.token_hex(6)}.part{target.suffix}")
     try:
         yield part
-        _sync(part)
+        if durable:
+            _sync(part)
         part.replace(target)
     except (OSError, av.FFmpegError) as error:
         raise _failed(target, error) from error

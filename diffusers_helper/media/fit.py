@@ -8,12 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
-    (416, 960), (448, 864), (480, 832), (512, 768), (544, 704), (576, 672), (608, 640),
-    (640, 608), (672, 576), (704, 544), (768, 512), (832, 480), (864, 448), (960, 416),
-)  # fmt: skip
-"""(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
-
 LONGEST_COVER = 32
 """How many target lengths of a strip are resized; what lies further out could never be seen after the crop."""
 

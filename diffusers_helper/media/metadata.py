@@ -30,11 +30,11 @@ def as_comment(metadata: Mapping[str, Any]) -> str:
     return json.dumps({KEY: dict(metadata)}, allow_nan=False)
 
 
-def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any]) -> None:
-    """Writes uint8 [H, W, 3] as a PNG that carries ``metadata``. Raises OutputFailed."""
+def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any], durable: bool = True) -> None:
+    """Writes uint8 [H, W, 3] as a PNG that carries ``metadata``; ``durable`` as in written_whole. Raises OutputFailed."""
     chunks = PngInfo()
     chunks.add_itxt(PNG_FIELD, as_comment(metadata), zip=True)
-    with written_whole(path) as part:
+    with written_whole(path, durable) as part:
         Image.fromarray(pixels).save(part, format="PNG", pnginfo=chunks)
 
 

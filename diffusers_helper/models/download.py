@@ -17,7 +17,6 @@ def download_checkpoint(name: str, models_dir: Path) -> None:
         UnusableCheckpoint: the hub could not be reached or refused.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     known = CHECKPOINTS.get(name)
     if known is None:
@@ -30,5 +29,5 @@ def download_checkpoint(name: str, models_dir: Path) -> None:
     for repository, allowed in patterns.items():
         try:
             snapshot_download(repository, allow_patterns=allowed, cache_dir=models_dir / "hub")
-        except (HfHubHTTPError, OSError) as error:
+        except OSError as error:  # what the hub library raises for the network, the hub and the disk alike
             raise UnusableCheckpoint(f"{repository} could not be downloaded: {error}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
+from diffusers import AutoencoderKLHunyuanVideo, ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..errors import UnusableCheckpoint
+from ..errors import OutOfMemory, UnusableCheckpoint
 from .table import Checkpoint
 from .transformer import FramePackTransformer
 
@@ -98,12 +98,17 @@ def _load(checkpoint: Checkpoint, compute: Compute, part: str, kind: Any, dtype:
     read = partial(kind.from_pretrained, use_safetensors=True, output_loading_info=True, **_dtype_argument(kind, dtype))
     model, info = _read(checkpoint, part, read)
     _check_complete(checkpoint.folders[part], info)
-    return model.to(compute.device).eval().requires_grad_(False)
+    try:
+        return model.to(compute.device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"the {part} of {checkpoint.name} does not fit into the memory of {compute.device}"
+        ) from error
 
 
 def _dtype_argument(kind: type[nn.Module], dtype: torch.dtype) -> dict[str, torch.dtype]:
     """diffusers and transformers name the dtype differently."""
-    return {"torch_dtype" if kind.__module__.startswith(("diffusers.", __package__ or "")) else "dtype": dtype}
+    return {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
 
 
 def _read(checkpoint: Checkpoint, part: str, read: Callable[..., Any]) -> Any:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
-from ..media.fit import FRAMEPACK_BUCKETS
 from ..settings import ROOT
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 DESCRIPTION_FILE = "framepack.json"
+SAMPLES, SAMPLE_BYTES = 64, 2**20
+FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
+    (416, 960), (448, 864), (480, 832), (512, 768), (544, 704), (576, 672), (608, 640),
+    (640, 608), (672, 576), (704, 544), (768, 512), (832, 480), (864, 448), (960, 416),
+)  # fmt: skip
+"""(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +80,29 @@ class Checkpoint:
     """A complete checkpoint on this machine.
 
     Attributes:
+        name: what people are told; a name of CHECKPOINTS or of a folder.
+        source: what ``find_checkpoint`` finds it by from anywhere: the name, or the folder's absolute path.
         folders: part -> folder.
         buckets: (height, width) in pixels that it makes.
         latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.
     """
 
     name: str
+    source: str
     kinds: tuple[str, ...]
     folders: Mapping[str, Path]
     buckets: tuple[tuple[int, int], ...]
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
 
     def fingerprint(self) -> str:
-        """A short hash of the configs and of what every weights file holds by its header; not of the weights."""
+        """A short hash of the configs, and of every weights file's size and samples all over it."""
         digest = hashlib.sha256()
         for part in PARTS:
             for file in sorted(self.folders[part].iterdir()):
                 if file.suffix == ".json":
                     digest.update(file.read_bytes())
                 elif file.suffix == ".safetensors":
-                    digest.update(_header(file) + str(file.stat().st_size).encode())
+                    _update_with_samples(digest, file)
         return digest.hexdigest()[:16]
 
 
@@ -114,7 +121,7 @@ def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
     if missing:
         raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
-    return Checkpoint(name, known.kinds, folders, FRAMEPACK_BUCKETS)
+    return Checkpoint(name, name, known.kinds, folders, FRAMEPACK_BUCKETS)
 
 
 def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
@@ -161,17 +168,18 @@ def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
     described = folder / DESCRIPTION_FILE
     description = _read_json(described) if described.is_file() else {}
     try:
-        return _described(name, folder, kinds, description)
+        return _described(folder, kinds, description)
     except (KeyError, TypeError, ValueError) as error:
         raise UnusableCheckpoint(f"{described} is damaged: {error!r}") from None
 
 
-def _described(name: str, folder: Path, kinds: tuple[str, ...], description: Mapping[str, Any]) -> Checkpoint:
+def _described(folder: Path, kinds: tuple[str, ...], description: Mapping[str, Any]) -> Checkpoint:
     latent_rgb = None
     if "latent_rgb_factors" in description:
         latent_rgb = (description["latent_rgb_factors"], description["latent_rgb_bias"])
     return Checkpoint(
-        name=name,
+        name=folder.resolve().name,
+        source=str(folder.resolve()),
         kinds=tuple(description.get("kinds", kinds)),
         folders={part: folder / part for part in PARTS},
         buckets=tuple((int(h), int(w)) for h, w in description.get("buckets", FRAMEPACK_BUCKETS)),
@@ -207,8 +215,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _header(file: Path) -> bytes:
-    """The header of a safetensors file: its length in 8 bytes, then JSON (at most 100 MB)."""
+def _update_with_samples(digest: hashlib._Hash, file: Path) -> None:
+    """A file's size and SAMPLES pieces spread evenly over it: all of a small file, a little of 10 GB."""
+    size = file.stat().st_size
+    digest.update(str(size).encode())
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
-        return stream.read(min(length, 100_000_000))
+        for number in range(SAMPLES):
+            stream.seek(size * number // SAMPLES)
+            digest.update(stream.read(SAMPLE_BYTES))

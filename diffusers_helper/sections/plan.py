@@ -37,7 +37,6 @@ class SectionPlan:
     Attributes:
         number: from 0 on.
         context: what the transformer sees.
-        latent_frames: how many latent frames are sampled.
         prepend_start: the start latent is put in front of the result (the I2V section next to the start picture).
         latents_after: length of the history when the section is done.
         decode_frames: how many latent frames of the history are decoded, at its front (I2V) or back (F1).
@@ -46,7 +45,6 @@ class SectionPlan:
 
     number: int
     context: ContextPlan
-    latent_frames: int
     prepend_start: bool
     latents_after: int
     decode_frames: int
@@ -84,26 +82,35 @@ def plan_video(kind: Kind, seconds: float, window: int, fps: int = 30) -> VideoP
 
 def _i2v_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
     """The start latent joins the history with the last section."""
-    return tuple(
-        _section(number, i2v_context(window, padding), window, prepend_start=padding == 0, starts=int(padding == 0))
-        for number, padding in enumerate(padding_schedule(count))
+    paddings = padding_schedule(count)
+    return tuple(_i2v_section(number, padding, window) for number, padding in enumerate(paddings))
+
+
+def _i2v_section(number: int, padding: int, window: int) -> SectionPlan:
+    is_last = padding == 0
+    latents_after = window * (number + 1) + (1 if is_last else 0)
+    return SectionPlan(
+        number=number,
+        context=i2v_context(window, padding),
+        prepend_start=is_last,
+        latents_after=latents_after,
+        decode_frames=min(latents_after, 2 * window + (1 if is_last else 0)),
+        frames_after=video_frames(latents_after),
     )
 
 
 def _f1_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
     """The start latent stands in the history from the beginning."""
-    return tuple(_section(number, f1_context(window), window, prepend_start=False, starts=1) for number in range(count))
+    return tuple(_f1_section(number, window) for number in range(count))
 
 
-def _section(number: int, context: ContextPlan, window: int, prepend_start: bool, starts: int) -> SectionPlan:
-    """``starts``: how many start latents the history holds when the section is done, 0 or 1."""
-    latents_after = window * (number + 1) + starts
+def _f1_section(number: int, window: int) -> SectionPlan:
+    latents_after = window * (number + 1) + 1
     return SectionPlan(
         number=number,
-        context=context,
-        latent_frames=window,
-        prepend_start=prepend_start,
+        context=f1_context(window),
+        prepend_start=False,
         latents_after=latents_after,
-        decode_frames=min(latents_after, 2 * window + prepend_start),
+        decode_frames=min(latents_after, 2 * window),
         frames_after=video_frames(latents_after),
     )

@@ -72,6 +72,16 @@ def test_disk_turns_read_only_in_the_middle(request_of_two_sections: Request, mo
     assert isinstance(list(resume(Path(last.folder or ""), PackEngine("run_i2v")))[-1], Finished)
 
 
+def test_a_read_only_disk_is_told_before_the_start(
+    request_of_two_sections: Request, mounted: Callable[[str], Path]
+) -> None:
+    disk = mounted("42m")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(OutputFailed, match="cannot be written"):
+        generate(request_of_two_sections, PackEngine("run_i2v"), disk)
+    assert list(disk.iterdir()) == []
+
+
 def test_no_space_is_told_before_the_start(request_of_two_sections: Request, small_disk: Path) -> None:
     with pytest.raises(OutputFailed, match=r"MB needed"):
         generate(request_of_two_sections, PackEngine("run_i2v"), small_disk)

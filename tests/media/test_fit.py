@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusers_helper.media.fit import FRAMEPACK_BUCKETS, choose_bucket, resize_and_crop
+from diffusers_helper.media.fit import choose_bucket, resize_and_crop
+from diffusers_helper.models.table import FRAMEPACK_BUCKETS
 
 
 def test_a_bucket_of_the_same_shape_wins() -> None:

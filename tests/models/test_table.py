@@ -26,6 +26,15 @@ def test_the_pocket_is_there_by_name_and_by_folder(pocket: Path, tmp_path: Path)
     assert by_name.fingerprint() == by_folder.fingerprint()
 
 
+def test_other_weights_of_the_same_shape_have_another_fingerprint(copy: Path, tmp_path: Path) -> None:
+    before = find_checkpoint(str(copy), tmp_path).fingerprint()
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = bytearray(weights.read_bytes())
+    whole[len(whole) // 3] ^= 1
+    weights.write_bytes(whole)
+    assert find_checkpoint(str(copy), tmp_path).fingerprint() != before
+
+
 def test_the_pocket_is_small(pocket: Path) -> None:
     assert sum(file.stat().st_size for file in pocket.rglob("*") if file.is_file()) < 40e6
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_helper.media.fit import FRAMEPACK_BUCKETS, choose_bucket, resize_and_crop
+from diffusers_helper.media.fit import choose_bucket, resize_and_crop
+from diffusers_helper.models.table import FRAMEPACK_BUCKETS
 from diffusers_helper.vae.codec import to_bytes
 from diffusers_helper.vae.preview import LatentToRGB
 from diffusers_helper.vae.stitch import soft_append

@@ -27,7 +27,7 @@ def test_length_is_known_beforehand(kind: Kind, length: float, window: int) -> N
 def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: Kind, length: float, window: int) -> None:
     plan = plan_video(kind, length, window)
     for section in plan.sections:
-        assert len(section.context.target) == section.latent_frames == window
+        assert len(section.context.target) == window
         assert section.decode_frames <= section.latents_after
     lengths = [section.frames_after for section in plan.sections]
     grown = [after - before for before, after in pairwise(lengths)]
