@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
@@ -76,10 +75,8 @@ def generate(
     picture = fit_picture(request, engine.checkpoint)
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     needed_bytes = bytes_needed(plan, *picture.shape[:2])
-    folder = WorkFolder.create(output_dir, request, engine.checkpoint, needed_bytes, result, latents_result)
-    run = Run(folder, engine, picture, saved=[])
-    folder.save_picture(picture, run.metadata())
-    return _to_the_end(run)
+    folder = WorkFolder.create(output_dir, request, engine.checkpoint, picture, needed_bytes, result, latents_result)
+    return _to_the_end(Run(folder, engine, picture, saved=[]))
 
 
 def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
@@ -103,17 +100,13 @@ class Run:
         self.folder, self.engine, self.picture, self.saved = folder, engine, picture, saved
         self.request = folder.request
         self.plan = plan_video(self.request.kind, self.request.seconds, self.request.latent_window, self.request.fps)
-        self.video = GrowingVideo(folder, self.plan, self.request, as_comment(self.metadata()))
+        self.video = GrowingVideo(folder, self.plan, self.request, as_comment(folder.metadata()))
         self.noise = seeded(self.request.seed)
         self.first_to_decode = self.video.first_to_decode(len(saved))
         sections = len(self.plan.sections)
         self.progress = Progress((sections - len(saved)) * self.request.steps, sections - self.first_to_decode)
         if frames := frames_in(folder.video):
             self.progress.path, self.progress.frames = folder.video, frames
-
-    def metadata(self) -> dict[str, Any]:
-        """What video and picture say of their making."""
-        return {"version": __version__, "checkpoint": self.folder.job.checkpoint, "request": self.request.metadata()}
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""

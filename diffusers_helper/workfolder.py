@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import __version__
 from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder
 from .media.files import day_folder, job_stem, remove_partials, require_space, written_whole
 from .media.metadata import write_png
@@ -83,11 +84,16 @@ class WorkFolder:
         output_dir: Path,
         request: Request,
         checkpoint: Checkpoint,
+        picture: np.ndarray,
         needed_bytes: int,
         result: Path | None = None,
         latents_result: Path | None = None,
     ) -> WorkFolder:
-        """A new folder under today's, where ``needed_bytes`` must be free. Raises OutputFailed."""
+        """A new folder under today's, where ``needed_bytes`` must be free, or nothing at all and OutputFailed.
+
+        ``picture``: the fitted start picture, uint8 [height, width, 3]. ``result`` and ``latents_result``: where the
+        finished video and its latents go; by default beside the folder, and nowhere.
+        """
         now = datetime.now()
         day = day_folder(output_dir, now)
         for place in {day, result.absolute().parent if result else day}:
@@ -103,7 +109,12 @@ class WorkFolder:
             latents_result=str(latents_result.absolute()) if latents_result else None,
         )
         folder = cls(path, job)
-        folder._write("job.json", json.dumps(asdict(job), ensure_ascii=False, indent=1).encode())
+        try:
+            folder._write("job.json", json.dumps(asdict(job), ensure_ascii=False, indent=1).encode())
+            write_png(path / "picture.png", picture, folder.metadata())
+        except OutputFailed:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return folder
 
     @classmethod
@@ -127,8 +138,9 @@ class WorkFolder:
         remove_partials(path)
         return folder
 
-    def save_picture(self, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
-        write_png(self.path / "picture.png", pixels, metadata)
+    def metadata(self) -> dict[str, Any]:
+        """What video and picture say of their making."""
+        return {"version": __version__, "checkpoint": self.job.checkpoint, "request": self.request.metadata()}
 
     def load_picture(self) -> np.ndarray:
         """The fitted picture; raises UnusableResumeFolder."""

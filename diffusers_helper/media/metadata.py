@@ -31,7 +31,7 @@ def as_comment(metadata: Mapping[str, Any]) -> str:
 
 
 def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any], durable: bool = True) -> None:
-    """Writes uint8 [H, W, 3] as a PNG that carries ``metadata``; ``durable`` as in written_whole. Raises OutputFailed."""
+    """Writes uint8 [H, W, 3] as a PNG with ``metadata``. Raises OutputFailed. ``durable``: wait for the disk."""
     chunks = PngInfo()
     chunks.add_itxt(PNG_FIELD, as_comment(metadata), zip=True)
     with written_whole(path, durable) as part:

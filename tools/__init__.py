@@ -1,0 +1,1 @@
+"""Programs of the project's makers; nothing here is needed to use it."""
