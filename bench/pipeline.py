@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,12 +26,11 @@ import torch
 from PIL import Image
 from skimage import data
 
+from bench.machine import RESULTS, ROOT, machine
 from diffusers_helper.engine import peak_process_memory_mb
 from diffusers_helper.models.load import choose_compute
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 
-RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parent.parent
 PROMPT, SEED, WINDOW, FPS = "the camera pans left", 7, 9, 30
 SIDES = ("engine", "pipeline")
 
@@ -152,22 +150,10 @@ def _report(options: argparse.Namespace, measured: list[dict[str, Any]]) -> dict
     return {
         "command": f"python -m bench.pipeline --steps {options.steps} --sections {options.sections} "
         f"--repeats {options.repeats}",
-        "machine": _machine(),
+        "machine": machine(),
         **sides,
         "engine_over_pipeline": ratios,
         "runs": measured,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    abilities = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
-    return {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "abilities": abilities,
-        "torch": torch.__version__,
-        "compute": choose_compute().reason,
     }
 
 

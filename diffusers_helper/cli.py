@@ -87,7 +87,12 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
 
 
 def _prepare(chosen: Settings) -> None:
-    """Logging, and the hub libraries kept off the network before they are imported."""
+    """Logging, and what libraries read from the environment when they are imported.
+
+    OpenMP threads that wait by spinning keep each other from the processor as soon as another program wants it too;
+    bench/waiting.py measures it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for line in chosen.lines():
         logging.getLogger(__name__).info("setting %s", line)
@@ -103,11 +108,10 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _check_outputs(options)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
-        events = _begin(options, chosen, request)
-        return INTERRUPTED if stop.received else _exit_code(show, _until_stopped(events, stop))
+        return _exit_code(show, _until_stopped(_begin(options, chosen, request, stop), stop))
 
 
-def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None) -> Iterator[Event]:
+def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Iterator[Event]:
     """The events of a new or a resumed generation. Cheap checks come before torch and the weights."""
     from .models.table import find_checkpoint
 
@@ -126,6 +130,8 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
     from .generate import generate, resume
 
     engine = Engine.load(checkpoint)
+    if stop.received:
+        raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
     return generate(request, engine, chosen.output_dir, options.out, options.save_latents)

@@ -80,10 +80,9 @@ def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     load = partial(_load, checkpoint, compute)
-    vae = load("vae", AutoencoderKLHunyuanVideo, compute.vae_dtype)
     return Parts(
         transformer=load("transformer", FramePackTransformer, compute.transformer_dtype),
-        vae=vae.to(memory_format=torch.channels_last_3d),
+        vae=load("vae", AutoencoderKLHunyuanVideo, compute.vae_dtype),
         text_encoder=load("text_encoder", LlamaModel, compute.encoder_dtype),
         tokenizer=_read(checkpoint, "tokenizer", AutoTokenizer.from_pretrained),
         text_encoder_2=load("text_encoder_2", CLIPTextModel, compute.encoder_dtype),
