@@ -38,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(error, options)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        _nobody_listens()
+        return INTERRUPTED
+
+
+def _nobody_listens() -> None:
+    """Whoever read our output has gone: let what is still to be written at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

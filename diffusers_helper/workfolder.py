@@ -72,9 +72,8 @@ class SavedSection:
 class WorkFolder:
     """One generation's folder. Make it with ``create`` or ``reopen``."""
 
-    def __init__(self, path: Path, job: Job) -> None:
-        self.path, self.job = path, job
-        self.request = Request.parse(job.request)
+    def __init__(self, path: Path, job: Job, request: Request) -> None:
+        self.path, self.job, self.request = path, job, request
         self.video = path / "video.mp4"
         self.preview = path / "preview.png"
 
@@ -108,7 +107,7 @@ class WorkFolder:
             picture_result=None if result else str(path.with_suffix(".png").absolute()),
             latents_result=str(latents_result.absolute()) if latents_result else None,
         )
-        folder = cls(path, job)
+        folder = cls(path, job, request)
         try:
             folder._write("job.json", json.dumps(asdict(job), ensure_ascii=False, indent=1).encode())
             write_png(path / "picture.png", picture, folder.metadata())
@@ -129,7 +128,7 @@ class WorkFolder:
             raise UnusableResumeFolder(f"{path} is not the folder of an unfinished video: it has no job.json")
         try:
             job = TypeAdapter(Job).validate_json(file.read_bytes())
-            folder = cls(path, job)
+            folder = cls(path, job, Request.parse(job.request))
         except (OSError, ValidationError, InvalidRequest) as error:
             raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
         if job.format != FORMAT:

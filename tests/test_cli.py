@@ -154,3 +154,13 @@ def test_an_output_folder_that_cannot_be_written(
     assert code == 1
     assert str(in_the_way) in capsys.readouterr().err
     assert in_the_way.read_text() == "not a folder"
+
+
+def test_a_listener_that_goes_away_ends_the_run_quietly(photograph: Path, tmp_path: Path) -> None:
+    process = program.start(tmp_path, "--image", str(photograph), *program.FAST)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 130
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()

@@ -46,7 +46,7 @@ def test_buckets(row: dict) -> None:
 def test_soft_append(case: str) -> None:
     values = pack.group(pack.tensors("soft_append"), case)
     history, current, overlap = values["history"], values["current"], int(values["overlap"])
-    pack.assert_close(soft_append(history, current, overlap), values["result"], 1e-6)
+    assert torch.equal(soft_append(history, current, overlap), values["result"])
     half = soft_append(history.half(), current.half(), overlap)
     assert half.dtype == torch.float16
-    pack.assert_close(half, values["result_fp16"], 2e-3)
+    assert torch.equal(half, values["result_fp16"])

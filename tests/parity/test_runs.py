@@ -9,10 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusers_helper.caches.teacache import TeaCache, estimated_change
+from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.events import Finished, SectionDone, Step
-from diffusers_helper.generate import generate
+from diffusers_helper.generate import generate, seeded
 from diffusers_helper.request import Request
-from diffusers_helper.sections.plan import plan_video
+from diffusers_helper.sections.plan import Kind, plan_video
 from diffusers_helper.vae.stitch import Stitcher
 
 from . import pack
@@ -22,22 +24,24 @@ RUNS = ("run_i2v", "run_i2v_single", "run_f1")
 CACHED_RUNS = ("teacache_i2v", "teacache_f1")
 
 
+def kind_of(record: dict) -> Kind:
+    return "framepack" if record["kind"] == "i2v" else "f1"
+
+
 def run(name: str, folder: Path) -> tuple[PackEngine, list[Any], Tensor]:
     """The events of a run through the road, and its latents in time order."""
     record, engine = pack.record(name), PackEngine(name)
     picture = folder / "picture.png"
     Image.new("RGB", (64, 64)).save(picture)
-    request = Request.parse(
-        {
-            "picture": str(picture),
-            "kind": "framepack" if record["kind"] == "i2v" else "f1",
+    request = Request.parse({"picture": str(picture), "teacache": record["teacache"]}).model_copy(
+        update={  # unchecked: a pack may hold what a user may not ask for, such as half a second
+            "kind": kind_of(record),
             "seed": record["seed"],
             "steps": record["steps"],
             "seconds": record["total_second_length"],
             "latent_window": record["latent_window_size"],
             "distilled_guidance": record["distilled_guidance_scale"],
             "real_cfg": record["real_cfg"],
-            "teacache": record["teacache"],
         }
     )
     latents = folder / "latents.safetensors"
@@ -68,6 +72,36 @@ def test_context_of_every_section(name: str, tmp_path: Path) -> None:
         assert context.index_4x.tolist() == section["clean_latent_4x_indices"]
 
 
+@pytest.mark.parametrize("name", [*RUNS, *CACHED_RUNS])
+def test_noise_and_noise_levels_of_every_section(name: str) -> None:
+    record, values = pack.record(name), pack.tensors(name)
+    generator = seeded(record["seed"])
+    for number, section in enumerate(record["section"]):
+        noise = values[f"section{number}.noise"]
+        assert torch.equal(torch.randn(noise.shape, generator=generator), noise)
+        sigmas = flow_sigmas(record["steps"], flow_mu(token_count(*noise.shape[2:])))
+        assert (sigmas[:-1] * 1000).tolist() == section["timesteps"]
+
+
+@pytest.mark.parametrize("name", CACHED_RUNS)
+def test_what_teacache_measures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measures: list[float | None] = []
+    compute = TeaCache.compute
+
+    def watched(self: TeaCache, measure: float | None) -> bool:
+        measures.append(measure)
+        return compute(self, measure)
+
+    monkeypatch.setattr(TeaCache, "compute", watched)
+    run(name, tmp_path)
+    steps = pack.record(name)["steps"]
+    for number, section in enumerate(pack.record(name)["section"]):
+        mine = measures[number * steps : (number + 1) * steps][1:-1]
+        for measure, (recorded, rescaled) in zip(mine, section["teacache_rel_l1_and_rescaled"], strict=True):
+            assert measure == pytest.approx(recorded, rel=2e-3)
+            assert estimated_change(recorded) == pytest.approx(rescaled, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", CACHED_RUNS)
 def test_run_with_teacache(name: str, tmp_path: Path) -> None:
     _, events, latents = run(name, tmp_path)
@@ -80,8 +114,7 @@ def test_run_with_teacache(name: str, tmp_path: Path) -> None:
 
 def stitched(engine: PackEngine, record: dict) -> Tensor:
     """The clips of a run blended by the product's stitcher, all frames in time order."""
-    kind = "framepack" if record["kind"] == "i2v" else "f1"
-    plan = plan_video(kind, record["total_second_length"], record["latent_window_size"])
+    plan = plan_video(kind_of(record), record["total_second_length"], record["latent_window_size"])
     stitcher = Stitcher(plan.overlap_frames, plan.grows_at_front)
     parts = [stitcher.add(clip, number == record["sections"] - 1) for number, clip in enumerate(engine.decoded)]
     return torch.cat(parts[::-1] if plan.grows_at_front else parts, dim=2)

@@ -1,0 +1,65 @@
+"""What the engine gives a section: its own step-cache state, one for each CFG branch."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusers_helper.conditioning.prompt import PromptEmbedding
+from diffusers_helper.denoise.sample import sample
+from diffusers_helper.denoise.schedule import flow_sigmas
+from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.models.load import Compute
+from diffusers_helper.request import Request
+from diffusers_helper.sections.context import f1_context
+from diffusers_helper.sections.history import gather_context
+from diffusers_helper.vae.codec import LatentPosterior
+
+from .parity import pack
+
+FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
+VALUES = pack.tensors("run_f1")
+STEPS = 12
+
+
+def denoiser(negative: PromptEmbedding | None, **fields: object) -> SectionDenoiser:
+    start = VALUES["in.start_latent"]
+    prompt = PromptEmbedding(VALUES["in.llama"], VALUES["in.clip"], 0)
+    conditioning = Conditioning(
+        prompt, negative, VALUES["in.img_embeds"], LatentPosterior(start, torch.zeros_like(start))
+    )
+    request = Request.parse({"picture": "-", "steps": STEPS, **fields})
+    context = gather_context(f1_context(9), start, start)
+    return section_denoiser(pack.transformer(), FLOAT32, request, conditioning, context)
+
+
+def result(made: SectionDenoiser) -> Tensor:
+    *_, last = sample(made.denoise, VALUES["section0.noise"], flow_sigmas(STEPS, 0.7))
+    return last.denoised
+
+
+def test_the_branches_of_real_cfg_do_not_share_a_cache() -> None:
+    """With the same text in both branches, guidance changes nothing; a shared cache would skip other steps."""
+    same = PromptEmbedding(VALUES["in.llama"], VALUES["in.clip"], 0)
+    alone, guided = denoiser(None), denoiser(same, real_cfg=2.5)
+    torch.testing.assert_close(result(guided), result(alone), atol=1e-5, rtol=0)
+    assert alone.cache is not None
+    assert guided.cache is not None
+    assert guided.cache.computed == alone.cache.computed
+    assert not all(alone.cache.computed)
+
+
+def test_every_section_begins_with_an_empty_cache() -> None:
+    first, second = result(denoiser(None)), result(denoiser(None))
+    assert torch.equal(first, second)
+
+
+def test_without_teacache_every_step_is_computed() -> None:
+    made = denoiser(None, teacache=False)
+    result(made)
+    assert made.cache is None
+    assert made.last_step_computed
+
+
+def test_real_cfg_without_a_negative_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="negative branch"):
+        denoiser(None, real_cfg=2.0)
