@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, ModelMixin
 from diffusers.utils import logging as diffusers_logging
@@ -25,7 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import OutOfMemory, UnusableCheckpoint
-from .table import Checkpoint
+from .table import WEIGHTS_PARTS, Checkpoint
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,10 @@ def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
     """Load every part.
 
     Raises:
+        OutOfMemory: the parts do not fit together; found out before anything is loaded.
         UnusableCheckpoint: a file is damaged or is not what its part needs.
     """
+    _check_memory(checkpoint, compute)
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     load = partial(_load, checkpoint, compute)
@@ -90,6 +93,29 @@ def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
         image_encoder=load("image_encoder", SiglipVisionModel, compute.encoder_dtype),
         feature_extractor=_read(checkpoint, "feature_extractor", SiglipImageProcessorPil.from_pretrained),
     )
+
+
+def _check_memory(checkpoint: Checkpoint, compute: Compute) -> None:
+    """All parts are held on one device at once; weights on disk have 16 bits."""
+    dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
+    needed = sum(
+        file.stat().st_size * dtypes.get(part, compute.encoder_dtype).itemsize / 2
+        for part in WEIGHTS_PARTS
+        for file in checkpoint.folders[part].glob("*.safetensors")
+    )
+    free = free_memory_bytes(compute.device)
+    if needed > free:
+        raise OutOfMemory(
+            f"checkpoint {checkpoint.name} needs {needed / 1e9:.1f} GB of memory on {compute.device} for its weights "
+            f"alone; {free / 1e9:.1f} GB are free. `--checkpoint pocket` fits everywhere."
+        )
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """What a device has free now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 def _load(checkpoint: Checkpoint, compute: Compute, part: str, kind: Any, dtype: torch.dtype) -> Any:
