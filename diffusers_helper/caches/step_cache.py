@@ -50,12 +50,13 @@ class BlockCache:
         """
         measure = None if self._modulated is None else relative_l1(modulated, self._modulated)
         self._modulated = modulated
-        self.computed.append(self._policy.compute(measure))
-        if self.computed[-1] or self._residual is None:
-            output = blocks()
-            self._residual = output - tokens
-            return output
-        return tokens + self._residual
+        must_compute = self._policy.compute(measure) or self._residual is None
+        self.computed.append(must_compute)
+        if self._residual is not None and not must_compute:
+            return tokens + self._residual
+        output = blocks()
+        self._residual = output - tokens
+        return output
 
 
 def relative_l1(current: Tensor, previous: Tensor) -> float:
