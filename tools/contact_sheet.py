@@ -1,6 +1,6 @@
 """Frames of a video side by side in one picture: how the README's picture was made.
 
-    python -m tools.contact_sheet video.mp4 docs/pocket.png [--frames 6] [--scale 2]
+python -m tools.contact_sheet video.mp4 docs/pocket.png [--frames 6] [--scale 2]
 """
 
 from __future__ import annotations
