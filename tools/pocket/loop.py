@@ -1,0 +1,113 @@
+"""What every training stage shares: device, clock, learning rate, averaged weights, resumable state."""
+
+from __future__ import annotations
+
+import ctypes.util
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+LOG = logging.getLogger(__name__)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 arithmetic with float32 weights: about four times faster on a CPU that has avx512_bf16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def warm_cosine(progress: float, warm: float = 0.02, floor: float = 0.05) -> float:
+    """Learning-rate factor for a progress of 0..1: linear warm-up, then half a cosine down to `floor`."""
+    if progress < warm:
+        return max(progress / warm, 0.01)
+    share = min((progress - warm) / (1 - warm), 1.0)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's own peak rate (`peak`) by `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+class Average:
+    """Exponential moving average of a module's parameters, in float32."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.shadow = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move towards the module's present weights; young averages forget faster."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for key, value in module.state_dict().items():
+            self.shadow[key].lerp_(value.float(), 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Load the averaged weights into a module of the same shape."""
+        module.load_state_dict({k: v.to(module.state_dict()[k].dtype) for k, v in self.shadow.items()})
+
+
+class Clock:
+    """Progress of a stage that is given minutes rather than steps; time already spent counts after a resume."""
+
+    def __init__(self, minutes: float, spent_seconds: float = 0.0) -> None:
+        self.total = minutes * 60
+        self.start = time.monotonic() - spent_seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is over, from 0 up."""
+        return self.spent / max(self.total, 1e-9)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a resumable state in one step, so that an interrupted write leaves the older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """The state of an earlier run, or None."""
+    if not path.exists():
+        return None
+    LOG.info("going on from %s", path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory instead of giving it back: page faults cost more than the arithmetic of small models.
+
+    The numbers are glibc's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX.
+    """
+    name = ctypes.util.find_library("c")
+    if sys.platform == "linux" and name:
+        library = ctypes.CDLL(name)
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 << 20), (-8, 1)):
+            library.mallopt(option, value)
+
+
+def start_logging() -> None:
+    """Plain lines with the time of day on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
