@@ -55,7 +55,7 @@ def make(engine: Engine, photograph: Path, folder: Path, prompt: str) -> np.ndar
 def shift(frames: np.ndarray) -> np.ndarray:
     """How far the picture has moved from the first frame to the last, (down, right) in pixels."""
     grey = frames[[0, len(frames) * 2 // 3]].astype(np.float64).mean(axis=3)
-    moved, _, _ = phase_cross_correlation(grey[0], grey[1], upsample_factor=4)
+    moved, _, _ = phase_cross_correlation(grey[0], grey[1], upsample_factor=4, normalization=None)
     return -np.asarray(moved)
 
 

@@ -26,7 +26,9 @@ from .files import written_whole
 REORDER_FRAMES = 2
 """How far decoding runs ahead of display: with pyramids of B-frames, two frames, as the stream's header promises."""
 
-_ENCODER_OPTIONS = {"preset": "medium", "bf": "3", "b-pyramid": "normal", "flags": "+cgop"}
+_ENCODER_OPTIONS = {"preset": "medium", "bf": "3", "b-pyramid": "normal", "flags": "+cgop", "x264-params": "mbtree=0"}
+"""Without x264's macroblock tree: with it, the AVX-512 code of the wheel's x264 makes another file of the same frames
+every time, and a video that was broken off would not end in the same frames."""
 
 
 @dataclass(frozen=True)

@@ -188,3 +188,16 @@ def test_a_folder_name_with_a_colon_is_no_protocol(
     write_segment(segment, moving_clip(2, 0), 30, 16)
     join_segments([segment], Path("run:1") / "all.mp4", "", 30)
     assert probe(Path("run:1") / "all.mp4").frames == 2
+
+
+def test_the_same_frames_are_the_same_file(tmp_path: Path) -> None:
+    """Noise and motion, many times: what the encoder decides must not depend on what lay in memory before."""
+    generator = np.random.default_rng(0)
+    ground = generator.integers(0, 256, (14, 22, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    clip = np.stack([np.roll(ground, 2 * number, axis=1) for number in range(48)])
+    noisy = (clip.astype(int) + generator.integers(-6, 7, clip.shape)).clip(0, 255).astype(np.uint8)
+    files = set()
+    for _ in range(8):
+        write_segment(tmp_path / "same.mp4", noisy, 30, 16)
+        files.add((tmp_path / "same.mp4").read_bytes())
+    assert len(files) == 1
