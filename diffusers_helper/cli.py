@@ -85,6 +85,8 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
     numbers = {int: int, float: float}
     choices = get_args(field.annotation) if field.annotation not in (int, float, str) else ()
     default = "" if field.default in (None, "") or field.is_required() else f" (default {field.default})"
+    if name == "kind":
+        default = " (default: what the checkpoint does best)"
     group.add_argument(
         flag,
         dest=name,

@@ -41,7 +41,7 @@ def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
 
 
 def test_a_person_sees_plain_sentences(photograph: Path, tmp_path: Path) -> None:
-    done = program.run(tmp_path, "generate", "--image", str(photograph), *program.FAST, "--kind", "f1")
+    done = program.run(tmp_path, "generate", "--image", str(photograph), *program.FAST, "--kind", "framepack")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "73 frames, 2.4 s, in 2 sections of 2 steps" in done.stderr

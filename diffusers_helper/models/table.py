@@ -65,7 +65,7 @@ def _hunyuan(transformer_repository: str) -> Mapping[str, PartSource]:
 
 CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
     "pocket": KnownCheckpoint(
-        "the small checkpoint that ships with this program", ("framepack", "f1"), ROOT / "checkpoints" / "pocket"
+        "the small checkpoint that ships with this program", ("f1", "framepack"), ROOT / "checkpoints" / "pocket"
     ),
     "framepack": KnownCheckpoint("FramePack I2V 13B", ("framepack",), sources=_hunyuan("lllyasviel/FramePackI2V_HY")),
     "framepack-f1": KnownCheckpoint(
@@ -82,6 +82,7 @@ class Checkpoint:
     Attributes:
         name: what people are told; a name of CHECKPOINTS or of a folder.
         source: what ``find_checkpoint`` finds it by from anywhere: the name, or the folder's absolute path.
+        kinds: the samplings it was trained for, the one it does best first.
         folders: part -> folder.
         buckets: (height, width) in pixels that it makes.
         latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.

@@ -101,7 +101,7 @@ def export_small_files(folder: Path, facts: VaeFacts) -> None:
             "buckets": BUCKETS,
             "latent_rgb_factors": facts.rgb_factors,
             "latent_rgb_bias": facts.rgb_bias,
-            "kinds": ["framepack", "f1"],
+            "kinds": ["f1", "framepack"],
         },
     )
 
