@@ -223,4 +223,4 @@ def _update_with_samples(digest: hashlib._Hash, file: Path) -> None:
     with file.open("rb") as stream:
         for number in range(SAMPLES):
             stream.seek(size * number // SAMPLES)
-            digest.update(stream.read(SAMPLE_BYTES))
+            digest.update(stream.read(min(SAMPLE_BYTES, size // SAMPLES + 1)))
