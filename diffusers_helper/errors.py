@@ -37,6 +37,22 @@ class UnusableResumeFolder(UnusableInput):
     """The folder to resume from is not one of ours, is damaged, or belongs to another checkpoint."""
 
 
+class UnknownJob(UnusableInput):
+    """There is no job of that number."""
+
+
+class InvalidCommand(UnusableInput):
+    """The command does not fit the state the job is in."""
+
+
+class AlreadyRunning(UnusableInput):
+    """Another instance works on the same output folder."""
+
+
+class QueueUnavailable(FramePackError):
+    """The file of the queue cannot be read or written."""
+
+
 class OutputFailed(FramePackError):
     """A result could not be written: no space, no permission, or the folder is gone."""
 
