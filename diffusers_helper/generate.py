@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
@@ -135,6 +136,7 @@ def _to_the_end(run: Run) -> Iterator[Event]:
 def _road(run: Run) -> Iterator[Event]:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
     yield _plan_event(run)
+    faults.passing("encode")
     conditioning = run.engine.encode(run.request, run.picture)
     for message in notices(run.request, conditioning.prompt.tokens_cut):
         yield Notice(message=message)
@@ -180,6 +182,7 @@ def _restore(run: Run, section: SectionPlan) -> Tensor:
 def _show_section(run: Run, section: SectionPlan, history: Tensor) -> SectionDone:
     """Decode what is new and join it to the playable video so far."""
     with run.progress.decoding():
+        faults.passing("decode")
         clip = run.engine.decode(newest(history, section, run.plan))
     run.progress.path = run.video.add(section, clip)
     run.progress.frames = section.frames_after

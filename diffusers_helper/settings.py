@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import faults
 from .errors import InvalidSetting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +111,16 @@ def resolve(
         except ValueError as error:
             raise InvalidSetting(f"{place}={text!r}: {error}") from None
         origin[knob.name] = source
+    _check_faults(environment.get(faults.VARIABLE))
     return Settings(**values, origin=origin)
+
+
+def _check_faults(text: str | None) -> None:
+    """A test's wish that cannot be read is told at the start, not in the middle of a job."""
+    try:
+        faults.Faults(text) if text else None
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from None
 
 
 def _first_given(

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from . import __version__
+from . import __version__, faults
 from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder
 from .media.files import day_folder, job_stem, remove_partials, require_space, written_whole
 from .media.metadata import write_png
@@ -155,7 +155,9 @@ class WorkFolder:
     def save_section(self, number: int, latents: Tensor, generator: torch.Generator) -> None:
         """The resume point after section ``number``."""
         tensors = {"latents": latents.contiguous(), "generator_state": generator.get_state()}
-        self._write(_section_name(number), save(tensors, {"sha256": _hash(tensors)}))
+        with written_whole(self.path / _section_name(number)) as target:
+            target.write_bytes(save(tensors, {"sha256": _hash(tensors)}))
+            faults.passing("checkpoint")
 
     def load_sections(self) -> list[SavedSection]:
         """The finished sections, from the first on. Raises UnusableResumeFolder, naming the damaged file."""

@@ -5,11 +5,13 @@ Shapes: latents are [B, C, T, H, W].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import faults
 from .unipc import FlowUniPC
 
 
@@ -37,6 +39,8 @@ def sample(
     x, steps = noise, len(sigmas) - 1
     for step in range(steps):
         denoised = denoiser(x, sigmas[step])
+        if faults.passing("step") == "nan":
+            denoised = denoised * math.nan
         yield StepState(step, sigmas[step], x, denoised)
         if step + 1 < steps:
             x = solver.advance(step, denoised, x)

@@ -20,6 +20,7 @@ from av.packet import Packet
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from .. import faults
 from ..errors import UnusableInput
 from .files import written_whole
 
@@ -148,6 +149,7 @@ def join_segments(segments: Sequence[Path], target: Path, comment: str, fps: int
             packet.stream, packet.time_base = stream, Fraction(1, fps)
             packet.pts, packet.dts, packet.duration = number, order - REORDER_FRAMES, 1
             container.mux(packet)
+        faults.passing("mux")
 
 
 def read_frames(path: Path) -> np.ndarray:
