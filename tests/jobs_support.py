@@ -1,0 +1,201 @@
+"""What tests of jobs share: an executor that plays a job without a model, and ways to wait.
+
+``ScriptedExecutor`` tells the events of a real run, with the numbers of the request's own plan, and leaves the files
+of a real run: a work folder, a playable video so far, in the end a finished one. It needs no torch, and milliseconds.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffusers_helper.errors import FramePackError
+from diffusers_helper.events import Cancelled, Event, Failed, Finished, Plan, Preview, SectionDone, Started, Step
+from diffusers_helper.jobs.executor import Executor, LocalExecutor
+from diffusers_helper.jobs.job import Job
+from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.worker import Worker
+from diffusers_helper.media.files import day_folder, job_stem, written_whole
+from diffusers_helper.media.metadata import as_comment, write_png
+from diffusers_helper.media.video import join_segments, write_segment
+from diffusers_helper.request import Request
+from diffusers_helper.sections.plan import plan_video
+
+SIZE = 64
+PATIENCE_SECONDS = 20.0
+
+
+def make_picture(folder: Path, colour: str = "teal") -> Path:
+    """A small picture to start from."""
+    path = folder / f"{colour}.png"
+    Image.new("RGB", (SIZE, SIZE), colour).save(path)
+    return path
+
+
+def make_request(picture: Path, **fields: Any) -> Request:
+    """A request of two sections with two steps each, unless ``fields`` say otherwise."""
+    return Request.parse({"picture": str(picture), "seconds": 2.4, "steps": 2, "seed": 5, **fields})
+
+
+def wait_until(true: Callable[[], Any], what: str = "", seconds: float = PATIENCE_SECONDS) -> Any:
+    """Look every few milliseconds until ``true()`` is so, and return it; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := true():
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"waited {seconds} s in vain{what and f' for {what}'}")
+
+
+def ended(queue: JobQueue, job_id: int, seconds: float = PATIENCE_SECONDS) -> Job:
+    """The job, once it is neither queued nor running."""
+    wait_until(lambda: queue.job(job_id).state not in ("queued", "running"), f"the end of job {job_id}", seconds)
+    return queue.job(job_id)
+
+
+@contextmanager
+def working(queue: JobQueue, executor: Executor) -> Iterator[Worker]:
+    """A worker that runs the jobs of ``queue`` meanwhile."""
+    worker = Worker(queue, executor)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        assert worker.stop(PATIENCE_SECONDS), "the worker did not stop"
+
+
+def pack_executor(output_dir: Path, run: str = "run_i2v") -> LocalExecutor:
+    """The real road in this process, on recorded conditioning and tiny weights."""
+    from .parity.engine import PackEngine
+
+    return LocalExecutor(lambda: PackEngine(run), output_dir)
+
+
+class Hold:
+    """Lets a scripted job tell an event and holds it there: ``reached`` is set, ``go`` lets it run on."""
+
+    def __init__(self, at: Callable[[Event], bool]) -> None:
+        self._at = at
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        if self._at(event) and not self.go.is_set():
+            self.reached.set()
+            assert self.go.wait(PATIENCE_SECONDS), "held too long"
+
+
+def at_step(section: int, step: int) -> Callable[[Event], bool]:
+    """True of one step's event; both count from 1."""
+    return lambda event: isinstance(event, Step) and (event.section, event.step) == (section, step)
+
+
+@dataclass
+class ScriptedExecutor:
+    """Plays jobs. ``after`` is called with each event that was told: it may wait, count, or raise.
+
+    ``submitted`` keeps what was asked for, with the folder to go on with.
+    """
+
+    output_dir: Path
+    after: Callable[[Event], None] = lambda event: None
+    submitted: list[tuple[Request, Path | None]] = field(default_factory=list)
+
+    def submit(self, request: Request, folder: Path | None) -> ScriptedExecution:
+        self.submitted.append((request, folder))
+        return ScriptedExecution(request.with_seed(), folder or self._new_folder(request), self.after)
+
+    def _new_folder(self, request: Request) -> Path:
+        now = datetime.now()
+        folder = day_folder(self.output_dir, now) / f"{job_stem(now, request.seed)}_{secrets.token_hex(4)}"
+        folder.mkdir()
+        (folder / "job.json").write_text("{}", encoding="utf-8")
+        return folder
+
+
+class ScriptedExecution:
+    """One job being played."""
+
+    def __init__(self, request: Request, folder: Path, after: Callable[[Event], None]) -> None:
+        self._request, self._folder, self._after = request, folder, after
+        self._plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+        self._cancelled = threading.Event()
+        self._done = len(list(folder.glob("section_*.done")))
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def events(self) -> Iterator[Event]:
+        """The whole story, ended as a real one is: by one last event, whatever happens."""
+        try:
+            for event in self._story():
+                yield event
+                self._after(event)
+                if self._cancelled.is_set() and not isinstance(event, Finished):
+                    yield Cancelled(**self._totals(), folder=str(self._folder))
+                    return
+        except FramePackError as error:
+            yield Failed(**self._totals(), error=str(error), exit_code=error.exit_code, folder=str(self._folder))
+
+    def _story(self) -> Iterator[Event]:
+        yield Started(folder=str(self._folder), seed=self._request.seed, sections_done=self._done)
+        yield self._plan_event()
+        for section in self._plan.sections[self._done :]:
+            yield from self._steps(section.number + 1)
+            yield self._show_section(section.number, section.frames_after)
+        video = self._finish()
+        yield Finished(**{**self._totals(), "path": str(video)})
+
+    def _plan_event(self) -> Plan:
+        request, plan = self._request, self._plan
+        shape = {"fps": request.fps, "width": SIZE, "height": SIZE, "seconds": round(plan.frames / request.fps, 3)}
+        counts = {"sections": len(plan.sections), "steps": request.steps, "frames": plan.frames}
+        return Plan(checkpoint="scripted", kind=request.kind, **counts, **shape)
+
+    def _steps(self, section: int) -> Iterator[Event]:
+        for step in range(1, self._request.steps + 1):
+            left = float(self._request.steps - step)
+            where = {"section": section, "sections": len(self._plan.sections)}
+            yield Step(**where, step=step, steps=self._request.steps, computed=step % 3 != 0, seconds_left=left)
+            preview = self._folder / "preview.png"
+            write_png(preview, np.full((8, 32, 3), 40 * section + step, np.uint8), {}, durable=False)
+            yield Preview(section=section, step=step, path=str(preview))
+
+    def _show_section(self, number: int, frames: int) -> SectionDone:
+        (self._folder / f"section_{number:03}.done").touch()
+        self._done = number + 1
+        shades = np.linspace(0, 200, frames).astype(np.uint8)[:, None, None, None]
+        write_segment(self._video, np.broadcast_to(shades, (frames, SIZE, SIZE, 3)), self._request.fps, 30)
+        sections = len(self._plan.sections)
+        return SectionDone(section=number + 1, sections=sections, frames=frames, path=str(self._video))
+
+    def _finish(self) -> Path:
+        result = self._folder.with_suffix(".mp4")
+        metadata = {"version": "0", "checkpoint": "scripted", "request": self._request.metadata()}
+        join_segments([self._video], result, as_comment(metadata), self._request.fps)
+        with written_whole(result.with_suffix(".png")) as part:
+            Image.new("RGB", (SIZE, SIZE), "teal").save(part)
+        for file in self._folder.iterdir():
+            file.unlink()
+        self._folder.rmdir()
+        return result
+
+    @property
+    def _video(self) -> Path:
+        return self._folder / "video.mp4"
+
+    def _totals(self) -> dict[str, Any]:
+        """What the last event carries."""
+        done = self._plan.sections[self._done - 1].frames_after if self._done else 0
+        shape = {"fps": self._request.fps, "width": SIZE, "height": SIZE, "seed": self._request.seed}
+        steps = {"steps_computed": self._done * self._request.steps, "seconds_sampling": 1.0, "seconds_decoding": 0.5}
+        return {"path": str(self._video) if done else None, "frames": done, **shape, **steps, "seconds_total": 1.5}
