@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from . import faults
 from .errors import InvalidSetting
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = ROOT / "settings.json"
+
+THIS_MACHINE = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for it
 
 
 def _truth(text: str) -> bool:
@@ -41,19 +44,65 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _host(text: str) -> str:
+    if not re.fullmatch(r"\[?[0-9A-Za-z._:-]+\]?", text):
+        raise ValueError("give an address or a name of this machine, such as 127.0.0.1, or 0.0.0.0 for all")
+    return text.strip("[]")
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 1 <= int(text) <= 65535:
+        raise ValueError("allowed is a whole number from 1 to 65535")
+    return int(text)
+
+
+def _login(text: str) -> tuple[str, str] | None:
+    if not text:
+        return None
+    user, colon, password = text.partition(":")
+    if not (colon and user.strip() and password):
+        raise ValueError("give a user and a password with a colon between them, user:password")
+    return user.strip(), password
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})\s*(kb|mb|gb)", text.strip().lower(), re.ASCII)
+    if not match or not int(match[1]):
+        raise ValueError("give a size such as 500kb, 100mb or 2gb")
+    return int(match[1]) * {"kb": 10**3, "mb": 10**6, "gb": 10**9}[match[2]]
+
+
+def _root_path(text: str) -> str:
+    if text and not re.fullmatch(r"(https?://[0-9A-Za-z.:_\[\]-]+)?(/[0-9A-Za-z._~-]+)*/?", text):
+        raise ValueError("give a path such as /framepack, or the whole address, https://example.org/framepack")
+    return text.rstrip("/")
+
+
 @dataclass(frozen=True)
 class Knob:
-    """One setting. ``parse`` turns its text into its value and raises ValueError saying what is allowed."""
+    """One setting. ``parse`` turns its text into its value and raises ValueError saying what is allowed.
+
+    The value of a ``secret`` one is never shown.
+    """
 
     name: str
     variable: str
     default: str
     parse: Callable[[str], Any]
     help: str
+    secret: bool = False
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    def shown(self, value: Any) -> str:
+        """The value as text for people."""
+        if self.secret:
+            return "set" if value else "not set"
+        return "" if value is None else str(value)
 
 
 KNOBS: tuple[Knob, ...] = (
@@ -63,6 +112,25 @@ KNOBS: tuple[Knob, ...] = (
     Knob("offline", "HF_HUB_OFFLINE", "0", _truth, "never touch the network"),
     Knob("log_level", "FRAMEPACK_LOG_LEVEL", "warning", _level, "debug, info, warning or error"),
 )
+
+PAGE_KNOBS: tuple[Knob, ...] = (
+    *KNOBS,
+    Knob("server", "GRADIO_SERVER_NAME", THIS_MACHINE, _host, "address the page listens on; 0.0.0.0 is every one"),
+    Knob("port", "GRADIO_SERVER_PORT", "", _port, "port of the page; by default the first free one from 7860 on"),
+    Knob("share", "GRADIO_SHARE", "0", _truth, "also a public address, through Gradio's servers"),
+    Knob(
+        "auth", "FRAMEPACK_AUTH", "", _login, "user:password that the page asks for; other users of the machine can "
+        "read flags, so better through the environment", secret=True,
+    ),
+    Knob("inbrowser", "FRAMEPACK_INBROWSER", "0", _truth, "open the page in a browser"),
+    Knob("preset", "FRAMEPACK_PRESET", "", str, "name of the preset that the page starts with"),
+    Knob("max_upload_size", "FRAMEPACK_MAX_UPLOAD_SIZE", "100mb", _bytes, "the largest file that the page takes"),
+    Knob(
+        "root_path", "GRADIO_ROOT_PATH", "", _root_path, "where a proxy in front shows the page: /path, or the whole "
+        "address when the proxy passes its own name on",
+    ),
+    Knob("mcp", "FRAMEPACK_MCP", "0", _truth, "also serve the public endpoints as tools over MCP"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,20 +144,54 @@ class Settings:
     log_level: str
     origin: Mapping[str, str]
 
+    knobs: ClassVar[tuple[Knob, ...]] = KNOBS
+
     def lines(self) -> list[str]:
         """One line per setting: name, value, where it came from."""
-        return [f"{knob.name} = {getattr(self, knob.name)} ({self.origin[knob.name]})" for knob in KNOBS]
+        return [f"{name} = {value} ({origin})" for name, value, origin in self.rows()]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, value as text and origin of every setting. Secrets are not in them."""
+        return [(knob.name, knob.shown(getattr(self, knob.name)), self.origin[knob.name]) for knob in self.knobs]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class PageSettings(Settings):
+    """The settings of the page."""
+
+    server: str
+    port: int | None
+    share: bool
+    auth: tuple[str, str] | None = field(repr=False)
+    inbrowser: bool
+    preset: str
+    max_upload_size: int
+    root_path: str
+    mcp: bool
+
+    knobs: ClassVar[tuple[Knob, ...]] = PAGE_KNOBS
+
+    @property
+    def reachable_from_elsewhere(self) -> bool:
+        """Whether other machines can open the page."""
+        return self.share or not (self.server in ("localhost", "::1") or self.server.startswith("127."))
+
+
+def add_flags(parser: argparse.ArgumentParser, knobs: tuple[Knob, ...] = KNOBS) -> None:
     """A flag per knob, absent by default so that the lower layers show through."""
     group = parser.add_argument_group("settings")
-    for knob in KNOBS:
-        text = f"{knob.help} (default {knob.default}; environment {knob.variable})"
+    for knob in knobs:
+        default = f"default {knob.default}; " if knob.default else ""
+        text = f"{knob.help} ({default}environment {knob.variable})"
         if knob.parse is _truth:
             group.add_argument(knob.flag, action="store_const", const="1", default=None, help=text)
         else:
             group.add_argument(knob.flag, default=None, metavar=knob.name.upper(), help=text)
+        if knob.name == "server":
+            group.add_argument(
+                "--listen", dest="server", nargs="?", const=EVERY_ADDRESS, default=None, metavar="SERVER",
+                help=f"the same as --server; without a value {EVERY_ADDRESS}",
+            )  # fmt: skip
 
 
 def resolve(
@@ -97,30 +199,42 @@ def resolve(
     environment: Mapping[str, str] = os.environ,
     file: Path = SETTINGS_FILE,
 ) -> Settings:
-    """The effective settings.
+    """The effective settings of the command line.
 
     Raises:
         InvalidSetting: naming the flag, variable or line, its value and what is allowed.
     """
+    return Settings(**_values(KNOBS, flags or {}, environment, file))
+
+
+def resolve_page(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    file: Path = SETTINGS_FILE,
+) -> PageSettings:
+    """The effective settings of the page. Raises InvalidSetting as ``resolve``, also for those that exclude others."""
+    chosen = PageSettings(**_values(PAGE_KNOBS, flags or {}, environment, file))
+    if chosen.share and chosen.offline:
+        raise InvalidSetting("share and offline: a public address needs the network; leave one of them out")
+    return chosen
+
+
+def _values(
+    knobs: tuple[Knob, ...], flags: Mapping[str, Any], environment: Mapping[str, str], file: Path
+) -> dict[str, Any]:
+    """Every knob's value by its name, and ``origin``."""
     stored = _read(file)
-    values, origin = {}, {}
-    for knob in KNOBS:
-        text, source, place = _first_given(knob, flags or {}, environment, stored)
+    values: dict[str, Any] = {}
+    origin = {}
+    for knob in knobs:
+        text, source, place = _first_given(knob, flags, environment, stored)
         try:
             values[knob.name] = knob.parse(text)
         except ValueError as error:
-            raise InvalidSetting(f"{place}={text!r}: {error}") from None
+            shown = "" if knob.secret else f"={text!r}"
+            raise InvalidSetting(f"{place}{shown}: {error}") from None
         origin[knob.name] = source
-    _check_faults(environment.get(faults.VARIABLE))
-    return Settings(**values, origin=origin)
-
-
-def _check_faults(text: str | None) -> None:
-    """A test's wish that cannot be read is told at the start, not in the middle of a job."""
-    try:
-        faults.Faults(text) if text else None
-    except ValueError as error:
-        raise InvalidSetting(str(error)) from None
+    return {**values, "origin": origin}
 
 
 def _first_given(
@@ -144,7 +258,8 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise InvalidSetting(f"{file} cannot be read as JSON: {error}. Mend it or delete it.") from None
     if not isinstance(stored, dict):
         raise InvalidSetting(f"{file} must hold a JSON object of settings")
-    unknown = sorted(set(stored) - {knob.name for knob in KNOBS})
+    known = [knob.name for knob in PAGE_KNOBS]
+    unknown = sorted(set(stored) - set(known))
     if unknown:
-        raise InvalidSetting(f"{file}: unknown {', '.join(unknown)}; known are {', '.join(k.name for k in KNOBS)}")
+        raise InvalidSetting(f"{file}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
     return stored
