@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__, settings
-from .errors import CancelRequested, FramePackError, InvalidRequest
-from .events import Cancelled, Ended, Event, Failed
-from .interrupt import StopSignal
+from .errors import FramePackError, InvalidRequest
+from .events import Cancelled, Event, Failed
+from .interrupt import StopSignal, stoppable
 from .request import Request
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
@@ -118,7 +118,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _check_outputs(options)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
-        return _exit_code(show, _until_stopped(_begin(options, chosen, request, stop), stop))
+        return _exit_code(show, stoppable(_begin(options, chosen, request, stop), lambda: stop.received))
 
 
 def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Iterator[Event]:
@@ -145,15 +145,6 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
     if request is None:
         return resume(options.resume, engine)
     return generate(request, engine, chosen.output_dir, options.out, options.save_latents)
-
-
-def _until_stopped(events: Iterator[Event], stop: StopSignal) -> Iterator[Event]:
-    """The same events; a stop signal is thrown into the generation, which answers with its last event."""
-    for event in events:
-        yield event
-        if stop.received and not isinstance(event, Ended):
-            yield events.throw(CancelRequested())  # type: ignore[attr-defined]
-            return
 
 
 def _exit_code(show: Show, events: Iterator[Event]) -> int:

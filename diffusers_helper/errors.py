@@ -53,6 +53,14 @@ class QueueUnavailable(FramePackError):
     """The file of the queue cannot be read or written."""
 
 
+class DamagedQueue(FramePackError):
+    """The file of the queue is not sound."""
+
+
+class ForeignQueue(FramePackError):
+    """The file of the queue belongs to another program, or to a newer version of this one."""
+
+
 class OutputFailed(FramePackError):
     """A result could not be written: no space, no permission, or the folder is gone."""
 

@@ -1,13 +1,26 @@
-"""Ctrl-C and SIGTERM as a wish that is noticed between two steps; the second one acts at once."""
+"""The wish to stop, noticed between two events. Ctrl-C and SIGTERM are such wishes; the second one acts at once."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from .errors import CancelRequested
+from .events import Ended, Event
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def stoppable(events: Iterator[Event], wanted: Callable[[], bool]) -> Iterator[Event]:
+    """The same events of a generation; once ``wanted``, it is asked to end and answers with its last event."""
+    for event in events:
+        yield event
+        if wanted() and not isinstance(event, Ended):
+            yield events.throw(CancelRequested())  # type: ignore[attr-defined]
+            return
 
 
 class StopSignal:

@@ -28,17 +28,27 @@ def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
         InvalidRequest: the checkpoint does not make this kind or size.
         UnusablePicture: see ``open_picture``.
     """
+    sizes = check_offered(request, checkpoint)
+    pixels = open_picture(Path(request.picture))
+    bucket = (
+        sizes[request.size] if request.size else choose_bucket(pixels.shape[0], pixels.shape[1], checkpoint.buckets)
+    )
+    return resize_and_crop(pixels, *bucket)
+
+
+def check_offered(request: Request, checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """The sizes the checkpoint makes, "WIDTHxHEIGHT" -> (height, width).
+
+    Raises:
+        InvalidRequest: it does not make the request's kind or size.
+    """
     if request.kind not in checkpoint.kinds:
         makes = " or ".join(checkpoint.kinds)
         raise InvalidRequest(f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}")
     sizes = {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
     if request.size is not None and request.size not in sizes:
         raise InvalidRequest(f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}")
-    pixels = open_picture(Path(request.picture))
-    bucket = (
-        sizes[request.size] if request.size else choose_bucket(pixels.shape[0], pixels.shape[1], checkpoint.buckets)
-    )
-    return resize_and_crop(pixels, *bucket)
+    return sizes
 
 
 def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:

@@ -133,13 +133,15 @@ _CHANGES: dict[type[Event], Callable[[JobProgress, Any], dict[str, Any]]] = {
 class Job:
     """One request in the queue. Times are unix seconds; the order of jobs never depends on them.
 
-    ``stop`` is a stop that was asked for and has not happened yet.
+    ``place`` orders the queued jobs, and the ended ones by their end; ``stop`` is a stop that was asked for and has not
+    happened yet.
     """
 
     id: int
     state: State
     request: Request
     created_at: float
+    place: int = 0
     progress: JobProgress = field(default_factory=JobProgress)
     stop: Keep | None = None
     started_at: float | None = None

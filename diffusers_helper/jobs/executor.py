@@ -1,0 +1,61 @@
+"""Where a request is carried out. The default is this process; anything that tells a request's events will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..events import Event
+from ..interrupt import stoppable
+from ..request import Request
+
+if TYPE_CHECKING:
+    from ..generate import GenerationEngine
+
+
+class Execution(Protocol):
+    """A request under way."""
+
+    def events(self) -> Iterator[Event]:
+        """What happens, as it happens; ends with an Ended. Raises FramePackError when it cannot begin."""
+
+    def cancel(self) -> None:
+        """End at the next event, from any thread; may be asked for more than once."""
+
+
+class Executor(Protocol):
+    """Carries out one request at a time."""
+
+    def submit(self, request: Request, folder: Path | None) -> Execution:
+        """Begin ``request``, or go on with the work folder ``folder``; returns at once."""
+
+
+class LocalExecutor:
+    """Carries requests out in this process, on an engine that is loaded with the first of them."""
+
+    def __init__(self, load: Callable[[], GenerationEngine], output_dir: Path) -> None:
+        self._load, self._output_dir = load, output_dir
+        self._engine: GenerationEngine | None = None
+
+    def submit(self, request: Request, folder: Path | None) -> Execution:
+        return _LocalExecution(lambda: self._begin(request, folder))
+
+    def _begin(self, request: Request, folder: Path | None) -> Iterator[Event]:
+        from ..generate import generate, resume
+
+        if self._engine is None:
+            self._engine = self._load()
+        return resume(folder, self._engine) if folder else generate(request, self._engine, self._output_dir)
+
+
+class _LocalExecution:
+    def __init__(self, begin: Callable[[], Iterator[Event]]) -> None:
+        self._begin = begin
+        self._cancelled = False
+
+    def events(self) -> Iterator[Event]:
+        return stoppable(self._begin(), lambda: self._cancelled)
+
+    def cancel(self) -> None:
+        self._cancelled = True

@@ -1,0 +1,54 @@
+"""One program per output folder: the second is told about the first."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import AlreadyRunning
+
+LOCK, INSTANCE = "lock", "instance.json"
+
+
+class InstanceLock:
+    """Held from ``acquire`` until ``release`` or the end of the process, however that comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = FileLock(folder / LOCK)
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises:
+            AlreadyRunning: another program holds it; the message says where its page is.
+            OSError: the folder cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise AlreadyRunning(
+                f"Another FramePack works on {self._folder.parent} ({self._holder()}). Use that one, or start this one "
+                "with another folder: --output-dir."
+            ) from None
+        self.tell("")
+
+    def tell(self, address: str) -> None:
+        """Leave word for a second program of where this one's page is."""
+        content = json.dumps({"process": os.getpid(), "address": address})
+        (self._folder / INSTANCE).write_text(content, encoding="utf-8")
+
+    def release(self) -> None:
+        """Let the next program have the folder."""
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            said = json.loads((self._folder / INSTANCE).read_text(encoding="utf-8"))
+            return f"process {int(said['process'])} {said['address']}".strip()
+        except (OSError, ValueError, KeyError, TypeError):
+            return "an unknown process"

@@ -1,0 +1,71 @@
+"""The start pictures of queued jobs, kept by content: a job must not depend on a file that its user may move."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import faults
+from ..errors import UnusablePicture
+from ..media.files import written_whole
+from ..media.metadata import write_png
+from ..media.pictures import open_picture
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL_PIXELS = 320
+
+
+def thumbnail_of(place: Path) -> Path:
+    """Where the thumbnail of a picture on the shelf lies."""
+    return place.with_suffix(".thumb.png")
+
+
+class PictureShelf:
+    """A folder of pictures, each under the SHA-256 of its bytes, with a thumbnail beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, picture: Path) -> Path:
+        """Copy ``picture`` onto the shelf; returns its place there.
+
+        Raises:
+            UnusablePicture: see ``open_picture``; nothing was written.
+            OutputFailed: it cannot be written.
+        """
+        pixels = open_picture(picture)
+        try:
+            content = picture.read_bytes()
+        except OSError as error:
+            raise UnusablePicture(f"the picture {picture.name!r} cannot be read: {error.strerror}") from None
+        faults.passing("upload")
+        place = self._folder / f"{hashlib.sha256(content).hexdigest()}.picture"
+        if not place.is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_png(thumbnail_of(place), _small(pixels), {}, durable=False)
+            with written_whole(place) as part:
+                part.write_bytes(content)
+        return place
+
+    def keep_only(self, pictures: Iterable[str]) -> None:
+        """Remove every picture that no job needs any more."""
+        wanted = {Path(picture).stem for picture in pictures}
+        for file in self._folder.glob("*"):
+            if file.name.split(".")[0] not in wanted:
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning("%s could not be removed: %s", file, error.strerror)
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3], shrunk so that both sides fit THUMBNAIL_PIXELS."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return np.asarray(picture)

@@ -1,0 +1,376 @@
+"""All that a page, a script or the worker may do to jobs. Thread-safe; no call takes long.
+
+The jobs live in memory and every change is written through to the store; only single steps and previews are not, since
+after a break a job goes on from its last finished section. ``version`` grows with every change, so a reader that has
+seen a number has seen everything up to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidCommand, OutputFailed, QueueUnavailable, UnknownJob
+from ..events import Ended, Event, Preview, Step
+from ..models.table import Checkpoint
+from ..preparation import check_offered
+from ..request import Request
+from .estimate import estimate_seconds
+from .job import Job, JobProgress, Keep, State, fold
+from .pictures import PictureShelf, thumbnail_of
+from .results import delete_unfinished, result_files, to_trash
+from .store import open_store
+
+log = logging.getLogger(__name__)
+
+OWN_FOLDER = ".framepack"
+
+
+class JobQueue:
+    """The jobs of one output folder."""
+
+    def __init__(
+        self, output_dir: Path, checkpoint: Checkpoint | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Open the queue of ``output_dir``; what was running becomes interrupted.
+
+        ``checkpoint``: requests that it cannot make are refused when they are added.
+        """
+        self.output_dir = output_dir.absolute()
+        self.version = 0
+        self._checkpoint, self._clock = checkpoint, clock
+        self._changed = threading.Condition(threading.RLock())
+        self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
+        self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
+        self._jobs = {job.id: job for job in self._store.jobs()}
+        self._paused = self._store.paused
+        self._unsaved: frozenset[int] = frozenset()
+        self._recover()
+
+    # Reading.
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is wrong with the queue itself; empty when all is well."""
+        unsaved = "The queue file cannot be written; what happens now is kept in memory until it can."
+        return (*self._opened, unsaved) if self._unsaved else self._opened
+
+    @property
+    def paused(self) -> bool:
+        """Whether no further job is begun."""
+        return self._paused
+
+    def jobs(self) -> list[Job]:
+        """The running one, the queued in their order, then the ended, newest end first."""
+        with self._changed:
+            return sorted(self._jobs.values(), key=_shown_at)
+
+    def job(self, job_id: int) -> Job:
+        """Raises UnknownJob."""
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise UnknownJob(f"there is no job {job_id}; it may have been removed") from None
+
+    def events(self, job_id: int) -> list[dict[str, Any]]:
+        """What the job has told, oldest first; steps and previews are not kept."""
+        return self._store.events(self.job(job_id).id)
+
+    def picture(self, job_id: int) -> Path:
+        """The start picture of a job, as it was given."""
+        return Path(self.job(job_id).request.picture)
+
+    def thumbnail(self, job_id: int) -> Path:
+        """A small PNG of the start picture."""
+        return thumbnail_of(self.picture(job_id))
+
+    def result(self, job_id: int) -> Path:
+        """The finished video, or what is playable of an unfinished one. Raises InvalidCommand when there is none."""
+        video = self.job(job_id).progress.video
+        if video is None or not Path(video).is_file():
+            raise InvalidCommand(f"job {job_id} has no video (any more)")
+        return Path(video)
+
+    def estimate(self, request: Request) -> float | None:
+        """Seconds that ``request`` will take, as earlier jobs did; None when nothing is known yet."""
+        finished = [job for job in self.jobs() if job.state == "done"][::-1]
+        name = self._checkpoint.name if self._checkpoint else ""
+        return estimate_seconds(request, finished, name)
+
+    # Commands.
+
+    def add(self, request: Request, first: bool = False) -> Job:
+        """Queue ``request``, keeping a copy of its picture.
+
+        Raises:
+            InvalidRequest: the checkpoint does not make this.
+            UnusablePicture, OutputFailed, QueueUnavailable.
+        """
+        request = self._taken_in(request)
+        with self._changed:
+            job = Job(self._store.new_id(), "queued", request, self._clock(), self._last_place() + 1)
+            self._write(job)
+            if first:
+                self.run_next(job.id)
+            return self.job(job.id)
+
+    def edit(self, job_id: int, request: Request) -> Job:
+        """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""
+        self._queued(job_id)
+        request = self._taken_in(request)
+        with self._changed:
+            job = self._queued(job_id)
+            if job.progress.folder:
+                raise InvalidCommand(f"job {job_id} goes on with an unfinished video; duplicate it to change it")
+            self._write(replace(job, request=request))
+            self._tidy()
+            return self.job(job_id)
+
+    def duplicate(self, job_id: int) -> Job:
+        """Queue the same request once more."""
+        return self.add(self.job(job_id).request)
+
+    def move(self, job_id: int, before: int | None) -> None:
+        """Put a queued job before another queued one, or at the end."""
+        with self._changed:
+            moved = self._queued(job_id)
+            target = self._queued(before) if before is not None else None
+            if target == moved:
+                return
+            waiting = [job for job in self._waiting() if job.id != job_id]
+            waiting.insert(waiting.index(target) if target else len(waiting), moved)
+            places = sorted(job.place for job in waiting)
+            self._write(*(replace(job, place=place) for job, place in zip(waiting, places, strict=True)))
+
+    def run_next(self, job_id: int) -> None:
+        """Put a queued job at the front."""
+        with self._changed:
+            self._queued(job_id)
+            self.move(job_id, self._waiting()[0].id)
+
+    def cancel(self, job_id: int, keep: Keep = "now") -> None:
+        """Stop a job; ``keep`` says what of a running one stays. A queued one is cancelled at once."""
+        with self._changed:
+            job = self.job(job_id)
+            if job.state == "queued":
+                if keep == "nothing":
+                    job = self._without_results(job)
+                self._write(self._ended(job, "cancelled"))
+            elif job.state == "running":
+                self._write(replace(job, stop=keep))
+            else:
+                raise InvalidCommand(
+                    f"job {job_id} is {job.state} already; only queued and running jobs can be stopped"
+                )
+
+    def retry(self, job_id: int) -> Job:
+        """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
+        with self._changed:
+            job = self._stopped(job_id)
+            if job.progress.folder:
+                to_trash(self.output_dir, [Path(job.progress.folder)])
+            self._write(replace(job, progress=JobProgress(), **self._again()))
+            return self.job(job_id)
+
+    def go_on(self, job_id: int) -> Job:
+        """Queue a job that failed or was stopped again, from its last finished section."""
+        with self._changed:
+            job = self._stopped(job_id)
+            if not job.can_go_on:
+                raise InvalidCommand(f"job {job_id} has no unfinished video to go on with; retry it instead")
+            self._write(replace(job, **self._again()))
+            return self.job(job_id)
+
+    def retry_failed(self) -> int:
+        """Queue all failed jobs again, each from as far as it had come; returns how many."""
+        with self._changed:
+            failed = [job for job in self.jobs() if job.state == "failed"][::-1]
+            for job in failed:
+                (self.go_on if job.can_go_on else self.retry)(job.id)
+            return len(failed)
+
+    def remove(self, job_id: int) -> None:
+        """Forget a job. A finished video stays where it is; unfinished work is deleted."""
+        with self._changed:
+            job = self._not_running(job_id)
+            if job.progress.folder:
+                self._without_results(job)
+            self._forget(job)
+
+    def trash(self, job_id: int) -> None:
+        """Forget a job and move its video and picture to the folder ``trash``. Raises OutputFailed."""
+        with self._changed:
+            job = self._not_running(job_id)
+            to_trash(self.output_dir, result_files(job))
+            self._forget(job)
+
+    def pause(self) -> None:
+        """Begin no further job; the running one goes on."""
+        self._set_paused(True)
+
+    def unpause(self) -> None:
+        """Begin jobs again."""
+        self._set_paused(False)
+
+    def close(self) -> None:
+        """Write everything and let go of the file."""
+        with self._changed:
+            try:
+                self._store.save(*self._jobs.values())
+            except QueueUnavailable as error:
+                log.warning("the queue is not saved: %s", error)
+            self._store.close()
+
+    # For the worker.
+
+    def claim(self) -> Job | None:
+        """Take the next queued job and mark it running; None when there is none or the queue rests."""
+        with self._changed:
+            waiting = [] if self._paused else self._waiting()
+            if not waiting:
+                return None
+            job = replace(waiting[0], state="running", stop=None, started_at=self._clock(), ended_at=None)
+            self._keep(job)
+            return job
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, at most ``seconds``."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def wake(self) -> None:
+        """Let ``wait`` return."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def told(self, job_id: int, event: Event) -> Job:
+        """Take in an event of a running job."""
+        with self._changed:
+            job = self.job(job_id)
+            job = replace(job, progress=fold(job.progress, event))
+            if isinstance(event, Step | Preview):
+                self._show(job)
+            else:
+                self._keep(job, event)
+            return job
+
+    def end(self, job_id: int, event: Ended, state: State) -> Job:
+        """Take in the last event of a running job; where nothing was to be kept, nothing is."""
+        with self._changed:
+            job = self.told(job_id, event)
+            if job.stop == "nothing" and state in ("cancelled", "done"):
+                job, state = self._discarded(job), "cancelled"
+            self._keep(self._ended(job, state))
+            self._store.back_up()
+            return self.job(job_id)
+
+    # What the above is made of. All is called with the lock held.
+
+    def _recover(self) -> None:
+        """After a start: what was running was broken off."""
+        for job in self.jobs():
+            if job.state == "running":
+                self._keep(self._ended(job, "interrupted"))
+        self._tidy()
+
+    def _taken_in(self, request: Request) -> Request:
+        if self._checkpoint:
+            check_offered(request, self._checkpoint)
+        return request.model_copy(update={"picture": str(self._shelf.take(Path(request.picture)))})
+
+    def _waiting(self) -> list[Job]:
+        return [job for job in self.jobs() if job.state == "queued"]
+
+    def _queued(self, job_id: int) -> Job:
+        job = self.job(job_id)
+        if job.state != "queued":
+            raise InvalidCommand(f"job {job_id} is {job.state}; only queued jobs can be changed or moved")
+        return job
+
+    def _stopped(self, job_id: int) -> Job:
+        job = self.job(job_id)
+        if job.state not in ("failed", "cancelled", "interrupted"):
+            raise InvalidCommand(f"job {job_id} is {job.state}; only failed, cancelled and interrupted jobs run again")
+        return job
+
+    def _not_running(self, job_id: int) -> Job:
+        job = self.job(job_id)
+        if job.state == "running":
+            raise InvalidCommand(f"job {job_id} is running; stop it first")
+        return job
+
+    def _last_place(self) -> int:
+        return max((job.place for job in self._jobs.values()), default=0)
+
+    def _again(self) -> dict[str, Any]:
+        return {"state": "queued", "stop": None, "ended_at": None, "place": self._last_place() + 1}
+
+    def _ended(self, job: Job, state: State) -> Job:
+        return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._last_place() + 1)
+
+    def _without_results(self, job: Job) -> Job:
+        """The job after its unfinished work was deleted, or its finished video moved to the trash."""
+        if job.progress.folder:
+            delete_unfinished(self.output_dir, Path(job.progress.folder))
+        else:
+            to_trash(self.output_dir, result_files(job))
+        return replace(job, progress=replace(job.progress, folder=None, video=None, preview=None, frames=0))
+
+    def _discarded(self, job: Job) -> Job:
+        try:
+            return self._without_results(job)
+        except OutputFailed as error:
+            log.warning("job %d is not discarded: %s", job.id, error)
+            return job
+
+    def _forget(self, job: Job) -> None:
+        self._store.delete(job.id)
+        del self._jobs[job.id]
+        self._tidy()
+        self._announce()
+
+    def _tidy(self) -> None:
+        self._shelf.keep_only(job.request.picture for job in self._jobs.values())
+
+    def _set_paused(self, paused: bool) -> None:
+        with self._changed:
+            self._store.set_paused(paused)
+            self._paused = paused
+            self._announce()
+
+    def _write(self, *jobs: Job) -> None:
+        """A user's change: on disk or not at all."""
+        self._store.save(*jobs)
+        self._show(*jobs)
+
+    def _keep(self, job: Job, event: Event | None = None) -> None:
+        """The worker's change: it has happened, so where the disk refuses it stays in memory until the disk is well."""
+        self._show(job)
+        try:
+            self._store.save(*(self._jobs[number] for number in self._unsaved | {job.id} if number in self._jobs))
+            self._unsaved = frozenset()
+            if event:
+                self._store.log_event(job.id, event)
+        except QueueUnavailable as error:
+            self._unsaved |= {job.id}
+            log.warning("job %d is not saved: %s", job.id, error)
+
+    def _show(self, *jobs: Job) -> None:
+        self._jobs.update({job.id: job for job in jobs})
+        self._announce()
+
+    def _announce(self) -> None:
+        self.version += 1
+        self._changed.notify_all()
+
+
+def _shown_at(job: Job) -> tuple[int, int]:
+    """Sorts running, queued, ended; the newest end first."""
+    if job.state == "running":
+        return 0, job.place
+    return (1, job.place) if job.state == "queued" else (2, -job.place)

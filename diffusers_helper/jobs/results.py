@@ -1,0 +1,56 @@
+"""The files of a job that ended: which they are, to the trash with them, or away. Nothing outside the output folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import OutputFailed
+from .job import Job
+
+log = logging.getLogger(__name__)
+
+TRASH = "trash"
+
+
+def result_files(job: Job) -> list[Path]:
+    """The work folder of an unfinished job; the video and the picture beside it of a finished one."""
+    told = job.progress
+    if told.folder:
+        return [Path(told.folder)]
+    return [Path(told.video), Path(told.video).with_suffix(".png")] if told.video else []
+
+
+def to_trash(output_dir: Path, files: Iterable[Path]) -> None:
+    """Move what there is of ``files`` to the trash folder. Raises OutputFailed."""
+    trash = output_dir / TRASH
+    for file in _ours(output_dir, files):
+        try:
+            trash.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, _free_name(trash, file))
+        except OSError as error:
+            raise OutputFailed(f"{file} could not be moved to {trash}: {error.strerror or error}") from None
+
+
+def delete_unfinished(output_dir: Path, folder: Path) -> None:
+    """Delete a work folder; one that is none, or lies elsewhere, is left alone."""
+    for ours in _ours(output_dir, [folder]):
+        if (ours / "job.json").is_file():
+            shutil.rmtree(ours, ignore_errors=True)
+
+
+def _ours(output_dir: Path, files: Iterable[Path]) -> list[Path]:
+    """Those that exist strictly inside the output folder."""
+    root = output_dir.resolve()
+    found = [file for file in files if file.exists()]
+    ours = [file for file in found if root in file.resolve().parents]
+    for file in set(found) - set(ours):
+        log.warning("%s lies outside %s and is left alone", file, output_dir)
+    return ours
+
+
+def _free_name(trash: Path, file: Path) -> Path:
+    names = (file.name, *(f"{file.stem}_{number}{file.suffix}" for number in range(1, 1000)))
+    return next(trash / name for name in names if not (trash / name).exists())

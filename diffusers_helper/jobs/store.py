@@ -1,0 +1,242 @@
+"""The jobs on disk: one SQLite file. Reads all at the start, writes every change through.
+
+The file says whose it is (``application_id``) and of which version (``user_version``). It is read whole and checked
+before anything relies on it; ``open_store`` says what happens to a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import DamagedQueue, ForeignQueue, FramePackError, InvalidRequest, QueueUnavailable
+from ..events import Event
+from ..media.files import written_whole
+from ..request import Request
+from .job import Job, JobProgress
+
+log = logging.getLogger(__name__)
+
+FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
+APPLICATION_ID = 0x46504A42  # "FPJB"
+VERSION = 1
+BUSY_SECONDS = 3.0
+
+_TABLES = f"""
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
+    progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL
+);
+CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
+CREATE INDEX event_of_job ON event (job);
+CREATE TABLE flag (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+_COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at")
+_JOB = TypeAdapter(Job)
+_PROGRESS = TypeAdapter(JobProgress)
+
+
+class JobStore:
+    """The jobs in one file, or in memory where ``file`` is None. Thread-safe."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Open ``file``, making it where there is none.
+
+        Raises:
+            DamagedQueue, ForeignQueue: nothing was changed.
+            QueueUnavailable: it cannot be opened or written.
+        """
+        self._lock = threading.RLock()
+        with _explained(file):
+            self._connection = sqlite3.connect(
+                file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            try:
+                self._prepare()
+                self.jobs()
+            except BaseException:
+                self._connection.close()
+                raise
+        self._file = file
+
+    def _prepare(self) -> None:
+        run = self._connection.execute
+        made_by, version = (run(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        empty = not run("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not empty and made_by != APPLICATION_ID:
+            raise ForeignQueue("it was not made by FramePack")
+        if not empty and version != VERSION:
+            raise ForeignQueue(f"it has version {version}, this program reads version {VERSION}")
+        if (fault := run("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise DamagedQueue(fault)
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = NORMAL")
+        run("PRAGMA foreign_keys = ON")
+        if empty:
+            self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
+        run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
+        run("ROLLBACK")
+
+    def jobs(self) -> list[Job]:
+        """All jobs, by id. Raises DamagedQueue when one of them is no job."""
+        with self._reading():
+            rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
+        try:
+            return [_job(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+        except (ValidationError, InvalidRequest, TypeError) as error:
+            raise DamagedQueue(f"a job in it cannot be read: {error}") from None
+
+    def new_id(self) -> int:
+        """A number that no job has had."""
+        with self._reading():
+            row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
+        return (row[0] if row else 0) + 1
+
+    def save(self, *jobs: Job) -> None:
+        """Write jobs, new or changed, all or none. Raises QueueUnavailable."""
+        places = ", ".join("?" * len(_COLUMNS))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
+        command = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places}) ON CONFLICT (id) DO UPDATE SET {changes}"  # noqa: S608
+        with self._writing():
+            self._connection.executemany(command, [_row(job) for job in jobs])
+
+    def delete(self, job_id: int) -> None:
+        """Forget a job and its events. Raises QueueUnavailable."""
+        with self._writing():
+            self._connection.execute("DELETE FROM job WHERE id = ?", (job_id,))
+
+    def log_event(self, job_id: int, event: Event) -> None:
+        """Append to the job's log. Raises QueueUnavailable."""
+        with self._writing():
+            self._connection.execute("INSERT INTO event (job, content) VALUES (?, ?)", (job_id, event.to_json()))
+
+    def events(self, job_id: int) -> list[dict[str, Any]]:
+        """The job's log, oldest first."""
+        with self._reading():
+            rows = self._connection.execute("SELECT content FROM event WHERE job = ? ORDER BY rowid", (job_id,))
+            return [json.loads(content) for (content,) in rows]
+
+    @property
+    def paused(self) -> bool:
+        """Whether the queue rests."""
+        with self._reading():
+            row = self._connection.execute("SELECT value FROM flag WHERE name = 'paused'").fetchone()
+        return bool(row and row[0])
+
+    def set_paused(self, paused: bool) -> None:
+        """Raises QueueUnavailable."""
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO flag VALUES ('paused', ?)", (int(paused),))
+
+    def back_up(self) -> None:
+        """Put a copy beside the file; a failure is logged only, since the file itself is sound."""
+        if self._file is None:
+            return
+        try:
+            with self._reading(), written_whole(self._file.with_name(BACKUP)) as part:
+                copy = sqlite3.connect(part)
+                self._connection.backup(copy)
+                copy.close()
+        except FramePackError as error:
+            log.warning("no backup of the queue: %s", error)
+
+    def close(self) -> None:
+        """Write what is pending and let go of the file."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, _explained(getattr(self, "_file", None)):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction."""
+        with self._reading():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+
+def open_store(folder: Path) -> tuple[JobStore, tuple[str, ...]]:
+    """The store in ``folder``, and what the user has to know about it.
+
+    A damaged file is put aside and its backup takes its place, else a new one. A file of another program or version, or
+    one that cannot be written, stays as it is, and this run keeps its jobs in memory.
+    """
+    file = folder / FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store, notices = _open_sound(file)
+    except (OSError, ForeignQueue, QueueUnavailable) as error:
+        kept = "Jobs of this run are kept in memory only and are lost when the program ends."
+        return JobStore(None), (f"The queue file {file} cannot be used: {error}. {kept}",)
+    store.back_up()
+    return store, notices
+
+
+def _open_sound(file: Path) -> tuple[JobStore, tuple[str, ...]]:
+    try:
+        return JobStore(file), ()
+    except DamagedQueue as error:
+        aside = _put_aside(file)
+        said = f"The queue file was damaged ({error}) and is kept as {aside.name}."
+    backup = file.with_name(BACKUP)
+    if backup.is_file():
+        try:
+            JobStore(backup).close()
+            with written_whole(file) as part:
+                part.write_bytes(backup.read_bytes())
+            return JobStore(file), (f"{said} The queue is as it was at the last backup; later jobs are missing.",)
+        except (DamagedQueue, ForeignQueue) as error:
+            said = f"{said} Its backup cannot be used either ({error})."
+    return JobStore(file), (f"{said} The queue begins empty; finished videos are untouched.",)
+
+
+def _put_aside(file: Path) -> Path:
+    """Rename a damaged file and its journal so that a new one can begin."""
+    aside = file.with_name(f"jobs.damaged-{datetime.now():%y%m%d_%H%M%S}.sqlite3")
+    for suffix in ("", "-wal", "-shm"):
+        part = file.with_name(file.name + suffix)
+        if part.exists():
+            part.replace(aside.with_name(aside.name + suffix))
+    return aside
+
+
+@contextmanager
+def _explained(file: Path | None) -> Iterator[None]:
+    """SQLite's errors in words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise QueueUnavailable(f"the queue file {file} cannot be read or written: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise DamagedQueue(str(error)) from error
+
+
+def _row(job: Job) -> tuple[Any, ...]:
+    texts = {"request": job.request.to_json(), "progress": json.dumps(asdict(job.progress))}
+    return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
+
+
+def _job(row: dict[str, Any]) -> Job:
+    row["request"] = Request.from_json(row["request"])
+    row["progress"] = _PROGRESS.validate_json(row["progress"])
+    return _JOB.validate_python(row)
