@@ -3,12 +3,14 @@
 It is one line of JSON, ``{"framepack": {...}}``, in the field named Comment: the ``comment`` tag of an mp4, a
 compressed iTXt chunk of a PNG. The JSON is pure ASCII (other characters are escaped), so it survives any tool that
 copies tags. What is read back comes from strangers: it is capped in size, and only data, never acted on here.
+Other programs' texts (``read_png_texts``) and whole JSON files (``strict_object``) are read under the same caps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,10 +40,39 @@ def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any], durab
         Image.fromarray(pixels).save(part, format="PNG", pnginfo=chunks)
 
 
-def _png_comment(file: IO[bytes]) -> str | None:
+def strict_object(text: str) -> dict[str, Any]:
+    """The JSON object in ``text``. Raises ValueError, in plain words, also for what a lenient reader would let pass."""
+    try:
+        found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON, or cut off ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it says {next(key for key in found if keys.count(key) > 1)[:60]!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _png_texts(file: IO[bytes]) -> dict[str, str]:
     """Reads the chunks before the pixels; the pixels are never decoded."""
     with PngImageFile(file) as image:
-        return image.info.get(PNG_FIELD)
+        return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
+
+
+def _png_comment(file: IO[bytes]) -> str | None:
+    return _png_texts(file).get(PNG_FIELD)
 
 
 def _mp4_comment(file: IO[bytes]) -> str | None:
@@ -50,27 +81,74 @@ def _mp4_comment(file: IO[bytes]) -> str | None:
         return container.metadata.get("comment")
 
 
+def is_png(head: bytes) -> bool:
+    """Whether a file that begins so is a PNG."""
+    return head.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def is_mp4(head: bytes) -> bool:
+    """Whether a file that begins so is an MP4."""
+    return head[4:8] == b"ftyp"
+
+
 def _comment_reader(head: bytes, path: Path) -> Callable[[IO[bytes]], str | None]:
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if is_png(head):
         return _png_comment
-    if head[4:8] == b"ftyp":
+    if is_mp4(head):
         return _mp4_comment
     raise UnusableInput(f"{path.name!r} is neither a PNG nor an MP4 file; settings can be read from those only.")
 
 
-def _comment(path: Path) -> str | None:
-    """The comment of a PNG or MP4 file. Raises UnusableInput when the file cannot be read as such."""
+@contextmanager
+def _readable(path: Path) -> Iterator[IO[bytes]]:
+    """The open file. Whatever goes wrong while a stranger's file is read becomes UnusableInput with its name."""
     try:
         with path.open("rb") as file:
-            read = _comment_reader(file.read(12), path)
-            file.seek(0)
-            return read(file)
+            yield file
     except UnusableInput:
         raise
     except Exception as error:
         raise UnusableInput(
             f"The settings in {path.name!r} cannot be read: it is missing, damaged or holds too much text ({error})."
         ) from error
+
+
+def _require_short(path: Path, characters: int) -> None:
+    if characters > MAX_TEXT_CHARACTERS:
+        raise UnusableInput(f"{path.name!r} carries {characters} characters of text; settings are never that long.")
+
+
+def _comment(path: Path) -> str | None:
+    """The comment of a PNG or MP4 file. Raises UnusableInput when the file cannot be read as such."""
+    with _readable(path) as file:
+        read = _comment_reader(file.read(12), path)
+        file.seek(0)
+        return read(file)
+
+
+def read_png_texts(path: Path) -> dict[str, str]:
+    """The texts before the pixels of any PNG, by name, as other programs write them. Raises UnusableInput."""
+    with _readable(path) as file:
+        texts = _png_texts(file)
+    _require_short(path, sum(len(name) + len(text) for name, text in texts.items()))
+    return texts
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes, by which the kinds of files are told apart. Raises UnusableInput."""
+    with _readable(path) as file:
+        return file.read(12)
+
+
+def read_text(path: Path) -> str:
+    """A whole text file of settings. Raises UnusableInput when it is no UTF-8 or longer than settings are."""
+    with _readable(path) as file:
+        content = file.read(MAX_TEXT_CHARACTERS + 1)
+    _require_short(path, len(content))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnusableInput(f"{path.name!r} is neither a PNG, an MP4 nor a JSON file of settings.") from None
 
 
 def _recipe(comment: str) -> Any:
@@ -88,8 +166,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises UnusableInput when the file cannot be read, carries none, another program's, or more than a recipe can be.
     """
     comment = _comment(path)
-    if comment and len(comment) > MAX_TEXT_CHARACTERS:
-        raise UnusableInput(f"{path.name!r} carries {len(comment)} characters of text; settings are never that long.")
+    _require_short(path, len(comment or ""))
     recipe = _recipe(comment) if comment else None
     if not isinstance(recipe, dict):
         raise UnusableInput(

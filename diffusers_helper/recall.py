@@ -1,0 +1,272 @@
+"""Settings out of files: our own videos, pictures and presets, and what two other programs write.
+
+Read are our MP4 and PNG files, our presets, a request as JSON, FramePack-Studio's JSON sidecar and PNG texts, and
+FramePack-eichi's PNG texts. A file is judged by its content. Nothing in it is trusted: each value must be one that a
+request takes, unknown keys are only listed, and a path in it stays text that is never opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from .errors import InvalidRequest, UnusableInput
+from .media.metadata import (
+    is_mp4,
+    is_png,
+    read_head,
+    read_metadata,
+    read_png_texts,
+    read_text,
+    strict_object,
+)
+from .request import Request
+
+Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi"]
+
+FIELDS = tuple(name for name in Request.model_fields if name not in ("schema_version", "picture"))
+SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class NotTaken:
+    """A value that was found for ``field`` and is none that a request takes."""
+
+    field: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a file told.
+
+    Attributes:
+        fields: request fields with allowed values; never the picture.
+        ignored: keys of the file that mean nothing here.
+        not_taken: values that are not allowed here; none is bent to fit.
+        notes: what would come out different, as keys of the page's texts (``restore.note_<key>``).
+        checkpoint: the name of the checkpoint that was used, where the file tells.
+    """
+
+    source: Source
+    fields: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()
+    not_taken: tuple[NotTaken, ...] = ()
+    notes: tuple[str, ...] = ()
+    checkpoint: str = ""
+
+
+@dataclass
+class _Found:
+    """What a reader makes of a file before the values are checked."""
+
+    source: Source
+    fields: dict[str, Any] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checkpoint: str = ""
+
+
+def recall(path: Path) -> Recalled:
+    """What the file at ``path`` says about how a video was made.
+
+    Raises:
+        UnusableInput: it cannot be read, carries no settings, or comes from a newer version.
+    """
+    try:
+        found = _read(path)
+    except ValueError as error:
+        raise UnusableInput(f"The settings in {path.name!r} cannot be used: {error}.") from None
+    fields, not_taken = _checked(found.fields)
+    ignored = sorted({key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in found.ignored})
+    return Recalled(found.source, fields, tuple(ignored), not_taken, tuple(found.notes), found.checkpoint)
+
+
+def differences(current: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(field, old, new) for each field of ``found`` that ``current`` has otherwise, in the request's order."""
+    return [
+        (name, current.get(name), found[name]) for name in FIELDS if name in found and found[name] != current.get(name)
+    ]
+
+
+def _read(path: Path) -> _Found:
+    head = read_head(path)
+    if is_mp4(head):
+        return _of_ours(read_metadata(path))
+    if is_png(head):
+        return _of_png(path)
+    return _of_json(strict_object(read_text(path)))
+
+
+def _of_png(path: Path) -> _Found:
+    texts = read_png_texts(path)
+    try:
+        return _of_ours(read_metadata(path))
+    except UnusableInput:
+        if not texts.keys() & {"parameters", "prompt", "seed"}:
+            raise
+    return _of_studio(_values_of(texts)) if "model_type" in texts else _of_eichi(texts)
+
+
+def _of_json(data: Mapping[str, Any]) -> _Found:
+    if "framepack_preset" in data:
+        _require_version("framepack_preset", data)
+        return _of_fields("preset", _object("values", data))
+    if "framepack" in data:
+        return _of_ours(_object("framepack", data))
+    if "schema_version" in data:
+        return _of_request(data)
+    if data.keys() >= {"prompt", "seed"} and data.keys() & _STUDIO_ONLY:
+        return _of_studio(data)
+    raise ValueError("it is JSON of something else; known are FramePack's own and FramePack-Studio's")
+
+
+def _of_ours(recipe: Mapping[str, Any]) -> _Found:
+    """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures."""
+    found = _of_request(_object("request", recipe))
+    checkpoint = recipe.get("checkpoint")
+    found.checkpoint = checkpoint[:SHOWN_CHARACTERS] if isinstance(checkpoint, str) else ""
+    found.ignored += [key for key in recipe if key not in ("version", "checkpoint", "request")]
+    return found
+
+
+def _of_request(data: Mapping[str, Any]) -> _Found:
+    _require_version("schema_version", data)
+    return _of_fields("framepack", {key: value for key, value in data.items() if key != "schema_version"})
+
+
+def _of_fields(source: Source, values: Mapping[str, Any]) -> _Found:
+    known = {key: value for key, value in values.items() if key in FIELDS}
+    return _Found(source, known, [key for key in values if key not in FIELDS])
+
+
+def _require_version(key: str, data: Mapping[str, Any]) -> None:
+    version = data.get(key)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{key} is {str(version)[:SHOWN_CHARACTERS]!r}, not a version")
+    if version > 1:
+        raise ValueError(f"it was made by a newer version ({key} {version}, this one knows 1); use that version")
+
+
+def _object(key: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = data.get(key)
+    if not isinstance(value, dict):
+        raise ValueError(f"{key!r} is missing or not an object")
+    return value
+
+
+# FramePack-Studio: a flat JSON object beside each result, and nearly the same as texts in the PNG of the start picture.
+
+_STUDIO = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "seed": "seed",
+    "steps": "steps",
+    "cfg": "real_cfg",
+    "gs": "distilled_guidance",
+    "rs": "cfg_rescale",
+    "total_second_length": "seconds",
+    "latent_window_size": "latent_window",
+    "use_teacache": "teacache",
+    "teacache_rel_l1_thresh": "teacache_threshold",
+}
+_STUDIO_ONLY = {"model_type", "total_second_length", "gs", "latent_window_size"}
+_STUDIO_KINDS = {"Original": "framepack", "F1": "f1", "Original with Endframe": "framepack", "F1 with Endframe": "f1"}
+_STUDIO_WHOLE = {"seed", "steps", "latent_window_size"}
+
+
+def _of_studio(data: Mapping[str, Any]) -> _Found:
+    fields = {_STUDIO[key]: _whole(key, value) for key, value in data.items() if key in _STUDIO and value is not None}
+    found = _Found("studio", fields, [key for key in data if key not in {*_STUDIO, "model_type"}])
+    model = data.get("model_type")
+    if isinstance(model, str) and model in _STUDIO_KINDS:
+        fields["kind"] = _STUDIO_KINDS[model]
+    elif model is not None:
+        found.notes.append("other_model")
+    if fields.get("teacache") is False:
+        fields.pop("teacache_threshold", None)  # written as 0 then, and without a meaning
+    found.notes += [note for note, applies in _studio_notes(data).items() if applies]
+    return found
+
+
+def _studio_notes(data: Mapping[str, Any]) -> dict[str, bool]:
+    prompt = data.get("prompt")
+    return {
+        "size": bool(data.keys() & {"resolutionW", "resolutionH"}),
+        "magcache": data.get("use_magcache") is True,
+        "end_frame": data.get("end_frame_used") in (True, "True"),
+        "loras": bool(data.get("loras")),
+        "no_picture": data.get("has_input_image") is False,
+        "timed_prompt": isinstance(prompt, str) and prompt.lstrip().startswith("[") and "s" in prompt.split("]")[0],
+    }
+
+
+def _whole(key: str, value: Any) -> Any:
+    """Studio's sliders hand on 25.0 where 25 is meant."""
+    whole = key in _STUDIO_WHOLE and isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
+
+
+def _values_of(texts: Mapping[str, str]) -> dict[str, Any]:
+    """What was written into a PNG with Python's ``str``."""
+    words = ("prompt", "negative_prompt")
+    return {key: text if key in words else _scalar(text) for key, text in texts.items()}
+
+
+def _scalar(text: str) -> Any:
+    words: dict[str, Any] = {"None": None, "True": True, "False": False}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+# FramePack-eichi: one text of lines in the PNG, in older versions each value also as a text of its own.
+
+_EICHI_LINES = {"Seed:": "seed", "Section Prompt:": "section_prompt", "Section Number:": "section_number"}
+_EICHI_KEYS = ("prompt", "seed", "section_prompt", "section_number")
+
+
+def _of_eichi(texts: Mapping[str, str]) -> _Found:
+    values = {**_eichi_lines(texts.get("parameters", "")), **{key: texts[key] for key in _EICHI_KEYS if key in texts}}
+    if "seed" not in values:
+        raise ValueError("its texts are another program's: no line in them begins with 'Seed:'")
+    prompt = {"prompt": values["prompt"]} if "prompt" in values else {}
+    found = _Found("eichi", {**prompt, "seed": _scalar(values["seed"])})
+    found.ignored = [key for key in (*values, *texts) if key not in ("prompt", "seed", "parameters")]
+    found.notes = ["section_prompt"] if "section_prompt" in values else []
+    return found
+
+
+def _eichi_lines(text: str) -> dict[str, str]:
+    """The lines of "parameters" that begin with a known word; all others together are the prompt."""
+    values: dict[str, str] = {}
+    prompt = []
+    for line in text.splitlines():
+        mark = next((mark for mark in _EICHI_LINES if line.strip().startswith(mark)), None)
+        if mark is None:
+            prompt.append(line.rstrip())
+        else:
+            values[_EICHI_LINES[mark]] = line.strip().removeprefix(mark).strip()
+    written = "\n".join(prompt).strip()
+    return {**({"prompt": written} if written else {}), **values}
+
+
+def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken, ...]]:
+    """The allowed values as a request would hold them, and the others with the reason."""
+    taken, not_taken = {}, []
+    for name in FIELDS:
+        if name not in values:
+            continue
+        try:
+            taken[name] = getattr(Request.parse({"picture": "none", name: values[name]}), name)
+        except InvalidRequest as error:
+            not_taken.append(NotTaken(name, repr(values[name])[:SHOWN_CHARACTERS], str(error)))
+    return taken, tuple(not_taken)
