@@ -1,0 +1,81 @@
+"""The whole page: header, tabs, language. The server launches it with ``launch_options``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import generate_tab, system_tab, theme
+from .desk import Desk
+from .form import Form
+from .page import PRIVATE, Page, live
+from .texts import LANGUAGES
+from .translation import Translator
+
+HERE = Path(__file__).parent
+PICTURES = Path(".framepack", "pictures")
+
+
+def build_page(desk: Desk) -> gr.Blocks:
+    """The page over ``desk``. Imports no torch."""
+    with gr.Blocks(title="FramePack", fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as blocks:
+        page = _header(desk)
+        _tabs(page)
+        _switch_languages(page, blocks)
+    return blocks
+
+
+def launch_options(desk: Desk) -> dict[str, Any]:
+    """What ``launch`` needs for the page to look and live as it should."""
+    return {
+        "theme": theme.make(),
+        "css": (HERE / "page.css").read_text(encoding="utf-8"),
+        "head": f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        "footer_links": [],
+        "allowed_paths": [str((desk.settings.output_dir / PICTURES).absolute())],
+        "enable_monitoring": False,
+        "run_history": False,
+    }
+
+
+def _header(desk: Desk) -> Page:
+    t = Translator()
+    with gr.Row(elem_id="header"):
+        t(gr.HTML, "page.title")
+        language = t(gr.Dropdown, "page.language", LANGUAGES, value="en", elem_id="language", scale=0, min_width=150)
+    live("warnings")
+    return Page(desk, t, language, gr.Tabs(elem_id="tabs"))
+
+
+def _tabs(page: Page) -> None:
+    """Each tab is a module with ``build``; those that fill the form get it."""
+    with page.tabs:
+        with page.t(gr.Tab, "page.generate", id="generate"):
+            form = generate_tab.build(page)
+        for name in ("queue", "restore", "presets"):
+            with page.t(gr.Tab, f"page.{name}", id=name):
+                _build_if_there(name, page, form)
+        with page.t(gr.Tab, "page.system", id="system"):
+            system_tab.build(page)
+
+
+def _build_if_there(name: str, page: Page, form: Form) -> None:
+    module = f"diffusers_helper.ui.{name}_tab"
+    if importlib.util.find_spec(module):
+        importlib.import_module(module).build(page, form)
+
+
+def _switch_languages(page: Page, blocks: gr.Blocks) -> None:
+    page.language.input(
+        page.t.updates, page.language, page.t.components, js="language => framepack.speak(language)", **PRIVATE
+    )
+    blocks.load(
+        lambda language: [language, *page.t.updates(language)],
+        page.language,
+        [page.language, *page.t.components],
+        js="() => framepack.language()",
+        **PRIVATE,
+    )

@@ -1,0 +1,47 @@
+"""The desk: everything the page and its routes share, made once at the start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..models.table import FRAMEPACK_BUCKETS, Checkpoint
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..jobs.queue import JobQueue
+    from ..presets import PresetStore
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What lies on the desk.
+
+    Attributes:
+        checkpoint: None when it cannot be used; ``checkpoint_problem`` then says why and what to do.
+        warnings: keys of texts, shown on top of the page.
+        worker_heartbeat: seconds since the worker last showed life.
+        run: tells this start of the program from an earlier one.
+    """
+
+    queue: JobQueue
+    settings: Settings
+    checkpoint: Checkpoint | None
+    checkpoint_problem: str
+    presets: PresetStore
+    warnings: tuple[str, ...]
+    worker_heartbeat: Callable[[], float]
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds the checkpoint makes, the one it does best first."""
+        return self.checkpoint.kinds if self.checkpoint else ("framepack", "f1")
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The sizes the checkpoint makes, as a request names them."""
+        buckets = self.checkpoint.buckets if self.checkpoint else FRAMEPACK_BUCKETS
+        return tuple(f"{width}x{height}" for height, width in buckets)

@@ -1,0 +1,167 @@
+"""The request as a form: one table of fields, their components, and the way from values to a request and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from ..errors import InvalidRequest
+from ..request import Request
+from .page import PRIVATE, Page
+from .texts import Texts
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a request: the component it has, and its properties beyond words and value."""
+
+    name: str
+    make: Callable[..., Any]
+    properties: Mapping[str, Any]
+
+
+def _field(name: str, make: Callable[..., Any], **properties: Any) -> Field:
+    return Field(name, make, properties)
+
+
+def _slider(name: str, step: float) -> Field:
+    """Its bounds are the request's."""
+    bounds = {
+        key: getattr(rule, key)
+        for rule in Request.model_fields[name].metadata
+        for key in ("ge", "le")
+        if hasattr(rule, key)
+    }
+    return _field(name, gr.Slider, minimum=bounds["ge"], maximum=bounds["le"], step=step)
+
+
+FIELDS: tuple[Field, ...] = (
+    _field("picture", gr.Image, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300),
+    _field("prompt", gr.Textbox, lines=3, max_lines=8),
+    _field("seconds", gr.Number),
+    _field("kind", gr.Radio),
+    _field("size", gr.Dropdown),
+    _field("seed", gr.Textbox, max_lines=1),
+    _slider("steps", 1),
+    _field("teacache", gr.Checkbox),
+    _slider("teacache_threshold", 0.01),
+    _slider("distilled_guidance", 0.1),
+    _slider("real_cfg", 0.1),
+    _slider("cfg_rescale", 0.01),
+    _field("negative_prompt", gr.Textbox, lines=2, max_lines=6),
+    _slider("latent_window", 1),
+    _slider("mp4_crf", 1),
+    _slider("preserved_memory_gb", 0.5),
+)
+"""All fields of a request that have more than one value. The seed is a text: JavaScript's numbers end at 2^53."""
+
+NAMES = tuple(field.name for field in FIELDS)
+FITS_PICTURE = "fit"
+
+
+class Form:
+    """The components of a request. ``place`` makes them, where the layout wants them; every field is placed once.
+
+    Attributes:
+        editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
+            return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._choices = {"kind": page.desk.kinds, "size": (FITS_PICTURE, *page.desk.sizes)}
+        self._placed: dict[str, Component] = {}
+        self.defaults: Mapping[str, Any] = _defaults(page.desk.kinds)
+        self.editing = gr.Number(0, visible="hidden", precision=0)
+
+    @property
+    def components(self) -> list[Component]:
+        """In the order of FIELDS."""
+        return [self._placed[name] for name in NAMES]
+
+    def __getitem__(self, name: str) -> Component:
+        return self._placed[name]
+
+    def place(self, name: str, **properties: Any) -> Component:
+        """The component of a field, in the layout that is open."""
+        field = next(field for field in FIELDS if field.name == name)
+        component: Component = self._page.t(
+            field.make,
+            f"generate.{name}",
+            choices=self._choices.get(name),
+            value=_shown(name, self.defaults.get(name)),
+            **{**field.properties, **properties},
+        )
+        self._placed[name] = component
+        return component
+
+    def place_with_reset(self, name: str, **properties: Any) -> Component:
+        """The same with a button beside it that brings the default back."""
+        with gr.Row(elem_classes="with-reset", equal_height=True):
+            component = self.place(name, **properties)
+            reset = self._page.t(gr.Button, "generate.reset", elem_classes="reset", scale=0, min_width=44)
+        default = _shown(name, self.defaults[name])
+        reset.click(lambda: default, outputs=component, **PRIVATE)
+        return component
+
+    def values_of(self, fields: Mapping[str, Any]) -> list[Any]:
+        """What the components show for the fields of a request; those that are not given stay as they are.
+
+        So does a kind or a size that this checkpoint does not make.
+        """
+        return [
+            _shown(name, fields[name]) if name in fields and self._offers(name, fields[name]) else gr.skip()
+            for name in NAMES
+        ]
+
+    def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The components' values as fields of a request, not validated; without the picture when there is none."""
+        fields = {name: _meant(name, value) for name, value in zip(NAMES, values, strict=True)}
+        if fields["picture"] is None:
+            del fields["picture"]
+        return fields
+
+    def request_of(self, values: Sequence[Any], language: str = "en") -> Request:
+        """The request that the components' values mean.
+
+        Raises:
+            InvalidRequest: no picture, or a field that is out of range; names it.
+        """
+        fields = self.fields_of(values)
+        if "picture" not in fields:
+            raise InvalidRequest(Texts(language)("generate.no_picture"))
+        return Request.parse(fields)
+
+    def _offers(self, name: str, value: Any) -> bool:
+        return name not in self._choices or _shown(name, value) in self._choices[name]
+
+
+def _defaults(kinds: Sequence[str]) -> dict[str, Any]:
+    defaults = {name: Request.model_fields[name].default for name in NAMES if name != "picture"}
+    return {**defaults, "kind": kinds[0]}
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A request's value as the component shows it."""
+    match name:
+        case "seed":
+            return str(value)
+        case "size":
+            return value or FITS_PICTURE
+    return value
+
+
+def _meant(name: str, value: Any) -> Any:
+    """A component's value as a request has it; what makes no sense is left for the request to refuse."""
+    if name == "size":
+        return None if value == FITS_PICTURE else value
+    if name == "seed":
+        text = str(value).strip()
+        return int(text) if text.removeprefix("-").isdecimal() else text
+    if isinstance(value, float) and value.is_integer() and Request.model_fields[name].annotation is int:
+        return int(value)
+    return value

@@ -1,0 +1,94 @@
+"""What the build function of a tab gets, and the few manners that all tabs share.
+
+All events of the page are ``PRIVATE``: outside Gradio's queue, so that no connection stays open that a lost network
+could break; the page never re-mounts. Gradio's "private" hides an event, it does not protect it: a handler checks
+what it gets.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from ..errors import FramePackError
+from .desk import Desk
+from .translation import Translator
+
+log = logging.getLogger(__name__)
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+FORWARD_CLICKS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (button && element.contains(button) && framepack.agreed(button)) {
+    trigger('click', {act: button.dataset.act, job: button.dataset.job, value: button.dataset.value});
+    framepack.soon();
+  }
+});
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page while it is built.
+
+    Attributes:
+        t: makes components that can change their language.
+        language: the chosen language; give it to a handler that speaks, and speak with ``Texts(language)``.
+        tabs: to show another tab, return ``gr.Tabs(selected="generate")`` for it (or queue, restore, presets, system).
+    """
+
+    desk: Desk
+    t: Translator
+    language: gr.Dropdown
+    tabs: gr.Tabs
+
+
+@dataclass(frozen=True)
+class Act:
+    """A click on ``<button data-act="up" data-job="17" data-value="...">`` in a fragment."""
+
+    name: str
+    job: int
+    value: str
+
+    @classmethod
+    def of(cls, event: gr.EventData) -> Act:
+        """From the event that ``live`` forwards; a click without a job has job 0."""
+        data = event._data if isinstance(event._data, dict) else {}
+        job = str(data.get("job") or "")
+        return cls(str(data.get("act") or ""), int(job) if job.isdecimal() else 0, str(data.get("value") or ""))
+
+
+def live(*ids: str, layout: str = "", **properties: Any) -> gr.HTML:
+    """The places where page.js puts fragments, by id. Its ``click`` event brings an ``Act`` (see there).
+
+    ``layout`` is HTML with a place ``{id}`` for each id; without it they follow each other.
+    """
+    places = {name: f'<div data-live="{name}"></div>' for name in ids}
+    value = layout.format(**places) if layout else "".join(places.values())
+    return gr.HTML(value, js_on_load=FORWARD_CLICKS, **properties)
+
+
+def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """``handler``, with known failures shown to the user as they are."""
+
+    @functools.wraps(handler)
+    def careful(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return handler(*args, **kwargs)
+        except FramePackError as error:
+            log.info("refused: %s", error)
+            raise gr.Error(html.escape(str(error)), title="FramePack", print_exception=False) from None
+
+    return careful
