@@ -78,13 +78,9 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
 
 
 def _started(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {
-        "folder": event.folder,
-        "seed": event.seed,
-        "sections_done": event.sections_done,
-        "error": None,
-        "notices": (),
-    }
+    same = ("folder", "seed", "sections_done")
+    fresh = {"section": 0, "step": 0, "computed": (), "notices": (), "error": None}
+    return {**fresh, **{name: getattr(event, name) for name in same}}
 
 
 def _planned(progress: JobProgress, event: Any) -> dict[str, Any]:

@@ -273,10 +273,11 @@ class JobQueue:
 
     def _recover(self) -> None:
         """After a start: what was running was broken off."""
-        for job in self.jobs():
-            if job.state == "running":
-                self._keep(self._ended(job, "interrupted"))
-        self._tidy()
+        with self._changed:
+            for job in self.jobs():
+                if job.state == "running":
+                    self._keep(self._ended(job, "interrupted"))
+            self._tidy()
 
     def _taken_in(self, request: Request) -> Request:
         if self._checkpoint:

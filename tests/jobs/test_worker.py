@@ -1,0 +1,161 @@
+"""The worker: what each way of stopping leaves, and that nothing a job does can stop the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.events import Event, SectionDone, Started
+from diffusers_helper.jobs.executor import LocalExecutor
+from diffusers_helper.jobs.job import ENDED, Job, Keep
+from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.worker import Worker
+from diffusers_helper.media.video import probe
+from diffusers_helper.request import Request
+from tests.jobs_support import Hold, ScriptedExecutor, at_step, make_picture, make_request, wait_until
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> JobQueue:
+    return JobQueue(tmp_path / "outputs")
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Request:
+    return make_request(make_picture(tmp_path), seconds=3.6, kind="f1")
+
+
+@pytest.fixture
+def working(queue: JobQueue) -> Iterator[Callable[..., ScriptedExecutor]]:
+    """Starts a worker over a scripted executor."""
+    workers: list[Worker] = []
+
+    def start(before: Callable[[Event], None] = lambda event: None) -> ScriptedExecutor:
+        executor = ScriptedExecutor(queue.output_dir, before)
+        workers.append(Worker(queue, executor))
+        workers[-1].start()
+        return executor
+
+    yield start
+    assert all(worker.stop(5) for worker in workers)
+
+
+def ended(queue: JobQueue, job: Job) -> Job:
+    wait_until(lambda: queue.job(job.id).state in ENDED, "the end of the job")
+    return queue.job(job.id)
+
+
+def stopped_in_second_section(
+    queue: JobQueue, request: Request, working: Callable[..., ScriptedExecutor], keep: Keep
+) -> Job:
+    """A job of three sections that is asked to stop at the first step of its second."""
+    hold = Hold(at_step(2, 1))
+    job = queue.add(request)
+    working(hold)
+    assert hold.reached.wait(5)
+    queue.cancel(job.id, keep)
+    hold.go.set()
+    return ended(queue, job)
+
+
+def test_a_job_runs_to_its_end(queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]) -> None:
+    working()
+    job = ended(queue, queue.add(request_))
+    assert (job.state, job.progress.folder, job.progress.error) == ("done", None, None)
+    assert probe(queue.result(job.id)).frames == job.progress.frames == 109
+
+
+def test_stop_now_keeps_the_finished_sections_playable(
+    queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]
+) -> None:
+    job = stopped_in_second_section(queue, request_, working, "now")
+    assert (job.state, job.progress.sections_done) == ("cancelled", 1)
+    assert probe(queue.result(job.id)).frames == 37
+    assert job.can_go_on
+
+
+def test_stop_after_the_section_finishes_it_first(
+    queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]
+) -> None:
+    job = stopped_in_second_section(queue, request_, working, "section")
+    assert (job.state, job.progress.sections_done) == ("cancelled", 2)
+    assert probe(queue.result(job.id)).frames == 73
+
+
+def test_discard_leaves_nothing(queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]) -> None:
+    job = stopped_in_second_section(queue, request_, working, "nothing")
+    assert (job.state, job.progress.video, job.can_go_on) == ("cancelled", None, False)
+    assert list(queue.output_dir.rglob("*.mp4")) == []
+
+
+def test_a_stopped_job_goes_on_where_it_was(
+    queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]
+) -> None:
+    job = stopped_in_second_section(queue, request_, working, "now")
+    queue.go_on(job.id)
+    job = ended(queue, job)
+    assert job.state == "done"
+    starts = [event["sections_done"] for event in queue.events(job.id) if event["event"] == "started"]
+    assert starts == [0, 1]
+
+
+def test_what_a_job_raises_fails_that_job_only(
+    queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]
+) -> None:
+    def break_once(event: Event) -> None:
+        if isinstance(event, Started) and event.seed == 1:
+            raise RuntimeError("a bug")
+
+    working(break_once)
+    bad = ended(queue, queue.add(request_.model_copy(update={"seed": 1})))
+    good = ended(queue, queue.add(request_))
+    assert (bad.state, bad.progress.error) == ("failed", "RuntimeError: a bug")
+    assert good.state == "done"
+
+
+def test_stopping_the_worker_interrupts_the_job_and_a_new_one_goes_on(queue: JobQueue, request_: Request) -> None:
+    hold = Hold(lambda event: isinstance(event, SectionDone) and event.section == 2)
+    job = queue.add(request_)
+    worker = Worker(queue, ScriptedExecutor(queue.output_dir, hold))
+    worker.start()
+    assert hold.reached.wait(5)
+    threading.Timer(0.05, hold.go.set).start()
+    assert worker.stop(5)
+    assert not worker.alive
+    queue.close()
+
+    queue = JobQueue(queue.output_dir)
+    assert queue.job(job.id).state == "interrupted"
+    queue.go_on(job.id)
+    worker = Worker(queue, ScriptedExecutor(queue.output_dir))
+    worker.start()
+    assert ended(queue, job).state == "done"
+    assert worker.stop(5)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_fails_the_job_in_words(queue: JobQueue, request_: Request) -> None:
+    def missing() -> None:
+        raise UnusableCheckpoint("the checkpoint is not there")
+
+    worker = Worker(queue, LocalExecutor(missing, queue.output_dir))  # type: ignore[arg-type]
+    job = queue.add(request_)
+    worker.start()
+    assert ended(queue, job).progress.error == "the checkpoint is not there"
+    assert worker.stop(5)
+
+
+def test_the_heartbeat_tells_a_worker_that_hangs(queue: JobQueue, request_: Request) -> None:
+    hold = Hold(lambda event: isinstance(event, Started))
+    worker = Worker(queue, ScriptedExecutor(queue.output_dir, hold))
+    worker.start()
+    queue.add(request_)
+    assert hold.reached.wait(5)
+    before = worker.heartbeat_age_seconds()
+    wait_until(lambda: worker.heartbeat_age_seconds() > before + 0.05)
+    hold.go.set()
+    wait_until(lambda: worker.heartbeat_age_seconds() < before + 0.05)
+    assert worker.stop(5)
