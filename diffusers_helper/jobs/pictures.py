@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import faults
 from ..errors import UnusablePicture
-from ..media.files import written_whole
+from ..media.files import make_folder, written_whole
 from ..media.metadata import write_png
 from ..media.pictures import open_picture
 
@@ -44,12 +44,12 @@ class PictureShelf:
             content = picture.read_bytes()
         except OSError as error:
             raise UnusablePicture(f"the picture {picture.name!r} cannot be read: {error.strerror}") from None
-        faults.passing("upload")
         place = self._folder / f"{hashlib.sha256(content).hexdigest()}.picture"
         if not place.is_file():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_png(thumbnail_of(place), _small(pixels), {}, durable=False)
             with written_whole(place) as part:
+                faults.passing("upload")
                 part.write_bytes(content)
         return place
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import InvalidCommand, OutputFailed, QueueUnavailable, UnknownJob
 from ..events import Ended, Event, Preview, Step
+from ..media.files import remove_partials
 from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
@@ -272,7 +273,8 @@ class JobQueue:
     # What the above is made of. All is called with the lock held.
 
     def _recover(self) -> None:
-        """After a start: what was running was broken off."""
+        """After a start: what was running was broken off, and half-written files are nobody's."""
+        remove_partials(self.output_dir)
         with self._changed:
             for job in self.jobs():
                 if job.state == "running":

@@ -19,12 +19,14 @@ from datetime import datetime
 from pathlib import Path
 
 import av
+import psutil
 
 from ..errors import OutputFailed
 
 log = logging.getLogger(__name__)
 
-PARTIAL_NAME = re.compile(r"\.[0-9a-f]{12}\.part(\.\w+)?")
+PARTIAL_NAME = re.compile(r"\.(\d+)_[0-9a-f]{12}\.part(\.\w+)?")
+"""Who writes it (the process), chance, and the suffix."""
 
 _NO_PERMISSION = "it cannot be written (no permission, read-only, or open in another program)"
 _FOLDER_GONE = "its folder does not exist (any more)"
@@ -67,7 +69,7 @@ def written_whole(target: Path, durable: bool = True) -> Iterator[Path]:
     still lose it. Raises OutputFailed.
     """
     target = target.absolute()
-    part = target.with_name(f".{secrets.token_hex(6)}.part{target.suffix}")
+    part = target.with_name(f".{os.getpid()}_{secrets.token_hex(6)}.part{target.suffix}")
     try:
         yield part
         if durable:
@@ -96,10 +98,11 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 def remove_partials(folder: Path) -> int:
     """Removes what killed writers left in ``folder`` and below; returns how many files that were.
 
-    For use while nothing is being written there. A file that cannot be removed is logged and stays.
+    For use while this process writes nothing there; what another living process writes is left alone. A file that
+    cannot be removed is logged and stays.
     """
     removed = 0
-    for path in [path for path in folder.rglob(".*") if PARTIAL_NAME.fullmatch(path.name)]:
+    for path in [path for path in folder.rglob(".*") if _is_abandoned(path)]:
         try:
             path.unlink(missing_ok=True)
             removed += 1
@@ -108,14 +111,23 @@ def remove_partials(folder: Path) -> int:
     return removed
 
 
-def day_folder(root: Path, now: datetime) -> Path:
-    """``root/YYYY-MM-DD``, made when it is missing. Raises OutputFailed."""
-    folder = root / f"{now:%Y-%m-%d}"
+def _is_abandoned(path: Path) -> bool:
+    named = PARTIAL_NAME.fullmatch(path.name)
+    return named is not None and (int(named[1]) == os.getpid() or not psutil.pid_exists(int(named[1])))
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes ``folder`` where it is missing, and those above it. Raises OutputFailed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failed(folder, error) from error
     return folder
+
+
+def day_folder(root: Path, now: datetime) -> Path:
+    """``root/YYYY-MM-DD``, made when it is missing. Raises OutputFailed."""
+    return make_folder(root / f"{now:%Y-%m-%d}")
 
 
 def job_stem(now: datetime, seed: int) -> str:

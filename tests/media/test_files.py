@@ -101,7 +101,8 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path: Path)
         done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False)
         assert done.returncode != 0
         assert not (folder / "a.mp4").exists()
-    kept = [tmp_path / name for name in ("film.part.mp4", ".hidden", "download.part")]
+    of_a_living_process = f".{os.getppid()}_0123456789ab.part.mp4"
+    kept = [tmp_path / name for name in ("film.part.mp4", ".hidden", "download.part", of_a_living_process)]
     for path in kept:
         path.write_bytes(b"x")
     assert remove_partials(tmp_path) == 2
