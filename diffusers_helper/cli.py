@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         chosen = settings.resolve(vars(options))
-        _prepare(chosen)
+        prepare(chosen)
         return int(options.run(options, chosen))
     except FramePackError as error:
         return _refused(error, options)
@@ -96,7 +96,7 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
     )
 
 
-def _prepare(chosen: Settings) -> None:
+def prepare(chosen: Settings) -> None:
     """Logging, and what libraries read from the environment when they are imported.
 
     OpenMP threads that wait by spinning keep each other from the processor as soon as another program wants it too;
@@ -131,10 +131,9 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
         checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
-        if options.kind is None:
-            request = request.model_copy(update={"kind": checkpoint.kinds[0]})
-        from .preparation import fit_picture
+        from .preparation import fit_picture, with_kind
 
+        request = Request.parse(with_kind(_request_fields(options), checkpoint.kinds))
         fit_picture(request, checkpoint)
     from .engine import Engine
     from .generate import generate, resume

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,11 @@ BYTES_PER_LATENT_VALUE = 4
 LATENT_VALUES_PER_PIXEL = 16 / 64
 BYTES_PER_VIDEO_PIXEL = 0.5
 SPARE_BYTES = 32 * 2**20
+
+
+def with_kind(fields: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
+    """The fields of a request; where they name no kind, the one that comes first in a checkpoint's ``kinds``."""
+    return {"kind": kinds[0], **fields}
 
 
 def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:

@@ -32,13 +32,13 @@ MAX_PIXELS = 40_000_000
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF or BMP"
 
 _HEAD_BYTES = 512
-_READERS: tuple[tuple[bytes, Callable[[IO[bytes]], Image.Image]], ...] = (
-    (rb"\x89PNG\r\n\x1a\n", PngImageFile),
-    (rb"\xff\xd8\xff", JpegImageFile),
-    (rb"RIFF.{4}WEBP", WebPImageFile),
-    (rb".{4}ftypavi[fs]", AvifImageFile),
-    (rb"GIF8[79]a", GifImageFile),
-    (rb"BM", BmpImageFile),
+_READERS: tuple[tuple[bytes, str, Callable[[IO[bytes]], Image.Image]], ...] = (
+    (rb"\x89PNG\r\n\x1a\n", "image/png", PngImageFile),
+    (rb"\xff\xd8\xff", "image/jpeg", JpegImageFile),
+    (rb"RIFF.{4}WEBP", "image/webp", WebPImageFile),
+    (rb".{4}ftypavi[fs]", "image/avif", AvifImageFile),
+    (rb"GIF8[79]a", "image/gif", GifImageFile),
+    (rb"BM", "image/bmp", BmpImageFile),
 )
 _REFUSED: tuple[tuple[bytes, str], ...] = (
     (rb"(?i)(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!doctype svg).*<svg)", "an SVG drawing"),
@@ -73,14 +73,24 @@ def _matching(head: bytes, pattern: bytes) -> bool:
     return re.match(pattern, head, re.DOTALL) is not None
 
 
+def media_type(head: bytes) -> str | None:
+    """The type of an accepted picture that begins with ``head``, such as image/png; None for anything else."""
+    return next((kind for pattern, kind, _ in _READERS if _matching(head, pattern)), None)
+
+
+def describe(head: bytes) -> str:
+    """In words, what begins with ``head``, where that is no accepted picture."""
+    return next((kind for pattern, kind in _REFUSED if _matching(head, pattern)), "not a known picture format")
+
+
 def _reader(head: bytes, path: Path) -> Callable[[IO[bytes]], Image.Image]:
     """The decoder for a file that begins with ``head``."""
     if not head:
         raise UnusablePicture(f"The picture {_name(path)} is empty (0 bytes). Save or upload it again.")
-    for pattern, reader in _READERS:
+    for pattern, _, reader in _READERS:
         if _matching(head, pattern):
             return reader
-    kind = next((kind for pattern, kind in _REFUSED if _matching(head, pattern)), "not a known picture format")
+    kind = describe(head)
     raise UnusablePicture(f"{_name(path)} is {kind}, which is not accepted. Save it as {ACCEPTED} and try again.")
 
 

@@ -7,6 +7,7 @@ joining, the timestamps of the segments are used only for the order of display.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,16 @@ def read_frames(path: Path) -> np.ndarray:
     """All frames of a video as uint8 [T, H, W, 3]. For short videos: they are held in memory. Raises UnusableInput."""
     with _reading(path) as (container, stream):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+
+
+def last_frame(path: Path) -> np.ndarray:
+    """The frame shown last, uint8 [H, W, 3]; decodes from the last key frame on. Raises UnusableInput."""
+    with _reading(path) as (container, stream):
+        container.seek(stream.duration or 0, stream=stream)
+        frames = deque(container.decode(stream), maxlen=1)
+        if not frames:
+            raise UnusableInput(f"{path} holds no frame.")
+        return frames[0].to_ndarray(format="rgb24")
 
 
 def probe(path: Path) -> VideoInfo:

@@ -9,9 +9,11 @@ from typing import Any
 import gradio as gr
 
 from . import generate_tab, system_tab, theme
+from .api import add_endpoints
 from .desk import Desk
 from .form import Form
 from .page import PRIVATE, Page, live
+from .server import uploads_folder
 from .texts import LANGUAGES
 from .translation import Translator
 
@@ -25,6 +27,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         page = _header(desk)
         _tabs(page)
         _switch_languages(page, blocks)
+        add_endpoints(desk, uploads_folder(desk.settings.output_dir))
     return blocks
 
 

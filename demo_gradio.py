@@ -1,0 +1,127 @@
+"""The page: settings become an application, and it is served until somebody stops it.
+
+`bash start.sh` runs this; `bash start.sh page --help` lists the flags. torch is imported by the first job, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffusers_helper import __version__
+from diffusers_helper.cli import INTERRUPTED, prepare
+from diffusers_helper.errors import FramePackError, UnusableCheckpoint
+from diffusers_helper.interrupt import StopSignal
+from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
+from diffusers_helper.ui import server
+
+if TYPE_CHECKING:
+    from diffusers_helper.engine import Engine
+    from diffusers_helper.jobs.queue import JobQueue
+    from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.models.table import Checkpoint
+    from diffusers_helper.ui.desk import Desk
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 3600.0
+"""How long a stop waits for the step under way; a second signal ends the waiting."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="start.sh page", description="The page in the browser.")
+    parser.add_argument("--version", action="version", version=__version__)
+    add_flags(parser, PAGE_KNOBS)
+    try:
+        chosen = resolve_page(vars(parser.parse_args(arguments)))
+        prepare(chosen)
+        server.prepare_gradio(chosen)
+        with StopSignal() as stop:
+            return _run(chosen, stop)
+    except FramePackError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(chosen: PageSettings, stop: StopSignal) -> int:
+    from diffusers_helper.jobs.executor import LocalExecutor
+    from diffusers_helper.jobs.queue import JobQueue
+    from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.ui.app import build_page, launch_options
+
+    checkpoint, problem = _find_checkpoint(chosen)
+    queue = JobQueue(chosen.output_dir, checkpoint)
+    server.empty_uploads(chosen.output_dir)
+    worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir))
+    desk = _desk(chosen, queue, worker, checkpoint, problem)
+    page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
+    page.open()
+    worker.start()
+    _tell(page, chosen, problem)
+    page.wait(stop)
+    worker.stop(STOP_SECONDS)
+    page.close()
+    queue.close()
+    return 0
+
+
+def _find_checkpoint(chosen: PageSettings) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, or why there is none; the page opens without one too."""
+    from diffusers_helper.models.table import find_checkpoint
+
+    try:
+        return find_checkpoint(chosen.checkpoint, chosen.models_dir), ""
+    except UnusableCheckpoint as error:
+        return None, str(error)
+
+
+def _load(chosen: PageSettings) -> Engine:
+    """The engine for the jobs; looks for the checkpoint again, since it may have been downloaded meanwhile."""
+    from diffusers_helper.engine import Engine
+    from diffusers_helper.models.table import find_checkpoint
+
+    return Engine.load(find_checkpoint(chosen.checkpoint, chosen.models_dir))
+
+
+def _desk(chosen: PageSettings, queue: JobQueue, worker: Worker, checkpoint: Checkpoint | None, problem: str) -> Desk:
+    from diffusers_helper.presets import PresetStore
+    from diffusers_helper.ui.desk import Desk
+
+    return Desk(
+        queue=queue,
+        settings=chosen,
+        checkpoint=checkpoint,
+        checkpoint_problem=problem,
+        presets=PresetStore(chosen.output_dir / ".framepack" / "presets"),
+        warnings=server.warnings(chosen),
+        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
+    )
+
+
+def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
+    """Where the page is, and what to know about it."""
+    from diffusers_helper.ui.texts import Texts
+
+    texts = Texts("en")
+    for key in server.warnings(chosen):
+        log.warning("%s", texts(key))
+    if problem:
+        log.warning("no checkpoint: %s", problem)
+    for address in page.addresses:
+        sys.stdout.write(f"FramePack is at {address}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    code = main()
+    if code == INTERRUPTED:
+        os._exit(code)  # A job under way would keep the process; what it has finished is on the disk.
+    sys.exit(code)

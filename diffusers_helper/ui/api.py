@@ -1,0 +1,171 @@
+"""The five public endpoints. Everything else that the page calls is private.
+
+What a docstring or a signature says here stands on the API page, and is what a program is told about the endpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
+
+import gradio as gr
+from gradio.data_classes import FileDataDict
+
+from ..errors import FramePackError, InvalidRequest, UnusableCheckpoint
+from ..jobs.job import Keep
+from ..preparation import with_kind
+from ..request import Request
+from .desk import Desk
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def add_endpoints(desk: Desk, uploads: Path) -> None:
+    """Put the endpoints into the Blocks that is being built. ``uploads``: the folder of uploaded files."""
+    for name, endpoint in endpoints(desk, uploads).items():
+        gr.api(_told(endpoint), api_name=name, concurrency_limit=None)
+
+
+def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
+    """The endpoints by their names."""
+    queue = desk.queue
+
+    def submit(picture: FileDataDict, request_json: str = "{}") -> int:
+        """Queue a video, and say which job it is.
+
+        Parameters:
+            picture: the start picture, uploaded before
+            request_json: the fields of the request as JSON, all but the picture; what is left out has its default
+        Returns:
+            the number of the job
+        """
+        if desk.checkpoint is None:
+            raise UnusableCheckpoint(desk.checkpoint_problem)
+        fields = with_kind(_fields(request_json), desk.kinds)
+        request = Request.parse({**fields, "picture": str(_uploaded(picture, uploads))})
+        return queue.add(request).id
+
+    def status(job_id: int) -> dict[str, Any]:
+        """How far a job is.
+
+        Parameters:
+            job_id: the number of the job
+        Returns:
+            among others state, section, sections, step, steps, seconds_left, notices, error
+        """
+        return queue.job(_number(job_id)).snapshot()
+
+    def cancel(job_id: int, keep: Literal["now", "section", "nothing"] = "now") -> dict[str, Any]:
+        """Stop a job.
+
+        Parameters:
+            job_id: the number of the job
+            keep: now keeps the finished sections, section those and the running one, nothing discards all
+        Returns:
+            how far the job is
+        """
+        if keep not in get_args(Keep):
+            raise InvalidRequest(f"keep: {_shown(keep)} is not allowed; give {', '.join(get_args(Keep))}")
+        queue.cancel(_number(job_id), keep)
+        return queue.job(job_id).snapshot()
+
+    def result(job_id: int) -> FileDataDict:
+        """The video of a job: the finished one, or what is playable so far.
+
+        Parameters:
+            job_id: the number of the job
+        Returns:
+            the MP4 file
+        """
+        return _offered(queue.result(_number(job_id)), uploads)
+
+    def list_jobs() -> list[dict[str, Any]]:
+        """All jobs: the running one, the queued in their order, then the others, newest first.
+
+        Returns:
+            for each job what status says of it
+        """
+        return [job.snapshot() for job in queue.jobs()]
+
+    return {"submit": submit, "status": status, "cancel": cancel, "result": result, "list": list_jobs}
+
+
+def _told(endpoint: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The same, with our errors told to whoever called."""
+
+    @functools.wraps(endpoint)
+    def told(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        try:
+            return endpoint(*arguments, **named)
+        except FramePackError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return told
+
+
+def _fields(text: Any) -> dict[str, Any]:
+    """The fields of a request as they were sent. Raises InvalidRequest."""
+    if not isinstance(text, str):
+        raise InvalidRequest(f"request_json: must be a text that holds JSON, not {type(text).__name__}")
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"request_json: is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"request_json: must be a JSON object, not {type(fields).__name__}")
+    if "picture" in fields:
+        raise InvalidRequest("picture: is not named in request_json; upload it and give it beside")
+    return fields
+
+
+def _number(job_id: Any) -> int:
+    if type(job_id) is not int:
+        raise InvalidRequest(f"job_id: {_shown(job_id)} is not allowed; give a whole number")
+    return job_id
+
+
+def _uploaded(picture: Any, uploads: Path) -> Path:
+    """The file of an upload; no other path is ever opened. Raises InvalidRequest."""
+    if not isinstance(picture, dict) or not isinstance(picture.get("path"), str) or not picture["path"]:
+        raise InvalidRequest(
+            "picture: is missing; upload the start picture (gradio_client: handle_file) and give it here"
+        )
+    with suppress(OSError, ValueError):
+        path = Path(picture["path"]).resolve(strict=True)
+        if path.is_file() and path.is_relative_to(uploads.resolve()):
+            return path
+    raise InvalidRequest("picture: was not uploaded here, or too long ago; upload it again")
+
+
+def _offered(video: Path, uploads: Path) -> FileDataDict:
+    """``video`` as a file that Gradio hands out: a second name of it among the uploads, not a copy."""
+    folder = uploads / "results" / video.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    offered = folder / video.name
+    if not (offered.is_file() and offered.samefile(video)):
+        offered.unlink(missing_ok=True)
+        try:
+            os.link(video, offered)
+        except OSError:
+            shutil.copyfile(video, offered)
+    meta = {"_type": "gradio.FileData"}
+    return {
+        "path": str(offered),
+        "orig_name": video.name,
+        "mime_type": "video/mp4",
+        "size": offered.stat().st_size,
+        "is_stream": False,
+        "meta": meta,
+    }
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

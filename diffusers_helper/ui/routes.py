@@ -1,0 +1,234 @@
+"""The page's own routes: what its live parts ask for each second, media of jobs, and two for who watches it.
+
+They stand before Gradio's and behind the same guards. Files are named by job, never by path, and lie in the output
+folder; whatever the jobs say.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ..errors import FramePackError, UnusableInput
+from ..media.pictures import media_type
+from ..media.video import last_frame
+from . import fragments
+from .desk import Desk
+from .texts import LANGUAGES
+
+NO_STORE = {"Cache-Control": "no-store"}
+REVALIDATED = {"Cache-Control": "private, no-cache"}
+
+REFRESH_SECONDS = 5.0
+"""How old an answer may be while no job changes: free memory and the like change without one."""
+
+IDLE_LIMIT_SECONDS = 30.0
+BUSY_LIMIT_SECONDS = 1800.0
+"""How long the worker may be silent: without a job it looks for one each second; loading a checkpoint takes minutes."""
+
+LEAST_FREE_BYTES = 500_000_000
+
+
+def own_routes(desk: Desk) -> list[BaseRoute]:
+    """The routes over ``desk``."""
+    live, media, health = LiveAnswers(desk), Media(desk), Readiness(desk)
+    return [
+        Route("/live", live.answer),
+        Route("/media/{job_id:int}/{name}", media.answer),
+        Route("/healthz", alive),
+        Route("/readyz", health.answer),
+    ]
+
+
+async def alive(request: Request) -> Response:
+    """Says that the server answers, and nothing else."""
+    return PlainTextResponse("ok", headers=NO_STORE)
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """What the live parts show. ``seen`` names the content, so that it travels only when it is another."""
+
+    key: tuple[int, int]
+    seen: str
+    body: bytes
+    zipped: bytes
+
+
+class LiveAnswers:
+    """The live parts of the page, rendered once for all who ask."""
+
+    def __init__(self, desk: Desk, render: Callable[[Desk, str], dict[str, str]] = fragments.render) -> None:
+        self._desk, self._render = desk, render
+        self._rendering = threading.Lock()
+        self._kept: dict[str, _Rendered] = {}
+
+    async def answer(self, request: Request) -> Response:
+        """204 when the client has seen it all, else the fragments as JSON."""
+        language = request.query_params.get("language", "")
+        if language not in LANGUAGES:
+            return JSONResponse({"detail": f"language: give one of {', '.join(LANGUAGES)}"}, 400)
+        found = self._kept.get(language)
+        if found is None or found.key != self._key():
+            found = await anyio.to_thread.run_sync(self._fresh, language)
+        if request.query_params.get("seen") == found.seen:
+            return Response(status_code=204, headers=NO_STORE)
+        headers = {**NO_STORE, "Content-Type": "application/json", "Vary": "Accept-Encoding"}
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(found.body, headers=headers)
+        return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})
+
+    def _key(self) -> tuple[int, int]:
+        return self._desk.queue.version, int(time.monotonic() / REFRESH_SECONDS)
+
+    def _fresh(self, language: str) -> _Rendered:
+        with self._rendering:
+            key, found = self._key(), self._kept.get(language)
+            if found is None or found.key != key:
+                running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
+                content = {"running": running, "fragments": self._render(self._desk, language)}
+                text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+                seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+                body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
+                found = self._kept[language] = _Rendered(key, seen, body, gzip.compress(body, 4))
+            return found
+
+
+class Media:
+    """Videos and pictures of jobs."""
+
+    KEPT_FRAMES = 8
+
+    def __init__(self, desk: Desk) -> None:
+        self._queue, self._output_dir = desk.queue, desk.settings.output_dir
+        self._last_frames: dict[tuple[Path, int], bytes] = {}
+        self._decoding = threading.Lock()
+
+    async def answer(self, request: Request) -> Response:
+        """The file called ``name`` of a job."""
+        job_id, name = request.path_params["job_id"], request.path_params["name"]
+        try:
+            return await anyio.to_thread.run_sync(self._response, job_id, name, request)
+        except (FramePackError, OSError, ValueError):
+            return JSONResponse({"detail": f"job {job_id} has no {name[:40]}"}, 404, headers=NO_STORE)
+
+    def _response(self, job_id: int, name: str, request: Request) -> Response:
+        if name == "video.mp4":
+            return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
+        if name == "last.png":
+            return self._last_frame(self._within(self._queue.result(job_id), ".mp4"), request)
+        return self._picture(self._picture_file(job_id, name), request)
+
+    def _picture_file(self, job_id: int, name: str) -> Path:
+        if name == "thumb.png":
+            return self._within(self._queue.thumbnail(job_id), ".png")
+        if name == "picture":
+            return self._within(self._queue.picture(job_id), ".picture")
+        preview = self._queue.job(job_id).progress.preview
+        if name == "preview.png" and preview:
+            return self._within(Path(preview), ".png")
+        raise UnusableInput(f"a job has no {name}")
+
+    def _within(self, path: Path, suffix: str) -> Path:
+        """The file itself. Raises UnusableInput when it is none, of another kind, or lies elsewhere."""
+        place = path.resolve(strict=True)
+        if not place.is_relative_to(self._output_dir.resolve()) or place.suffix != suffix or not place.is_file():
+            raise UnusableInput(f"{path.name} is not one of the files that are shown")
+        return place
+
+    def _video(self, path: Path, request: Request) -> Response:
+        response = FileResponse(path, media_type="video/mp4", headers=REVALIDATED, stat_result=path.stat())
+        return _unless_known(response, request)
+
+    def _picture(self, path: Path, request: Request) -> Response:
+        """Read at once, since a preview is replaced while it is asked for."""
+        with path.open("rb") as file:
+            status, content = os.fstat(file.fileno()), file.read()
+        kind = media_type(content[:512])
+        if kind is None:
+            raise UnusableInput(f"{path.name} is no picture")
+        headers = {**REVALIDATED, "ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"'}
+        return _unless_known(Response(content, media_type=kind, headers=headers), request)
+
+    def _last_frame(self, path: Path, request: Request) -> Response:
+        key = path, path.stat().st_mtime_ns
+        with self._decoding:
+            if key not in self._last_frames:
+                while len(self._last_frames) >= self.KEPT_FRAMES:
+                    del self._last_frames[next(iter(self._last_frames))]
+                self._last_frames[key] = _as_png(path)
+        headers = {**REVALIDATED, "ETag": f'"{key[1]:x}-last"'}
+        return _unless_known(Response(self._last_frames[key], media_type="image/png", headers=headers), request)
+
+
+def _as_png(video: Path) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(last_frame(video)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _unless_known(response: Response, request: Request) -> Response:
+    """``response``, or 304 when the client has it already."""
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if response.headers["etag"] not in known:
+        return response
+    return Response(status_code=304, headers={**REVALIDATED, "ETag": response.headers["etag"]})
+
+
+class Readiness:
+    """Whether jobs can be taken and done."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def answer(self, request: Request) -> Response:
+        """200, or 503 with the reasons."""
+        reasons = await anyio.to_thread.run_sync(self.reasons)
+        content = {"ready": not reasons, "reasons": reasons}
+        return JSONResponse(content, 503 if reasons else 200, headers=NO_STORE)
+
+    def reasons(self) -> list[str]:
+        """What stands in the way, in words; nothing when all is well."""
+        checks = (self._worker, self._disk, self._store, self._checkpoint)
+        return [reason for check in checks if (reason := check())]
+
+    def _worker(self) -> str:
+        silent = self._desk.worker_heartbeat()
+        if math.isinf(silent):
+            return "worker: it has ended"
+        running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
+        return (
+            f"worker: silent for {silent:.0f} s"
+            if silent > (BUSY_LIMIT_SECONDS if running else IDLE_LIMIT_SECONDS)
+            else ""
+        )
+
+    def _disk(self) -> str:
+        try:
+            free = shutil.disk_usage(self._desk.settings.output_dir).free
+        except OSError as error:
+            return f"disk: {error.strerror}"
+        return f"disk: {free // 10**6} MB free" if free < LEAST_FREE_BYTES else ""
+
+    def _store(self) -> str:
+        folder = self._desk.settings.output_dir / ".framepack"
+        return "" if os.access(folder, os.W_OK) else "queue: its folder cannot be written"
+
+    def _checkpoint(self) -> str:
+        return "" if self._desk.checkpoint else "checkpoint: it cannot be used"

@@ -1,0 +1,161 @@
+"""The server under the page: what must be set before Gradio is imported, opening, closing."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidSetting, OutputFailed
+from ..interrupt import StopSignal
+from ..settings import PageSettings
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+    from starlette.middleware import Middleware
+
+    from .desk import Desk
+    from .guard import AllowedNames
+
+log = logging.getLogger(__name__)
+
+PORTS = range(7860, 7960)
+THIS_MACHINE_NAMES = "localhost,127.0.0.1,::1"
+LOOK_SECONDS = 0.2
+
+
+def uploads_folder(output_dir: Path) -> Path:
+    """Where Gradio keeps what was uploaded."""
+    return output_dir.absolute() / ".framepack" / "uploads"
+
+
+def prepare_gradio(settings: PageSettings, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what Gradio reads from the environment when it is imported; nothing else there speaks to it.
+
+    Its own variables would otherwise change what the page does behind its settings: open folders, start workers that
+    no guard stands before, report to its makers. The program's own requests to this machine need no proxy.
+    """
+    known = {knob.variable for knob in settings.knobs}
+    for name in [name for name in environment if name.startswith("GRADIO_")]:
+        if name not in known and name not in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+            log.warning("%s has no effect on this page", name)
+        del environment[name]
+    environment["GRADIO_ANALYTICS_ENABLED"] = "False"
+    environment["GRADIO_TEMP_DIR"] = str(uploads_folder(settings.output_dir))
+    environment["HF_HUB_DISABLE_TELEMETRY"] = environment["HF_HUB_OFFLINE"] = "1"
+    for name in ("NO_PROXY", "no_proxy"):
+        environment[name] = ",".join(filter(None, (environment.get(name), THIS_MACHINE_NAMES, settings.server)))
+    environment.pop("FRAMEPACK_AUTH", None)
+
+
+def empty_uploads(output_dir: Path) -> None:
+    """Remove what earlier starts left among the uploads. Raises OutputFailed when the folder cannot be made."""
+    folder = uploads_folder(output_dir)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputFailed(f"Could not make {folder}: {error.strerror}. Choose another output folder.") from None
+
+
+def warnings(settings: PageSettings) -> tuple[str, ...]:
+    """Keys of texts about how the page is reached, for the page itself."""
+    keys = []
+    if settings.reachable_from_elsewhere and settings.auth is None:
+        keys.append("page.warning_open")
+    if settings.mcp and not mcp_is_installed():
+        keys.append("page.warning_mcp")
+    return tuple(keys)
+
+
+def mcp_is_installed() -> bool:
+    """Whether the optional package that serves tools over MCP is there."""
+    return importlib.util.find_spec("mcp") is not None
+
+
+def free_port(server: str, wanted: int | None) -> int:
+    """A port that nobody listens on. Raises InvalidSetting for a wanted one that is taken, or a foreign address."""
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    for port in [wanted] if wanted else PORTS:
+        try:
+            socket.create_server((server, port), family=family).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                reason = error.strerror or str(error)
+                raise InvalidSetting(f"--server {server}, port {port}: {reason}; choose another") from None
+        else:
+            return port
+    if wanted:
+        raise InvalidSetting(f"--port {wanted}: is in use already; choose another, or leave it out")
+    raise InvalidSetting(f"--port: all from {PORTS[0]} to {PORTS[-1]} are in use; name another")
+
+
+class PageServer:
+    """The page on its port."""
+
+    def __init__(self, desk: Desk, settings: PageSettings, blocks: Blocks, looks: Mapping[str, Any]) -> None:
+        """``looks``: what the page itself asks of Gradio's ``launch``."""
+        self._desk, self._settings = desk, settings
+        self._blocks, self._looks = blocks, looks
+        self.addresses: list[str] = []
+
+    def open(self) -> None:
+        """Listen; ``addresses`` then says where. Raises InvalidSetting."""
+        from .guard import AllowedNames
+        from .routes import own_routes
+
+        chosen, names = self._settings, AllowedNames.of(self._settings)
+        mcp = chosen.mcp and mcp_is_installed()
+        _, local, shared = self._blocks.launch(
+            **self._looks,
+            prevent_thread_lock=True,
+            quiet=True,
+            inline=False,
+            inbrowser=chosen.inbrowser,
+            share=chosen.share,
+            server_name=f"[{chosen.server}]" if ":" in chosen.server else chosen.server,
+            server_port=free_port(chosen.server, chosen.port),
+            auth=chosen.auth,
+            root_path=chosen.root_path,
+            max_file_size=chosen.max_upload_size,
+            mcp_server=mcp,
+            ssr_mode=False,
+            pwa=False,
+            num_workers=0,
+            app_kwargs={"routes": own_routes(self._desk), "middleware": _layers(chosen, names, mcp)},
+        )
+        for address in filter(None, (local, shared)):
+            names.add(address)
+            self.addresses.append(address)
+
+    def wait(self, stop: StopSignal) -> None:
+        """Until a wish to stop, or until the server has ended by itself."""
+        while not stop.received and self._blocks.server.thread.is_alive():
+            time.sleep(LOOK_SECONDS)
+
+    def close(self) -> None:
+        """Stop listening; open connections are cut."""
+        self._blocks.close(verbose=False)
+
+
+def _layers(settings: PageSettings, names: AllowedNames, mcp: bool) -> list[Middleware]:
+    """What every request passes, the outermost first."""
+    from starlette.middleware import Middleware
+
+    from . import guard, uploads
+
+    return [
+        Middleware(guard.SafeHeaders),
+        Middleware(guard.KnownHosts, names=names),
+        Middleware(guard.NeededRoutes, mcp=mcp),
+        Middleware(guard.LoginRequired),
+        Middleware(guard.SlowLogins),
+        Middleware(uploads.Bodies, max_upload_bytes=settings.max_upload_size, output_dir=settings.output_dir),
+    ]
