@@ -10,6 +10,7 @@
   let running = true;
   let timer = 0;
   let asking = false;
+  let wishes = {};
 
   // The fragments name media relative to the page, so the page's own address ends in a slash.
   if (!location.pathname.endsWith('/')) {
@@ -39,11 +40,33 @@
     return chosen;
   }
 
+  // What this page wants to see of the history: find, state, count. An empty wish is none.
+  function wish(changes) {
+    wishes = Object.fromEntries(Object.entries({...wishes, ...changes}).filter(([, value]) => value));
+    seen = '';
+    soon();
+  }
+
+  async function copy(button) {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = button.dataset.copied;
+    } catch { // Only safe addresses may write to the clipboard; elsewhere the text is there to be copied by hand.
+      getSelection().selectAllChildren(button.previousElementSibling);
+    }
+  }
+
+  function pressed(event) {
+    const button = event.target.closest?.('[data-wish-count], [data-copy]');
+    if (button?.dataset.wishCount) wish({count: button.dataset.wishCount});
+    if (button?.dataset.copy) copy(button);
+  }
+
   async function poll() {
     if (asking) return;
     asking = true;
     try {
-      const query = new URLSearchParams({language: language(), seen});
+      const query = new URLSearchParams({...wishes, language: language(), seen});
       const answer = await fetch('live?' + query, {signal: AbortSignal.timeout(10 * SECOND), cache: 'no-store'});
       if (answer.status === 401) location.reload();
       if (!answer.ok) throw new Error(answer.status);
@@ -97,7 +120,8 @@
 
   document.addEventListener('visibilitychange', () => { if (!document.hidden) soon(); });
   document.addEventListener('click', () => setTimeout(show, SECOND / 10));
+  document.addEventListener('click', pressed);
   document.documentElement.lang = language();
-  window.framepack = {language, speak, soon, agreed};
+  window.framepack = {language, speak, soon, agreed, wish};
   poll();
 })();

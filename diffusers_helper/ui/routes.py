@@ -28,9 +28,10 @@ from starlette.routing import BaseRoute, Route
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
 from ..media.video import last_frame
-from . import fragments
+from . import fragments, fragments_queue
 from .desk import Desk
-from .texts import LANGUAGES
+from .fragments_queue import Wish
+from .texts import LANGUAGES, Texts
 
 NO_STORE = {"Cache-Control": "no-store"}
 REVALIDATED = {"Cache-Control": "private, no-cache"}
@@ -72,21 +73,24 @@ class _Rendered:
 
 
 class LiveAnswers:
-    """The live parts of the page, rendered once for all who ask."""
+    """The live parts of the page, rendered once for all who ask for the same part of the history."""
+
+    KEPT_ANSWERS = 24
 
     def __init__(self, desk: Desk, render: Callable[[Desk, str], dict[str, str]] = fragments.render) -> None:
         self._desk, self._render = desk, render
         self._rendering = threading.Lock()
-        self._kept: dict[str, _Rendered] = {}
+        self._kept: dict[tuple[str, Wish], _Rendered] = {}
 
     async def answer(self, request: Request) -> Response:
         """204 when the client has seen it all, else the fragments as JSON."""
         language = request.query_params.get("language", "")
         if language not in LANGUAGES:
             return JSONResponse({"detail": f"language: give one of {', '.join(LANGUAGES)}"}, 400)
-        found = self._kept.get(language)
+        wish = Wish.of(request.query_params)
+        found = self._kept.get((language, wish))
         if found is None or found.key != self._key():
-            found = await anyio.to_thread.run_sync(self._fresh, language)
+            found = await anyio.to_thread.run_sync(self._fresh, language, wish)
         if request.query_params.get("seen") == found.seen:
             return Response(status_code=204, headers=NO_STORE)
         headers = {**NO_STORE, "Content-Type": "application/json", "Vary": "Accept-Encoding"}
@@ -97,17 +101,25 @@ class LiveAnswers:
     def _key(self) -> tuple[int, int]:
         return self._desk.queue.version, int(time.monotonic() / REFRESH_SECONDS)
 
-    def _fresh(self, language: str) -> _Rendered:
+    def _fresh(self, language: str, wish: Wish) -> _Rendered:
         with self._rendering:
-            key, found = self._key(), self._kept.get(language)
+            key, found = self._key(), self._kept.get((language, wish))
             if found is None or found.key != key:
                 running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
-                content = {"running": running, "fragments": self._render(self._desk, language)}
+                content = {"running": running, "fragments": self._fragments(language, wish)}
                 text = json.dumps(content, ensure_ascii=False, sort_keys=True)
                 seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
                 body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
-                found = self._kept[language] = _Rendered(key, seen, body, gzip.compress(body, 4))
+                if len(self._kept) >= self.KEPT_ANSWERS:
+                    self._kept.clear()
+                found = self._kept[language, wish] = _Rendered(key, seen, body, gzip.compress(body, 4))
             return found
+
+    def _fragments(self, language: str, wish: Wish) -> dict[str, str]:
+        shown = self._render(self._desk, language)
+        if wish == Wish():
+            return shown
+        return {**shown, "history": fragments_queue.history(self._desk.queue.jobs(), Texts(language), wish)}
 
 
 class Media:

@@ -1,0 +1,278 @@
+"""Queue and history as HTML: pure functions of the jobs. Everything that users wrote is escaped.
+
+Pictures and videos are named by job, relative to the page. Buttons carry what they do in ``data-act`` and ``data-job``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from ..jobs.job import ENDED, Job
+from .desk import Desk
+from .texts import Texts
+from .words import duration
+
+STEP = 24
+MOST = 1200
+"""So many finished jobs are shown at first, and at most."""
+
+ICONS: Mapping[str, str] = {
+    "up": "M12 19V5M6 11l6-6 6 6",
+    "down": "M12 5v14M6 13l6 6 6-6",
+    "next": "M12 20V9M7 13l5-5 5 5M5 4h14",
+    "edit": "M4 20l1-5L16 4l4 4L9 19l-5 1M14 6l4 4",
+    "duplicate": "M9 9h11v11H9zM5 15H4V4h11v1",
+    "remove": "M6 6l12 12M18 6L6 18",
+    "cancel": "M6 6l12 12M18 6L6 18",
+}
+"""Strokes on a square of 24."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which part of the history one page wants to see."""
+
+    find: str = ""
+    state: str = ""
+    count: int = STEP
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Wish:
+        """From the parameters of a request, whatever they hold."""
+        count = query.get("count", "")
+        wanted = int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else STEP
+        state = query.get("state", "")
+        return cls(query.get("find", "")[:200], state if state in ENDED else "", max(STEP, min(wanted, MOST)))
+
+    def takes(self, job: Job) -> bool:
+        """Whether the job is one that is looked for."""
+        words = self.find.casefold().split()
+        told = f"{job.request.prompt} {_seed(job)} #{job.id}".casefold()
+        return (not self.state or job.state == self.state) and all(word in told for word in words)
+
+
+def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
+    """The fragments ``queue`` and ``history``."""
+    jobs = desk.queue.jobs()
+    return {
+        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts),
+        "history": history(jobs, texts, wish or Wish()),
+    }
+
+
+def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts) -> str:
+    """What runs and what waits, with what can be done about it."""
+    running = [job for job in jobs if job.state == "running"]
+    waiting = [job for job in jobs if job.state == "queued"]
+    rows = [_running_row(job, texts) for job in running]
+    rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting, 1)]
+    told = "".join(f'<p class="q-notice" role="alert">{escape(notice)}</p>' for notice in notices)
+    told += f'<p class="q-notice" role="status">{_words(texts, "queue.paused")}</p>' if paused else ""
+    listed = f'<ol class="q-list">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
+    return _queue_head(jobs, len(waiting), paused, texts) + told + listed
+
+
+def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
+    """The newest of the ended jobs that ``wish`` takes, as a gallery."""
+    ended = [job for job in jobs if job.state in ENDED]
+    found = [job for job in ended if wish.takes(job)]
+    if not found:
+        return _empty(texts, "queue.history_none" if ended else "queue.history_empty")
+    cards = "".join(_card(job, texts) for job in found[: wish.count])
+    counts = _words(texts, "queue.history_counts", shown=min(wish.count, len(found)), count=len(found))
+    more = min(len(found) - wish.count, STEP)
+    button = (
+        f'<button type="button" class="q-button" data-wish-count="{wish.count + STEP}">'
+        f"{_words(texts, 'queue.more', count=more)}</button>"
+        if more > 0 and wish.count < MOST
+        else ""
+    )
+    return f'<ul class="q-gallery">{cards}</ul><p class="q-more"><span>{counts}</span>{button}</p>'
+
+
+def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:
+    failed = sum(job.state == "failed" for job in jobs)
+    broken = sum(job.state == "interrupted" and job.can_go_on for job in jobs)
+    act = "unpause" if paused else "pause"
+    buttons = _button(act, 0, _words(texts, f"queue.{act}"))
+    if broken:
+        buttons += _button("go_on_all", 0, _words(texts, "queue.go_on_all", count=broken))
+    if failed:
+        buttons += _button("retry_failed", 0, _words(texts, "queue.retry_failed", count=failed))
+    return (
+        f'<div class="q-head"><h2>{_words(texts, "queue.queue")}</h2>'
+        f'<span class="q-dim">{_words(texts, "queue.counts", count=waiting)}</span>'
+        f'<span class="q-buttons">{buttons}</span></div>'
+    )
+
+
+def _running_row(job: Job, texts: Texts) -> str:
+    told = job.progress
+    bar = f'<progress max="{max(told.sections, 1)}" value="{told.sections_done}"></progress>'
+    done = _words(texts, "queue.sections", done=told.sections_done, sections=told.sections) if told.sections else ""
+    if job.stop:
+        acts = f'<span class="q-dim">{_words(texts, f"job.stopping_{job.stop}")}</span>'
+    else:
+        acts = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
+    return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", acts, texts)
+
+
+def _stop(job: Job, keep: str, texts: Texts) -> str:
+    sure = _words(texts, "job.stop_nothing_confirm", job=job.id) if keep == "nothing" else ""
+    return _button("stop", job.id, _words(texts, f"job.stop_{keep}"), value=keep, confirm=sure)
+
+
+def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
+    unfinished = job.progress.folder is not None
+    usable = {
+        "up": place > 1,
+        "down": place < waiting,
+        "next": place > 1,
+        "edit": not unfinished,
+        "duplicate": True,
+        "cancel" if unfinished else "remove": True,
+    }
+    sure = "" if unfinished else _words(texts, "queue.remove_confirm", job=job.id)
+    acts = "".join(
+        _icon(act, job, texts, usable=can, confirm=sure if act == "remove" else "") for act, can in usable.items()
+    )
+    resumes = _words(texts, "queue.resumes", done=job.progress.sections_done) if unfinished else ""
+    places = f'<span class="q-place">{_words(texts, "queue.place", place=place)}</span>'
+    return _row(job, f"{places}<span>{resumes}</span>{_facts(job, texts)}", acts, texts)
+
+
+def _row(job: Job, facts: str, acts: str, texts: Texts) -> str:
+    return (
+        f'<li class="q-row q-{job.state}"><img class="q-thumb" src="{_thumb(job)}" alt="" loading="lazy">'
+        f'<div class="q-words"><p class="q-prompt">{_prompt(job, texts)}</p>'
+        f'<p class="q-facts">{_state(job, texts)}{facts}</p></div><div class="q-acts">{acts}</div></li>'
+    )
+
+
+def _card(job: Job, texts: Texts) -> str:
+    error = f'<p class="q-error">{escape(job.progress.error)}</p>' if job.progress.error else ""
+    ended = datetime.fromtimestamp(job.ended_at or job.created_at)
+    when = f'<time datetime="{ended:%Y-%m-%dT%H:%M}">{ended:%Y-%m-%d %H:%M}</time>'
+    return (
+        f'<li class="q-card">{_media(job, texts)}<p class="q-prompt">{_prompt(job, texts)}</p>'
+        f'<p class="q-facts">{_state(job, texts)}{when}{_facts(job, texts)}</p>{error}'
+        f'<div class="q-acts">{_card_acts(job, texts)}</div>{_files(job, texts)}</li>'
+    )
+
+
+def _media(job: Job, texts: Texts) -> str:
+    """The video, or the start picture with the reason why there is none."""
+    if _video(job):
+        label = _words(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
+        return (
+            f'<video class="q-media" controls loop preload="none" playsinline poster="{_thumb(job)}" '
+            f'src="media/{job.id}/video.mp4?v={job.progress.frames}" aria-label="{label}"></video>'
+        )
+    why = _words(texts, "queue.gone" if job.progress.video else "queue.no_video")
+    return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
+
+
+def _card_acts(job: Job, texts: Texts) -> str:
+    acts = _button("use", job.id, _words(texts, "queue.use"))
+    if _video(job):
+        acts += _button("last_frame", job.id, _words(texts, "queue.last_frame"))
+    if job.can_go_on:
+        told = job.progress
+        hint = _words(texts, "queue.go_on_hint", done=told.sections_done, sections=told.sections)
+        acts += _button("go_on", job.id, _words(texts, "queue.go_on"), hint=hint)
+    if job.state != "done":
+        sure = _words(texts, "queue.retry_confirm", job=job.id) if job.progress.folder else ""
+        acts += _button("retry", job.id, _words(texts, "queue.retry"), confirm=sure)
+    sure = _words(texts, "queue.delete_confirm", job=job.id)
+    return acts + _button("trash", job.id, _words(texts, "queue.delete"), confirm=sure, kind="q-danger")
+
+
+def _files(job: Job, texts: Texts) -> str:
+    """Where the files lie, and the way to forget the job without them."""
+    place = job.progress.video or job.progress.folder
+    path = escape(str(Path(place).parent if job.progress.video else place)) if place else ""
+    what = texts("queue.forget_deletes" if job.progress.folder else "queue.forget_keeps")
+    sure = _words(texts, "queue.forget_confirm", job=job.id, what=what)
+    copy = (
+        f'<code>{path}</code><button type="button" class="q-button" data-copy="{path}" '
+        f'data-copied="{_words(texts, "queue.copied")}">{_words(texts, "queue.copy")}</button>'
+    )
+    forget = _button("remove", job.id, _words(texts, "queue.forget"), confirm=sure, hint=escape(what))
+    return (
+        f'<details class="q-files"><summary>{_words(texts, "queue.files")}</summary>'
+        f"<div>{copy if path else ''}{forget}</div></details>"
+    )
+
+
+def _facts(job: Job, texts: Texts) -> str:
+    seconds = job.progress.seconds or job.request.seconds
+    facts = [
+        f"#{job.id}",
+        _words(texts, "queue.length", seconds=f"{seconds:g}"),
+        job.request.kind,
+        _words(texts, "queue.seed", seed=_seed(job)),
+    ]
+    if job.state in ENDED and job.progress.seconds_total:
+        facts.append(_words(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
+    return "".join(f"<span>{fact}</span>" for fact in facts)
+
+
+def _seed(job: Job) -> int:
+    """The seed that was drawn, once it is."""
+    return job.request.seed if job.progress.seed is None else job.progress.seed
+
+
+def _state(job: Job, texts: Texts) -> str:
+    return f'<span class="q-state">{_words(texts, f"job.state_{job.state}")}</span>'
+
+
+def _prompt(job: Job, texts: Texts) -> str:
+    prompt = job.request.prompt.strip()
+    if not prompt:
+        return f'<em class="q-dim">{_words(texts, "queue.no_prompt")}</em>'
+    return f'<bdi title="{escape(prompt[:1000])}">{escape(prompt[:300])}{"…" if len(prompt) > 300 else ""}</bdi>'
+
+
+def _video(job: Job) -> bool:
+    return bool(job.progress.video) and Path(job.progress.video or "").is_file()
+
+
+def _thumb(job: Job) -> str:
+    """Its address changes with the picture, so that a browser keeps it."""
+    return escape(f"media/{job.id}/thumb.png?v={Path(job.request.picture).stem[:8]}")
+
+
+def _empty(texts: Texts, key: str) -> str:
+    return f'<p class="q-empty">{_words(texts, key)}</p>'
+
+
+def _words(texts: Texts, key: str, **values: object) -> str:
+    """A text, safe to stand in HTML."""
+    return escape(texts(key, **values))
+
+
+def _button(
+    act: str, job: int, words: str, *, value: str = "", confirm: str = "", hint: str = "", kind: str = ""
+) -> str:
+    """A button with words; all that is given is escaped already."""
+    extra = "".join(
+        f' {name}="{text}"'
+        for name, text in {"data-value": value, "data-confirm": confirm, "title": hint}.items()
+        if text
+    )
+    classes = f"q-button {kind}".strip()
+    return f'<button type="button" class="{classes}" data-act="{act}" data-job="{job}"{extra}>{words}</button>'
+
+
+def _icon(act: str, job: Job, texts: Texts, *, usable: bool, confirm: str) -> str:
+    """A button with a drawing, and words for those who point at it or cannot see it."""
+    name = _words(texts, f"queue.act_{act}", job=job.id)
+    extra = (f' data-confirm="{confirm}"' if confirm else "") + ("" if usable else " disabled")
+    return (
+        f'<button type="button" class="q-icon" data-act="{act}" data-job="{job.id}" aria-label="{name}" '
+        f'title="{name}"{extra}><svg viewBox="0 0 24 24" aria-hidden="true"><path d="{ICONS[act]}"/></svg></button>'
+    )
