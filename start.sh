@@ -20,12 +20,14 @@ usage() {
     cat <<'TEXT'
 FramePack: a picture and a sentence become a video.
 
+  bash start.sh                opens the page and prints its address; flags may follow, such as --port 8000
+  bash start.sh page --help    lists them
   bash start.sh generate --image photo.jpg --prompt "the camera pans left" --out video.mp4
   bash start.sh doctor         what this machine has, and what is missing
   bash start.sh download NAME  fetch a checkpoint
   bash start.sh test           install the test tools and run the tests; further words go to pytest
 
-Any other words go to "python -m diffusers_helper"; "bash start.sh generate --help" lists the flags.
+Any other word goes to "python -m diffusers_helper"; "bash start.sh generate --help" lists the flags.
 The first run installs everything into .venv. PYTHON=/path/to/python3.11 chooses the Python it is made with.
 TEXT
 }
@@ -150,13 +152,16 @@ make_ready() { # make_ready NAME
 
 # The program runs in the caller's folder, so that file names mean what the caller means; but Python must not look for
 # packages there, since the folder of another FramePack has one of the same name. (-P would say so from Python 3.11 on.)
-readonly run_our_package='
+readonly only_our_packages='
 import runpy, sys
-sys.path = [place for place in sys.path if place]
-runpy.run_module("diffusers_helper", run_name="__main__", alter_sys=True)'
+sys.path = [place for place in sys.path if place]'
+readonly run_command="$only_our_packages
+runpy.run_module('diffusers_helper', run_name='__main__', alter_sys=True)"
+readonly run_page="$only_our_packages
+runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
 
-case "${1:-help}" in
+case "${1:-page}" in
     help | -h | --help) usage ;;
     test)
         shift
@@ -164,8 +169,13 @@ case "${1:-help}" in
         cd "$home"
         exec "$python" -m pytest "$@"
         ;;
+    page | -*)
+        if [[ ${1:-} == page ]]; then shift; fi
+        make_ready run
+        exec "$python" -c "$run_page" "$home/demo_gradio.py" "$@"
+        ;;
     *)
         make_ready run
-        exec "$python" -c "$run_our_package" "$@"
+        exec "$python" -c "$run_command" "$@"
         ;;
 esac

@@ -30,7 +30,9 @@ Result = TypeVar("Result")
 def add_endpoints(desk: Desk, uploads: Path) -> None:
     """Put the endpoints into the Blocks that is being built. ``uploads``: the folder of uploaded files."""
     for name, endpoint in endpoints(desk, uploads).items():
-        gr.api(_told(endpoint), api_name=name, concurrency_limit=None)
+        told = _told(endpoint)
+        told.__name__ = name  # what MCP calls the tool
+        gr.api(told, api_name=name, concurrency_limit=None)
 
 
 def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
