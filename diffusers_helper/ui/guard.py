@@ -73,25 +73,33 @@ class AllowedNames:
     are always allowed, and names are those that were given to this server.
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.given = {name.lower() for name in names}
+    def __init__(self, listening: Iterable[str] = (), public: Iterable[str] = ()) -> None:
+        """``listening``: what this machine is called; ``public``: what it is called from outside, by a proxy."""
+        self._listening = {name.lower() for name in listening}
+        self._public = {name.lower() for name in public}
 
     @classmethod
     def of(cls, settings: PageSettings) -> AllowedNames:
         """The names that follow from the settings; a public address adds its own later."""
-        names = cls([settings.server, urlsplit(settings.root_path).hostname or ""])
-        if settings.server in (EVERY_ADDRESS, "::"):
-            names.given |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
-        return names
+        own = socket.gethostname()
+        everywhere = settings.server in (EVERY_ADDRESS, "::")
+        listening = [settings.server, own, f"{own}.local"] if everywhere else [settings.server]
+        return cls(listening, filter(None, [urlsplit(settings.root_path).hostname]))
 
-    def add(self, address: str) -> None:
+    def add_public(self, address: str) -> None:
         """Allow the name in ``address``, a URL."""
-        self.given.add((urlsplit(address).hostname or "").lower())
+        self._public.add(host_name(urlsplit(address).netloc))
 
     def allow(self, host: str) -> bool:
         """Whether ``host``, with or without a port, is one of ours."""
         name = host_name(host)
-        return bool(name) and (name in self.given or name == "localhost" or _is_address(name))
+        ours = self._listening | self._public | {"localhost"}
+        return bool(name) and (name in ours or _is_address(name))
+
+    def allow_page(self, origin: str, hosts: Iterable[str]) -> bool:
+        """Whether a page of ``origin`` may ask for ``hosts``: the same name and port, or a public name."""
+        netloc = origin.partition("://")[2].lower()
+        return bool(netloc) and (netloc in (host.lower() for host in hosts) or host_name(netloc) in self._public)
 
 
 def host_name(host: str) -> str:
@@ -157,13 +165,9 @@ class KnownHosts:
             if not self.names.allow(host):
                 return await answer(send, 400, f"{host[:100]!r} is not a name of this server. {_REMEDY}")
         origin = headers.get("origin")
-        if origin is not None and not self._own(origin, hosts):
+        if origin is not None and not self.names.allow_page(origin, hosts):
             return await answer(send, 403, f"a page of {origin[:100]!r} may not use this server. {_REMEDY}")
         return await self.app(scope, receive, send)
-
-    def _own(self, origin: str, hosts: list[str]) -> bool:
-        netloc = origin.partition("://")[2].lower()
-        return netloc in (host.lower() for host in hosts) or host_name(netloc) in self.names.given
 
 
 _REMEDY = "Behind a proxy, start with --root-path and the whole address that people use."

@@ -131,9 +131,9 @@ class PageServer:
             num_workers=0,
             app_kwargs={"routes": own_routes(self._desk), "middleware": _layers(chosen, names, mcp)},
         )
-        for address in filter(None, (local, shared)):
-            names.add(address)
-            self.addresses.append(address)
+        self.addresses = [address for address in (local, shared) if address]
+        if shared:
+            names.add_public(shared)
 
     def wait(self, stop: StopSignal) -> None:
         """Until a wish to stop, or until the server has ended by itself."""

@@ -1,0 +1,124 @@
+"""A real server on a free port of this machine, for tests of what surrounds the page: small, without a model."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.media.video import join_segments, write_segment
+from diffusers_helper.models.table import Checkpoint
+from diffusers_helper.presets import PresetStore
+from diffusers_helper.settings import PageSettings, resolve_page
+from diffusers_helper.ui import server
+from diffusers_helper.ui.desk import Desk
+
+from ..conftest import ROOT
+from ..jobs_support import ScriptedExecutor, working
+
+CHECKPOINT = Checkpoint("scripted", "scripted", ("f1", "framepack"), {}, ((64, 64),))
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a test of the server needs."""
+
+    address: str
+    desk: Desk
+    executor: ScriptedExecutor
+
+    @property
+    def queue(self) -> JobQueue:
+        return self.desk.queue
+
+    @property
+    def output_dir(self) -> Path:
+        return self.desk.settings.output_dir
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=20, trust_env=False, **options)
+
+    def port(self) -> int:
+        return httpx.URL(self.address).port or 80
+
+
+def settings_for(output_dir: Path, **flags: Any) -> PageSettings:
+    """The settings of the page as these flags give them, in this folder."""
+    flags = {"output_dir": str(output_dir), "offline": "1", **flags}
+    return resolve_page(flags, environment={}, file=output_dir / "none.json")
+
+
+def make_desk(queue: JobQueue, settings: PageSettings, **fields: Any) -> Desk:
+    """A desk over ``queue`` with a worker that beats."""
+    presets = PresetStore(settings.output_dir / ".framepack" / "presets")
+    beats: Any = lambda: 0.0  # noqa: E731
+    return Desk(**{"queue": queue, "settings": settings, "checkpoint": CHECKPOINT, "checkpoint_problem": "",
+                   "presets": presets, "warnings": (), "worker_heartbeat": beats, **fields})  # fmt: skip
+
+
+def a_port() -> int:
+    """A port nobody listens on; the system chooses, so that tests beside each other do not meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(output_dir: Path, blocks: Any = None, **flags: Any) -> Iterator[Served]:
+    """A small page with the public endpoints, its guards and routes, and a worker that plays jobs."""
+    output_dir.mkdir(exist_ok=True)
+    settings = settings_for(output_dir, **{"port": a_port(), **flags})
+    before = dict(os.environ)
+    server.prepare_gradio(settings)
+    queue = JobQueue(output_dir, CHECKPOINT)
+    server.empty_uploads(output_dir)
+    executor = ScriptedExecutor(output_dir)
+    desk = make_desk(queue, settings)
+    page = server.PageServer(desk, settings, small_page(desk), {"enable_monitoring": False, "run_history": False})
+    try:
+        page.open()
+        with working(queue, executor):
+            yield Served(page.addresses[0].rstrip("/"), desk, executor)
+    finally:
+        page.close()
+        queue.close()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def small_page(desk: Desk) -> Any:
+    """A picture, a button whose handler is private, and the public endpoints."""
+    import gradio as gr
+
+    from diffusers_helper.ui.api import add_endpoints
+
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        picture = gr.Image(type="filepath", image_mode=None)
+        said = gr.Textbox()
+        gr.Button().click(lambda path: f"got {path}", picture, said, api_visibility="private", queue=False)
+        add_endpoints(desk, server.uploads_folder(desk.settings.output_dir))
+    return blocks
+
+
+def make_video(path: Path, frames: int = 5) -> Path:
+    """A playable video whose frames become lighter."""
+    segment = path.with_name(f"{secrets.token_hex(4)}.segment.mp4")
+    shades = np.linspace(0, 200, frames).astype(np.uint8)[:, None, None, None]
+    write_segment(segment, np.broadcast_to(shades, (frames, 64, 64, 3)), 30, 16)
+    join_segments([segment], path, "{}", 30)
+    segment.unlink()
+    return path
+
+
+def page_program() -> Path:
+    """The program that serves the page."""
+    return ROOT / "demo_gradio.py"
