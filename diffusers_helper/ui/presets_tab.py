@@ -1,0 +1,199 @@
+"""The tab of presets: keep what is in the form under a name, and bring it back."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import FramePackError, UnusableInput
+from ..media.metadata import read_text
+from ..presets import Preset, file_name
+from .desk import Desk
+from .form import NAMES, Form
+from .page import PRIVATE, Act, Page, told
+from .texts import Texts
+from .words import field_value
+
+PROMPT = ("prompt", "negative_prompt")
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "settings": tuple(name for name in NAMES if name not in ("picture", "seed", *PROMPT)),
+    "prompt": PROMPT,
+    "seed": ("seed",),
+}
+"""What a preset may keep -> the fields of it."""
+
+LONGEST_VALUE = 200
+
+FORWARD = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (!button || !element.contains(button) || !framepack.agreed(button)) return;
+  const {act, value, ask} = button.dataset;
+  const answer = ask ? prompt(ask, value) : '';
+  if (answer !== null) trigger('click', {act, value: JSON.stringify([value, answer])});
+});
+"""
+
+
+def build(page: Page, form: Form) -> None:
+    """The list on the left; saving and importing on the right."""
+    page.t(gr.Markdown, "presets.intro")
+    with gr.Row():
+        with gr.Column(scale=7):
+            shown = gr.HTML("", js_on_load=FORWARD, elem_id="presets-list")
+        with gr.Column(scale=4), gr.Group():
+            name = page.t(gr.Textbox, "presets.name", max_lines=1, elem_id="preset-name")
+            parts = page.t(gr.CheckboxGroup, "presets.parts", tuple(PARTS), value=["settings"])
+            replace = page.t(gr.Checkbox, "presets.replace", value=False)
+            save = page.t(gr.Button, "presets.save", variant="primary", elem_id="preset-save")
+            files = page.t(
+                gr.File, "presets.import", type="filepath", file_count="multiple", elem_id="preset-import", height=130
+            )
+    presets = Presets(page.desk, form)
+    saving = [name, parts, replace, page.language, *form.components]
+    save.click(told(presets.save), saving, [shown, replace], **PRIVATE)
+    name.submit(told(presets.save), saving, [shown, replace], **PRIVATE)
+    files.upload(told(presets.take_in), [files, page.language], [shown, files], **PRIVATE)
+    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **PRIVATE)
+    for changed in (page.tabs.select, page.language.input):
+        changed(presets.listed, page.language, shown, **PRIVATE)
+
+
+def startup_values(desk: Desk, form: Form) -> list[Any]:
+    """What the start-up preset puts into the form's components; nothing changes where there is none."""
+    preset = desk.presets.startup()
+    return form.values_of(preset.values if preset else {})
+
+
+class Presets:
+    """What the tab does."""
+
+    def __init__(self, desk: Desk, form: Form) -> None:
+        self._desk, self._store, self._form = desk, desk.presets, form
+        self._acts: Mapping[str, Callable[[str, str, Texts], list[Any] | None]] = {
+            "load": self._load,
+            "startup": lambda name, answer, texts: self._store.choose_startup(name),
+            "no_startup": lambda name, answer, texts: self._store.choose_startup(None),
+            "rename": self._rename,
+            "delete": self._delete,
+        }
+
+    def listed(self, language: str) -> str:
+        """All presets as HTML."""
+        startup = self._store.startup()
+        return list_html(self._store.presets(), startup, self._store.problems(), Texts(language))
+
+    def save(
+        self, name: str, parts: Sequence[str], replace: bool, language: str, *values: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """Keep the form under ``name``. Raises UnusableInput, OutputFailed."""
+        texts = Texts(language)
+        kept = {field for part in parts for field in PARTS.get(part, ())}
+        if not kept:
+            raise UnusableInput(texts("presets.no_parts"))
+        fields = {field: value for field, value in self._form.fields_of(values).items() if field in kept}
+        preset = self._store.save(name, fields, replace)
+        gr.Info(escape(texts("presets.saved", name=preset.name)))
+        return self.listed(language), gr.update(value=False)
+
+    def take_in(self, paths: Sequence[str] | None, language: str) -> tuple[str, None]:
+        """Import each file; one that is refused stops none of the others, and nothing of it is kept."""
+        names, refused = [], []
+        for path in paths or ():
+            try:
+                names.append(self._store.import_text(read_text(Path(path))).name)
+            except FramePackError as error:
+                refused.append(f"{Path(path).name}: {error}")
+        if names:
+            gr.Info(escape(Texts(language)("presets.imported", names=", ".join(names))))
+        for reason in refused:
+            gr.Warning(escape(reason))
+        return self.listed(language), None
+
+    def carry_out(self, language: str, event: gr.EventData) -> list[Any]:
+        """One click on the list. Raises UnusableInput, OutputFailed."""
+        act, texts = Act.of(event), Texts(language)
+        name, answer = _name_and_answer(act.value)
+        filled = self._acts[act.name](name, answer, texts) if act.name in self._acts else None
+        return [self.listed(language), *(filled or [gr.skip() for _ in (*NAMES, "tabs")])]
+
+    def _load(self, name: str, answer: str, texts: Texts) -> list[Any]:
+        preset = self._store.load(name)
+        gr.Info(escape(texts("presets.loaded", name=preset.name)))
+        for field, offered in (("kind", self._desk.kinds), ("size", (None, *self._desk.sizes))):
+            value = preset.values.get(field)
+            if field in preset.values and value not in offered:
+                gr.Warning(escape(texts("presets.not_offered", field=texts(f"generate.{field}"), value=value)))
+        return [*self._form.values_of(preset.values), gr.Tabs(selected="generate")]
+
+    def _rename(self, name: str, answer: str, texts: Texts) -> None:
+        self._store.rename(name, answer)
+
+    def _delete(self, name: str, answer: str, texts: Texts) -> None:
+        self._store.remove(name)
+        gr.Info(escape(texts("presets.deleted", name=name)))
+
+
+def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Sequence[str], texts: Texts) -> str:
+    """The presets with what they hold and what can be done. Names may come from strangers and are escaped."""
+    cards = "".join(_card(preset, startup is not None and preset.name == startup.name, texts) for preset in presets)
+    listed = f'<ul class="p-list">{cards}</ul>' if cards else f'<p class="q-empty">{escape(texts("presets.empty"))}</p>'
+    told = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    bad = f'<h4 class="r-head">{escape(texts("presets.problems"))}</h4><ul class="r-list">{told}</ul>' if told else ""
+    return f'<h3 class="r-title">{escape(texts("presets.list"))}</h3>{listed}{bad}'
+
+
+def _card(preset: Preset, at_start: bool, texts: Texts) -> str:
+    star = f'<span class="q-state">{escape(texts("presets.startup"))}</span>' if at_start else ""
+    held = "".join(
+        f"<div><dt>{escape(texts(f'generate.{name}'))}</dt><dd>{escape(_short(name, value, texts))}</dd></div>"
+        for name, value in preset.values.items()
+        if name in NAMES
+    )
+    acts = "".join(
+        (
+            _button("load", preset, texts),
+            _button("no_startup", preset, texts) if at_start else _button("startup", preset, texts, "make_startup"),
+            _button("rename", preset, texts, ask=texts("presets.rename_ask", name=preset.name)),
+            _export(preset, texts),
+            _button("delete", preset, texts, confirm=texts("presets.delete_confirm", name=preset.name)),
+        )
+    )
+    name = f'<p class="p-name"><bdi>{escape(preset.name)}</bdi>{star}</p>'
+    return f'<li class="p-card">{name}<dl class="p-values">{held}</dl><div class="q-acts">{acts}</div></li>'
+
+
+def _button(act: str, preset: Preset, texts: Texts, key: str = "", **data: str) -> str:
+    extra = "".join(f' data-{name}="{escape(value)}"' for name, value in data.items())
+    extra += ' class="q-button q-danger"' if act == "delete" else ' class="q-button"'
+    words = escape(texts(f"presets.{key or act}"))
+    return f'<button type="button" data-act="{act}" data-value="{escape(preset.name)}"{extra}>{words}</button>'
+
+
+def _short(name: str, value: Any, texts: Texts) -> str:
+    words = field_value(name, value, texts)
+    return words if len(words) <= LONGEST_VALUE else f"{words[:LONGEST_VALUE]}…"
+
+
+def _export(preset: Preset, texts: Texts) -> str:
+    """A link that holds the file itself."""
+    content = b64encode(preset.to_json().encode()).decode()
+    return (
+        f'<a class="q-button" download="{file_name(preset.name)}" href="data:application/json;base64,{content}">'
+        f"{escape(texts('presets.export'))}</a>"
+    )
+
+
+def _name_and_answer(value: str) -> tuple[str, str]:
+    """What the list's script sends: the name of the preset, and what was typed."""
+    try:
+        name, answer = json.loads(value)
+    except (ValueError, TypeError, RecursionError):
+        return "", ""
+    return str(name), str(answer)

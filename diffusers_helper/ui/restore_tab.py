@@ -1,0 +1,169 @@
+"""The tab that takes settings out of a file: what the file says beside what the form says, and what to take of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import UnusableInput
+from ..media.metadata import is_png, read_head
+from ..recall import Recalled, differences, recall
+from .form import NAMES, Form
+from .page import PRIVATE, Act, Page, told
+from .texts import Texts
+from .words import field_value
+
+MOST_IGNORED = 60
+"""So many unknown keys are listed."""
+
+FORWARD_CHOICE = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (!button || !element.contains(button)) return;
+  const ticked = [...element.querySelectorAll('input[data-field]:checked')].map(box => box.dataset.field);
+  trigger('click', {act: button.dataset.act, value: ticked.join(' ')});
+});
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that was read: what it says, and whether it is itself the start picture."""
+
+    path: str
+    recalled: Recalled
+    picture: bool
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the form could take."""
+        fields = {name: value for name, value in self.recalled.fields.items() if name in NAMES}
+        return {"picture": self.path, **fields} if self.picture else fields
+
+
+def build(page: Page, form: Form) -> None:
+    """A place for the file, and below it what was found."""
+    page.t(gr.Markdown, "restore.intro")
+    file = page.t(gr.File, "restore.file", type="filepath", elem_id="restore-file", height=150)
+    found = gr.State(None)
+    shown = gr.HTML("", js_on_load=FORWARD_CHOICE, elem_id="restore-found")
+    restore = Restore(page, form)
+    context = [page.language, *form.components]
+    file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
+    page.tabs.select(restore.compare, [found, *context], shown, **PRIVATE)
+    page.language.input(restore.compare, [found, *context], shown, **PRIVATE)
+    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **PRIVATE)
+
+
+class Restore:
+    """What the tab does; ``values`` are those of the form's components."""
+
+    def __init__(self, page: Page, form: Form) -> None:
+        self._desk, self._form = page.desk, form
+
+    def read(self, path: str | None, language: str, *values: Any) -> tuple[Found | None, str]:
+        """What the dropped file says, compared with the form; or why it cannot be used."""
+        if not path:
+            return None, ""
+        try:
+            recalled = recall(Path(path))
+        except UnusableInput as error:
+            return None, f'<p class="q-error" role="alert">{escape(str(error))}</p>'
+        found = Found(path, recalled, recalled.source == "framepack" and is_png(read_head(Path(path))))
+        return found, self.compare(found, language, *values)
+
+    def compare(self, found: Found | None, language: str, *values: Any) -> str:
+        """The comparison as HTML; nothing before there is a file."""
+        if found is None:
+            return ""
+        fields = self._usable(found)
+        refused = {name: value for name, value in found.fields.items() if name not in fields}
+        return found_html(found, fields, refused, self._form.fields_of(values), Texts(language))
+
+    def take(self, found: Found | None, language: str, event: gr.EventData) -> list[Any]:
+        """Fills the form with what was chosen and shows it. Raises UnusableInput."""
+        texts, act = Texts(language), Act.of(event)
+        wanted = {"all": set(NAMES), "prompt": {"prompt"}, "seed": {"seed"}}.get(act.name, set(act.value.split()))
+        fields = {name: value for name, value in (self._usable(found) if found else {}).items() if name in wanted}
+        if not found or not fields:
+            raise UnusableInput(texts("restore.none_ticked"))
+        names = ", ".join(texts(f"generate.{name}") for name in fields)
+        gr.Info(escape(texts("restore.taken", file=found.name, fields=names)))
+        return [*self._form.values_of(fields), gr.Tabs(selected="generate")]
+
+    def _usable(self, found: Found) -> dict[str, Any]:
+        """What the form can take: not a kind or a size that this checkpoint does not make."""
+        offered = {"kind": self._desk.kinds, "size": (None, *self._desk.sizes)}
+        return {name: value for name, value in found.fields.items() if value in offered.get(name, (value,))}
+
+
+def found_html(
+    found: Found, fields: Mapping[str, Any], refused: Mapping[str, Any], current: Mapping[str, Any], texts: Texts
+) -> str:
+    """What the file told, as HTML; all of it is a stranger's text and escaped."""
+    told = found.recalled
+    checkpoint = told.checkpoint or texts("restore.unknown_checkpoint")
+    title = texts(f"restore.source_{told.source}", file=found.name, checkpoint=checkpoint)
+    not_taken = [f"{texts(f'generate.{one.field}')}: {one.value} ({one.reason})" for one in told.not_taken]
+    not_taken += [
+        texts("restore.not_offered", field=texts(f"generate.{name}"), value=value) for name, value in refused.items()
+    ]
+    notes = [texts(f"restore.note_{note}") for note in told.notes]
+    notes += [] if found.picture else [texts("restore.no_picture")]
+    ignored = [*told.ignored[:MOST_IGNORED], *(["…"] if len(told.ignored) > MOST_IGNORED else [])]
+    return (
+        f'<h3 class="r-title">{escape(title)}</h3>'
+        + _choice(found, fields, current, texts)
+        + _list(texts("restore.not_taken"), not_taken)
+        + _list(texts("restore.notes"), notes)
+        + _list(texts("restore.ignored", count=len(told.ignored)), [", ".join(ignored)] if ignored else [])
+    )
+
+
+def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any], texts: Texts) -> str:
+    """The table of differences and the buttons."""
+    changes = differences(current, fields)
+    rows = [
+        _row(name, field_value(name, old, texts), field_value(name, new, texts), texts) for name, old, new in changes
+    ]
+    if found.picture:
+        rows.insert(0, _row("picture", texts("restore.form_picture"), texts("restore.this_picture"), texts))
+    if not rows:
+        return f"<p>{escape(texts('restore.nothing_new' if fields else 'restore.nothing_usable'))}</p>"
+    names = {name for name, _, _ in changes}
+    quick = [("all", "all", True), ("some", "some", True), ("prompt", "prompt_only", "prompt" in names)]
+    quick.append(("seed", "seed_only", "seed" in names))
+    buttons = "".join(_button(act, texts(f"restore.{key}")) for act, key, useful in quick if useful)
+    heads = "".join(f'<th scope="col">{escape(texts(f"restore.{key}"))}</th>' for key in ("field", "old", "new"))
+    return (
+        f'<table class="r-diff"><thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<p class="q-acts">{buttons}</p>'
+    )
+
+
+def _row(name: str, old: str, new: str, texts: Texts) -> str:
+    field = texts(f"generate.{name}")
+    label = escape(texts("restore.take", field=field))
+    return (
+        f'<tr><td><input type="checkbox" checked data-field="{name}" aria-label="{label}"></td>'
+        f'<th scope="row">{escape(field)}</th>'
+        f"<td><del>{escape(old)}</del></td><td><ins>{escape(new)}</ins></td></tr>"
+    )
+
+
+def _list(title: str, lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<h4 class="r-head">{escape(title)}</h4><ul class="r-list">{items}</ul>' if items else ""
+
+
+def _button(act: str, words: str) -> str:
+    return f'<button type="button" class="q-button" data-act="{act}">{escape(words)}</button>'
