@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import gradio as gr
+from gradio import events
 from gradio.data_classes import FileDataDict
 
 from ..errors import FramePackError, InvalidRequest, UnusableCheckpoint
@@ -32,7 +33,7 @@ def add_endpoints(desk: Desk, uploads: Path) -> None:
     for name, endpoint in endpoints(desk, uploads).items():
         told = _told(endpoint)
         told.__name__ = name  # what MCP calls the tool
-        gr.api(told, api_name=name, concurrency_limit=None)
+        events.api(told, api_name=name, concurrency_limit=None)
 
 
 def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
