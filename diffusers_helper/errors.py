@@ -53,7 +53,7 @@ class QueueUnavailable(FramePackError):
     """The file of the queue cannot be read or written."""
 
 
-class DamagedQueue(FramePackError):
+class DamagedQueue(QueueUnavailable):
     """The file of the queue is not sound."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,12 @@ class PictureShelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._arriving: list[str] = []
 
-    def take(self, picture: Path) -> Path:
-        """Copy ``picture`` onto the shelf; returns its place there.
+    @contextmanager
+    def taking(self, picture: Path) -> Iterator[Path]:
+        """Copy ``picture`` onto the shelf and yield its place there; until the block ends, no tidying removes it.
 
         Raises:
             UnusablePicture: see ``open_picture``; nothing was written.
@@ -45,23 +50,39 @@ class PictureShelf:
         except OSError as error:
             raise UnusablePicture(f"the picture {picture.name!r} cannot be read: {error.strerror}") from None
         place = self._folder / f"{hashlib.sha256(content).hexdigest()}.picture"
-        if not place.is_file():
-            make_folder(self._folder)
-            write_png(thumbnail_of(place), _small(pixels), {}, durable=False)
-            with written_whole(place) as part:
-                faults.passing("upload")
-                part.write_bytes(content)
-        return place
+        with self._spared(place.stem):
+            if not place.is_file():
+                make_folder(self._folder)
+                write_png(thumbnail_of(place), _small(pixels), {}, durable=False)
+                with written_whole(place) as part:
+                    faults.passing("upload")
+                    part.write_bytes(content)
+            yield place
+
+    @contextmanager
+    def _spared(self, stem: str) -> Iterator[None]:
+        with self._lock:
+            self._arriving.append(stem)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving.remove(stem)
 
     def keep_only(self, pictures: Iterable[str]) -> None:
         """Remove every picture that no job needs any more."""
-        wanted = {Path(picture).stem for picture in pictures}
-        for file in self._folder.glob("*"):
-            if file.name.split(".")[0] not in wanted:
-                try:
-                    file.unlink(missing_ok=True)
-                except OSError as error:
-                    log.warning("%s could not be removed: %s", file, error.strerror)
+        with self._lock:
+            wanted = {Path(picture).stem for picture in pictures}.union(self._arriving)
+            for file in self._folder.glob("[!.]*"):
+                if file.name.split(".")[0] not in wanted:
+                    _remove(file)
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", file, error.strerror)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

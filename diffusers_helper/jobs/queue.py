@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,7 @@ class JobQueue:
             InvalidRequest: the checkpoint does not make this.
             UnusablePicture, OutputFailed, QueueUnavailable.
         """
-        request = self._taken_in(request)
-        with self._changed:
+        with self._taken_in(request) as request, self._changed:
             job = Job(self._store.new_id(), "queued", request, self._clock(), self._last_place() + 1)
             self._write(job)
             if first:
@@ -123,8 +123,7 @@ class JobQueue:
     def edit(self, job_id: int, request: Request) -> Job:
         """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""
         self._queued(job_id)
-        request = self._taken_in(request)
-        with self._changed:
+        with self._taken_in(request) as request, self._changed:
             job = self._queued(job_id)
             if job.progress.folder:
                 raise InvalidCommand(f"job {job_id} goes on with an unfinished video; duplicate it to change it")
@@ -281,10 +280,13 @@ class JobQueue:
                     self._keep(self._ended(job, "interrupted"))
             self._tidy()
 
-    def _taken_in(self, request: Request) -> Request:
+    @contextmanager
+    def _taken_in(self, request: Request) -> Iterator[Request]:
+        """The request with its picture on the shelf. Unlike the rest, without the lock: pictures take time."""
         if self._checkpoint:
             check_offered(request, self._checkpoint)
-        return request.model_copy(update={"picture": str(self._shelf.take(Path(request.picture)))})
+        with self._shelf.taking(Path(request.picture)) as place:
+            yield request.model_copy(update={"picture": str(place)})
 
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]
@@ -338,7 +340,9 @@ class JobQueue:
         self._announce()
 
     def _tidy(self) -> None:
-        self._shelf.keep_only(job.request.picture for job in self._jobs.values())
+        """Pictures that no job needs go; but not where jobs may be hidden in a file that could not be read."""
+        if not self._opened:
+            self._shelf.keep_only(job.request.picture for job in self._jobs.values())
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:
@@ -348,20 +352,29 @@ class JobQueue:
 
     def _write(self, *jobs: Job) -> None:
         """A user's change: on disk or not at all."""
-        self._store.save(*jobs)
+        self._save(*jobs)
         self._show(*jobs)
 
     def _keep(self, job: Job, event: Event | None = None) -> None:
         """The worker's change: it has happened, so where the disk refuses it stays in memory until the disk is well."""
         self._show(job)
         try:
-            self._store.save(*(self._jobs[number] for number in self._unsaved | {job.id} if number in self._jobs))
-            self._unsaved = frozenset()
+            self._save(job)
             if event:
                 self._store.log_event(job.id, event)
         except QueueUnavailable as error:
             self._unsaved |= {job.id}
             log.warning("job %d is not saved: %s", job.id, error)
+
+    def _save(self, *jobs: Job) -> None:
+        """Write ``jobs`` and what could not be written before; all, where somebody removed the file meanwhile."""
+        if self._store.is_removed:
+            self._store.close()
+            self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
+            self._unsaved = frozenset(self._jobs)
+        late = {number: self._jobs[number] for number in self._unsaved if number in self._jobs}
+        self._store.save(*{**late, **{job.id: job for job in jobs}}.values())
+        self._unsaved = frozenset()
 
     def _show(self, *jobs: Job) -> None:
         self._jobs.update({job.id: job for job in jobs})

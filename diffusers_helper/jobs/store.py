@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -89,6 +89,11 @@ class JobStore:
         run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
         run("ROLLBACK")
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody removed the file; what is written now would go with it."""
+        return self._file is not None and not self._file.exists()
+
     def jobs(self) -> list[Job]:
         """All jobs, by id. Raises DamagedQueue when one of them is no job."""
         with self._reading():
@@ -145,10 +150,9 @@ class JobStore:
         if self._file is None:
             return
         try:
-            with self._reading(), written_whole(self._file.with_name(BACKUP)) as part:
-                copy = sqlite3.connect(part)
+            target = self._file.with_name(BACKUP)
+            with self._reading(), written_whole(target) as part, closing(sqlite3.connect(part)) as copy:
                 self._connection.backup(copy)
-                copy.close()
         except FramePackError as error:
             log.warning("no backup of the queue: %s", error)
 
