@@ -14,7 +14,7 @@ from .desk import Desk
 from .form import Form
 from .page import PRIVATE, Page, live
 from .server import uploads_folder
-from .texts import LANGUAGES
+from .texts import LANGUAGES, Texts
 from .translation import Translator
 
 HERE = Path(__file__).parent
@@ -24,9 +24,9 @@ PICTURES = Path(".framepack", "pictures")
 def build_page(desk: Desk) -> gr.Blocks:
     """The page over ``desk``. Imports no torch."""
     with gr.Blocks(title="FramePack", fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as blocks:
-        page = _header(desk)
+        page = _header(desk, blocks)
         _tabs(page)
-        _switch_languages(page, blocks)
+        _switch_languages(page)
         add_endpoints(desk, uploads_folder(desk.settings.output_dir))
     return blocks
 
@@ -35,7 +35,7 @@ def launch_options(desk: Desk) -> dict[str, Any]:
     """What ``launch`` needs for the page to look and live as it should."""
     return {
         "theme": theme.make(),
-        "css": (HERE / "page.css").read_text(encoding="utf-8"),
+        "css": "\n".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))),
         "head": f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
         "footer_links": [],
         "allowed_paths": [str((desk.settings.output_dir / PICTURES).absolute())],
@@ -44,13 +44,26 @@ def launch_options(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _header(desk: Desk) -> Page:
+def _header(desk: Desk, blocks: gr.Blocks) -> Page:
     t = Translator()
     with gr.Row(elem_id="header"):
-        t(gr.HTML, "page.title")
-        language = t(gr.Dropdown, "page.language", LANGUAGES, value="en", elem_id="language", scale=0, min_width=150)
+        gr.HTML("<h1>FramePack</h1>", elem_id="title")
+        t(gr.HTML, "page.subtitle", elem_id="subtitle")
+        language = t(
+            gr.Dropdown,
+            "page.language",
+            LANGUAGES,
+            value=t.texts.language,
+            elem_id="language",
+            container=False,
+            filterable=False,
+            scale=0,
+            min_width=130,
+        )
+        t(gr.Button, "page.colours", size="sm", elem_id="colours", scale=0, min_width=40)
+    gr.HTML('<p data-live-lost role="alert"></p>')
     live("warnings")
-    return Page(desk, t, language, gr.Tabs(elem_id="tabs"))
+    return Page(desk, t, language, gr.Textbox(visible="hidden"), gr.Tabs(elem_id="tabs"), blocks)
 
 
 def _tabs(page: Page) -> None:
@@ -71,14 +84,10 @@ def _build_if_there(name: str, page: Page, form: Form) -> None:
         importlib.import_module(module).build(page, form)
 
 
-def _switch_languages(page: Page, blocks: gr.Blocks) -> None:
-    page.language.input(
-        page.t.updates, page.language, page.t.components, js="language => framepack.speak(language)", **PRIVATE
-    )
-    blocks.load(
-        lambda language: [language, *page.t.updates(language)],
-        page.language,
-        [page.language, *page.t.components],
-        js="() => framepack.language()",
-        **PRIVATE,
-    )
+def _switch_languages(page: Page) -> None:
+    def speak(language: str) -> list[Any]:
+        return [Texts(language).language, language, *page.t.updates(language)]
+
+    shown = [page.language, page.spoken, *page.t.components]
+    page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE)
+    page.opened(speak, page.language, shown, js="() => framepack.language()")

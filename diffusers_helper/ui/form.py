@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..errors import InvalidRequest
 from ..request import Request
 from .page import PRIVATE, Page
 from .texts import Texts
+from .words import number
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,28 @@ def _field(name: str, make: Callable[..., Any], **properties: Any) -> Field:
     return Field(name, make, properties)
 
 
-def _slider(name: str, step: float) -> Field:
-    """Its bounds are the request's."""
-    bounds = {
-        key: getattr(rule, key)
-        for rule in Request.model_fields[name].metadata
-        for key in ("ge", "le")
-        if hasattr(rule, key)
-    }
-    return _field(name, gr.Slider, minimum=bounds["ge"], maximum=bounds["le"], step=step)
+def _number(name: str, step: float) -> Field:
+    """Without bounds of its own: the request refuses with the field's name."""
+    return _field(name, gr.Number, step=step)
 
 
 FIELDS: tuple[Field, ...] = (
     _field("picture", gr.Image, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
-    _field("seconds", gr.Number),
+    _number("seconds", 0.6),
     _field("kind", gr.Radio),
     _field("size", gr.Dropdown),
     _field("seed", gr.Textbox, max_lines=1),
-    _slider("steps", 1),
+    _number("steps", 1),
     _field("teacache", gr.Checkbox),
-    _slider("teacache_threshold", 0.01),
-    _slider("distilled_guidance", 0.1),
-    _slider("real_cfg", 0.1),
-    _slider("cfg_rescale", 0.01),
+    _number("teacache_threshold", 0.01),
+    _number("distilled_guidance", 0.1),
+    _number("real_cfg", 0.1),
+    _number("cfg_rescale", 0.01),
     _field("negative_prompt", gr.Textbox, lines=2, max_lines=6),
-    _slider("latent_window", 1),
-    _slider("mp4_crf", 1),
-    _slider("preserved_memory_gb", 0.5),
+    _number("latent_window", 1),
+    _number("mp4_crf", 1),
+    _number("preserved_memory_gb", 0.5),
 )
 """All fields of a request that have more than one value. The seed is a text: JavaScript's numbers end at 2^53."""
 
@@ -63,10 +58,17 @@ NAMES = tuple(field.name for field in FIELDS)
 FITS_PICTURE = "fit"
 
 
+def changes(components: Iterable[Component]) -> list[Any]:
+    """The change events of components, for ``gr.on``."""
+    return [component.change for component in components]  # type: ignore[attr-defined]
+
+
 class Form:
     """The components of a request. ``place`` makes them, where the layout wants them; every field is placed once.
 
     Attributes:
+        defaults: field -> value; the checkpoint's best kind, else the request's own.
+        resets: the reset buttons, by field.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``.
     """
@@ -75,6 +77,7 @@ class Form:
         self._page = page
         self._choices = {"kind": page.desk.kinds, "size": (FITS_PICTURE, *page.desk.sizes)}
         self._placed: dict[str, Component] = {}
+        self.resets: dict[str, gr.Button] = {}
         self.defaults: Mapping[str, Any] = _defaults(page.desk.kinds)
         self.editing = gr.Number(0, visible="hidden", precision=0)
 
@@ -100,13 +103,33 @@ class Form:
         return component
 
     def place_with_reset(self, name: str, **properties: Any) -> Component:
-        """The same with a button beside it that brings the default back."""
-        with gr.Row(elem_classes="with-reset", equal_height=True):
+        """The same with a button below it that says the default and brings it back."""
+        with gr.Column(elem_classes="with-reset", min_width=220):
             component = self.place(name, **properties)
-            reset = self._page.t(gr.Button, "generate.reset", elem_classes="reset", scale=0, min_width=44)
+            reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}")
         default = _shown(name, self.defaults[name])
         reset.click(lambda: default, outputs=component, **PRIVATE)
+        self.resets[name] = reset
         return component
+
+    def reset_updates(self, shown: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
+        """For ``resets``, in their order: what each default is, and whether there is anything to reset."""
+        return [
+            gr.update(
+                value=texts("generate.default", value=self._default_in_words(name, texts)),
+                interactive=bool(shown[name] != _shown(name, self.defaults[name])),
+            )
+            for name in self.resets
+        ]
+
+    def _default_in_words(self, name: str, texts: Texts) -> str:
+        default = _shown(name, self.defaults[name])
+        if isinstance(default, bool):
+            return texts("generate.on" if default else "generate.off")
+        choice = f"generate.{name}_choice_{default}"
+        if choice in texts:
+            return texts(choice)
+        return number(default) or texts("generate.default_empty")
 
     def values_of(self, fields: Mapping[str, Any]) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
@@ -120,10 +143,16 @@ class Form:
 
     def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
         """The components' values as fields of a request, not validated; without the picture when there is none."""
-        fields = {name: _meant(name, value) for name, value in zip(NAMES, values, strict=True)}
-        if fields["picture"] is None:
-            del fields["picture"]
-        return fields
+        return self.meant(dict(zip(NAMES, values, strict=True)))
+
+    def meant(self, shown: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for some components by name."""
+        fields = {name: _meant(name, value) for name, value in shown.items() if name in NAMES}
+        return {name: value for name, value in fields.items() if name != "picture" or value}
+
+    def usable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``fields`` that a request takes: for what comes from a browser's memory."""
+        return {name: value for name, value in fields.items() if name in NAMES and _is_allowed(name, value)}
 
     def request_of(self, values: Sequence[Any], language: str = "en") -> Request:
         """The request that the components' values mean.
@@ -138,6 +167,14 @@ class Form:
 
     def _offers(self, name: str, value: Any) -> bool:
         return name not in self._choices or _shown(name, value) in self._choices[name]
+
+
+def _is_allowed(name: str, value: Any) -> bool:
+    try:
+        Request.parse({"picture": "none", name: value})
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _defaults(kinds: Sequence[str]) -> dict[str, Any]:

@@ -1,12 +1,215 @@
-"""The live parts of the page as HTML: pure functions of the jobs. What comes from users is escaped."""
+"""The live parts of the page as HTML: pure functions of the jobs. What comes from users is escaped.
+
+Media are named by job, relative to the page: ``media/<job>/video.mp4``. Buttons say what they do in ``data-act`` and
+``data-job``, and in ``data-confirm`` what is asked first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from ..jobs.job import ENDED, Job, Keep
+from . import fragments_queue, machine, strips
 from .desk import Desk
 from .texts import Texts
+from .words import duration
+
+GB = 1e9
+SILENT_SECONDS = 30.0
+"""A worker that shows no life for longer is reported."""
 
 
 def render(desk: Desk, language: str) -> dict[str, str]:
-    """Every fragment by the id of its place."""
+    """Every fragment by the id of its place. ``lost`` and ``title`` are texts for the script."""
     texts = Texts(language)
-    return {"queue": "", "history": "", "job": texts("job.none")}
+    jobs = desk.queue.jobs()
+    job = chosen(jobs)
+    return {
+        **fragments_queue.render(desk, texts),
+        **(of_job(job, texts) if job else _without_job(texts)),
+        "others": others(jobs, desk.queue.paused, texts),
+        "warnings": warnings(desk, texts),
+        "disk": machine_now(desk, texts),
+        "lost": texts("page.lost"),
+    }
+
+
+def chosen(jobs: Sequence[Job]) -> Job | None:
+    """The job that the Generate tab shows: the running one, else the last that ended, else the first that waits."""
+    for states in (("running",), ENDED, ("queued",)):
+        found = [job for job in jobs if job.state in states]
+        if found:
+            return found[0]
+    return None
+
+
+def of_job(job: Job, texts: Texts) -> dict[str, str]:
+    """All that the Generate tab shows of one job."""
+    return {
+        "job": headline(job, texts),
+        "video": video(job, texts),
+        "stop": buttons(job, texts),
+        "sections": strips.sections(job, texts),
+        "steps": strips.steps(job, texts),
+        "preview": preview(job, texts),
+        "notices": notices(job, texts),
+        "announce": announcement(job, texts),
+    }
+
+
+def _without_job(texts: Texts) -> dict[str, str]:
+    empty = f'<div class="nothing"><p>{say(texts, "job.none")}</p><p>{say(texts, "job.none_hint")}</p></div>'
+    return {**dict.fromkeys(("video", "stop", "sections", "steps", "preview", "notices", "announce"), ""), "job": empty}
+
+
+def say(texts: Texts, key: str, **values: Any) -> str:
+    """A text as HTML."""
+    return escape(texts(key, **values))
+
+
+def headline(job: Job, texts: Texts) -> str:
+    """Which job, what it is at, how long yet, and what was asked for."""
+    title = f"<h2>{say(texts, 'job.title', job=job.id)}</h2>"
+    state = f'<span class="state {job.state}">{say(texts, f"job.state_{job.state}")}</span>'
+    time = f'<span class="time">{escape(_time(job, texts))}</span>'
+    prompt = f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
+    return f'<header class="headline">{title}{state}{time}</header><p class="doing">{_doing(job, texts)}</p>{prompt}'
+
+
+def _time(job: Job, texts: Texts) -> str:
+    if job.state == "running" and job.progress.seconds_left is not None:
+        return texts("job.left", time=duration(job.progress.seconds_left, texts))
+    if job.state in ENDED and job.progress.seconds_total:
+        return texts("job.took", time=duration(job.progress.seconds_total, texts))
+    return ""
+
+
+def _doing(job: Job, texts: Texts) -> str:
+    told = job.progress
+    if job.state == "running":
+        place = {name: getattr(told, name) for name in ("section", "sections", "step", "steps")}
+        return say(texts, f"job.phase_{told.phase}", **place)
+    if not told.width:
+        return ""
+    size = {"width": told.width, "height": told.height}
+    return say(texts, "job.facts", frames=told.frames, planned=told.frames_planned, seed=told.seed, **size)
+
+
+def announcement(job: Job, texts: Texts) -> str:
+    """One sentence for screen readers; it changes with the state and the sections, not with every step."""
+    told = job.progress
+    state = texts(f"job.state_{job.state}")
+    done = {"sections_done": told.sections_done, "sections": told.sections}
+    return say(texts, "job.announce", job=job.id, state=state, **done)
+
+
+def video(job: Job, texts: Texts) -> str:
+    """The finished frames as a playing video; before there are any, the start picture."""
+    told = job.progress
+    shape = f'style="aspect-ratio: {told.width} / {told.height}"' if told.width else ""
+    if told.video is None:
+        dim = "dim" if job.state == "running" else ""
+        return f'<figure class="screen {dim}"><img src="media/{job.id}/thumb.png" alt="" {shape}></figure>'
+    address = f"media/{job.id}/video.mp4?v={told.frames}"
+    label = say(texts, "job.video_done" if job.state == "done" else "job.video_so_far")
+    player = f'<video src="{address}" {shape} aria-label="{label}" autoplay muted loop playsinline controls></video>'
+    return f'<figure class="screen">{player}</figure>'
+
+
+def preview(job: Job, texts: Texts) -> str:
+    """What the running section looks like to the model by now."""
+    if job.state != "running" or job.progress.preview is None or not job.progress.step:
+        return ""
+    picture = f'<img src="media/{job.id}/preview.png?v={job.progress.previews}" alt="">'
+    caption = f"<figcaption>{say(texts, 'job.preview')}</figcaption>"
+    return f'<figure class="preview">{caption}<div>{picture}</div></figure>'
+
+
+def notices(job: Job, texts: Texts) -> str:
+    """What went wrong, and what is worth knowing."""
+    error = job.progress.error if job.state == "failed" else None
+    wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> ' if error else ""
+    wrong = f"{wrong}{escape(error)}</p>" if error else ""
+    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in job.progress.notices)
+
+
+def buttons(job: Job, texts: Texts) -> str:
+    """Of a running job the three stops, each with what it keeps; of an unfinished one how to take it up again."""
+    if job.state == "running":
+        asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
+        stops = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
+        return f'<div class="acts stops">{stops}</div>{asked}'
+    if job.state in ("queued", "done"):
+        return ""
+    told = job.progress
+    hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
+    go_on = _act(job, "go-on", texts("job.go_on"), hint) if job.can_go_on else ""
+    return f'<div class="acts">{go_on}{_act(job, "retry", texts("job.retry"), "")}</div>'
+
+
+def _stop(job: Job, keep: Keep, texts: Texts) -> str:
+    label, confirm = texts(f"job.stop_{keep}"), ""
+    match keep:
+        case "now" if not job.progress.sections_done:
+            hint = texts("job.stop_now_keeps_none")
+        case "nothing":
+            hint, confirm = texts("job.stop_nothing_keeps"), texts("job.stop_nothing_confirm", job=job.id)
+        case _:
+            count = job.progress.sections_done + (keep == "section")
+            hint = texts(f"job.stop_{keep}_keeps", count=count)
+    return _act(job, f"stop-{keep}", label, hint, confirm, pressed=job.stop == keep)
+
+
+def _act(job: Job, act: str, label: str, hint: str, confirm: str = "", pressed: bool = False) -> str:
+    ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
+    off = ' disabled aria-pressed="true"' if pressed else ""
+    small = f"<small>{escape(hint)}</small>" if hint else ""
+    return (
+        f'<button type="button" class="act {act}" data-act="{act}" data-job="{job.id}"{ask}{off}>'
+        f"<span>{escape(label)}</span>{small}</button>"
+    )
+
+
+def others(jobs: Sequence[Job], paused: bool, texts: Texts) -> str:
+    """How many wait."""
+    waiting = sum(job.state == "queued" for job in jobs)
+    said = [say(texts, "job.waiting", count=waiting)] if waiting else []
+    said += [say(texts, "job.paused")] if paused else []
+    return "".join(f'<span class="chip">{words}</span>' for words in said)
+
+
+def warnings(desk: Desk, texts: Texts) -> str:
+    """What the whole page must know: who can reach it, and what cannot be used or kept."""
+    told = [say(texts, key) for key in desk.warnings]
+    if desk.checkpoint is None:
+        told.append(f"{say(texts, 'generate.no_checkpoint')}<br>{_lines(desk.checkpoint_problem)}")
+    told += [_lines(notice) for notice in desk.queue.notices]
+    silent = desk.worker_heartbeat()
+    if silent > SILENT_SECONDS:
+        told.append(say(texts, "job.worker_silent", time=duration(silent // 60 * 60, texts)))
+    return "".join(f'<p class="warning">{words}</p>' for words in told)
+
+
+def _lines(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
+
+
+def machine_now(desk: Desk, texts: Texts) -> str:
+    """Free disk, RAM and GPU memory."""
+    rows = [_space("disk", machine.disk(desk.settings.output_dir), texts), _space("ram", machine.ram(), texts)]
+    vram = machine.vram()
+    if vram:
+        rows.append(_space("vram", vram, texts))
+    else:
+        reason = "job.vram_none" if machine.torch_is_loaded() else "job.vram_later"
+        rows.append(f"<div><dt>{say(texts, 'job.vram')}</dt><dd>{say(texts, reason)}</dd></div>")
+    return f'<dl class="machine">{"".join(rows)}</dl>'
+
+
+def _space(name: str, space: machine.Space, texts: Texts) -> str:
+    used = 100 * (1 - space.free / space.total)
+    words = say(texts, "job.free_of", free=f"{space.free / GB:.1f}", total=f"{space.total / GB:.1f}")
+    meter = f'<meter min="0" max="100" high="90" value="{used:.0f}">{words}</meter>'
+    return f"<div><dt>{say(texts, f'job.{name}')}</dt><dd>{words}</dd>{meter}</div>"

@@ -2,29 +2,192 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import gradio as gr
 
-from .form import Form
-from .page import Page, live
+from ..jobs.job import Job, Keep
+from . import draft
+from .desk import Desk
+from .form import Form, changes
+from .look_ahead import IDLE, look_ahead
+from .page import FORWARD_CLICKS, PRIVATE, Act, Page, live, told
+from .speed import CUSTOM, LEVELS
+from .texts import Texts
 
+CAMERA_MOVES = (
+    "the camera pans left",
+    "the camera pans right slowly",
+    "the camera zooms in",
+    "the camera zooms out",
+    "the camera tilts up",
+    "static shot",
+)
+ACTIONS = (
+    "The girl dances gracefully, with clear movements, full of charm.",
+    "The man talks and laughs, with lively gestures.",
+    "Waves roll onto the beach, clouds drift by.",
+    "The camera moves slowly around the subject.",
+)
 ADVANCED = (
     "kind", "size", "seed", "steps", "teacache", "teacache_threshold", "distilled_guidance", "real_cfg",
     "cfg_rescale", "negative_prompt", "latent_window", "mp4_crf", "preserved_memory_gb",
 )  # fmt: skip
 
+KEEP: Mapping[str, Keep] = {"stop-now": "now", "stop-section": "section", "stop-nothing": "nothing"}
+
+STAGE = """<div class="stage">{job}{video}{stop}{sections}{steps}{preview}{notices}
+<div class="only-heard" role="status">{announce}</div></div>"""
+LIVE = ("job", "video", "stop", "sections", "steps", "preview", "notices", "announce")
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """One button that adds a job; while a queued job is edited, one that saves it and one that stops editing."""
+
+    start: gr.Button
+    editing: gr.Row
+    save: gr.Button
+    leave: gr.Button
+    said: gr.HTML
+
 
 def build(page: Page) -> Form:
     """The form on the left, the running or last job on the right."""
     form = Form(page)
-    with gr.Row():
-        with gr.Column(scale=5):
-            form.place("picture")
-            form.place("prompt")
-            form.place("seconds")
-            page.t(gr.Button, "generate.start", variant="primary", elem_id="start")
-            with page.t(gr.Accordion, "generate.advanced", open=False):
-                for name in ADVANCED:
-                    form.place_with_reset(name)
-        with gr.Column(scale=7):
-            live("job", "video", "preview", "sections", "steps", "notices", "stop")
+    with gr.Row(elem_id="generate"):
+        with gr.Column(scale=5, min_width=320):
+            plan, speed = _ask(page, form)
+            row = _start_row(page)
+            _advanced(page, form)
+        with gr.Column(scale=6, min_width=320):
+            stage = live(*LIVE, layout=STAGE)
+    stage.click(_command(page.desk), None, None, **PRIVATE)
+    speed.input(_knobs_of, speed, [form[name] for name in LEVELS["balanced"]], **PRIVATE)
+    _start(page, form, row)
+    _keep_looking_ahead(page, form, [speed, plan])
+    draft.remember(page, form)
     return form
+
+
+def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.Radio]:
+    """What everybody chooses; returns where the plan is shown, and the level."""
+    form.place("picture", elem_id="picture")
+    form.place("prompt", elem_id="prompt")
+    examples = gr.HTML(_example_buttons(page.desk), js_on_load=FORWARD_CLICKS)
+    examples.click(_example, None, form["prompt"], **PRIVATE)
+    with gr.Row(elem_id="length"):
+        form.place("seconds", elem_id="seconds", scale=1, min_width=140)
+        plan = gr.HTML(elem_id="plan", scale=2, min_width=180)
+    speed = page.t(gr.Radio, "generate.speed", (*LEVELS, CUSTOM), value="balanced", elem_id="speed")
+    return plan, speed
+
+
+def _example_buttons(desk: Desk) -> str:
+    """Prompts that suit the checkpoint: the pocket knows camera moves, the large ones know what people do."""
+    prompts = CAMERA_MOVES if desk.checkpoint and desk.checkpoint.name == "pocket" else ACTIONS
+    buttons = (
+        f'<button type="button" data-act="example" data-value="{html.escape(p)}">{html.escape(p)}</button>'
+        for p in prompts
+    )
+    return f'<div class="examples">{"".join(buttons)}</div>'
+
+
+def _start_row(page: Page) -> StartRow:
+    start = page.t(gr.Button, "generate.start", variant="primary", size="lg", elem_id="start")
+    with gr.Row(visible=False, elem_id="editing") as editing:
+        save = page.t(gr.Button, "generate.save", variant="primary", elem_id="save")
+        leave = page.t(gr.Button, "generate.stop_editing", elem_id="stop-editing")
+    said = gr.HTML(elem_id="said", html_template='<p role="status">${value}</p>')
+    return StartRow(start, editing, save, leave, said)
+
+
+def _advanced(page: Page, form: Form) -> None:
+    with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"), gr.Row(elem_classes="fields"):
+        for name in ADVANCED:
+            form.place_with_reset(name, elem_id=f"field-{name}")
+
+
+def _start(page: Page, form: Form, row: StartRow) -> None:
+    form_now = [page.language, *form.components]
+    row.start.click(_add(page.desk, form), form_now, row.said, **PRIVATE)
+    row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **PRIVATE)
+    row.leave.click(lambda: 0, None, form.editing, **PRIVATE)
+    form.editing.change(_show_editing, [form.editing, page.language], [row.start, row.editing, row.said], **PRIVATE)
+
+
+def _add(desk: Desk, form: Form) -> Callable[..., Any]:
+    @told
+    def add(language: str, *values: Any) -> str:
+        texts = Texts(language)
+        said = _where(desk.queue.add(form.request_of(values, language)), desk, texts)
+        gr.Info(said, title="FramePack", duration=4)
+        return said
+
+    return add
+
+
+def _where(job: Job, desk: Desk, texts: Texts) -> str:
+    """Which place in the queue a new job has, the running one counted."""
+    if desk.queue.paused:
+        return texts("generate.queued_paused", job=job.id)
+    ahead = [other.id for other in desk.queue.jobs() if other.state in ("running", "queued")]
+    place = ahead.index(job.id) + 1 if job.id in ahead else 1
+    return texts("generate.queued" if place > 1 else "generate.starts_now", job=job.id, place=place)
+
+
+def _save(desk: Desk, form: Form) -> Callable[..., Any]:
+    @told
+    def save(editing: int, language: str, *values: Any) -> tuple[str, int]:
+        job = desk.queue.edit(editing, form.request_of(values, language))
+        return Texts(language)("generate.saved", job=job.id), 0
+
+    return save
+
+
+def _show_editing(editing: int, language: str) -> tuple[Any, Any, Any]:
+    """Which buttons are there; what was said last stays when editing ends."""
+    said = Texts(language)("generate.editing", job=editing) if editing else gr.skip()
+    return gr.update(visible=not editing), gr.update(visible=bool(editing)), said
+
+
+def _example(event: gr.EventData) -> str:
+    return Act.of(event).value
+
+
+def _command(desk: Desk) -> Callable[..., Any]:
+    """What the buttons beside the video do."""
+
+    @told
+    def command(event: gr.EventData) -> None:
+        act = Act.of(event)
+        match act.name:
+            case "stop-now" | "stop-section" | "stop-nothing":
+                desk.queue.cancel(act.job, KEEP[act.name])
+            case "go-on":
+                desk.queue.go_on(act.job)
+            case "retry":
+                desk.queue.retry(act.job)
+
+    return command
+
+
+def _knobs_of(level: str) -> list[Any]:
+    """Custom sets nothing; neither does a level set what it does not name."""
+    knobs = LEVELS.get(level, {})
+    return [knobs.get(name, gr.skip()) for name in LEVELS["balanced"]]
+
+
+def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
+    """After every change; and after a change of language, which puts the plain words back."""
+    gr.on(
+        changes([page.spoken, *form.components]),
+        lambda language, *values: look_ahead(form, page.desk, language, values),
+        [page.language, *form.components],
+        [*shown, *(form[name] for name in IDLE), *form.resets.values()],
+        trigger_mode="always_last",
+        **PRIVATE,
+    )

@@ -96,21 +96,71 @@
     }
   }
 
+  // New pictures and videos are loaded before they take the place of the old ones, so that nothing flickers.
   // A button that had the focus gets it back, so that the keyboard does not lose its place.
-  function put(place, wanted) {
-    const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
-    place.innerHTML = wanted;
+  async function put(place, wanted) {
     place.shown = wanted;
+    const fresh = document.createElement('template');
+    fresh.innerHTML = wanted;
+    const content = document.importNode(fresh.content, true);
+    if (place.querySelector('img, video')) await Promise.race([loaded(content), later(3 * SECOND)]);
+    if (place.shown !== wanted) return;
+    const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
+    place.replaceChildren(content);
     if (focused?.act) {
       const same = [...place.querySelectorAll('[data-act]')];
       same.find(one => one.dataset.act === focused.act && one.dataset.job === focused.job)?.focus();
     }
   }
 
+  function loaded(content) {
+    const pictures = [...content.querySelectorAll('img')].map(one => one.decode().catch(() => {}));
+    const videos = [...content.querySelectorAll('video')].map(one => new Promise(done => {
+      one.onloadeddata = one.onerror = done;
+    }));
+    return Promise.all([...pictures, ...videos]);
+  }
+
+  function later(wait) {
+    return new Promise(done => setTimeout(done, wait));
+  }
+
   function lost(is) {
+    const text = is ? fragments.lost || 'Connection lost, trying again…' : '';
     for (const banner of document.querySelectorAll('[data-live-lost]')) {
-      const text = is ? banner.dataset.text : '';
       if (banner.textContent !== text) banner.textContent = text;
+    }
+  }
+
+  // Light or dark: what was chosen here, else what the system says. Gradio sets its class when it mounts.
+  function dark() {
+    const chosen = remembered('colours');
+    return chosen ? chosen === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  }
+
+  function colour() {
+    document.documentElement.style.colorScheme = dark() ? 'dark' : 'light';
+    if (document.body && document.body.classList.contains('dark') !== dark()) {
+      document.body.classList.toggle('dark', dark());
+    }
+  }
+
+  function toggleColours(event) {
+    if (!event.target.closest?.('#colours')) return;
+    remember('colours', dark() ? 'light' : 'dark');
+    colour();
+  }
+
+  // A second click on Start within a second is a double click and adds nothing.
+  let started = -Infinity;
+  function oncePerSecond(event) {
+    if (!event.target.closest?.('#start')) return;
+    if (event.timeStamp - started < SECOND) {
+      event.stopImmediatePropagation();
+      event.preventDefault();
+    } else {
+      started = event.timeStamp;
+      soon(SECOND / 4);
     }
   }
 
@@ -121,6 +171,14 @@
   document.addEventListener('visibilitychange', () => { if (!document.hidden) soon(); });
   document.addEventListener('click', () => setTimeout(show, SECOND / 10));
   document.addEventListener('click', pressed);
+  document.addEventListener('click', toggleColours);
+  document.addEventListener('click', oncePerSecond, true);
+  document.addEventListener('DOMContentLoaded', () => {
+    colour();
+    new MutationObserver(colour).observe(document.body, {attributes: true, attributeFilter: ['class']});
+  });
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
+  colour();
   document.documentElement.lang = language();
   window.framepack = {language, speak, soon, agreed, wish};
   poll();

@@ -45,13 +45,20 @@ class Page:
     Attributes:
         t: makes components that can change their language.
         language: the chosen language; give it to a handler that speaks, and speak with ``Texts(language)``.
+        spoken: hidden; the same, changes after all components have changed their words, and once at the start.
         tabs: to show another tab, return ``gr.Tabs(selected="generate")`` for it (or queue, restore, presets, system).
     """
 
     desk: Desk
     t: Translator
     language: gr.Dropdown
+    spoken: gr.Textbox
     tabs: gr.Tabs
+    blocks: gr.Blocks
+
+    def opened(self, handler: Callable[..., Any], inputs: Any, outputs: Any, js: str | None = None) -> None:
+        """Run ``handler`` when somebody opens the page, or comes back to it."""
+        self.blocks.load(handler, inputs, outputs, js=js, **PRIVATE)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,73 @@
 
 from __future__ import annotations
 
-from .page import Page, live
+from collections.abc import Callable, Iterable
+from html import escape
+
+import gradio as gr
+
+from .. import doctor
+from ..settings import Settings
+from .page import PRIVATE, Page, live
+from .texts import Texts
 
 
 def build(page: Page) -> None:
-    """Live numbers, settings, and what doctor knows."""
-    live("disk")
+    """Live numbers, settings, and what doctor knows, which it looks up when asked: it needs torch."""
+    with gr.Row(elem_id="system"):
+        with gr.Column(scale=5, min_width=320):
+            _title(page, "system.now")
+            live("disk")
+            _title(page, "system.settings")
+            page.t(gr.Markdown, "system.settings_hint", elem_classes="hint")
+            settings = gr.HTML()
+        with gr.Column(scale=6, min_width=320):
+            _title(page, "system.doctor")
+            page.t(gr.Markdown, "system.doctor_hint", elem_classes="hint")
+            examine = page.t(gr.Button, "system.examine", elem_id="examine")
+            report = gr.HTML(elem_id="report", min_height=0)
+    page.spoken.change(
+        lambda language: settings_table(page.desk.settings, Texts(language)), page.spoken, settings, **PRIVATE
+    )
+    examine.click(_examination(page.desk.settings), page.language, report, **{**PRIVATE, "show_progress": "full"})
+
+
+def _title(page: Page, key: str) -> None:
+    page.t(gr.Markdown, key, elem_classes="section-title")
+
+
+def settings_table(settings: Settings, texts: Texts) -> str:
+    """Every setting, its value, and where the value came from. Secrets are not in it."""
+    rows = [
+        (name, value, texts(f"system.origin_{origin.replace(' ', '_')}")) for name, value, origin in settings.rows()
+    ]
+    return _table([texts(f"system.{head}") for head in ("setting", "value", "origin")], rows)
+
+
+def _examination(settings: Settings) -> Callable[[str], str]:
+    return lambda language: report_html(doctor.examine(settings), Texts(language))
+
+
+def report_html(report: doctor.Report, texts: Texts) -> str:
+    """Doctor's facts; a gap with what to do about it."""
+    facts = "".join(_fact(fact, texts) for fact in report.facts)
+    fixes = any(fact.fix for fact in report.facts)
+    well = "" if fixes else f'<p class="well">{escape(texts("system.all_well"))}</p>'
+    return f'{well}<dl class="facts">{facts}</dl>'
+
+
+def _fact(fact: doctor.Fact, texts: Texts) -> str:
+    fix = ""
+    if fact.fix:
+        fix = f'<dd class="fix"><strong>{escape(texts("system.fix"))}</strong> {_lines(fact.fix)}</dd>'
+    return f"<div><dt>{escape(fact.name.replace('_', ' '))}</dt><dd>{_lines(fact.text)}</dd>{fix}</div>"
+
+
+def _lines(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    return f'<table class="settings"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

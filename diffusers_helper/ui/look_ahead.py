@@ -1,0 +1,71 @@
+"""What the form shows about itself: true length, time, level, and which controls have no effect. No side effects."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ..errors import InvalidRequest
+from ..request import Request
+from ..sections.plan import plan_video
+from .desk import Desk
+from .form import NAMES, Form
+from .speed import level_of
+from .texts import Texts
+from .words import duration, number
+
+IDLE = ("negative_prompt", "cfg_rescale", "teacache_threshold")
+"""Fields that act only together with others."""
+
+
+def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
+    """The level the fields are at, and in words what it sets."""
+    cache = "generate.speed_cache_on" if fields["teacache"] else "generate.speed_cache_off"
+    sets = texts(
+        "generate.speed_sets",
+        steps=number(fields["steps"]),
+        cache=texts(cache, threshold=number(fields["teacache_threshold"])),
+    )
+    return gr.update(value=level_of(fields), info=sets)
+
+
+def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
+    """What will be made and how long it takes; or what is wrong with the form."""
+    try:
+        request = Request.parse({"picture": "none", **fields})
+    except InvalidRequest as error:
+        return f'<p class="plan wrong" role="alert">{html.escape(str(error)).replace(chr(10), "<br>")}</p>'
+    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+    length = texts("generate.plan_length", seconds=f"{plan.frames / request.fps:.1f}", frames=plan.frames)
+    sections = texts("generate.plan_sections", sections=len(plan.sections))
+    seconds = desk.queue.estimate(request)
+    if seconds is None:
+        time = texts("generate.plan_time_unknown")
+    else:
+        time = texts("generate.plan_time", time=duration(seconds, texts))
+    return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span></p>'
+
+
+def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
+    """For IDLE: greyed, with the reason, while nothing reads them."""
+    without_cfg = fields["real_cfg"] == 1
+    idle = {"negative_prompt": without_cfg, "cfg_rescale": without_cfg, "teacache_threshold": not fields["teacache"]}
+    return [
+        gr.update(interactive=not idle[name], info=texts(f"generate.{name}_{'idle' if idle[name] else 'info'}"))
+        for name in IDLE
+    ]
+
+
+def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any]) -> list[Any]:
+    """Updates for speed, plan, IDLE and the form's reset buttons, in this order."""
+    texts = Texts(language)
+    fields = form.fields_of(values)
+    return [
+        speed_update(fields, texts),
+        plan_html(fields, desk, texts),
+        *idle_updates(fields, texts),
+        *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts),
+    ]

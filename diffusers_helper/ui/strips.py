@@ -1,0 +1,87 @@
+"""The two strips of a job: its sections by their place in time, and the steps of the running section."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Literal
+
+from ..jobs.job import Job
+from ..sections.plan import plan_video
+from .texts import Texts
+
+SectionState = Literal["done", "running", "to_come"]
+SIGNS = {"done": "✓", "running": "▶", "to_come": ""}
+MOST_LABELS = 8
+"""With more sections, only the narrow strip and its tooltips have room."""
+
+
+def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
+    """(number in the order of making from 1, start and end in seconds), ordered by time.
+
+    Kind framepack makes the end of the video first, so its last number stands at the start.
+    """
+    request, told = job.request, job.progress
+    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+    fps, frames = told.fps or request.fps, plan.frames
+    places, before = [], 0
+    for section in plan.sections:
+        after = section.frames_after
+        start, end = (frames - after, frames - before) if plan.grows_at_front else (before, after)
+        places.append((section.number + 1, start / fps, end / fps))
+        before = after
+    return places[::-1] if plan.grows_at_front else places
+
+
+def section_state(job: Job, number: int) -> SectionState:
+    """What has become of a section so far."""
+    if number <= job.progress.sections_done:
+        return "done"
+    running = job.state == "running" and number == max(job.progress.section, job.progress.sections_done + 1)
+    return "running" if running and job.progress.sections else "to_come"
+
+
+def sections(job: Job, texts: Texts) -> str:
+    """The sections as they follow each other in the video."""
+    places = sections_in_time(job)
+    cells = "".join(_section(job, place, len(places) <= MOST_LABELS, texts) for place in places)
+    from_end = job.request.kind == "framepack"
+    order = escape(texts("job.sections_from_end" if from_end else "job.sections_forward"))
+    title = f"<h3>{escape(texts('job.sections'))} <small>{order}</small></h3>"
+    return f'<section class="strip">{title}<ol class="sections">{cells}</ol></section>'
+
+
+def _section(job: Job, place: tuple[int, float, float], labelled: bool, texts: Texts) -> str:
+    number, start, end = place
+    state = section_state(job, number)
+    times = {"start": f"{start:.1f}", "end": f"{end:.1f}"}
+    told = escape(texts("job.section_title", number=number, state=texts(f"job.section_{state}"), **times))
+    label = f"<small>{escape(texts('job.section_place', **times))}</small>" if labelled else ""
+    return (
+        f'<li class="{state}" title="{told}"><b aria-hidden="true">{number}{SIGNS[state]}</b>'
+        f'<span aria-hidden="true">{label}</span><span class="only-heard">{told}</span></li>'
+    )
+
+
+def steps(job: Job, texts: Texts) -> str:
+    """The running section's steps: computed ones are full, reused ones hollow, those to come dots."""
+    told = job.progress
+    if job.state != "running" or not told.steps or not told.section:
+        return ""
+    kinds = ["computed" if computed else "reused" for computed in told.computed]
+    left = max(told.steps - len(kinds), 0)
+    cells = "".join(f'<i class="{kind}"></i>' for kind in [*kinds, *["to-come"] * left])
+    counts = {"computed": kinds.count("computed"), "reused": kinds.count("reused"), "left": left}
+    summary = escape(texts("job.steps_summary", **counts))
+    legend = "".join(
+        f'<span><i class="{kind}"></i>{_step_words(kind, texts)} {count}</span>'
+        for kind, count in zip(("computed", "reused", "to-come"), counts.values(), strict=True)
+    )
+    return (
+        f'<section class="strip"><h3>{escape(texts("job.steps"))}</h3>'
+        f'<div class="steps" role="img" aria-label="{summary}">{cells}</div>'
+        f'<p class="legend" aria-hidden="true">{legend}</p></section>'
+    )
+
+
+def _step_words(kind: str, texts: Texts) -> str:
+    return escape(texts(f"job.step_{kind.replace('-', '_')}"))
