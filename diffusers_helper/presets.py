@@ -48,7 +48,7 @@ class Preset:
             found = strict_object(text)
             _require_format(found)
         except ValueError as error:
-            raise UnusableInput(f"This is not a usable preset: {error}. Nothing was changed.") from None
+            raise UnusableInput(f"This is not a usable preset: {error}.") from None
         return cls(clean_name(found["name"]), checked_values(found["values"]))
 
 

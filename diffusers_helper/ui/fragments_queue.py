@@ -14,7 +14,7 @@ from pathlib import Path
 from ..jobs.job import ENDED, Job
 from .desk import Desk
 from .texts import Texts
-from .words import duration
+from .words import duration, number
 
 STEP = 24
 MOST = 1200
@@ -72,7 +72,7 @@ def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Text
     rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting, 1)]
     told = "".join(f'<p class="q-notice" role="alert">{escape(notice)}</p>' for notice in notices)
     told += f'<p class="q-notice" role="status">{_words(texts, "queue.paused")}</p>' if paused else ""
-    listed = f'<ol class="q-list">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
+    listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     return _queue_head(jobs, len(waiting), paused, texts) + told + listed
 
 
@@ -91,7 +91,7 @@ def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
         if more > 0 and wish.count < MOST
         else ""
     )
-    return f'<ul class="q-gallery">{cards}</ul><p class="q-more"><span>{counts}</span>{button}</p>'
+    return f'<ul class="q-gallery" data-parts="history">{cards}</ul><p class="q-more"><span>{counts}</span>{button}</p>'
 
 
 def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:
@@ -212,7 +212,7 @@ def _facts(job: Job, texts: Texts) -> str:
     seconds = job.progress.seconds or job.request.seconds
     facts = [
         f"#{job.id}",
-        _words(texts, "queue.length", seconds=f"{seconds:g}"),
+        _words(texts, "queue.length", seconds=number(round(seconds, 1))),
         job.request.kind,
         _words(texts, "queue.seed", seed=_seed(job)),
     ]

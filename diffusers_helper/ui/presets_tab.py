@@ -47,10 +47,12 @@ def build(page: Page, form: Form) -> None:
     with gr.Row():
         with gr.Column(scale=7):
             shown = gr.HTML("", js_on_load=FORWARD, elem_id="presets-list")
-        with gr.Column(scale=4), gr.Group():
-            name = page.t(gr.Textbox, "presets.name", max_lines=1, elem_id="preset-name")
-            parts = page.t(gr.CheckboxGroup, "presets.parts", tuple(PARTS), value=["settings"])
-            replace = page.t(gr.Checkbox, "presets.replace", value=False)
+        with gr.Column(scale=4, min_width=300):
+            page.t(gr.HTML, "presets.save_heading", html_template='<h3 class="r-title">${value}</h3>')
+            with gr.Group():
+                name = page.t(gr.Textbox, "presets.name", max_lines=1, elem_id="preset-name")
+                parts = page.t(gr.CheckboxGroup, "presets.parts", tuple(PARTS), value=["settings"])
+                replace = page.t(gr.Checkbox, "presets.replace", value=False)
             save = page.t(gr.Button, "presets.save", variant="primary", elem_id="preset-save")
             files = page.t(
                 gr.File, "presets.import", type="filepath", file_count="multiple", elem_id="preset-import", height=130
@@ -61,14 +63,8 @@ def build(page: Page, form: Form) -> None:
     name.submit(told(presets.save), saving, [shown, replace], **PRIVATE)
     files.upload(told(presets.take_in), [files, page.language], [shown, files], **PRIVATE)
     shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **PRIVATE)
-    for changed in (page.tabs.select, page.language.input):
+    for changed in (page.tabs.select, page.spoken.change):
         changed(presets.listed, page.language, shown, **PRIVATE)
-
-
-def startup_values(desk: Desk, form: Form) -> list[Any]:
-    """What the start-up preset puts into the form's components; nothing changes where there is none."""
-    preset = desk.presets.startup()
-    return form.values_of(preset.values if preset else {})
 
 
 class Presets:

@@ -24,8 +24,8 @@ LOOK_FOR = "(find, state) => framepack.wish({find, state: state === 'all' ? '' :
 def build(page: Page, form: Form) -> None:
     """The queue above, the history with its filter below."""
     queue = live("queue", elem_id="queue")
-    with gr.Row(elem_id="history-head", equal_height=True):
-        page.t(gr.Markdown, "queue.history", elem_id="history-heading")
+    page.t(gr.HTML, "queue.history", html_template="<h2>${value}</h2>", elem_id="history-heading")
+    with gr.Row(elem_id="history-head"):
         find = page.t(gr.Textbox, "queue.find", max_lines=1, scale=3, elem_id="history-find")
         state = page.t(
             gr.Dropdown, "queue.state", ("all", *ENDED), value="all", scale=1, min_width=130, elem_id="history-state"

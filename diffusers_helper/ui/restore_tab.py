@@ -59,8 +59,8 @@ def build(page: Page, form: Form) -> None:
     restore = Restore(page, form)
     context = [page.language, *form.components]
     file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
-    page.tabs.select(restore.compare, [found, *context], shown, **PRIVATE)
-    page.language.input(restore.compare, [found, *context], shown, **PRIVATE)
+    for changed in (page.tabs.select, page.spoken.change):
+        changed(restore.compare, [found, *context], shown, **PRIVATE)
     shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **PRIVATE)
 
 
