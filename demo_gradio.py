@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = resolve_page(vars(parser.parse_args(arguments)))
         prepare(chosen)
         server.prepare_gradio(chosen)
+        server.import_gradio()
         with StopSignal() as stop:
             return _run(chosen, stop)
     except FramePackError as error:
