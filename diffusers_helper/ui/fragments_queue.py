@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import ENDED, Job
+from ..request import DRAW_A_SEED
 from .desk import Desk
 from .texts import Texts
 from .words import duration, number
@@ -214,7 +215,9 @@ def _facts(job: Job, texts: Texts) -> str:
         f"#{job.id}",
         _words(texts, "queue.length", seconds=number(round(seconds, 1))),
         job.request.kind,
-        _words(texts, "queue.seed", seed=_seed(job)),
+        _words(texts, "queue.seed_to_draw")
+        if _seed(job) == DRAW_A_SEED
+        else _words(texts, "queue.seed", seed=_seed(job)),
     ]
     if job.state in ENDED and job.progress.seconds_total:
         facts.append(_words(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
