@@ -22,10 +22,7 @@ from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
-    from diffusers_helper.jobs.queue import JobQueue
-    from diffusers_helper.jobs.worker import Worker
     from diffusers_helper.models.table import Checkpoint
-    from diffusers_helper.ui.desk import Desk
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = resolve_page(vars(parser.parse_args(arguments)))
         prepare(chosen)
         server.prepare_gradio(chosen)
-        server.import_gradio()
         with StopSignal() as stop:
+            server.import_gradio()
             return _run(chosen, stop)
     except FramePackError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -56,13 +53,26 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
+    from diffusers_helper.ui.desk import Desk
 
     checkpoint, problem = _find_checkpoint(chosen)
+    presets = PresetStore(chosen.output_dir / ".framepack" / "presets")
+    if chosen.preset:
+        presets.load(chosen.preset)
     queue = JobQueue(chosen.output_dir, checkpoint)
     server.empty_uploads(chosen.output_dir)
     worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir))
-    desk = _desk(chosen, queue, worker, checkpoint, problem)
+    desk = Desk(
+        queue=queue,
+        settings=chosen,
+        checkpoint=checkpoint,
+        checkpoint_problem=problem,
+        presets=presets,
+        warnings=server.warnings(chosen),
+        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
+    )
     page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
     page.open()
     worker.start()
@@ -90,21 +100,6 @@ def _load(chosen: PageSettings) -> Engine:
     from diffusers_helper.models.table import find_checkpoint
 
     return Engine.load(find_checkpoint(chosen.checkpoint, chosen.models_dir))
-
-
-def _desk(chosen: PageSettings, queue: JobQueue, worker: Worker, checkpoint: Checkpoint | None, problem: str) -> Desk:
-    from diffusers_helper.presets import PresetStore
-    from diffusers_helper.ui.desk import Desk
-
-    return Desk(
-        queue=queue,
-        settings=chosen,
-        checkpoint=checkpoint,
-        checkpoint_problem=problem,
-        presets=PresetStore(chosen.output_dir / ".framepack" / "presets"),
-        warnings=server.warnings(chosen),
-        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
-    )
 
 
 def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:

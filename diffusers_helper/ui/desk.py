@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..errors import UnusableInput
 from ..models.table import FRAMEPACK_BUCKETS, Checkpoint
-from ..settings import Settings
+from ..settings import PageSettings
 
 if TYPE_CHECKING:
     from ..jobs.queue import JobQueue
-    from ..presets import PresetStore
+    from ..presets import Preset, PresetStore
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Desk:
     """
 
     queue: JobQueue
-    settings: Settings
+    settings: PageSettings
     checkpoint: Checkpoint | None
     checkpoint_problem: str
     presets: PresetStore
@@ -45,3 +47,12 @@ class Desk:
         """The sizes the checkpoint makes, as a request names them."""
         buckets = self.checkpoint.buckets if self.checkpoint else FRAMEPACK_BUCKETS
         return tuple(f"{width}x{height}" for height, width in buckets)
+
+    @property
+    def startup(self) -> Preset | None:
+        """The preset the page opens with: the one that the settings name, else the one that was chosen on the page."""
+        if not self.settings.preset:
+            return self.presets.startup()
+        with suppress(UnusableInput):  # It was there at the start; somebody may have removed it since.
+            return self.presets.load(self.settings.preset)
+        return None

@@ -31,7 +31,7 @@ def restored(draft: Any, form: Form, page: Page) -> list[Any]:
     draft = draft if isinstance(draft, dict) else {}
     shown = draft.get("values")
     fields = form.usable(form.meant(shown)) if isinstance(shown, dict) else {}
-    startup = page.desk.presets.startup()
+    startup = page.desk.startup
     if startup and draft.get("run") != page.desk.run:
         fields = {**fields, **startup.values}
     values = dict(zip(NAMES, form.values_of(fields), strict=True))
