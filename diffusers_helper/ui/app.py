@@ -47,7 +47,7 @@ def launch_options(desk: Desk) -> dict[str, Any]:
 def _header(desk: Desk, blocks: gr.Blocks) -> Page:
     t = Translator()
     with gr.Row(elem_id="header"):
-        gr.HTML("<h1>FramePack</h1>", elem_id="title")
+        gr.HTML('<h1>FramePack</h1><p data-live-lost role="alert"></p>', elem_id="title")
         t(gr.HTML, "page.subtitle", elem_id="subtitle")
         language = t(
             gr.Dropdown,
@@ -61,8 +61,7 @@ def _header(desk: Desk, blocks: gr.Blocks) -> Page:
             min_width=130,
         )
         t(gr.Button, "page.colours", size="sm", elem_id="colours", scale=0, min_width=40)
-    gr.HTML('<p data-live-lost role="alert"></p>')
-    live("warnings")
+    live("warnings", elem_id="warnings")
     return Page(desk, t, language, gr.Textbox(visible="hidden"), gr.Tabs(elem_id="tabs"), blocks)
 
 
@@ -91,3 +90,5 @@ def _switch_languages(page: Page) -> None:
     shown = [page.language, page.spoken, *page.t.components]
     page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE)
     page.opened(speak, page.language, shown, js="() => framepack.language()")
+    # Gradio finds out only by a resize that tabs with longer names have less room.
+    page.spoken.change(None, None, None, js="() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}", **PRIVATE)

@@ -164,7 +164,7 @@ def _stop(job: Job, keep: Keep, texts: Texts) -> str:
 
 def _act(job: Job, act: str, label: str, hint: str, confirm: str = "", pressed: bool = False) -> str:
     ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
-    off = ' disabled aria-pressed="true"' if pressed else ""
+    off = ' aria-pressed="true"' if pressed else ""
     small = f"<small>{escape(hint)}</small>" if hint else ""
     return (
         f'<button type="button" class="act {act}" data-act="{act}" data-job="{job.id}"{ask}{off}>'

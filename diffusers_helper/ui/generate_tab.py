@@ -14,7 +14,7 @@ from . import draft
 from .desk import Desk
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
-from .page import FORWARD_CLICKS, PRIVATE, Act, Page, live, told
+from .page import COMMAND, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
 from .texts import Texts
 
@@ -65,7 +65,7 @@ def build(page: Page) -> Form:
             _advanced(page, form)
         with gr.Column(scale=6, min_width=320):
             stage = live(*LIVE, layout=STAGE)
-    stage.click(_command(page.desk), None, None, **PRIVATE)
+    stage.click(_command(page.desk), None, None, **COMMAND)
     speed.input(_knobs_of, speed, [form[name] for name in LEVELS["balanced"]], **PRIVATE)
     _start(page, form, row)
     _keep_looking_ahead(page, form, [speed, plan])
@@ -113,8 +113,8 @@ def _advanced(page: Page, form: Form) -> None:
 
 def _start(page: Page, form: Form, row: StartRow) -> None:
     form_now = [page.language, *form.components]
-    row.start.click(_add(page.desk, form), form_now, row.said, **PRIVATE)
-    row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **PRIVATE)
+    row.start.click(_add(page.desk, form), form_now, row.said, **COMMAND)
+    row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **COMMAND)
     row.leave.click(lambda: 0, None, form.editing, **PRIVATE)
     form.editing.change(_show_editing, [form.editing, page.language], [row.start, row.editing, row.said], **PRIVATE)
 

@@ -1,8 +1,9 @@
 """What the build function of a tab gets, and the few manners that all tabs share.
 
-All events of the page are ``PRIVATE``: outside Gradio's queue, so that no connection stays open that a lost network
-could break; the page never re-mounts. Gradio's "private" hides an event, it does not protect it: a handler checks
-what it gets.
+Events are ``PRIVATE``: outside Gradio's queue, one request each, so that no connection stays open that a lost network
+could break, and the page never re-mounts. Those that speak are a ``COMMAND``: Gradio shows ``gr.Info``, ``gr.Warning``
+and ``gr.Error`` only of events in its queue; such an event holds a connection for the moment that it takes.
+Gradio's "private" hides an event, it does not protect it: a handler checks what it gets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+COMMAND: Mapping[str, Any] = {**PRIVATE, "queue": True}
 
 FORWARD_CLICKS = """
 element.addEventListener('click', event => {
@@ -88,7 +90,7 @@ def live(*ids: str, layout: str = "", **properties: Any) -> gr.HTML:
 
 
 def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """``handler``, with known failures shown to the user as they are."""
+    """``handler``, with known failures shown to the user as they are. For a ``COMMAND``."""
 
     @functools.wraps(handler)
     def careful(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

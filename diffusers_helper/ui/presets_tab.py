@@ -16,7 +16,7 @@ from ..media.metadata import read_text
 from ..presets import Preset, file_name
 from .desk import Desk
 from .form import NAMES, Form
-from .page import PRIVATE, Act, Page, told
+from .page import COMMAND, PRIVATE, Act, Page, told
 from .texts import Texts
 from .words import field_value
 
@@ -59,10 +59,10 @@ def build(page: Page, form: Form) -> None:
             )
     presets = Presets(page.desk, form)
     saving = [name, parts, replace, page.language, *form.components]
-    save.click(told(presets.save), saving, [shown, replace], **PRIVATE)
-    name.submit(told(presets.save), saving, [shown, replace], **PRIVATE)
-    files.upload(told(presets.take_in), [files, page.language], [shown, files], **PRIVATE)
-    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **PRIVATE)
+    save.click(told(presets.save), saving, [shown, replace], **COMMAND)
+    name.submit(told(presets.save), saving, [shown, replace], **COMMAND)
+    files.upload(told(presets.take_in), [files, page.language], [shown, files], **COMMAND)
+    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **COMMAND)
     for changed in (page.tabs.select, page.spoken.change):
         changed(presets.listed, page.language, shown, **PRIVATE)
 

@@ -14,7 +14,7 @@ from ..errors import InvalidCommand
 from ..jobs.job import ENDED, Job, Keep
 from ..media.video import last_frame
 from .form import Form
-from .page import PRIVATE, Act, Page, live, told
+from .page import COMMAND, PRIVATE, Act, Page, live, told
 from .texts import Texts
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -35,7 +35,7 @@ def build(page: Page, form: Form) -> None:
         one.input(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)
     for place in (queue, history):
-        place.click(told(commands.carry_out), page.language, commands.outputs, **PRIVATE)
+        place.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
 
 
 class Commands:

@@ -14,7 +14,7 @@ from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from .form import NAMES, Form
-from .page import PRIVATE, Act, Page, told
+from .page import COMMAND, PRIVATE, Act, Page, told
 from .texts import Texts
 from .words import field_value
 
@@ -61,7 +61,7 @@ def build(page: Page, form: Form) -> None:
     file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
     for changed in (page.tabs.select, page.spoken.change):
         changed(restore.compare, [found, *context], shown, **PRIVATE)
-    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **PRIVATE)
+    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **COMMAND)
 
 
 class Restore:
