@@ -19,7 +19,7 @@ from .words import duration, number
 
 STEP = 24
 MOST = 1200
-"""So many finished jobs are shown at first, and at most."""
+"""So many jobs are shown at first, and at most, in each of the two lists."""
 
 ICONS: Mapping[str, str] = {
     "up": "M12 19V5M6 11l6-6 6 6",
@@ -35,19 +35,19 @@ ICONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Wish:
-    """Which part of the history one page wants to see."""
+    """What one page wants to see: so many ``waiting`` jobs, and ``count`` of the ended ones that match."""
 
     find: str = ""
     state: str = ""
     count: int = STEP
+    waiting: int = STEP
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wish:
         """From the parameters of a request, whatever they hold."""
-        count = query.get("count", "")
-        wanted = int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else STEP
         state = query.get("state", "")
-        return cls(query.get("find", "")[:200], state if state in ENDED else "", max(STEP, min(wanted, MOST)))
+        counts = (_count(query.get(name, "")) for name in ("count", "waiting"))
+        return cls(query.get("find", "")[:200], state if state in ENDED else "", *counts)
 
     def takes(self, job: Job) -> bool:
         """Whether the job is one that is looked for."""
@@ -58,23 +58,24 @@ class Wish:
 
 def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
     """The fragments ``queue`` and ``history``."""
-    jobs = desk.queue.jobs()
+    jobs, wish = desk.queue.jobs(), wish or Wish()
     return {
-        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts),
-        "history": history(jobs, texts, wish or Wish()),
+        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish),
+        "history": history(jobs, texts, wish),
     }
 
 
-def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts) -> str:
+def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish) -> str:
     """What runs and what waits, with what can be done about it."""
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "queued"]
     rows = [_running_row(job, texts) for job in running]
-    rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting, 1)]
+    rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting[: wish.waiting], 1)]
     told = "".join(f'<p class="q-notice" role="alert">{escape(notice)}</p>' for notice in notices)
     told += f'<p class="q-notice" role="status">{_words(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
-    return _queue_head(jobs, len(waiting), paused, texts) + told + listed
+    more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
+    return _queue_head(jobs, len(waiting), paused, texts) + told + listed + more
 
 
 def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
@@ -84,15 +85,20 @@ def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
     if not found:
         return _empty(texts, "queue.history_none" if ended else "queue.history_empty")
     cards = "".join(_card(job, texts) for job in found[: wish.count])
-    counts = _words(texts, "queue.history_counts", shown=min(wish.count, len(found)), count=len(found))
-    more = min(len(found) - wish.count, STEP)
-    button = (
-        f'<button type="button" class="q-button" data-wish-count="{wish.count + STEP}">'
-        f"{_words(texts, 'queue.more', count=more)}</button>"
-        if more > 0 and wish.count < MOST
-        else ""
-    )
-    return f'<ul class="q-gallery" data-parts="history">{cards}</ul><p class="q-more"><span>{counts}</span>{button}</p>'
+    return f'<ul class="q-gallery" data-parts="history">{cards}</ul>{_more("count", wish.count, len(found), texts)}'
+
+
+def _count(text: str) -> int:
+    wanted = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else STEP
+    return max(STEP, min(wanted, MOST))
+
+
+def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
+    """How many of a list are shown, and a button for more of them."""
+    counts = _words(texts, "queue.history_counts", shown=min(shown, count), count=count)
+    words = _words(texts, "queue.more", count=min(count - shown, STEP))
+    button = f'<button type="button" class="q-button" data-wish="{wish}={shown + STEP}">{words}</button>'
+    return f'<p class="q-more"><span>{counts}</span>{button if shown < min(count, MOST) else ""}</p>'
 
 
 def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:

@@ -40,7 +40,7 @@
     return chosen;
   }
 
-  // What this page wants to see of the history: find, state, count. An empty wish is none.
+  // What this page wants to see of queue and history: find, state, count, waiting. An empty wish is none.
   function wish(changes) {
     wishes = Object.fromEntries(Object.entries({...wishes, ...changes}).filter(([, value]) => value));
     seen = '';
@@ -57,8 +57,8 @@
   }
 
   function pressed(event) {
-    const button = event.target.closest?.('[data-wish-count], [data-copy]');
-    if (button?.dataset.wishCount) wish({count: button.dataset.wishCount});
+    const button = event.target.closest?.('[data-wish], [data-copy]');
+    if (button?.dataset.wish) wish(Object.fromEntries([button.dataset.wish.split('=')]));
     if (button?.dataset.copy) copy(button);
   }
 
@@ -115,7 +115,7 @@
 
   function loaded(content) {
     const pictures = [...content.querySelectorAll('img')].map(one => one.decode().catch(() => {}));
-    const videos = [...content.querySelectorAll('video')].map(one => new Promise(done => {
+    const videos = [...content.querySelectorAll('video[autoplay]')].map(one => new Promise(done => {
       one.onloadeddata = one.onerror = done;
     }));
     return Promise.all([...pictures, ...videos]);
@@ -151,6 +151,15 @@
     colour();
   }
 
+  // Answers when the form has not changed for a moment, to all who ask meanwhile with the same number.
+  let changes = 0;
+  async function settled() {
+    for (let mine = ++changes; ; mine = changes) {
+      await later(SECOND / 12);
+      if (mine === changes) return mine;
+    }
+  }
+
   // A second click on Start within a second is a double click and adds nothing.
   let started = -Infinity;
   function oncePerSecond(event) {
@@ -180,6 +189,6 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();
-  window.framepack = {language, speak, soon, agreed, wish};
+  window.framepack = {language, speak, soon, agreed, wish, settled};
   poll();
 })();

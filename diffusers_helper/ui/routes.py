@@ -117,9 +117,7 @@ class LiveAnswers:
 
     def _fragments(self, language: str, wish: Wish) -> dict[str, str]:
         shown = self._render(self._desk, language)
-        if wish == Wish():
-            return shown
-        return {**shown, "history": fragments_queue.history(self._desk.queue.jobs(), Texts(language), wish)}
+        return shown if wish == Wish() else {**shown, **fragments_queue.render(self._desk, Texts(language), wish)}
 
 
 class Media:

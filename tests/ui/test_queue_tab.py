@@ -1,0 +1,189 @@
+"""The buttons of queue and history do what they say, and a click that comes too late says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_helper.errors import InvalidCommand, UnknownJob
+from diffusers_helper.media.video import last_frame
+from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.queue_tab import Commands, build
+
+from .stage import Stage, click, make_stage, tab_of
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return make_stage(tmp_path)
+
+
+@pytest.fixture
+def commands(stage: Stage) -> Commands:
+    return Commands(stage.page, stage.form)
+
+
+def order(stage: Stage) -> str:
+    return "".join(job.request.prompt for job in stage.queue.jobs() if job.state == "queued")
+
+
+def press(commands: Commands, act: str, job: int = 0, value: str = "") -> list[object]:
+    answer = commands.carry_out("en", click(act, job, value))
+    assert len(answer) == len(commands.outputs) == len(NAMES) + 2
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("act", "number", "expected"),
+    [
+        ("up", 2, "acbd"),
+        ("up", 0, "abcd"),
+        ("down", 0, "bacd"),
+        ("down", 2, "abdc"),
+        ("down", 3, "abcd"),
+        ("next", 3, "dabc"),
+        ("remove", 1, "acd"),
+        ("cancel", 1, "acd"),
+        ("duplicate", 1, "abcdb"),
+    ],
+)
+def test_the_order_of_the_queue(stage: Stage, commands: Commands, act: str, number: int, expected: str) -> None:
+    jobs = [stage.add(prompt) for prompt in "abcd"]
+    answer = press(commands, act, jobs[number].id)
+    assert order(stage) == expected
+    assert stage.filled(answer) == {}
+    assert tab_of(answer) is None
+
+
+def test_pause_and_resume(stage: Stage, commands: Commands) -> None:
+    press(commands, "pause")
+    assert stage.queue.paused
+    press(commands, "unpause")
+    assert not stage.queue.paused
+
+
+@pytest.mark.parametrize("keep", ["now", "section", "nothing"])
+def test_a_stop_says_what_it_keeps(stage: Stage, commands: Commands, keep: str) -> None:
+    job = stage.add()
+    stage.queue.claim()
+    press(commands, "stop", job.id, keep)
+    assert stage.queue.job(job.id).stop == keep
+    press(commands, "stop", job.id, "everything")
+    assert stage.queue.job(job.id).stop == keep
+
+
+def test_edit_loads_the_job_into_the_form(stage: Stage, commands: Commands) -> None:
+    job = stage.add("a wave", seed=2**62, steps=7)
+    answer = press(commands, "edit", job.id)
+    filled = stage.filled(answer)
+    assert (filled["prompt"], filled["seed"], filled["steps"]) == ("a wave", str(2**62), 7)
+    assert filled["picture"] == str(stage.queue.picture(job.id))
+    assert answer[len(NAMES)] == job.id
+    assert tab_of(answer) == "generate"
+
+
+def test_a_job_that_has_begun_cannot_be_edited(stage: Stage, commands: Commands) -> None:
+    job = stage.add()
+    stage.queue.claim()
+    with pytest.raises(InvalidCommand, match="has begun already"):
+        press(commands, "edit", job.id)
+
+
+def test_use_these_settings_brings_the_seed_that_was_drawn(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done", prompt="a wave", seed=-1)
+    answer = press(commands, "use", job.id)
+    assert stage.filled(answer)["seed"] == str(job.progress.seed) != "-1"
+    assert set(stage.filled(answer)) == set(NAMES)
+    assert answer[len(NAMES)] == 0
+    assert tab_of(answer) == "generate"
+
+
+def test_settings_can_be_used_when_the_picture_is_lost(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done")
+    stage.queue.picture(job.id).unlink()
+    assert set(stage.filled(press(commands, "use", job.id))) == set(NAMES) - {"picture"}
+
+
+def test_the_last_frame_becomes_the_start_picture_unharmed(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done")
+    answer = press(commands, "last_frame", job.id)
+    filled = stage.filled(answer)
+    assert set(filled) == {"picture"}
+    with Image.open(filled["picture"]) as picture:
+        assert picture.format == "PNG"
+        assert np.array_equal(np.asarray(picture), last_frame(stage.queue.result(job.id)))
+    assert tab_of(answer) == "generate"
+
+
+def test_going_on_and_starting_again(stage: Stage, commands: Commands) -> None:
+    one, two = stage.ended("cancelled"), stage.ended("failed")
+    press(commands, "go_on", one.id)
+    press(commands, "retry", two.id)
+    assert [job.id for job in stage.queue.jobs()] == [one.id, two.id]
+    assert stage.queue.job(one.id).progress.folder
+    assert stage.queue.job(two.id).progress.folder is None
+
+
+def test_all_failed_and_all_interrupted(stage: Stage, commands: Commands) -> None:
+    jobs = [stage.ended("failed"), stage.ended("interrupted"), stage.ended("interrupted"), stage.ended("done")]
+    press(commands, "go_on_all")
+    assert [job.id for job in stage.queue.jobs() if job.state == "queued"] == [jobs[1].id, jobs[2].id]
+    press(commands, "retry_failed")
+    assert stage.queue.job(jobs[0].id).state == "queued"
+    assert stage.queue.job(jobs[3].id).state == "done"
+
+
+def test_delete_moves_the_video_to_the_trash(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done")
+    video = stage.queue.result(job.id)
+    press(commands, "trash", job.id)
+    assert not video.exists()
+    assert [file.suffix for file in (stage.folder / "outputs" / "trash").rglob("*.mp4")] == [".mp4"]
+    assert stage.queue.jobs() == []
+
+
+def test_forgetting_a_finished_job_keeps_its_video(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done")
+    stage.queue.told(job.id, _finished_elsewhere(stage))
+    press(commands, "remove", job.id)
+    assert stage.queue.jobs() == []
+    assert _video_elsewhere(stage).is_file()
+
+
+def test_a_click_on_a_job_that_is_gone(stage: Stage, commands: Commands) -> None:
+    with pytest.raises(UnknownJob, match="no job 99"):
+        press(commands, "trash", 99)
+    with pytest.raises(UnknownJob):
+        press(commands, "up")
+
+
+@pytest.mark.parametrize("act", ["", "drop table", "__class__", "outputs", "carry_out"])
+def test_an_act_that_nobody_offers_does_nothing(stage: Stage, commands: Commands, act: str) -> None:
+    job = stage.add()
+    version = stage.queue.version
+    press(commands, act, job.id)
+    assert stage.queue.version == version
+
+
+def test_the_tab_wires_private_events_only(stage: Stage) -> None:
+    with stage.page.blocks:
+        build(stage.page, stage.form)
+    events = stage.page.blocks.fns.values()
+    assert events
+    assert all(event.api_visibility == "private" and event.queue is False for event in events)
+    assert gr.HTML in {type(block) for block in stage.page.blocks.blocks.values()}
+
+
+def _video_elsewhere(stage: Stage) -> Path:
+    return stage.folder / "outputs" / "kept.mp4"
+
+
+def _finished_elsewhere(stage: Stage) -> object:
+    from diffusers_helper.events import Finished
+
+    _video_elsewhere(stage).write_bytes(b"frames")
+    return Finished(path=str(_video_elsewhere(stage)))
