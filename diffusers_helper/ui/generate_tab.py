@@ -182,9 +182,14 @@ def _knobs_of(level: str) -> list[Any]:
 
 
 def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
-    """After every change; and after a change of language, which puts the plain words back."""
-    gr.on(
-        changes([page.spoken, *form.components]),
+    """After every change; and after a change of language, which puts the plain words back.
+
+    One level sets three fields at once, and the answers to three events may come in any order. So all changes settle
+    in the browser first and lead to one event, of which the last wins.
+    """
+    settled = gr.Number(0, visible="hidden")
+    gr.on(changes([page.spoken, *form.components]), None, None, settled, js="() => framepack.settled()", **PRIVATE)
+    settled.change(
         lambda language, *values: look_ahead(form, page.desk, language, values),
         [page.language, *form.components],
         [*shown, *(form[name] for name in IDLE), *form.resets.values()],
