@@ -174,7 +174,7 @@ def test_the_tab_wires_private_events_only(stage: Stage) -> None:
         build(stage.page, stage.form)
     events = stage.page.blocks.fns.values()
     assert events
-    assert all(event.api_visibility == "private" and event.queue is False for event in events)
+    assert all(event.api_visibility == "private" for event in events)
     assert gr.HTML in {type(block) for block in stage.page.blocks.blocks.values()}
 
 
