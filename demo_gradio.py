@@ -32,11 +32,8 @@ STOP_SECONDS = 3600.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="start.sh page", description="The page in the browser.")
-    parser.add_argument("--version", action="version", version=__version__)
-    add_flags(parser, PAGE_KNOBS)
     try:
-        chosen = resolve_page(vars(parser.parse_args(arguments)))
+        chosen = resolve_page(vars(_parser().parse_args(arguments)))
         prepare(chosen)
         server.prepare_gradio(chosen)
         with StopSignal() as stop:
@@ -47,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="start.sh page", description="The page in the browser.")
+    parser.add_argument("--version", action="version", version=__version__)
+    add_flags(parser, PAGE_KNOBS)
+    return parser
 
 
 def _run(chosen: PageSettings, stop: StopSignal) -> int:
@@ -75,6 +79,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     )
     page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
     page.open()
+    queue.tell_address(page.addresses[0])
     worker.start()
     _tell(page, chosen, problem)
     page.wait(stop)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import demo_gradio
 from diffusers_helper import cli
 from diffusers_helper.models.table import CHECKPOINTS, FRAMEPACK_BUCKETS
 from diffusers_helper.sections.plan import plan_video
@@ -78,16 +79,21 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def known_flags() -> set[str]:
     """The program's own, and those of the scripts in tools and bench."""
-    ours = {flag for parser in parsers(cli._parser()) for action in parser._actions for flag in action.option_strings}
+    programs = [*parsers(cli._parser()), demo_gradio._parser()]
+    ours = {flag for parser in programs for action in parser._actions for flag in action.option_strings}
     scripts = [path for folder in ("tools", "bench") for path in (ROOT / folder).rglob("*.py")]
     sources = "".join(path.read_text(encoding="utf-8") for path in scripts)
     return ours | set(re.findall(r'"(--[a-z][a-z0-9-]*)"', sources))
 
 
 def check_program(words: list[str]) -> None:
-    """Words for `python -m diffusers_helper` are taken by the real parser."""
+    """Words for start.sh or `python -m diffusers_helper` are taken by the real parser."""
+    to_page = not words or words[0] == "page" or words[0].startswith("-")
     try:
-        cli._parser().parse_args(words)
+        if to_page:
+            demo_gradio._parser().parse_args(words[words[:1] == ["page"] :])
+        else:
+            cli._parser().parse_args(words)
     except SystemExit as end:
         if end.code:
             pytest.fail(f"the program would refuse {words}")
