@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from . import generate_tab, system_tab, theme
+from . import generate_tab, presets_tab, queue_tab, restore_tab, system_tab, theme
 from .api import add_endpoints
 from .desk import Desk
-from .form import Form
 from .page import PRIVATE, Page, live
 from .server import uploads_folder
 from .texts import LANGUAGES, Texts
@@ -70,17 +68,11 @@ def _tabs(page: Page) -> None:
     with page.tabs:
         with page.t(gr.Tab, "page.generate", id="generate"):
             form = generate_tab.build(page)
-        for name in ("queue", "restore", "presets"):
+        for name, tab in (("queue", queue_tab), ("restore", restore_tab), ("presets", presets_tab)):
             with page.t(gr.Tab, f"page.{name}", id=name):
-                _build_if_there(name, page, form)
+                tab.build(page, form)
         with page.t(gr.Tab, "page.system", id="system"):
             system_tab.build(page)
-
-
-def _build_if_there(name: str, page: Page, form: Form) -> None:
-    module = f"diffusers_helper.ui.{name}_tab"
-    if importlib.util.find_spec(module):
-        importlib.import_module(module).build(page, form)
 
 
 def _switch_languages(page: Page) -> None:
@@ -91,4 +83,5 @@ def _switch_languages(page: Page) -> None:
     page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE)
     page.opened(speak, page.language, shown, js="() => framepack.language()")
     # Gradio finds out only by a resize that tabs with longer names have less room.
-    page.spoken.change(None, None, None, js="() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}", **PRIVATE)
+    resize = "() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}"
+    page.spoken.change(None, None, None, js=resize, **PRIVATE)

@@ -1,0 +1,170 @@
+"""The page as a whole: it builds quickly, without torch, in every language, and asks nobody else for anything."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from diffusers_helper.ui import generate_tab, texts, translation
+from diffusers_helper.ui.app import HERE, build_page, launch_options
+from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.texts import LANGUAGES, Texts
+
+from ..conftest import ROOT
+from .stage import Stage, click, make_stage
+
+PUBLIC = {"submit", "status", "cancel", "result", "list"}
+
+BUILD = """
+import sys, types
+from pathlib import Path
+from diffusers_helper.ui.app import build_page, launch_options
+from diffusers_helper.ui.fragments import render
+from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.presets import PresetStore
+from diffusers_helper.settings import resolve_page
+from diffusers_helper.ui.desk import Desk
+folder = Path(sys.argv[1])
+settings = resolve_page({"output_dir": str(folder)}, {}, folder / "none.json")
+checkpoint = find_checkpoint("pocket", folder)
+desk = Desk(JobQueue(folder, checkpoint), settings, checkpoint, "", PresetStore(folder / "p"), (), lambda: 0.0)
+build_page(desk), launch_options(desk), render(desk, "ja")
+print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return make_stage(tmp_path)
+
+
+def components(blocks: gr.Blocks) -> dict[str, dict[str, Any]]:
+    """What the browser is told of each component that has an id."""
+    told = blocks.get_config_file()["components"]
+    return {one["props"]["elem_id"]: one["props"] for one in told if one["props"].get("elem_id")}
+
+
+def test_building_the_page_imports_no_torch(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_builds_in_every_language(stage: Stage, language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = translation.Translator
+    monkeypatch.setattr("diffusers_helper.ui.app.Translator", lambda: plain(language))
+    shown = components(build_page(stage.desk))
+    assert shown["start"]["value"] == Texts(language)("generate.start")
+    assert shown["field-steps"]["label"] == Texts(language)("generate.steps")
+
+
+def test_only_the_five_endpoints_are_public(stage: Stage) -> None:
+    blocks = build_page(stage.desk)
+    assert set(blocks.get_api_info()["named_endpoints"]) == {f"/{name}" for name in PUBLIC}
+
+
+def test_the_same_words_are_in_every_language_s_update(stage: Stage) -> None:
+    t = stage.page.t
+    assert len(t.updates("ja")) == len(t.components)
+
+
+def test_nothing_is_fetched_from_elsewhere(stage: Stage) -> None:
+    options = launch_options(stage.desk)
+    stylesheets = options["theme"]._stylesheets
+    assert not stylesheets
+    assert not re.search(r"https?://|@import|url\(", options["css"] + options["head"])
+
+
+def test_the_script_speaks_the_same_languages() -> None:
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    assert f"const LANGUAGES = [{', '.join(repr(language) for language in LANGUAGES)}];" in script
+    assert texts.LANGUAGES[0] == "en"
+
+
+def test_every_live_place_has_a_fragment(stage: Stage) -> None:
+    from diffusers_helper.ui.fragments import render
+
+    blocks = build_page(stage.desk)
+    values = [str(getattr(block, "value", "")) for block in blocks.blocks.values()]
+    places = {place for value in values for place in re.findall(r'data-live="(\w+)"', value)}
+    assert {"job", "video", "sections", "steps", "preview", "stop", "queue", "history", "disk", "warnings"} <= places
+    assert places <= set(render(stage.desk, "en"))
+
+
+def test_start_adds_a_job_and_says_where_it_stands(stage: Stage) -> None:
+    stage.add()
+    add = generate_tab._add(stage.desk, stage.form)
+    picture = str(stage.queue.picture(1))
+    said = add("en", *stage.values(picture=picture, prompt="second"))
+    assert said == "Job 2 is number 2 in the queue."
+    assert [job.request.prompt for job in stage.queue.jobs()] == ["a wave", "second"]
+
+
+def test_start_in_a_paused_queue_says_that_it_waits(stage: Stage) -> None:
+    stage.queue.pause()
+    add = generate_tab._add(stage.desk, stage.form)
+    picture = stage.queue.picture(stage.add().id)
+    assert "paused" in add("en", *stage.values(picture=str(picture)))
+
+
+def test_start_without_a_picture_says_so_and_adds_nothing(stage: Stage) -> None:
+    with pytest.raises(gr.Error, match="start picture"):
+        generate_tab._add(stage.desk, stage.form)("en", *stage.values())
+    assert stage.queue.jobs() == []
+
+
+def test_an_error_is_text_and_no_markup(stage: Stage) -> None:
+    with pytest.raises(gr.Error) as caught:
+        generate_tab._add(stage.desk, stage.form)("en", *stage.values(picture="<img src=x>.png"))
+    assert "<img" not in caught.value.message
+
+
+def test_saving_changes_the_job_that_is_edited(stage: Stage) -> None:
+    job = stage.add()
+    picture = str(stage.queue.picture(job.id))
+    said, editing = generate_tab._save(stage.desk, stage.form)(job.id, "en", *stage.values(picture=picture, prompt="x"))
+    assert (said, editing) == ("Job 1 is changed.", 0)
+    assert stage.queue.job(job.id).request.prompt == "x"
+    assert len(stage.queue.jobs()) == 1
+
+
+@pytest.mark.parametrize(("act", "keep"), list(generate_tab.KEEP.items()))
+def test_the_three_stops(stage: Stage, act: str, keep: str) -> None:
+    job = stage.add()
+    stage.queue.claim()
+    generate_tab._command(stage.desk)(click(act, job.id))
+    assert stage.queue.job(job.id).stop == keep
+
+
+def test_go_on_and_retry(stage: Stage) -> None:
+    job = stage.ended("interrupted")
+    generate_tab._command(stage.desk)(click("go-on", job.id))
+    assert stage.queue.job(job.id).state == "queued"
+    stage.queue.cancel(job.id)
+    generate_tab._command(stage.desk)(click("retry", job.id))
+    assert stage.queue.job(job.id).progress.sections_done == 0
+
+
+def test_a_command_that_cannot_be_is_told(stage: Stage) -> None:
+    with pytest.raises(gr.Error, match="7"):
+        generate_tab._command(stage.desk)(click("stop-now", 7))
+
+
+def test_a_level_sets_its_knobs_and_custom_none() -> None:
+    assert generate_tab._knobs_of("fast") == list(generate_tab.LEVELS["fast"].values())
+    assert generate_tab._knobs_of("custom") == [gr.skip()] * 3
+
+
+def test_the_form_s_fields_are_all_on_the_page(stage: Stage) -> None:
+    shown = components(build_page(stage.desk))
+    places = {"picture", "prompt", "seconds"}
+    assert {f"field-{name}" for name in NAMES if name not in places} | places <= set(shown)

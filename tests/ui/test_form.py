@@ -1,0 +1,184 @@
+"""The request as a form: every field goes there and back, and what the form says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.request import SEED_MAX, Request
+from diffusers_helper.ui.draft import KEPT, restored
+from diffusers_helper.ui.form import NAMES, Form
+from diffusers_helper.ui.generate_tab import ADVANCED
+from diffusers_helper.ui.look_ahead import IDLE, idle_updates, look_ahead, plan_html, speed_update
+from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
+from diffusers_helper.ui.texts import LANGUAGES, Texts
+
+from .stage import Stage, make_stage
+
+OTHER: dict[str, Any] = {
+    "picture": "/pictures/a.png",
+    "prompt": "a <b>wave</b>\n{{x}} ${y}",
+    "seconds": 7.25,
+    "kind": "framepack",
+    "size": "64x64",
+    "seed": SEED_MAX,
+    "steps": 11,
+    "teacache": False,
+    "teacache_threshold": 0.123,
+    "distilled_guidance": 3.5,
+    "real_cfg": 2.5,
+    "cfg_rescale": 0.7,
+    "negative_prompt": "blur",
+    "latent_window": 5,
+    "mp4_crf": 20,
+    "preserved_memory_gb": 8.5,
+}
+"""A value other than the default for every field."""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return make_stage(tmp_path_factory.mktemp("stage"))
+
+
+def values(form: Form, **changes: Any) -> list[Any]:
+    return form.values_of({**form.defaults, "picture": "/pictures/a.png", **changes})
+
+
+def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
+    fixed = {"schema_version", "fps"}
+    assert set(NAMES) == set(Request.model_fields) - fixed
+    assert set(OTHER) == set(NAMES)
+    assert set(ADVANCED) == set(NAMES) - {"picture", "prompt", "seconds"}
+
+
+def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:
+    request = Request.parse(OTHER)
+    shown = stage.form.values_of(request.model_dump())
+    assert stage.form.request_of(shown) == request
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_comes_through_its_component(stage: Stage, name: str) -> None:
+    """As Gradio does it: the value is made ready for the browser, comes back as JSON and is read."""
+    request = Request.parse({"picture": "a.png", name: OTHER[name]})
+    component = stage.form[name]
+    shown = dict(zip(NAMES, stage.form.values_of(request.model_dump()), strict=True))[name]
+    if name != "picture":
+        shown = component.preprocess(component.postprocess(shown))
+    assert stage.form.meant({name: shown})[name] == OTHER[name]
+
+
+def test_defaults_are_the_request_s_with_the_checkpoint_s_best_kind(stage: Stage) -> None:
+    request = stage.form.request_of(values(stage.form))
+    assert request == Request.parse({"picture": "/pictures/a.png", "kind": "f1"})
+
+
+def test_fields_that_are_not_given_stay(stage: Stage) -> None:
+    shown = dict(zip(NAMES, stage.form.values_of({"seed": 5}), strict=True))
+    assert shown.pop("seed") == "5"
+    assert all(value == gr.skip() for value in shown.values())
+
+
+def test_a_size_that_the_checkpoint_does_not_make_stays_out(stage: Stage) -> None:
+    shown = dict(zip(NAMES, stage.form.values_of({"size": "640x640", "kind": "other"}), strict=True))
+    assert shown["size"] == shown["kind"] == gr.skip()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_without_a_picture_it_says_so(stage: Stage, language: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        stage.form.request_of(values(stage.form, picture=None), language)
+    assert str(caught.value) == Texts(language)("generate.no_picture")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("steps", None), ("steps", 2.5), ("seed", "seven"), ("seed", str(2**63)), ("seconds", 1e308),
+     ("seconds", float("nan")), ("teacache", "yes"), ("size", "big"), ("prompt", 7), ("real_cfg", "")],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str, value: Any) -> None:
+    shown = values(stage.form)
+    shown[NAMES.index(name)] = value
+    with pytest.raises(InvalidRequest, match=f"^{name}: "):
+        stage.form.request_of(shown)
+    assert name in look_ahead(stage.form, stage.desk, "en", shown)[1]
+
+
+def test_the_plan_says_the_true_length(stage: Stage) -> None:
+    plan = plan_html({**stage.form.defaults, "seconds": 5.0}, stage.desk, Texts("en"))
+    assert "4.8 s" in plan
+    assert "145 frames" in plan
+    assert "4 sections" in plan
+    assert Texts("en")("generate.plan_time_unknown") in plan
+
+
+def test_the_plan_s_problem_is_text_and_no_markup(stage: Stage) -> None:
+    plan = plan_html({**stage.form.defaults, "seed": "<img src=x>"}, stage.desk, Texts("en"))
+    assert "<img" not in plan
+    assert "&lt;img" in plan
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_is_recognised_by_what_it_sets(level: str) -> None:
+    fields = {"steps": 1, "teacache": True, "teacache_threshold": 0.5, **LEVELS[level]}
+    assert level_of(fields) == level
+    assert level_of({**fields, "steps": 99}) == CUSTOM
+
+
+def test_balanced_is_what_a_request_does_by_default(stage: Stage) -> None:
+    assert speed_update(stage.form.defaults, Texts("en"))["value"] == "balanced"
+
+
+def test_what_has_no_effect_is_greyed_and_says_why() -> None:
+    fields = {"real_cfg": 1, "teacache": False}
+    for name, update in zip(IDLE, idle_updates(fields, Texts("en")), strict=True):
+        assert update["interactive"] is False
+        assert update["info"] == Texts("en")(f"generate.{name}_idle")
+    assert all(update["interactive"] for update in idle_updates({"real_cfg": 2.0, "teacache": True}, Texts("en")))
+
+
+def test_resets_say_the_default_and_wake_up_when_there_is_something_to_reset(stage: Stage) -> None:
+    with gr.Blocks():
+        form = Form(stage.page)
+        for name in ADVANCED:
+            form.place_with_reset(name)
+    shown = dict(zip(NAMES, values(form, steps=30), strict=True))
+    updates = dict(zip(form.resets, form.reset_updates(shown, Texts("en")), strict=True))
+    assert updates["steps"] == gr.update(value="Default: 25", interactive=True)
+    assert updates["size"] == gr.update(value="Default: fits the picture", interactive=False)
+    assert updates["negative_prompt"] == gr.update(value="Default: empty", interactive=False)
+    assert updates["teacache"] == gr.update(value="Default: on", interactive=False)
+
+
+def draft_of(form: Form, run: str, **fields: Any) -> dict[str, Any]:
+    shown = dict(zip(NAMES, form.values_of({**form.defaults, **fields}), strict=True))
+    return {"run": run, "values": {name: shown[name] for name in KEPT}}
+
+
+def opened(stage: Stage, draft: Any) -> dict[str, Any]:
+    return dict(zip(KEPT, restored(draft, stage.form, stage.page), strict=True))
+
+
+def test_a_draft_comes_back(stage: Stage) -> None:
+    shown = opened(stage, draft_of(stage.form, stage.desk.run, prompt="mine", seed=7))
+    assert (shown["prompt"], shown["seed"]) == ("mine", "7")
+
+
+@pytest.mark.parametrize("draft", [None, 7, [], {}, {"values": 3}, {"values": {"steps": "many", "kind": [], "x": 1}}])
+def test_a_broken_draft_changes_nothing(stage: Stage, draft: Any) -> None:
+    assert all(value == gr.skip() for value in opened(stage, draft).values())
+
+
+def test_the_startup_preset_goes_over_a_draft_of_an_earlier_run_only(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    stage.desk.presets.save("mine", {"steps": 9})
+    stage.desk.presets.choose_startup("mine")
+    assert opened(stage, None)["steps"] == 9
+    assert opened(stage, draft_of(stage.form, "earlier", steps=40, prompt="kept"))["steps"] == 9
+    assert opened(stage, draft_of(stage.form, "earlier", steps=40, prompt="kept"))["prompt"] == "kept"
+    assert opened(stage, draft_of(stage.form, stage.desk.run, steps=40))["steps"] == 40

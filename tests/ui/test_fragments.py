@@ -1,0 +1,232 @@
+"""The live parts: what stands in them for each state of a job, and that what users wrote is only ever text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_helper import doctor
+from diffusers_helper.jobs.job import ENDED, Job, JobProgress, State
+from diffusers_helper.request import Request
+from diffusers_helper.sections.plan import plan_video
+from diffusers_helper.ui import fragments, machine, strips, system_tab
+from diffusers_helper.ui.texts import LANGUAGES, Texts
+
+from .serving import make_desk, settings_for
+from .stage import Stage, make_stage
+
+EN = Texts("en")
+HOSTILE = "<img src=x onerror=alert(1)>\"'&<script>x</script>{seed}"
+SENT_TO_SCRIPT = {"lost"}
+
+
+def make_job(
+    state: State = "running", kind: str = "framepack", told: dict[str, Any] | None = None, **fields: Any
+) -> Job:
+    """The third of five sections is running, 14 of 25 steps are done, every second one reused."""
+    request = Request.parse({"picture": "a.png", "prompt": "a wave", "seconds": 6, "kind": kind, **fields})
+    progress = JobProgress(
+        checkpoint="pocket", kind=kind, sections=5, steps=25, frames_planned=181, fps=30, seconds=6.03, width=160,
+        height=96, section=3, step=14, sections_done=2, computed=(True, False) * 7, seconds_left=84.0,
+        preview="/x/preview.png", previews=30, video="/x/video.mp4", frames=73, seed=5,
+    )  # fmt: skip
+    return Job(1, state, request, 0.0, progress=replace(progress, **(told or {})))
+
+
+class Parts(HTMLParser):
+    """Tags, attributes and text of a fragment."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def with_class(self, name: str) -> int:
+        return sum(name in (attributes.get("class") or "").split() for _, attributes in self.tags)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return make_stage(tmp_path)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_without_a_job_it_says_how_to_begin(stage: Stage, language: str) -> None:
+    shown = fragments.render(stage.desk, language)
+    assert Texts(language)("job.none") in shown["job"]
+    assert shown["video"] == shown["stop"] == ""
+    assert shown["lost"] == Texts(language)("page.lost")
+
+
+def test_every_state_has_the_same_fragments(stage: Stage) -> None:
+    empty = set(fragments.render(stage.desk, "en"))
+    stage.ended("failed")
+    assert set(fragments.render(stage.desk, "en")) == empty
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("state", ["queued", "running", *ENDED])
+def test_a_hostile_prompt_is_text(state: State, language: str) -> None:
+    told = {"notices": (HOSTILE,), "error": HOSTILE, "checkpoint": HOSTILE}
+    for content in fragments.of_job(make_job(state, prompt=HOSTILE, told=told), Texts(language)).values():
+        tags = Parts(content).tags
+        assert not [tag for tag, _ in tags if tag == "script"]
+        assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+        assert all((attributes["src"] or "").startswith("media/1/") for _, attributes in tags if "src" in attributes)
+
+
+def test_a_hostile_prompt_is_shown_as_it_is() -> None:
+    assert HOSTILE in Parts(fragments.headline(make_job(prompt=HOSTILE), EN)).text
+
+
+def test_the_running_job_says_where_it_is_and_how_long_yet() -> None:
+    text = Parts(fragments.headline(make_job(), EN)).text
+    assert "section 3 of 5, step 14 of 25" in text
+    assert "about 1 min 24 s left" in text
+
+
+def test_what_is_heard_does_not_change_with_every_step() -> None:
+    before, after = make_job(), make_job(told={"step": 15, "seconds_left": 80.0})
+    assert fragments.announcement(before, EN) == fragments.announcement(after, EN)
+    assert "2 of 5" in fragments.announcement(before, EN)
+
+
+def test_the_video_changes_its_address_with_its_frames_only() -> None:
+    assert fragments.video(make_job(), EN) == fragments.video(make_job(told={"step": 20, "previews": 31}), EN)
+    assert "video.mp4?v=73" in fragments.video(make_job(), EN)
+    assert "thumb.png" in fragments.video(make_job(told={"video": None}), EN)
+
+
+def test_the_preview_is_there_while_it_runs() -> None:
+    assert "preview.png?v=30" in fragments.preview(make_job(), EN)
+    assert fragments.preview(make_job("done"), EN) == ""
+
+
+def acts(content: str) -> dict[str, dict[str, str | None]]:
+    return {str(a["data-act"]): a for _, a in Parts(content).tags if "data-act" in a}
+
+
+def test_the_three_stops_say_what_they_keep() -> None:
+    content = fragments.buttons(make_job(), EN)
+    assert list(acts(content)) == ["stop-now", "stop-section", "stop-nothing"]
+    assert all(button["data-job"] == "1" for button in acts(content).values())
+    assert "keeps the 2 finished sections" in content
+    assert "keeps 3 sections" in content
+    assert [act for act, button in acts(content).items() if "data-confirm" in button] == ["stop-nothing"]
+
+
+def test_a_stop_before_the_first_section_says_that_nothing_is_finished() -> None:
+    assert "no section is finished yet" in fragments.buttons(make_job(told={"sections_done": 0}), EN)
+
+
+def test_a_stop_that_was_asked_for_is_shown() -> None:
+    content = fragments.buttons(replace(make_job(), stop="section"), EN)
+    assert acts(content)["stop-section"]["aria-pressed"] == "true"
+    assert EN("job.stopping_section") in content
+
+
+def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{}")
+    unfinished = make_job("interrupted", told={"folder": str(tmp_path)})
+    assert list(acts(fragments.buttons(unfinished, EN))) == ["go-on", "retry"]
+    assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
+    assert list(acts(fragments.buttons(make_job("failed"), EN))) == ["retry"]
+    assert fragments.buttons(make_job("done"), EN) == ""
+
+
+def test_a_failed_job_says_why() -> None:
+    assert "too little memory" in fragments.notices(make_job("failed", told={"error": "too little memory"}), EN)
+
+
+@pytest.mark.parametrize("kind", ["framepack", "f1"])
+@pytest.mark.parametrize("seconds", [1, 6, 20])
+def test_sections_stand_in_time_without_gaps(kind: str, seconds: float) -> None:
+    job = make_job(kind=kind, seconds=seconds)
+    places = strips.sections_in_time(job)
+    plan = plan_video(job.request.kind, seconds, 9)
+    assert places[0][1] == 0
+    assert places[-1][2] == pytest.approx(plan.frames / 30)
+    assert all(before[2] == after[1] for before, after in pairwise(places))
+    numbers = [number for number, _, _ in places]
+    assert numbers == sorted(numbers, reverse=kind == "framepack")
+
+
+def test_framepack_makes_the_end_first_and_f1_the_start() -> None:
+    first = {
+        kind: {n: (a, b) for n, a, b in strips.sections_in_time(make_job(kind=kind))}[1] for kind in ("framepack", "f1")
+    }
+    assert first["framepack"][1] == pytest.approx(181 / 30)
+    assert first["f1"][0] == 0
+    assert '1✓</b><span aria-hidden="true"><small>4.9–6.0 s' in strips.sections(make_job(), EN)
+    assert '1✓</b><span aria-hidden="true"><small>0.0–1.2 s' in strips.sections(make_job(kind="f1"), EN)
+
+
+def test_sections_say_their_state_in_words_too() -> None:
+    parts = Parts(strips.sections(make_job(), EN))
+    assert (parts.with_class("done"), parts.with_class("running"), parts.with_class("to_come")) == (2, 1, 2)
+    assert "Section 3, 2.5 to 3.7 s: running" in parts.text
+
+
+def test_nothing_runs_in_a_job_that_ended() -> None:
+    assert Parts(strips.sections(make_job("failed"), EN)).with_class("running") == 0
+
+
+def test_a_long_video_keeps_its_labels_in_the_tooltips() -> None:
+    content = strips.sections(make_job(seconds=60), EN)
+    assert "<small>0.0" not in content
+    assert re.search('title="Section 50, 0.0 to 1.3 s', content)
+
+
+def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:
+    parts = Parts(strips.steps(make_job(), EN))
+    assert (parts.with_class("computed"), parts.with_class("reused"), parts.with_class("to-come")) == (8, 8, 12)
+    assert "7 computed, 7 reused, 11 to come" in [a.get("aria-label") for _, a in parts.tags]
+
+
+def test_warnings_say_who_can_reach_the_page_and_what_cannot_be_used(stage: Stage) -> None:
+    desk = replace(
+        stage.desk, warnings=("page.warning_open",), checkpoint=None, checkpoint_problem=HOSTILE,
+        worker_heartbeat=lambda: 300.0,
+    )  # fmt: skip
+    parts = Parts(fragments.warnings(desk, EN))
+    assert parts.with_class("warning") == 3
+    assert HOSTILE in parts.text
+    assert "5 min" in parts.text
+
+
+def test_the_machine_s_numbers_need_no_torch(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "torch_is_loaded", lambda: False)
+    monkeypatch.setattr(machine, "vram", lambda: None)
+    content = fragments.machine_now(stage.desk, EN)
+    assert EN("job.vram_later") in content
+    assert content.count("<meter") == 2
+    monkeypatch.setattr(machine, "vram", lambda: machine.Space(6 * 10**9, 8 * 10**9))
+    assert "6.0 of 8.0 GB free" in fragments.machine_now(stage.desk, EN)
+
+
+def test_settings_say_where_they_come_from_and_keep_secrets(stage: Stage, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, auth="me:hunter2")
+    table = system_tab.settings_table(make_desk(stage.queue, settings).settings, EN)
+    assert "hunter2" not in table
+    assert f"<td>{tmp_path}</td><td>flag</td>" in table
+
+
+def test_doctor_s_report_is_text_with_what_to_do() -> None:
+    facts = (doctor.Fact("torch", None, HOSTILE, HOSTILE), doctor.Fact("ram", 1, "8 GB free"))
+    content = system_tab.report_html(doctor.Report(facts), EN)
+    assert "<img" not in content
+    assert EN("system.fix") in content
+    assert EN("system.all_well") in system_tab.report_html(doctor.Report(facts[1:]), EN)
