@@ -32,7 +32,7 @@ def build(page: Page, form: Form) -> None:
         )
     history = live("history", elem_id="history")
     for one in (find, state):
-        one.input(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
+        one.change(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)
     for place in (queue, history):
         place.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
