@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import threading
@@ -220,8 +219,6 @@ class Readiness:
 
     def _worker(self) -> str:
         silent = self._desk.worker_heartbeat()
-        if math.isinf(silent):
-            return "worker: it has ended"
         running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
         return (
             f"worker: silent for {silent:.0f} s"
