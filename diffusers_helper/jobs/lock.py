@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import AlreadyRunning
+
+log = logging.getLogger(__name__)
 
 LOCK, INSTANCE = "lock", "instance.json"
 
@@ -21,26 +24,30 @@ class InstanceLock:
         self._lock = FileLock(folder / LOCK)
 
     def acquire(self) -> None:
-        """Take the folder.
+        """Take the folder. One that cannot be written needs no lock: nobody can work on it.
 
         Raises:
             AlreadyRunning: another program holds it; the message says where its page is.
-            OSError: the folder cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-        except Timeout:
+        except Timeout:  # it is an OSError too
             raise AlreadyRunning(
                 f"Another FramePack works on {self._folder.parent} ({self._holder()}). Use that one, or start this one "
                 "with another folder: --output-dir."
             ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked: %s", self._folder, error.strerror)
         self.tell("")
 
     def tell(self, address: str) -> None:
         """Leave word for a second program of where this one's page is."""
         content = json.dumps({"process": os.getpid(), "address": address})
-        (self._folder / INSTANCE).write_text(content, encoding="utf-8")
+        try:
+            (self._folder / INSTANCE).write_text(content, encoding="utf-8")
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._folder / INSTANCE, error.strerror)
 
     def release(self) -> None:
         """Let the next program have the folder."""

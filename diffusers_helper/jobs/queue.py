@@ -24,6 +24,7 @@ from ..preparation import check_offered
 from ..request import Request
 from .estimate import estimate_seconds
 from .job import Job, JobProgress, Keep, State, fold
+from .lock import InstanceLock
 from .pictures import PictureShelf, thumbnail_of
 from .results import delete_unfinished, result_files, to_trash
 from .store import open_store
@@ -39,7 +40,7 @@ class JobQueue:
     def __init__(
         self, output_dir: Path, checkpoint: Checkpoint | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        """Open the queue of ``output_dir``; what was running becomes interrupted.
+        """Open the queue of ``output_dir``; what was running becomes interrupted. Raises AlreadyRunning.
 
         ``checkpoint``: requests that it cannot make are refused when they are added.
         """
@@ -47,6 +48,8 @@ class JobQueue:
         self.version = 0
         self._checkpoint, self._clock = checkpoint, clock
         self._changed = threading.Condition(threading.RLock())
+        self._lock = InstanceLock(self.output_dir / OWN_FOLDER)
+        self._lock.acquire()
         self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
         self._jobs = {job.id: job for job in self._store.jobs()}
@@ -217,14 +220,19 @@ class JobQueue:
         """Begin jobs again."""
         self._set_paused(False)
 
+    def tell_address(self, address: str) -> None:
+        """Leave word for a second program of where the page of this queue is."""
+        self._lock.tell(address)
+
     def close(self) -> None:
-        """Write everything and let go of the file."""
+        """Write everything and let go of the folder."""
         with self._changed:
             try:
-                self._store.save(*self._jobs.values())
+                self._save(*self._jobs.values())
             except QueueUnavailable as error:
                 log.warning("the queue is not saved: %s", error)
             self._store.close()
+            self._lock.release()
 
     # For the worker.
 

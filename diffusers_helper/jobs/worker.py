@@ -30,8 +30,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether the thread runs, or has yet to begin."""
+        return self._thread.ident is None or self._thread.is_alive()
 
     def heartbeat_age_seconds(self) -> float:
         """Time since the last event, or since it last looked for work."""
@@ -45,9 +45,9 @@ class Worker:
         """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time."""
         self._stopping.set()
         self._queue.wake()
-        if self.alive:
+        if self._thread.is_alive():
             self._thread.join(timeout_seconds)
-        return not self.alive
+        return not self._thread.is_alive()
 
     def _beat(self) -> None:
         self._beaten_at = time.monotonic()

@@ -6,8 +6,10 @@ Media are named by job, relative to the page: ``media/<job>/video.mp4``. Buttons
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ..jobs.job import ENDED, Job, Keep
@@ -17,8 +19,8 @@ from .texts import Texts
 from .words import duration
 
 GB = 1e9
-SILENT_SECONDS = 30.0
-"""A worker that shows no life for longer is reported."""
+SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
+"""A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
 
 def render(desk: Desk, language: str) -> dict[str, str]:
@@ -141,12 +143,19 @@ def buttons(job: Job, texts: Texts) -> str:
         asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
         stops = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
         return f'<div class="acts stops">{stops}</div>{asked}'
-    if job.state in ("queued", "done"):
-        return ""
-    told = job.progress
-    hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
-    go_on = _act(job, "go-on", texts("job.go_on"), hint) if job.can_go_on else ""
-    return f'<div class="acts">{go_on}{_act(job, "retry", texts("job.retry"), "")}</div>'
+    told, offered = job.progress, []
+    if job.can_go_on:
+        hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
+        offered.append(_act(job, "go-on", texts("job.go_on"), hint))
+    if job.state in ("failed", "cancelled", "interrupted"):
+        offered.append(_act(job, "retry", texts("job.retry"), ""))
+    if told.video:
+        address = f"media/{job.id}/video.mp4?v={told.frames}"
+        words = say(texts, "job.save_video")
+        offered.append(
+            f'<a class="act" href="{address}" download="{escape(Path(told.video).name)}"><span>{words}</span></a>'
+        )
+    return f'<div class="acts">{"".join(offered)}</div>' if offered else ""
 
 
 def _stop(job: Job, keep: Keep, texts: Texts) -> str:
@@ -187,9 +196,15 @@ def warnings(desk: Desk, texts: Texts) -> str:
         told.append(f"{say(texts, 'generate.no_checkpoint')}<br>{_lines(desk.checkpoint_problem)}")
     told += [_lines(notice) for notice in desk.queue.notices]
     silent = desk.worker_heartbeat()
-    if silent > SILENT_SECONDS:
+    if math.isinf(silent):
+        told.append(say(texts, "job.worker_ended"))
+    elif silent > (SILENT_AT_WORK_SECONDS if _at_work(desk) else SILENT_SECONDS):
         told.append(say(texts, "job.worker_silent", time=duration(silent // 60 * 60, texts)))
     return "".join(f'<p class="warning">{words}</p>' for words in told)
+
+
+def _at_work(desk: Desk) -> bool:
+    return any(job.state == "running" for job in desk.queue.jobs()[:1])
 
 
 def _lines(text: str) -> str:
