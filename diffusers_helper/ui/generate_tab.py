@@ -102,6 +102,7 @@ def _start_row(page: Page) -> StartRow:
         save = page.t(gr.Button, "generate.save", variant="primary", elem_id="save")
         leave = page.t(gr.Button, "generate.stop_editing", elem_id="stop-editing")
     said = gr.HTML(elem_id="said", html_template='<p role="status">${value}</p>')
+    live("others", elem_id="others")
     return StartRow(start, editing, save, leave, said)
 
 
@@ -115,7 +116,7 @@ def _start(page: Page, form: Form, row: StartRow) -> None:
     form_now = [page.language, *form.components]
     row.start.click(_add(page.desk, form), form_now, row.said, **COMMAND)
     row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **COMMAND)
-    row.leave.click(lambda: 0, None, form.editing, **PRIVATE)
+    row.leave.click(lambda: (0, ""), None, [form.editing, row.said], **PRIVATE)
     form.editing.change(_show_editing, [form.editing, page.language], [row.start, row.editing, row.said], **PRIVATE)
 
 

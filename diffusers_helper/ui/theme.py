@@ -37,6 +37,8 @@ def make() -> gr.themes.Base:
         body_text_color_dark="*neutral_100",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
         background_fill_primary="white",
         background_fill_primary_dark="*neutral_900",
         background_fill_secondary="*neutral_100",

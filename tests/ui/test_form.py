@@ -113,7 +113,7 @@ def test_the_plan_says_the_true_length(stage: Stage) -> None:
     plan = plan_html({**stage.form.defaults, "seconds": 5.0}, stage.desk, Texts("en"))
     assert "4.8 s" in plan
     assert "145 frames" in plan
-    assert "4 sections" in plan
+    assert "sections: 4" in plan
     assert Texts("en")("generate.plan_time_unknown") in plan
 
 

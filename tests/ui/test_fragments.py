@@ -123,8 +123,8 @@ def test_the_three_stops_say_what_they_keep() -> None:
     content = fragments.buttons(make_job(), EN)
     assert list(acts(content)) == ["stop-now", "stop-section", "stop-nothing"]
     assert all(button["data-job"] == "1" for button in acts(content).values())
-    assert "keeps the 2 finished sections" in content
-    assert "keeps 3 sections" in content
+    assert "keeps the finished sections as a video: 2" in content
+    assert "keeps as a video: 3" in content
     assert [act for act, button in acts(content).items() if "data-confirm" in button] == ["stop-nothing"]
 
 
@@ -144,7 +144,12 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     assert list(acts(fragments.buttons(unfinished, EN))) == ["go-on", "retry"]
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
     assert list(acts(fragments.buttons(make_job("failed"), EN))) == ["retry"]
-    assert fragments.buttons(make_job("done"), EN) == ""
+    assert acts(fragments.buttons(make_job("done"), EN)) == {}
+
+
+def test_what_ended_with_a_video_offers_to_save_it() -> None:
+    assert 'href="media/1/video.mp4?v=73" download="video.mp4"' in fragments.buttons(make_job("done"), EN)
+    assert fragments.buttons(make_job("queued", told={"video": None}), EN) == ""
 
 
 def test_a_failed_job_says_why() -> None:
