@@ -53,3 +53,86 @@ def test_every_knob_has_a_flag() -> None:
     options = parser.parse_args(["--checkpoint", "x", "--output-dir", "o", "--models-dir", "m", "--offline"])
     chosen = settings.resolve(vars(options), {}, Path("nowhere.json"))
     assert (chosen.checkpoint, chosen.models_dir, chosen.offline) == ("x", Path("m"), True)
+
+
+def page(environment: dict[str, str] | None = None, **flags: str) -> settings.PageSettings:
+    return settings.resolve_page(flags, environment or {}, Path("nowhere.json"))
+
+
+def test_the_page_listens_on_this_machine_alone_unless_told_otherwise() -> None:
+    chosen = page()
+    assert (chosen.server, chosen.port, chosen.share, chosen.auth) == ("127.0.0.1", None, False, None)
+    assert not chosen.reachable_from_elsewhere
+
+
+@pytest.mark.parametrize(
+    ("words", "server"),
+    [
+        (["--listen"], settings.EVERY_ADDRESS), (["--listen", "192.168.1.5"], "192.168.1.5"),
+        (["--server", "[::1]"], "::1"), (["--server", "localhost", "--listen"], settings.EVERY_ADDRESS),
+    ],
+)  # fmt: skip
+def test_listen_is_another_word_for_server(words: list[str], server: str) -> None:
+    parser = argparse.ArgumentParser()
+    settings.add_flags(parser, settings.PAGE_KNOBS)
+    assert page(**vars(parser.parse_args(words))).server == server
+
+
+def test_gradios_own_variables_set_the_page() -> None:
+    environment = {
+        "GRADIO_SERVER_NAME": "box.lan", "GRADIO_SERVER_PORT": "8000", "GRADIO_SHARE": "True",
+        "GRADIO_ROOT_PATH": "https://example.org/framepack/", "FRAMEPACK_MAX_UPLOAD_SIZE": "2 GB",
+    }  # fmt: skip
+    chosen = page(environment, port="9000")
+    assert (chosen.server, chosen.port, chosen.share) == ("box.lan", 9000, True)
+    assert (chosen.root_path, chosen.max_upload_size) == ("https://example.org/framepack", 2 * 10**9)
+    assert (chosen.origin["port"], chosen.origin["server"]) == ("flag", "environment")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "allowed"),
+    [
+        ("GRADIO_SERVER_PORT", ("0", "65536", "-1", "80.5", "port", "\u0665"), "from 1 to 65535"),
+        ("GRADIO_SERVER_NAME", ("a b", "http://x", "x/y"), "give an address"),
+        ("GRADIO_SHARE", ("yes", "2"), "allowed are 1, true, 0 and false"),
+        ("FRAMEPACK_MAX_UPLOAD_SIZE", ("100", "0mb", "-1mb", "1.5gb", "inf", "mb"), "100mb"),
+        ("GRADIO_ROOT_PATH", ("framepack", "ftp://x", "/a b", "//x", "/x?y", "https://a@b/"), "/framepack"),
+    ],
+)
+def test_a_bad_value_of_the_page_names_the_variable(name: str, values: tuple[str, ...], allowed: str) -> None:
+    for value in values:
+        with pytest.raises(InvalidSetting) as refusal:
+            page({name: value})
+        assert f"{name}={value!r}" in str(refusal.value)
+        assert allowed in str(refusal.value)
+
+
+@pytest.mark.parametrize("secret", ["nocolon", ":nouser", "nopassword:", " :x"])
+def test_a_bad_password_is_refused_without_being_shown(secret: str) -> None:
+    with pytest.raises(InvalidSetting, match="user:password") as refusal:
+        page({"FRAMEPACK_AUTH": secret})
+    assert secret not in str(refusal.value)
+
+
+def test_a_password_is_never_shown() -> None:
+    chosen = page(auth="someone:a:secret")
+    assert chosen.auth == ("someone", "a:secret")
+    assert "auth = set (flag)" in chosen.lines()
+    assert "auth = not set (default)" in page().lines()
+    assert "secret" not in repr(chosen) + str(chosen.rows())
+
+
+def test_a_public_address_needs_the_network() -> None:
+    with pytest.raises(InvalidSetting, match="leave one of them out"):
+        page(share="1", offline="1")
+
+
+def test_the_page_has_flags_that_generate_has_not_and_generate_ignores_them(tmp_path: Path) -> None:
+    generate = argparse.ArgumentParser()
+    settings.add_flags(generate)
+    with pytest.raises(SystemExit):
+        generate.parse_args(["--port", "8000"])
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"port": 8000, "auth": "someone:secret"}))
+    assert not hasattr(settings.resolve({}, {"GRADIO_SERVER_PORT": "not a number"}, file), "port")
+    assert settings.resolve_page({}, {}, file).port == 8000

@@ -29,6 +29,10 @@ if sys.argv[1:] == ["wait"]:
 print(json.dumps({"arguments": sys.argv[1:], "folder": os.getcwd()}))
 sys.exit(7 if "fail" in sys.argv else 0)
 """
+PAGE = """
+import sys, diffusers_helper
+print("the page", sys.argv[1:], __name__)
+"""
 HOME = "home with a space"
 
 
@@ -85,6 +89,7 @@ def _bare(folder: Path) -> Installation:
     shutil.copy(ROOT / "start.sh", here.home)
     (here.home / "diffusers_helper" / "__init__.py").touch()
     (here.home / "diffusers_helper" / "__main__.py").write_text(PROGRAM)
+    (here.home / "demo_gradio.py").write_text(PAGE)
     (here.home / "requirements.txt").write_text("torch==1.0\nsmall==1.0\n")
     (here.home / "requirements-test.txt").write_text("pytest==1.0\n")
     for name in ("torch", "small", "pytest"):
@@ -133,11 +138,46 @@ def test_continuous_integration_runs_the_tests() -> None:
     assert 'start.sh" test' in (ROOT / ".ci" / "run").read_text()
 
 
-def test_without_words_it_explains_itself_and_installs_nothing(bare: Installation) -> None:
-    done = bare.start()
+def test_continuous_integration_goes_on_without_a_browser(bare: Installation) -> None:
+    """Where Chromium is not there and cannot be installed, the tests are run all the same."""
+    (bare.home / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", bare.home / ".ci")
+    (bare.home / "start.sh").write_text('printf "%s\\n" "$*"')
+    for name, script in (("id", "echo 0"), ("apt-get", "exit 100")):
+        bare.tool(name, script)
+    bare.tool("dirname", '/usr/bin/dirname "$@"')
+    environment = {**bare.environment(), "PATH": str(bare.tools)}
+    command = ["/bin/bash", str(bare.home / ".ci" / "run"), "-k", "this one"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "skipped" in done.stderr
+    assert done.stdout == "test -k this one\n"
+
+
+@pytest.mark.parametrize("word", ["help", "-h", "--help"])
+def test_it_explains_itself_and_installs_nothing(bare: Installation, word: str) -> None:
+    done = bare.start(word)
     assert done.returncode == 0
     assert "bash start.sh generate" in done.stdout
+    assert "bash start.sh page --help" in done.stdout
     assert not (bare.home / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [([], []), (["page"], []), (["--port", "8 0"], ["--port", "8 0"]), (["page", "--help"], ["--help"])],
+)
+def test_without_a_command_it_opens_the_page(ready: Installation, words: list[str], passed: list[str]) -> None:
+    done = ready.start(*words, cwd=ready.tools)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"the page {passed} __main__"
+
+
+def test_the_page_is_not_taken_from_the_callers_folder(ready: Installation, tmp_path: Path) -> None:
+    theirs = tmp_path / "elsewhere"
+    (theirs / "diffusers_helper").mkdir(parents=True)
+    for name in ("diffusers_helper/__init__.py", "demo_gradio.py"):
+        (theirs / name).write_text("raise SystemExit('the wrong one')")
+    assert ready.start(cwd=theirs).stdout.startswith("the page []")
 
 
 def test_the_first_run_installs_then_runs_and_keeps_stdout_for_the_program(bare: Installation) -> None:
