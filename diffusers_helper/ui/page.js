@@ -103,14 +103,33 @@
     const fresh = document.createElement('template');
     fresh.innerHTML = wanted;
     const content = document.importNode(fresh.content, true);
-    if (place.querySelector('img, video')) await Promise.race([loaded(content), later(3 * SECOND)]);
+    const lists = content.querySelector('[data-parts]');
+    if (!lists && place.querySelector('img, video')) await Promise.race([loaded(content), later(3 * SECOND)]);
     if (place.shown !== wanted) return;
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
-    place.replaceChildren(content);
+    if (lists) patch(place, content);
+    else place.replaceChildren(content);
     if (focused?.act) {
       const same = [...place.querySelectorAll('[data-act]')];
       same.find(one => one.dataset.act === focused.act && one.dataset.job === focused.job)?.focus();
     }
+  }
+
+  // Of lists, marked with data-parts, what is wanted as it was stays in the page: a video plays on, a menu stays open.
+  function patch(place, content) {
+    const there = [...place.children];
+    const next = [...content.children].map(child => {
+      const wanted = child.outerHTML;
+      const same = there.find(one => one.wanted === wanted);
+      const list = !same && child.dataset.parts && there.find(one => one.dataset.parts === child.dataset.parts);
+      if (list) patch(list, child);
+      else if (!same && child.dataset.parts) for (const part of child.children) part.wanted = part.outerHTML;
+      const shown = same || list || child;
+      shown.wanted = wanted;
+      return shown;
+    });
+    for (const node of [...place.childNodes]) if (!next.includes(node)) node.remove();
+    next.forEach((node, at) => { if (place.children[at] !== node) place.insertBefore(node, place.children[at]); });
   }
 
   function loaded(content) {
