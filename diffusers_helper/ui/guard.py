@@ -127,10 +127,18 @@ def route_path(scope: Scope) -> str:
 
 
 async def answer(send: Send, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """A refusal as JSON."""
-    body = json.dumps({"detail": text}).encode()
-    length = str(len(body)).encode()
-    head = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    """A refusal as JSON, for programs."""
+    await _send(send, status, b"application/json", json.dumps({"detail": text}), headers)
+
+
+async def say(send: Send, status: int, text: str) -> None:
+    """A refusal as plain text, which Gradio's upload shows as it is."""
+    await _send(send, status, b"text/plain; charset=utf-8", text)
+
+
+async def _send(send: Send, status: int, kind: bytes, text: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    body = text.encode()
+    head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 

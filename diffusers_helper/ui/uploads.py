@@ -22,7 +22,7 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..media.pictures import ACCEPTED, describe, media_type
-from .guard import answer, route_path
+from .guard import answer, route_path, say
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,15 @@ class Bodies:
         """A file: its length is watched while it comes, its content is judged when it is there."""
         length = _declared_bytes(Headers(scope=scope))
         if length is not None and length > self.max_upload_bytes + FORM_BYTES:
-            return await answer(send, 413, TOO_LARGE.format(self.max_upload_bytes // 10**6))
+            return await say(send, 413, TOO_LARGE.format(self.max_upload_bytes // 10**6))
         if await anyio.to_thread.run_sync(self._is_full, length or self.max_upload_bytes):
-            return await answer(send, 507, "The disk is full: free some space, or choose another output folder.")
+            return await say(send, 507, "The disk is full: free some space, or choose another output folder.")
         reply = _Reply()
         await self.app(scope, self._watched(receive), reply.collect)
         paths = reply.paths()
         if refusal := await anyio.to_thread.run_sync(_judge, paths):
             scope["app"].get_blocks().upload_file_set.difference_update(map(str, paths))
-            return await answer(send, 415, refusal)
+            return await say(send, 415, refusal)
         return await reply.pass_on(send)
 
     def _is_full(self, expected_bytes: int) -> bool:
