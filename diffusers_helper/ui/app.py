@@ -56,7 +56,7 @@ def _header(desk: Desk, blocks: gr.Blocks) -> Page:
             container=False,
             filterable=False,
             scale=0,
-            min_width=130,
+            min_width=90,
         )
         t(gr.Button, "page.colours", size="sm", elem_id="colours", scale=0, min_width=40)
     live("warnings", elem_id="warnings")

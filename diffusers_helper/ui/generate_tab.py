@@ -39,9 +39,9 @@ ADVANCED = (
 
 KEEP: Mapping[str, Keep] = {"stop-now": "now", "stop-section": "section", "stop-nothing": "nothing"}
 
-STAGE = """<div class="stage">{job}{video}{stop}{sections}{steps}{preview}{notices}
+STAGE = """<div class="stage">{job}{notices}{video}{stop}{sections}{steps}{preview}
 <div class="only-heard" role="status">{announce}</div></div>"""
-LIVE = ("job", "video", "stop", "sections", "steps", "preview", "notices", "announce")
+LIVE = ("job", "notices", "video", "stop", "sections", "steps", "preview", "announce")
 
 
 @dataclass(frozen=True)
