@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         checkpoint_problem=problem,
         presets=presets,
         warnings=server.warnings(chosen),
-        worker_heartbeat=worker.heartbeat_age_seconds,
+        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
     )
     page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
     page.open()

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import threading
@@ -37,10 +38,6 @@ REVALIDATED = {"Cache-Control": "private, no-cache"}
 
 REFRESH_SECONDS = 5.0
 """How old an answer may be while no job changes: free memory and the like change without one."""
-
-IDLE_LIMIT_SECONDS = 30.0
-BUSY_LIMIT_SECONDS = 1800.0
-"""How long the worker may be silent: without a job it looks for one each second; loading a checkpoint takes minutes."""
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -219,12 +216,11 @@ class Readiness:
 
     def _worker(self) -> str:
         silent = self._desk.worker_heartbeat()
+        if math.isinf(silent):
+            return "worker: it has ended"
         running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
-        return (
-            f"worker: silent for {silent:.0f} s"
-            if silent > (BUSY_LIMIT_SECONDS if running else IDLE_LIMIT_SECONDS)
-            else ""
-        )
+        limit = fragments.SILENT_AT_WORK_SECONDS if running else fragments.SILENT_SECONDS
+        return f"worker: silent for {silent:.0f} s" if silent > limit else ""
 
     def _disk(self) -> str:
         try:

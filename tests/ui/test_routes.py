@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -256,8 +257,11 @@ def test_the_server_says_that_it_is_alive_and_ready(served: Served) -> None:
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "reasons": []})
 
 
-@pytest.mark.parametrize(("silent", "words"), [(90_000.0, "silent for 90000 s"), (31.0, "silent for 31 s"), (0.5, "")])
-def test_a_silent_worker_is_not_ready(tmp_path: Path, silent: float, words: str) -> None:
+@pytest.mark.parametrize(
+    ("silent", "words"),
+    [(math.inf, "it has ended"), (90_000.0, "silent for 90000 s"), (31.0, "silent for 31 s"), (0.5, "")],
+)
+def test_a_worker_that_is_gone_or_silent_is_not_ready(tmp_path: Path, silent: float, words: str) -> None:
     queue = JobQueue(tmp_path)
     desk = make_desk(queue, settings_for(tmp_path), worker_heartbeat=lambda: silent)
     reasons = " ".join(Readiness(desk).reasons())
