@@ -120,11 +120,11 @@ install() { # install NAME BUILD
     touch "$home/.venv/unfinished"
     rm -f "$home/.venv/installed-"*
     install_torch "$2"
-    say "now the other packages, 0.1 GB to download, 0.4 GB on disk, a minute"
+    say "now the other packages, 0.2 GB to download, 0.6 GB on disk, a minute"
     pip install -r "$home/requirements.txt"
     stamp run "$2" >"$home/.venv/installed-run"
     if [[ $1 == test ]]; then
-        say "now the test tools, 0.1 GB to download, 0.3 GB on disk, half a minute"
+        say "now the test tools, 0.2 GB to download, 0.5 GB on disk, half a minute"
         pip install -r "$home/requirements-test.txt"
         stamp test "$2" >"$home/.venv/installed-test"
     fi
