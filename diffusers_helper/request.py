@@ -75,13 +75,6 @@ class Request(BaseModel):
             raise InvalidRequest(f"the request must be a JSON object, not {type(fields).__name__}")
         return cls.parse(fields)
 
-    @classmethod
-    def recall(cls, fields: Mapping[str, Any], picture: str) -> tuple[Self, list[str]]:
-        """A request from foreign metadata, and the keys that were ignored. A path in metadata is never taken."""
-        known = {key: value for key, value in fields.items() if key in cls.model_fields and key != "picture"}
-        ignored = sorted(str(key) for key in fields if key not in cls.model_fields)
-        return cls.parse({**known, "picture": picture}), ignored
-
     def to_json(self) -> str:
         return self.model_dump_json()
 
