@@ -92,7 +92,7 @@ def test_two_pages_show_the_same_job(serve: Callable[..., Site], visit: Callable
     two.locator("[data-act=stop-now]").click()
     hold.go.set()
     for page in (one, two):
-        page.locator("[data-live=job]", has_text="stopped").wait_for()
+        page.locator("[data-live=job]", has_text="cancelled").wait_for()
 
 
 def test_a_network_that_is_gone_for_half_a_minute(
@@ -130,7 +130,7 @@ def test_each_way_to_stop(
     page.locator(f"[data-act={act}]").click()
     wait_until(lambda: place.queue.job(1).stop, "the stop")
     hold.go.set()
-    page.locator("[data-live=job]", has_text="stopped").wait_for()
+    page.locator("[data-live=job]", has_text="cancelled").wait_for()
     job = place.queue.job(1)
     assert (job.progress.sections_done, job.progress.video is not None) == (sections, video)
     assert job.can_go_on == video
