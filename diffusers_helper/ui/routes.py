@@ -24,6 +24,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
@@ -159,8 +160,11 @@ class Media:
         return place
 
     def _video(self, path: Path, request: Request) -> Response:
-        response = FileResponse(path, media_type="video/mp4", headers=REVALIDATED, stat_result=path.stat())
-        return _unless_known(response, request)
+        held = HeldFile(path, "video/mp4")
+        answer = _unless_known(held, request)
+        if answer is not held:
+            held.close()
+        return answer
 
     def _picture(self, path: Path, request: Request) -> Response:
         """Read at once, since a preview is replaced while it is asked for."""
@@ -181,6 +185,23 @@ class Media:
                 self._last_frames[key] = _as_png(path)
         headers = {**REVALIDATED, "ETag": f'"{key[1]:x}-last"'}
         return _unless_known(Response(self._last_frames[key], media_type="image/png", headers=headers), request)
+
+
+class HeldFile(FileResponse):
+    """A file that is opened once and held: a growing video is replaced or removed while it is being sent."""
+
+    def __init__(self, path: Path, media_type: str) -> None:
+        self._file = path.open("rb")
+        number = self._file.fileno()
+        super().__init__(f"/dev/fd/{number}", headers=REVALIDATED, media_type=media_type, stat_result=os.fstat(number))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+    def close(self) -> None:
+        """For one that is not sent."""
+        self._file.close()
 
 
 def _as_png(video: Path) -> bytes:

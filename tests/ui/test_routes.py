@@ -7,7 +7,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import last_frame, read_frames
 from diffusers_helper.ui.fragments_queue import Wish
-from diffusers_helper.ui.routes import LiveAnswers, Readiness
+from diffusers_helper.ui.routes import HeldFile, LiveAnswers, Readiness
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request
 from .serving import Served, make_desk, make_video, serving, settings_for
@@ -170,6 +171,17 @@ def test_what_the_browser_has_is_not_sent_again(served: Served, done: Job, name:
     again = get(served, f"/media/{done.id}/{name}", If_None_Match=first.headers["etag"])
     assert (again.status_code, again.content) == (304, b"")
     assert get(served, f"/media/{done.id}/{name}", If_None_Match='"other"').status_code == 200
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.with_name("other").replace(path)])
+def test_a_video_that_goes_while_it_is_sent_is_sent_whole(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    video = tmp_path / "video.mp4"
+    video.write_bytes(content := bytes(range(256)) * 1000)
+    (tmp_path / "other").write_bytes(b"shorter")
+    held = HeldFile(video, "video/mp4")
+    change(video)
+    answer = TestClient(held).get("/", headers={"Range": "bytes=1000-"})
+    assert (answer.status_code, answer.content) == (206, content[1000:])
 
 
 def test_the_head_of_a_video_can_be_asked_for(served: Served, done: Job) -> None:
