@@ -1,0 +1,186 @@
+"""The memory plan: it fits what is there, more memory never makes it slower, and it says what it chose and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusers_helper.errors import OutOfMemory
+from diffusers_helper.memory_plan import (
+    FULL_SIZE,
+    GB,
+    STAY_ON_GPU,
+    Machine,
+    MemoryPlan,
+    PartSizes,
+    Wishes,
+    Workload,
+    _Candidate,
+    plan_memory,
+)
+
+GIB = 2**30
+USUAL = Workload.of(640, 608)
+IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4))
+
+
+def machine(vram_gib: float, ram_gib: float, vram_share: float = 0.93, ram_share: float = 0.85) -> Machine:
+    """A machine as it is sold; a desktop takes its shares."""
+    vram, ram = int(vram_gib * GIB), int(ram_gib * GIB)
+    return Machine(vram, int(vram * vram_share), ram, int(ram * ram_share))
+
+
+def plan(where: Machine, parts: PartSizes = FULL_SIZE, workload: Workload = USUAL, **wishes: object) -> MemoryPlan:
+    return plan_memory(where, parts, workload, Wishes(**wishes))  # type: ignore[arg-type]
+
+
+def or_none(where: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> MemoryPlan | None:
+    try:
+        return plan_memory(where, parts, workload, wishes)
+    except OutOfMemory:
+        return None
+
+
+def cost(made: MemoryPlan, parts: PartSizes, workload: Workload, wishes: Wishes) -> float:
+    """What the plan predicts of its own speed."""
+    on_gpu = made.residency["transformer"] != "cpu"
+    way = (made.precision, made.decode, made.take_turns, made.resident_blocks)
+    return _Candidate(parts, workload, wishes, on_gpu, *way).cost()
+
+
+sizes = st.builds(
+    lambda blocks, block, other, scale: replace(
+        FULL_SIZE,
+        blocks=blocks,
+        block_weights=blocks * block,
+        largest_block_weights=2 * block,
+        modulation_weights=blocks * block // 3,
+        other_weights=other,
+        rest={part: int(weights * scale) for part, weights in FULL_SIZE.rest.items()},
+    ),
+    st.integers(1, 60),
+    st.integers(1, 200_000_000),
+    st.integers(1, 500_000_000),
+    st.floats(0.001, 1),
+)
+workloads = st.builds(
+    Workload.of, st.integers(4, 60).map(lambda n: 16 * n), st.integers(4, 60).map(lambda n: 16 * n), st.integers(1, 12)
+)
+wishes = st.builds(
+    Wishes,
+    precision=st.sampled_from(["auto", "as_is", "int8", "fp8", "bnb8", "bnb4"]),
+    modulation_table=st.booleans(),
+    swap=st.booleans(),
+    bnb_cpu_offload=st.booleans(),
+    preserved_bytes=st.integers(6, 128).map(lambda n: n * GB),
+)
+share = st.floats(0.5, 1)
+machines = st.builds(machine, st.sampled_from([0, 4, 6, 8, 12, 16, 24, 48, 80]), st.floats(4, 160), share, share)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(machines, sizes, workloads, wishes)
+def test_it_never_exceeds_what_is_there(where: Machine, parts: PartSizes, workload: Workload, wish: Wishes) -> None:
+    made = or_none(where, parts, workload, wish)
+    if made is None:
+        return
+    assert made.peak_vram_bytes <= where.vram_free
+    assert made.peak_ram_bytes <= where.ram_free
+    assert 0 <= made.resident_blocks <= parts.blocks
+    assert wish.precision in ("auto", made.precision)
+    assert set(made.residency) == {"transformer", *parts.rest}
+    assert (made.residency["transformer"] == "cpu") == (where.vram_total == 0)
+    if made.precision in STAY_ON_GPU and where.vram_total:
+        assert made.resident_blocks == parts.blocks
+
+
+@settings(max_examples=1000, deadline=None)
+@given(machines, sizes, workloads, wishes, st.integers(0, 40 * GB), st.integers(0, 80 * GB))
+def test_more_memory_never_makes_it_slower(
+    where: Machine, parts: PartSizes, workload: Workload, wish: Wishes, more_vram: int, more_ram: int
+) -> None:
+    more_vram = more_vram if where.vram_total else 0
+    larger = Machine(
+        where.vram_total + more_vram, where.vram_free + more_vram, where.ram_total + more_ram, where.ram_free + more_ram
+    )
+    before = or_none(where, parts, workload, wish)
+    if before is None:
+        return
+    after = plan_memory(larger, parts, workload, wish)
+    assert cost(after, parts, workload, wish) <= cost(before, parts, workload, wish)
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "precision", "transformer"),
+    [
+        (6, 32, "int8", "swapped"),
+        (8, 64, "int8", "swapped"),
+        (12, 32, "int8", "swapped"),
+        (16, 64, "int8", "swapped"),
+        (24, 32, "int8", "swapped"),
+        (24, 64, "as_is", "swapped"),
+        (48, 64, "as_is", "gpu"),
+        (80, 32, "as_is", "gpu"),
+    ],
+)
+def test_the_13b_model_on_the_cards_people_have(vram: int, ram: int, precision: str, transformer: str) -> None:
+    made = plan(machine(vram, ram))
+    assert (made.precision, made.residency["transformer"]) == (precision, transformer)
+
+
+def test_larger_cards_keep_more_blocks() -> None:
+    resident = [plan(machine(vram, 32)).resident_blocks for vram in (6, 12, 24)]
+    assert resident == sorted(resident)
+    assert resident[0] < resident[1] < resident[2]
+
+
+def test_without_a_gpu_everything_computes_on_the_cpu() -> None:
+    made = plan(machine(0, 160), IN_FLOAT32)
+    assert set(made.residency.values()) == {"cpu"}
+    assert (made.precision, made.peak_vram_bytes) == ("as_is", 0)
+
+
+def test_a_32_gb_machine_that_is_half_used_is_refused_before_loading() -> None:
+    with pytest.raises(OutOfMemory, match=r"at least 27\.\d GB of RAM \(17\.2 GB are free\)"):
+        plan(machine(12, 32, ram_share=0.5))
+
+
+def test_a_refusal_names_what_would_fit() -> None:
+    small_card = machine(4, 64)
+    with pytest.raises(OutOfMemory, match=r"GPU memory.* A quarter of the size would fit"):
+        plan(small_card)
+    with pytest.raises(OutOfMemory, match="quantisation that is chosen by default would fit"):
+        plan(machine(12, 32), precision="as_is")
+
+
+def test_more_preserved_memory_keeps_fewer_blocks_on_the_gpu() -> None:
+    counts = [plan(machine(16, 64), preserved_bytes=gb * GB, decode="tiled").resident_blocks for gb in (6, 8, 12, 128)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[1] > counts[3] == 0
+
+
+def test_the_modulation_table_saves_a_quarter() -> None:
+    large = machine(80, 128)
+    with_table, without = (plan(large, modulation_table=table) for table in (True, False))
+    saved = without.peak_vram_bytes - with_table.peak_vram_bytes
+    assert saved == pytest.approx(2 * FULL_SIZE.modulation_weights, rel=0.06)
+
+
+def test_4_bit_weights_stay_on_the_gpu_or_take_turns() -> None:
+    assert plan(machine(12, 32), precision="bnb4").residency["transformer"] == "gpu"
+    offloaded = plan(machine(16, 32), precision="bnb4", bnb_cpu_offload=True)
+    assert (offloaded.residency["transformer"], offloaded.take_turns) == ("swapped", True)
+    with pytest.raises(OutOfMemory):
+        plan(machine(6, 64), precision="bnb8")
+
+
+def test_it_explains_itself() -> None:
+    made = plan(machine(12, 32))
+    assert made.why.startswith("int8 weights, ")
+    assert f"{made.resident_blocks} of 60 blocks on the GPU" in made.why
+    assert "GB free VRAM" in made.why
+    assert "GB free RAM" in made.why
+    assert "all on the CPU" in plan(machine(0, 160), IN_FLOAT32).why
