@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from . import faults
 from .errors import InvalidSetting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,7 +235,16 @@ def _values(
             shown = "" if knob.secret else f"={text!r}"
             raise InvalidSetting(f"{place}{shown}: {error}") from None
         origin[knob.name] = source
+    _check_faults(environment.get(faults.VARIABLE))
     return {**values, "origin": origin}
+
+
+def _check_faults(text: str | None) -> None:
+    """A test's wish that cannot be read is told at the start, not in the middle of a job."""
+    try:
+        faults.Faults(text) if text else None
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from None
 
 
 def _first_given(
