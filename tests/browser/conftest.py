@@ -33,9 +33,12 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """The system's Chromium; skips where there is none."""
+    """The system's Chromium; skips where there is none.
+
+    Closed after the last test of this folder: as long as it is open, its event loop is the main thread's.
+    """
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
