@@ -1,0 +1,308 @@
+"""Moving models between RAM and GPU: how much is free, moves that leave some free, loads in pieces, weights on call.
+
+The names and signatures are those of the original program and of its documents. Here GB are 2**30 bytes, as there. On a
+machine without CUDA everything can be imported; what then happens is said at each function. A move to another device
+than a CUDA one is a plain move everywhere.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import OutOfMemory, UnusableInput
+
+log = logging.getLogger(__name__)
+
+GB = 2**30
+CACHE_EMPTIED_EVERY = 10
+AGGRESSIVE_SHARE = 0.8
+
+cpu = torch.device("cpu")
+gpu = torch.device("cuda")
+"""The current CUDA device; may be named, but not used, where there is none."""
+
+
+def get_cuda_free_memory_gb(device: torch.device | str | None = None) -> float:
+    """What a CUDA device can still give, in GB: free for the driver, or held by PyTorch and unused. Without CUDA 0."""
+    if not torch.cuda.is_available():
+        return 0.0
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + held) / GB
+
+
+def move_model_to_device_with_memory_preservation(
+    model: nn.Module, target_device: torch.device | str, preserved_memory_gb: float = 0, aggressive: bool = False
+) -> None:
+    """Move ``model``, module by module, until only ``preserved_memory_gb`` are free; the rest stays where it is.
+
+    Args:
+        aggressive: go on until only 80 % of ``preserved_memory_gb`` are free, and empty PyTorch's cache every 10
+            modules on the way.
+
+    Raises:
+        UnusableInput: a negative number, or a CUDA device where there is none.
+    """
+    target = _checked(target_device, preserved_memory_gb)
+    limit = preserved_memory_gb * (AGGRESSIVE_SHARE if aggressive else 1)
+    for number, module in enumerate(_with_weights(model), 1):
+        if target.type == "cuda" and get_cuda_free_memory_gb(target) <= limit:
+            break
+        _move_own(module, target)
+        if aggressive and number % CACHE_EMPTIED_EVERY == 0:
+            _empty_cache()
+    _empty_cache()
+
+
+def offload_model_from_device_for_memory_preservation(
+    model: nn.Module, target_device: torch.device | str, preserved_memory_gb: float = 0, aggressive: bool = False
+) -> None:
+    """Move ``model`` to RAM, module by module, until ``preserved_memory_gb`` are free on ``target_device``.
+
+    Args:
+        aggressive: go on past that until all of it is in RAM, and empty PyTorch's cache every 10 modules on the way.
+
+    Raises:
+        UnusableInput: a negative number, or a CUDA device where there is none.
+    """
+    source = _checked(target_device, preserved_memory_gb)
+    for number, module in enumerate(_with_weights(model), 1):
+        if not aggressive and source.type == "cuda" and get_cuda_free_memory_gb(source) >= preserved_memory_gb:
+            break
+        _move_own(module, cpu)
+        if aggressive and number % CACHE_EMPTIED_EVERY == 0:
+            _empty_cache()
+    _empty_cache()
+
+
+def load_model_chunked(model: nn.Module, target_device: torch.device | str, max_chunk_size_mb: float = 256) -> None:
+    """Move ``model`` in pieces of at most ``max_chunk_size_mb`` MB (2**20 bytes), or of one larger tensor; 0 moves it
+    at once. A piece that does not fit is tried again after freeing what nobody uses.
+
+    Raises:
+        OutOfMemory: it does not fit; the model is back where it was.
+        UnusableInput: a negative size, or a CUDA device where there is none.
+    """
+    target = _checked(target_device, max_chunk_size_mb)
+    if max_chunk_size_mb == 0:
+        model.to(target)
+        return
+    moved: list[tuple[Tensor, torch.device]] = []
+    for piece in _pieces(model, int(max_chunk_size_mb * 2**20)):
+        places = [(tensor, tensor.device) for tensor in piece]
+        try:
+            _move_piece(piece, target)
+        except torch.OutOfMemoryError as error:
+            for tensor, place in (*moved, *places):
+                tensor.data = _moved(tensor.data, place)
+            _empty_cache()
+            raise OutOfMemory(f"a model does not fit into the memory of {target}; close other programs") from error
+        moved += places
+
+
+def force_free_vram(target_gb: float) -> float:
+    """Give back all GPU memory that is not in use, models of ``load_model_as_complete`` too where that is not enough.
+
+    Returns how many GB are free then, and logs a warning where that is less than ``target_gb``. Without CUDA 0.
+    Raises UnusableInput for a negative number.
+    """
+    _check_amount(target_gb)
+    free_unused()
+    if get_cuda_free_memory_gb() < target_gb:
+        unload_complete_models()
+        free_unused()
+    free = get_cuda_free_memory_gb()
+    if free < target_gb:
+        why = "" if torch.cuda.is_available() else ": there is no CUDA device"
+        log.warning("%.1f GB of GPU memory are free, %.1f were asked for%s", free, target_gb, why)
+    return free
+
+
+def free_unused() -> None:
+    """Let go of what no variable holds, and give PyTorch's cache back to the driver."""
+    gc.collect()
+    _empty_cache()
+
+
+def load_model_as_complete(model: nn.Module, target_device: torch.device | str, unload: bool = True) -> None:
+    """Move the whole of ``model`` and remember it; with ``unload``, those that were moved before leave first.
+
+    Raises UnusableInput for a CUDA device where there is none.
+    """
+    target = _checked(target_device, 0)
+    if unload:
+        unload_complete_models()
+    model.to(target)
+    _complete_models().add(model)
+
+
+def unload_complete_models(*models: nn.Module) -> None:
+    """Move to RAM what ``load_model_as_complete`` has moved, and ``models``."""
+    for model in (*_complete_models(), *models):
+        model.to(cpu)
+    _complete_models().clear()
+    _empty_cache()
+
+
+@cache
+def _complete_models() -> weakref.WeakSet[nn.Module]:
+    return weakref.WeakSet()
+
+
+class DynamicSwapInstaller:
+    """Weights on call: a model stays in RAM, and each of its weights is copied to the GPU whenever it is asked for.
+
+    It suits models that are used seldom; nothing is copied ahead and nothing is copied back. A module of any class will
+    do, as long as it asks for its weights by name. Works without CUDA too, for other devices and for dtypes.
+    """
+
+    @staticmethod
+    def install_model(model: nn.Module, **kwargs: Any) -> None:
+        """Let every weight arrive as ``weight.to(**kwargs)``; ``kwargs`` are Tensor.to's, such as ``device``.
+
+        Raises UnusableInput for a CUDA device where there is none. Installing again replaces the ``kwargs``.
+        """
+        if "device" in kwargs:
+            _checked(kwargs["device"], 0)
+        DynamicSwapInstaller.uninstall_model(model)
+        for module in model.modules():
+            original = module.__class__
+            swapped = type(
+                f"DynamicSwap_{original.__name__}", (original,), {"__getattr__": _arriving(original, kwargs)}
+            )
+            module.__dict__["_class_before_swap"] = original
+            module.__class__ = swapped
+
+    @staticmethod
+    def uninstall_model(model: nn.Module) -> None:
+        """Let every weight be itself again; does nothing where nothing is installed."""
+        for module in model.modules():
+            original = module.__dict__.pop("_class_before_swap", None)
+            if original is not None:
+                module.__class__ = original
+
+
+def _arriving(original: type[nn.Module], kwargs: dict[str, Any]) -> Any:
+    """A ``__getattr__`` that hands out copies of parameters and buffers; everything else is the class's own."""
+
+    def __getattr__(self: nn.Module, name: str) -> Any:  # noqa: N807  # it becomes one
+        for weights in (self.__dict__.get("_parameters", {}), self.__dict__.get("_buffers", {})):
+            if name in weights:
+                return _copied(weights[name], kwargs)
+        return original.__getattr__(self, name)
+
+    return __getattr__
+
+
+def _copied(weight: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    if weight is None:
+        return None
+    copy = weight.to(**kwargs)
+    return nn.Parameter(copy, requires_grad=weight.requires_grad) if type(weight) is nn.Parameter else copy
+
+
+class Loan:
+    """A model whose weights stay in RAM; what is on the GPU meanwhile is a copy, dropped when the model leaves."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._own: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def away(self) -> bool:
+        """Whether the model is on another device."""
+        return bool(self._own)
+
+    @torch.inference_mode(False)
+    def go(self, device: torch.device) -> None:
+        """Copy all weights to ``device``; out of memory, the model is back in RAM."""
+        if self.away:
+            return
+        try:
+            for tensor in _tensors(self.model):
+                copy = _moved(tensor.data, device)
+                self._own.append((tensor, tensor.data))
+                tensor.data = copy
+        except torch.OutOfMemoryError:
+            self.leave()
+            raise
+
+    @torch.inference_mode(False)
+    def leave(self) -> None:
+        """Drop the copies. Nothing is copied back."""
+        for tensor, own in self._own:
+            tensor.data = own
+        self._own.clear()
+        _empty_cache()
+
+
+def _checked(device: torch.device | str, amount: float) -> torch.device:
+    """The device, if it can be used."""
+    _check_amount(amount)
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise UnusableInput(f"{target} was asked for, but PyTorch sees no CUDA device; `bash start.sh doctor` says why")
+    return target
+
+
+def _check_amount(amount: float) -> None:
+    if not 0 <= amount < float("inf"):
+        raise UnusableInput(f"an amount of memory must be 0 or more, not {amount}")
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
+
+
+def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that have weights of their own."""
+    for module in model.modules():
+        if any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))):
+            yield module
+
+
+def _move_own(module: nn.Module, device: torch.device) -> None:
+    """Move a module's own weights, without those of the modules in it."""
+    for tensor in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
+        tensor.data = _moved(tensor.data, device)
+
+
+def _pieces(model: nn.Module, largest_bytes: int) -> Iterator[list[Tensor]]:
+    piece: list[Tensor] = []
+    size = 0
+    for tensor in _tensors(model):
+        if piece and size + tensor.nbytes > largest_bytes:
+            yield piece
+            piece, size = [], 0
+        piece.append(tensor)
+        size += tensor.nbytes
+    if piece:
+        yield piece
+
+
+def _move_piece(piece: list[Tensor], target: torch.device) -> None:
+    """Move some tensors; once more after freeing when they do not fit."""
+    try:
+        copies = [_moved(tensor.data, target) for tensor in piece]
+    except torch.OutOfMemoryError:
+        free_unused()
+        copies = [_moved(tensor.data, target) for tensor in piece]
+    for tensor, copy in zip(piece, copies, strict=True):
+        tensor.data = copy
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device)
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
