@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from ..swap import BlockSource, BlockSwap
+from ..transport import Transport
 
 Rotary = tuple[Tensor, Tensor]
 Blocks = Callable[[], Tensor]
@@ -27,7 +30,31 @@ KERNEL_4X = (4, 4, 4)
 
 
 class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
-    """Velocity of the noisy target frames, given text, picture and context."""
+    """Velocity of the noisy target frames, given text, picture and context.
+
+    Attributes:
+        block_source: called for each pass over the blocks; the blocks themselves when None.
+    """
+
+    block_source: BlockSource | None = None
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """All double and single stream blocks, in the order in which they run."""
+        return (*self.transformer_blocks, *self.single_transformer_blocks)
+
+    def swap_blocks(self, transport: Transport, resident_bytes: int = 0, **options: Any) -> BlockSwap:
+        """From now on the blocks pass through the device, and all else is on it. Closing the swap ends that.
+
+        Args:
+            transport, resident_bytes, options: see ``BlockSwap``. The norm that step caches read stays on the device.
+        """
+        swap = BlockSwap(self.blocks, transport, resident_bytes, stays=[self.transformer_blocks[0].norm1], **options)
+        for name, module in self.named_children():
+            if not name.endswith("transformer_blocks"):
+                module.to(transport.device)
+        self.block_source = swap
+        return swap
 
     def forward(
         self,
@@ -114,7 +141,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
     ) -> Tensor:
         """All double and single stream blocks; [B, N, D] image tokens in and out."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+        for block in self.block_source() if self.block_source else self.blocks:
             run: Any = (
                 (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
             )

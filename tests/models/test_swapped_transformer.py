@@ -1,0 +1,84 @@
+"""The transformer with its blocks swapped in: not one bit differs, and a skipped step moves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusers_helper.caches.step_cache import BlockCache
+from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.transport import CudaTransport, ThreadTransport, Transport
+
+from ..parity import pack
+
+FILE = "forward_i2v"
+
+
+class ComputeOnce:
+    """A step-cache policy that computes on the first step only."""
+
+    def compute(self, measure: float | None) -> bool:
+        return measure is None
+
+
+def inputs(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    values = pack.group(pack.tensors(FILE), pack.cases(FILE)[0])
+    names = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")
+    mask = values.get("encoder_attention_mask", pack.tensors(FILE).get("encoder_attention_mask"))
+    found = {**{name: values[name] for name in names}, **pack.context_inputs(values)}
+    found |= {"encoder_attention_mask": mask, "image_embeds": values["image_embeddings"]}
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def block_bytes(transformer: FramePackTransformer) -> int:
+    return sum(p.nbytes for block in transformer.blocks for p in block.parameters())
+
+
+@torch.inference_mode()
+def velocity(transformer: FramePackTransformer, given: dict[str, Any], **more: Any) -> Tensor:
+    return transformer(**given, **more)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("keep", [True, False])
+def test_not_one_bit_differs(share: float, keep: bool) -> None:
+    transformer, given = pack.transformer(), inputs()
+    plain = velocity(transformer, given)
+    with transformer.swap_blocks(ThreadTransport(), int(share * 1.1 * block_bytes(transformer)), keep_host_copy=keep):
+        for _ in range(2):
+            assert torch.equal(velocity(transformer, given), plain)
+
+
+def test_a_skipped_step_moves_nothing() -> None:
+    transformer, given, cache = pack.transformer(), inputs(), BlockCache(ComputeOnce())
+    with transformer.swap_blocks(ThreadTransport()) as swap:
+        first = velocity(transformer, given, step_cache=cache)
+        before = swap.bytes_moved
+        assert before > 0
+        torch.testing.assert_close(velocity(transformer, given, step_cache=cache), first)
+        assert cache.computed == [True, False]
+        assert swap.bytes_moved == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_not_one_bit_differs_on_a_gpu(locks: bool, share: float) -> None:
+    transformer, given = pack.transformer().to("cuda", torch.bfloat16), inputs("cuda", torch.bfloat16)
+    plain = velocity(transformer, given)
+    transformer.to("cpu")
+    transport: Transport = CudaTransport(locks=locks)
+    with transformer.swap_blocks(transport, int(share * 1.1 * block_bytes(transformer))) as swap:
+        for _ in range(3):
+            assert torch.equal(velocity(transformer, given), plain)
+        swap.rest()
+        assert torch.equal(velocity(transformer, given), plain)
+    transport.close()
+    assert {p.device.type for block in transformer.blocks for p in block.parameters()} <= {"cpu", "cuda"}
