@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__, settings
-from .errors import FramePackError, InvalidRequest
+from .errors import FramePackError, InvalidRequest, UnusableCheckpoint
 from .events import Cancelled, Event, Failed
 from .interrupt import StopSignal, stoppable
 from .request import Request
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
     download = commands.add_parser("download", help="fetch the files of a large checkpoint")
     download.add_argument("name", help="framepack or framepack-f1")
+    download.add_argument("--verify", action="store_true", help="check every file, and fetch damaged ones again")
+    download.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     download.set_defaults(run=_download)
     for command in commands.choices.values():
         settings.add_flags(command)
@@ -194,18 +196,34 @@ def _doctor(options: argparse.Namespace, chosen: Settings) -> int:
 
 
 def _download(options: argparse.Namespace, chosen: Settings) -> int:
-    if chosen.offline:
-        raise InvalidRequest("--offline: nothing can be downloaded while offline is on")
     from .models.download import download_checkpoint
+    from .models.hub import Hub
 
-    download_checkpoint(options.name, chosen.models_dir)
-    print(f"{options.name} is complete")
+    show: Show = JsonLines() if options.json else ProgressBars()
+    if chosen.offline:
+        _check_complete(options, chosen)
+    with show:
+        for event in download_checkpoint(options.name, chosen.models_dir, Hub(chosen.endpoint), options.verify):
+            show.event(event)
     return 0
+
+
+def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:
+    """Refuse offline what would need the network."""
+    from .models.table import find_checkpoint
+
+    refusal = "--offline: nothing can be downloaded while offline is on"
+    if options.verify:
+        raise InvalidRequest(f"{refusal}, and --verify asks the hub for the hashes")
+    try:
+        find_checkpoint(options.name, chosen.models_dir)
+    except UnusableCheckpoint as error:
+        raise InvalidRequest(f"{refusal}. {error}") from None
 
 
 def _refused(error: FramePackError, options: argparse.Namespace) -> int:
     """An error before the first event: in words, and as the last event where events are asked for."""
-    if getattr(options, "json", False) and options.run is _generate:
+    if getattr(options, "json", False) and options.run in (_generate, _download):
         JsonLines().event(Failed(error=str(error), exit_code=error.exit_code, folder=None))
     sys.stderr.write(f"error: {error}\n")
     return error.exit_code

@@ -2,6 +2,7 @@
 
 The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview`` and one
 ``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
+A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 """
 
 from __future__ import annotations
@@ -132,4 +133,25 @@ class Cancelled(Ended):
     """The user stopped the job; the finished sections are at ``path``, and ``folder`` can be resumed."""
 
     event: ClassVar[str] = "cancelled"
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloading(Event):
+    """So many bytes of what was missing of a checkpoint are here; ``file`` is the one under way."""
+
+    event: ClassVar[str] = "downloading"
+    checkpoint: str
+    file: str
+    bytes_done: int
+    bytes_total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded(Event):
+    """The checkpoint is complete, in ``folder``."""
+
+    event: ClassVar[str] = "downloaded"
+    checkpoint: str
     folder: str

@@ -45,6 +45,12 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _endpoint(text: str) -> str:
+    if not re.fullmatch(r"https?://[0-9A-Za-z.:_\[\]-]+(/[0-9A-Za-z._~-]+)*/?", text):
+        raise ValueError("give the address of a hub, such as https://huggingface.co")
+    return text.rstrip("/")
+
+
 def _host(text: str) -> str:
     if not re.fullmatch(r"\[?[0-9A-Za-z._:-]+\]?", text):
         raise ValueError("give an address or a name of this machine, such as 127.0.0.1, or 0.0.0.0 for all")
@@ -110,6 +116,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("checkpoint", "FRAMEPACK_CHECKPOINT", "pocket", str, "name or folder of the checkpoint"),
     Knob("output_dir", "FRAMEPACK_OUTPUT_DIR", str(ROOT / "outputs"), _folder, "where videos go, in a folder per day"),
     Knob("models_dir", "HF_HOME", str(ROOT / "hf_download"), _folder, "where downloaded checkpoints are kept"),
+    Knob("endpoint", "HF_ENDPOINT", "https://huggingface.co", _endpoint, "the hub that `download` asks, or a mirror"),
     Knob("offline", "HF_HUB_OFFLINE", "0", _truth, "never touch the network"),
     Knob("log_level", "FRAMEPACK_LOG_LEVEL", "warning", _level, "debug, info, warning or error"),
 )
@@ -141,6 +148,7 @@ class Settings:
     checkpoint: str
     output_dir: Path
     models_dir: Path
+    endpoint: str
     offline: bool
     log_level: str
     origin: Mapping[str, str]

@@ -9,7 +9,19 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from .events import Cancelled, Event, Failed, Finished, Notice, Plan, SectionDone, Started, Step
+from .events import (
+    Cancelled,
+    Downloaded,
+    Downloading,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Plan,
+    SectionDone,
+    Started,
+    Step,
+)
 
 
 class Show(Protocol):
@@ -59,7 +71,9 @@ class ProgressBars:
             case SectionDone():
                 self._close()
                 _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
-            case Started() | Plan() | Notice() | Finished() | Failed() | Cancelled():
+            case Downloading():
+                self._bytes(event)
+            case Started() | Plan() | Notice() | Finished() | Failed() | Cancelled() | Downloaded():
                 self._close()
                 _say(_sentence(event))
 
@@ -72,13 +86,21 @@ class ProgressBars:
         if event.step == event.steps:
             self._close()
 
+    def _bytes(self, event: Downloading) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=event.bytes_total, initial=event.bytes_done, unit="B", unit_scale=True, desc=event.checkpoint
+            )
+        self._bar.set_postfix_str(event.file.rpartition("/")[2])
+        self._bar.update(event.bytes_done - self._bar.n)
+
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
-def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled) -> str:
+def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | Downloaded) -> str:
     match event:
         case Started():
             done = f", {event.sections_done} sections done before" if event.sections_done else ""
@@ -97,6 +119,8 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled) ->
             return f"error: {event.error}{_kept(event)}"
         case Cancelled():
             return f"stopped{_kept(event)}"
+        case Downloaded():
+            return f"{event.checkpoint} is complete in {event.folder}"
 
 
 def _kept(event: Failed | Cancelled) -> str:

@@ -129,11 +129,16 @@ def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
     """The folders of the parts that are downloaded, complete or not."""
     found = {}
     for part, source in known.sources.items():
-        repository = models_dir / "hub" / f"models--{source.repository.replace('/', '--')}"
+        repository = repository_folder(models_dir, source.repository)
         head = repository / "refs" / "main"
         if head.is_file():
             found[part] = repository / "snapshots" / head.read_text().strip() / source.subfolder
     return found
+
+
+def repository_folder(models_dir: Path, repository: str) -> Path:
+    """Where the hub library keeps a repository."""
+    return models_dir / "hub" / f"models--{repository.replace('/', '--')}"
 
 
 def missing_files(part: str, folder: Path) -> list[str]:

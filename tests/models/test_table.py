@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.errors import OutOfMemory, UnusableCheckpoint, UnusableInput
+from diffusers_helper.errors import OutOfMemory, UnusableCheckpoint
 from diffusers_helper.models import load
-from diffusers_helper.models.download import download_checkpoint
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.table import CHECKPOINTS, PARTS, find_checkpoint
 
@@ -126,8 +125,3 @@ def test_a_damaged_description_is_named(copy: Path, content: str, tmp_path: Path
     (copy / "framepack.json").write_text(content)
     with pytest.raises(UnusableCheckpoint, match=r"framepack\.json is damaged"):
         find_checkpoint(str(copy), tmp_path)
-
-
-def test_only_known_names_are_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(UnusableInput, match="unknown checkpoint"):
-        download_checkpoint("../evil", tmp_path)
