@@ -40,6 +40,9 @@ REVALIDATED = {"Cache-Control": "private, no-cache"}
 REFRESH_SECONDS = 5.0
 """How old an answer may be while no job changes: free memory and the like change without one."""
 
+SHARED_SECONDS = 0.2
+"""How old an answer may be in any case: quick steps are not drawn anew for every page that looks on."""
+
 LEAST_FREE_BYTES = 500_000_000
 
 
@@ -67,6 +70,11 @@ class _Rendered:
     seen: str
     body: bytes
     zipped: bytes
+    made_at: float
+
+    def serves(self, key: tuple[int, int]) -> bool:
+        """Whether it is good enough for now."""
+        return self.key == key or time.monotonic() - self.made_at < SHARED_SECONDS
 
 
 class LiveAnswers:
@@ -86,7 +94,7 @@ class LiveAnswers:
             return JSONResponse({"detail": f"language: give one of {', '.join(LANGUAGES)}"}, 400)
         wish = Wish.of(request.query_params)
         found = self._kept.get((language, wish))
-        if found is None or found.key != self._key():
+        if found is None or not found.serves(self._key()):
             found = await anyio.to_thread.run_sync(self._fresh, language, wish)
         if request.query_params.get("seen") == found.seen:
             return Response(status_code=204, headers=NO_STORE)
@@ -109,7 +117,9 @@ class LiveAnswers:
                 body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
                 if len(self._kept) >= self.KEPT_ANSWERS:
                     self._kept.clear()
-                found = self._kept[language, wish] = _Rendered(key, seen, body, gzip.compress(body, 4))
+                found = self._kept[language, wish] = _Rendered(
+                    key, seen, body, gzip.compress(body, 4), time.monotonic()
+                )
             return found
 
     def _fragments(self, language: str, wish: Wish) -> dict[str, str]:

@@ -64,7 +64,7 @@ def test_a_running_job_is_said_to_run(served: Served, tmp_path: Path) -> None:
     served.executor.after = hold
     job = served.queue.add(make_request(make_picture(tmp_path), kind="f1"))
     assert hold.reached.wait(20)
-    assert get(served, "/live?language=en").json()["running"]
+    wait_until(lambda: get(served, "/live?language=en").json()["running"], "the page to say so")
     hold.go.set()
     ended(served.queue, job.id)
     assert not get(served, "/live?language=en").json()["running"]
