@@ -17,11 +17,13 @@ from .translation import Translator
 
 HERE = Path(__file__).parent
 PICTURES = Path(".framepack", "pictures")
+UPLOADS_GO = (3600, 24 * 3600)
+"""How often it is looked for old uploads, and from what age on they are: a form may stay open while a video is made."""
 
 
 def build_page(desk: Desk) -> gr.Blocks:
     """The page over ``desk``. Imports no torch."""
-    with gr.Blocks(title="FramePack", fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as blocks:
+    with gr.Blocks(title="FramePack", fill_width=True, delete_cache=UPLOADS_GO, analytics_enabled=False) as blocks:
         page = _header(desk, blocks)
         _tabs(page)
         _switch_languages(page)

@@ -34,8 +34,18 @@ def _number(name: str, step: float) -> Field:
     return _field(name, gr.Number, step=step)
 
 
+def _start_picture(**properties: Any) -> gr.Image:
+    """An image that hands on its path unread: the queue judges the file, with words for one that is gone or is none.
+
+    Gradio would open it at every change in the form, and break off without a word.
+    """
+    picture = gr.Image(type="filepath", image_mode=None, **properties)
+    setattr(picture, "preprocess", lambda given: given and given.path)  # noqa: B010
+    return picture
+
+
 FIELDS: tuple[Field, ...] = (
-    _field("picture", gr.Image, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300),
+    _field("picture", _start_picture, sources=["upload", "clipboard"], height=300),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
     _field("kind", gr.Radio),
@@ -56,6 +66,8 @@ FIELDS: tuple[Field, ...] = (
 
 NAMES = tuple(field.name for field in FIELDS)
 FITS_PICTURE = "fit"
+LONGEST_NUMBER = 100
+"""Characters; Python itself refuses to read numbers of thousands."""
 
 
 def changes(components: Iterable[Component]) -> list[Any]:
@@ -198,7 +210,7 @@ def _meant(name: str, value: Any) -> Any:
         return None if value == FITS_PICTURE else value
     if name == "seed":
         text = str(value).strip()
-        return int(text) if text.removeprefix("-").isdecimal() else text
+        return int(text) if text.removeprefix("-").isdecimal() and len(text) <= LONGEST_NUMBER else text
     if isinstance(value, float) and value.is_integer() and Request.model_fields[name].annotation is int:
         return int(value)
     return value

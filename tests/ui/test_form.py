@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.data_classes import ImageData
 
-from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.errors import InvalidRequest, UnusablePicture
 from diffusers_helper.request import SEED_MAX, Request
 from diffusers_helper.ui.draft import KEPT, restored
 from diffusers_helper.ui.form import NAMES, Form
@@ -96,9 +97,18 @@ def test_without_a_picture_it_says_so(stage: Stage, language: str) -> None:
     assert str(caught.value) == Texts(language)("generate.no_picture")
 
 
+def test_a_picture_that_is_gone_is_said_to_be_when_a_job_is_added(stage: Stage) -> None:
+    """Uploads are tidied away after a day and at each start; a page may be open for longer."""
+    shown = stage.form["picture"].preprocess(ImageData(path="/pictures/gone.png"))
+    with pytest.raises(UnusablePicture, match=r"gone\.png' cannot be read: No such file"):
+        stage.queue.add(stage.form.request_of(values(stage.form, picture=shown)))
+    assert stage.form["picture"].preprocess(None) is None
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 0), ("steps", None), ("steps", 2.5), ("seed", "seven"), ("seed", str(2**63)), ("seconds", 1e308),
+    [("steps", 0), ("steps", None), ("steps", 2.5), ("seed", "seven"), ("seed", str(2**63)), ("seed", "9" * 5000),
+     ("seconds", 1e308),
      ("seconds", float("nan")), ("teacache", "yes"), ("size", "big"), ("prompt", 7), ("real_cfg", "")],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str, value: Any) -> None:
