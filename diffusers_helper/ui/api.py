@@ -20,6 +20,7 @@ from gradio.data_classes import FileDataDict
 
 from ..errors import FramePackError, InvalidRequest, UnusableCheckpoint
 from ..jobs.job import Keep
+from ..media.files import make_folder, written_whole
 from ..preparation import with_kind
 from ..request import Request
 from .desk import Desk
@@ -87,7 +88,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         Returns:
             the MP4 file
         """
-        return _offered(queue.result(_number(job_id)), uploads)
+        return _offered(job_id, queue.result(_number(job_id)), uploads)
 
     def list_jobs() -> list[dict[str, Any]]:
         """All jobs: the running one, the queued in their order, then the others, newest first.
@@ -147,17 +148,14 @@ def _uploaded(picture: Any, uploads: Path) -> Path:
     raise InvalidRequest("picture: was not uploaded here, or too long ago; upload it again")
 
 
-def _offered(video: Path, uploads: Path) -> FileDataDict:
+def _offered(job_id: int, video: Path, uploads: Path) -> FileDataDict:
     """``video`` as a file that Gradio hands out: a second name of it among the uploads, not a copy."""
-    folder = uploads / "results" / video.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    offered = folder / video.name
-    if not (offered.is_file() and offered.samefile(video)):
-        offered.unlink(missing_ok=True)
+    offered = make_folder(uploads / "results" / str(job_id)) / video.name
+    with written_whole(offered, durable=False) as part:
         try:
-            os.link(video, offered)
+            os.link(video, part)
         except OSError:
-            shutil.copyfile(video, offered)
+            shutil.copyfile(video, part)
     meta = {"_type": "gradio.FileData"}
     return {
         "path": str(offered),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from gradio_client.exceptions import AppError
 
 from diffusers_helper.media.video import probe
 from diffusers_helper.request import Request
+from diffusers_helper.ui.api import endpoints
+from diffusers_helper.ui.server import uploads_folder
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request
 from .serving import Served, serving
@@ -106,6 +109,23 @@ def test_a_program_stops_a_job_and_says_what_it_keeps(served: Served, client: Cl
             client.predict(job.id, api_name="/result")
     else:
         assert probe(Path(client.predict(job.id, api_name="/result"))).frames == told["frames"] > 0
+
+
+def test_each_job_has_its_own_result_for_all_who_ask_at_once(served: Served, client: Client, picture: Path) -> None:
+    """Unfinished videos have the same name in each work folder."""
+    jobs = []
+    for section in (1, 2):
+        served.executor.after = hold = Hold(at_step(section + 1, 1))
+        jobs.append(served.queue.add(make_request(picture, seconds=3.6, kind="f1")).id)
+        assert hold.reached.wait(20)
+        served.queue.cancel(jobs[-1], "now")
+        hold.go.set()
+        ended(served.queue, jobs[-1])
+    offer = endpoints(served.desk, uploads_folder(served.output_dir))["result"]
+    with ThreadPoolExecutor(8) as pool:
+        offered = list(pool.map(offer, jobs * 20))
+    assert len({file["path"] for file in offered}) == 2
+    assert [probe(Path(file["path"])).frames for file in offered[:2]] == [37, 73]
 
 
 def test_without_a_checkpoint_a_request_is_refused_with_the_reason(
