@@ -94,6 +94,9 @@ class Worker:
 
 
 def _stop_wanted(job: Job, event: Event) -> bool:
+    """Whether to stop at this event. After the last section only the finished video is left to be made: it is."""
+    if isinstance(event, SectionDone) and event.section == event.sections:
+        return job.stop == "nothing"
     return job.stop in ("now", "nothing") or (job.stop == "section" and isinstance(event, SectionDone))
 
 

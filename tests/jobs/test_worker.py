@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
-from diffusers_helper.events import Event, SectionDone, Started
+from diffusers_helper.events import Event, Preview, SectionDone, Started
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.job import ENDED, Job, Keep
 from diffusers_helper.jobs.queue import JobQueue
@@ -84,6 +84,21 @@ def test_stop_after_the_section_finishes_it_first(
     job = stopped_in_second_section(queue, request_, working, "section")
     assert (job.state, job.progress.sections_done) == ("cancelled", 2)
     assert probe(queue.result(job.id)).frames == 73
+
+
+@pytest.mark.parametrize("keep", ["now", "section"])
+def test_a_stop_after_the_last_section_lets_the_video_be_finished(
+    queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor], keep: Keep
+) -> None:
+    hold = Hold(lambda event: isinstance(event, Preview) and (event.section, event.step) == (3, 2))
+    job = queue.add(request_)
+    working(hold)
+    assert hold.reached.wait(5)
+    queue.cancel(job.id, keep)
+    hold.go.set()
+    job = ended(queue, job)
+    assert (job.state, job.stop, job.progress.folder) == ("done", None, None)
+    assert probe(queue.result(job.id)).frames == 109
 
 
 def test_discard_leaves_nothing(queue: JobQueue, request_: Request, working: Callable[..., ScriptedExecutor]) -> None:
