@@ -149,6 +149,10 @@ class Job:
         folder = self.progress.folder
         return self.state in ENDED and folder is not None and Path(folder, "job.json").is_file()
 
+    def after(self, event: Event) -> Job:
+        """The job when ``event`` was told."""
+        return replace(self, progress=fold(self.progress, event))
+
     def snapshot(self) -> dict[str, Any]:
         """What a program is told of the job."""
         shown = ("section", "sections", "step", "steps", "seconds_left", "frames", "seed", "error")

@@ -23,10 +23,10 @@ from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
 from .estimate import estimate_seconds
-from .job import Job, JobProgress, Keep, State, fold
+from .job import Job, JobProgress, Keep, State
 from .lock import InstanceLock
 from .pictures import PictureShelf, thumbnail_of
-from .results import delete_unfinished, result_files, to_trash
+from .results import delete_unfinished, result_files, to_trash, with_finished_video
 from .store import open_store
 
 log = logging.getLogger(__name__)
@@ -259,8 +259,7 @@ class JobQueue:
     def told(self, job_id: int, event: Event) -> Job:
         """Take in an event of a running job."""
         with self._changed:
-            job = self.job(job_id)
-            job = replace(job, progress=fold(job.progress, event))
+            job = self.job(job_id).after(event)
             if isinstance(event, Step | Preview):
                 self._show(job)
             else:
@@ -270,10 +269,10 @@ class JobQueue:
     def end(self, job_id: int, event: Ended, state: State) -> Job:
         """Take in the last event of a running job; where nothing was to be kept, nothing is."""
         with self._changed:
-            job = self.told(job_id, event)
+            job = self.job(job_id).after(event)
             if job.stop == "nothing" and state in ("cancelled", "done"):
                 job, state = self._discarded(job), "cancelled"
-            self._keep(self._ended(job, state))
+            self._keep(self._ended(job, state), event)
             self._store.back_up()
             return self.job(job_id)
 
@@ -283,9 +282,9 @@ class JobQueue:
         """After a start: what was running was broken off, and half-written files are nobody's."""
         remove_partials(self.output_dir)
         with self._changed:
-            for job in self.jobs():
-                if job.state == "running":
-                    self._keep(self._ended(job, "interrupted"))
+            for job in [job for job in self.jobs() if job.state == "running"]:
+                found = with_finished_video(job)
+                self._keep(self._ended(found or job, "done" if found else "interrupted"))
             self._tidy()
 
     @contextmanager
@@ -380,6 +379,7 @@ class JobQueue:
             self._store.close()
             self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
             self._unsaved = frozenset(self._jobs)
+            self._store.set_paused(self._paused)
         late = {number: self._jobs[number] for number in self._unsaved if number in self._jobs}
         self._store.save(*{**late, **{job.id: job for job in jobs}}.values())
         self._unsaved = frozenset()

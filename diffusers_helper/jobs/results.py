@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import OutputFailed
@@ -21,6 +22,19 @@ def result_files(job: Job) -> list[Path]:
     if told.folder:
         return [Path(told.folder)]
     return [Path(told.video), Path(told.video).with_suffix(".png")] if told.video else []
+
+
+def with_finished_video(job: Job) -> Job | None:
+    """The job with the video that it had finished when the program was killed before that was told; None without one.
+
+    The work folder, or at least its ``job.json``, is removed when the video lies beside it.
+    """
+    told = job.progress
+    if told.folder is None or Path(told.folder, "job.json").exists():
+        return None
+    video = Path(told.folder).with_suffix(".mp4")
+    finished = replace(told, folder=None, preview=None, video=str(video), frames=told.frames_planned)
+    return replace(job, progress=finished) if video.is_file() else None
 
 
 def to_trash(output_dir: Path, files: Iterable[Path]) -> None:

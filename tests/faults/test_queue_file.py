@@ -134,6 +134,17 @@ def test_a_file_that_is_damaged_or_removed_meanwhile(
     assert ended(queue, earlier.id).state == "done"
 
 
+def test_a_removed_file_is_written_again_with_the_pause(outputs: Path, request_: Request) -> None:
+    queue = JobQueue(outputs)
+    queue.pause()
+    queue_file(outputs).unlink()
+    job = queue.add(request_)
+    queue.close()
+    again = JobQueue(outputs)
+    assert ([each.id for each in again.jobs()], again.paused) == ([job.id], True)
+    again.close()
+
+
 def test_a_clock_that_jumps_back_changes_no_order(outputs: Path, request_: Request) -> None:
     times = iter(range(1_000_000_000, 0, -1_000_000))
     queue = JobQueue(outputs, clock=lambda: float(next(times)))

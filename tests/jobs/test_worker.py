@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
-from diffusers_helper.events import Event, Preview, SectionDone, Started
+from diffusers_helper.events import Ended, Event, Preview, SectionDone, Started
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.job import ENDED, Job, Keep
 from diffusers_helper.jobs.queue import JobQueue
@@ -150,6 +150,22 @@ def test_stopping_the_worker_interrupts_the_job_and_a_new_one_goes_on(queue: Job
     worker.start()
     assert ended(queue, job).state == "done"
     assert worker.stop(5)
+
+
+def test_a_video_that_was_finished_before_the_program_was_killed_is_done(queue: JobQueue, request_: Request) -> None:
+    """The files are there, and the queue was not told any more."""
+    job = queue.add(request_)
+    queue.claim()
+    for event in ScriptedExecutor(queue.output_dir).submit(request_, None).events():
+        if not isinstance(event, Ended):
+            queue.told(job.id, event)
+    queue.close()
+
+    queue = JobQueue(queue.output_dir)
+    told = queue.job(job.id)
+    assert (told.state, told.progress.folder, told.progress.frames) == ("done", None, 109)
+    assert probe(queue.result(job.id)).frames == 109
+    queue.close()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_the_job_in_words(queue: JobQueue, request_: Request) -> None:
