@@ -8,7 +8,7 @@ Shapes: B batch, C latent channels, T latent frames, H and W latent rows and col
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +81,21 @@ class Denoiser:
         velocity = self._velocity(rounded, sigma).to(x.device)
         return rounded.to(x) - sigma * velocity
 
-    def _velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
-        per_sample = torch.ones(x.shape[0])
-        noisy = {
-            "hidden_states": x,
+    def time_inputs(self, sigmas: Tensor) -> Iterator[dict[str, Tensor]]:
+        """What the model is told of each noise level [steps] and branch, besides latents: for one sample."""
+        for text in (self._positive, self._negative or {}):
+            for sigma in sigmas if text else ():
+                yield {**self._levels(sigma, 1), "pooled_projections": text["pooled_projections"]}
+
+    def _levels(self, sigma: Tensor, samples: int) -> dict[str, Tensor]:
+        per_sample = torch.ones(samples)
+        return {
             "timestep": self._rounded(sigma * 1000 * per_sample),
             "guidance": self._rounded(self._guidance.distilled * 1000 * per_sample),
         }
+
+    def _velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
+        noisy = {"hidden_states": x, **self._levels(sigma, x.shape[0])}
         positive = self._transformer(**noisy, **self._positive)
         if self._guidance.real_cfg == 1 or self._negative is None:
             return positive

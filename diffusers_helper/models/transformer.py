@@ -11,7 +11,7 @@ The image stream is packed as [4x context, 2x context, clean context, target]; t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
@@ -29,19 +29,31 @@ KERNEL_2X = (2, 2, 2)
 KERNEL_4X = (4, 4, 4)
 
 
+class Modulation(Protocol):
+    """What stands in the place of the modulation linears; told the vector [B, D] of every call."""
+
+    def select(self, temb: Tensor) -> None: ...
+
+
 class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
     """Velocity of the noisy target frames, given text, picture and context.
 
     Attributes:
         block_source: called for each pass over the blocks; the blocks themselves when None.
+        modulation: the table of modulation.py; the linears themselves when None.
     """
 
     block_source: BlockSource | None = None
+    modulation: Modulation | None = None
 
     @property
     def blocks(self) -> tuple[nn.Module, ...]:
         """All double and single stream blocks, in the order in which they run."""
         return (*self.transformer_blocks, *self.single_transformer_blocks)
+
+    def weights_bytes(self) -> int:
+        """Of everything that a step reads: parameters, and the buffers of quantised linears."""
+        return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def swap_blocks(self, transport: Transport, resident_bytes: int = 0, **options: Any) -> BlockSwap:
         """From now on the blocks pass through the device, and all else is on it. Closing the swap ends that.
@@ -100,6 +112,8 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             (indices_latents, None),
         )
         temb, _ = self.time_text_embed(timestep, pooled_projections, guidance)
+        if self.modulation is not None:
+            self.modulation.select(temb)
         text, mask = self._text_stream(encoder_hidden_states, encoder_attention_mask, image_embeds, timestep)
         attention_mask = _attention_mask(tokens, mask)
         if attention_mask is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def velocity(transformer: FramePackTransformer, given: dict[str, Any], **more: A
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("keep", [True, False])
 def test_not_one_bit_differs(share: float, keep: bool) -> None:
-    transformer, given = pack.transformer(), inputs()
+    transformer, given = copy.deepcopy(pack.transformer()), inputs()
     plain = velocity(transformer, given)
     with transformer.swap_blocks(ThreadTransport(), int(share * 1.1 * block_bytes(transformer)), keep_host_copy=keep):
         for _ in range(2):
@@ -57,7 +58,7 @@ def test_not_one_bit_differs(share: float, keep: bool) -> None:
 
 
 def test_a_skipped_step_moves_nothing() -> None:
-    transformer, given, cache = pack.transformer(), inputs(), BlockCache(ComputeOnce())
+    transformer, given, cache = copy.deepcopy(pack.transformer()), inputs(), BlockCache(ComputeOnce())
     with transformer.swap_blocks(ThreadTransport()) as swap:
         first = velocity(transformer, given, step_cache=cache)
         before = swap.bytes_moved
@@ -71,7 +72,7 @@ def test_a_skipped_step_moves_nothing() -> None:
 @pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_not_one_bit_differs_on_a_gpu(locks: bool, share: float) -> None:
-    transformer, given = pack.transformer().to("cuda", torch.bfloat16), inputs("cuda", torch.bfloat16)
+    transformer, given = copy.deepcopy(pack.transformer()).to("cuda", torch.bfloat16), inputs("cuda", torch.bfloat16)
     plain = velocity(transformer, given)
     transformer.to("cpu")
     transport: Transport = CudaTransport(locks=locks)
