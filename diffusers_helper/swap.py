@@ -35,7 +35,8 @@ def choose_resident(sizes: Sequence[int], resident_bytes: int) -> frozenset[int]
     """Which blocks stay on the device, so that what is left to copy is spread evenly over the blocks.
 
     Bresenham's line in bytes: after each block the copied bytes are as near as can be to their even share, where all
-    blocks are taken to compute for the same time. Large blocks are the first to become resident.
+    blocks are taken to compute for the same time. So large blocks are the first to become resident. Room for
+    less than two blocks may stay unused.
 
     Args:
         sizes: bytes of each block, in the order in which they run.
@@ -44,7 +45,7 @@ def choose_resident(sizes: Sequence[int], resident_bytes: int) -> frozenset[int]
     rate = max(sum(sizes) - resident_bytes, 0) / max(len(sizes), 1)
     ahead = [done - rate * number for number, done in enumerate(accumulate(sizes), start=1)]
     scale = min(1.0, resident_bytes / max(*ahead, 1.0)) if ahead else 1.0
-    resident, kept = [], 0
+    resident, kept = list[int](), 0
     for index, size in enumerate(sizes):
         if kept + size <= min(ahead[index] * scale + 0.5, resident_bytes):
             resident.append(index)

@@ -39,7 +39,7 @@ def inputs(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float3
 
 
 def block_bytes(transformer: FramePackTransformer) -> int:
-    return sum(p.nbytes for block in transformer.blocks for p in block.parameters())
+    return sum(t.nbytes for block in transformer.blocks for t in (*block.parameters(), *block.buffers()))
 
 
 @torch.inference_mode()

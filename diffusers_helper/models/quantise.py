@@ -1,0 +1,211 @@
+"""The blocks' linears in 8 bits, or in what bitsandbytes makes of them.
+
+int8 and fp8 keep codes [O, I] and one scale per output row, and multiply in the model's own dtype: codes and scales are
+exact in bfloat16, so a weight is rounded once more and no further. Norms, embedders, biases and the modulation linears
+stay as they are. ``multiply`` lets the device multiply the codes themselves, with inputs that are rounded to 8 bits per
+token: faster where the device has it, and another error.
+
+Shapes: O outputs, I inputs, N tokens of all samples.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import UnusableCheckpoint, UnusableInput
+from .transformer import FramePackTransformer
+
+Quantisation = Literal["int8", "fp8", "bnb8", "bnb4"]
+
+FP8 = torch.float8_e4m3fn
+TOKENS_AT_ONCE, TOKENS_MIN, MULTIPLE = 4096, 17, 16
+"""Of products in 8 bits: tokens in one call, the fewest that kernels take, and what O and I must be a multiple of."""
+
+
+class QuantisedLinear(nn.Module):
+    """A linear whose weights are 8-bit codes, times a scale per row.
+
+    Attributes:
+        codes: [O, I]; a buffer of integers, so that casting the model to another dtype leaves it alone.
+        scale: [O, 1] float32, of values that are exact in bfloat16.
+    """
+
+    largest: ClassVar[float]
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear, multiply: bool = False) -> None:
+        """On the meta device only the shapes are taken over."""
+        super().__init__()
+        self.in_features, self.out_features, self.multiply = linear.in_features, linear.out_features, multiply
+        codes, scale = self.encode(linear.weight.detach())
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    @classmethod
+    def encode(cls, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [O, I] and scales [O, 1] of a weight [O, I].
+
+        Raises:
+            UnusableCheckpoint: it has 8 bits already.
+        """
+        if weight.dtype.itemsize < 2:
+            raise UnusableCheckpoint(
+                f"these weights are {weight.dtype} already: quantised again they would be rounded twice, and without "
+                "their scales they are wrong. Take the checkpoint in 16 bits, or run this one as it is."
+            )
+        exact = weight.float()
+        scale = _scale(exact, cls.largest)
+        return cls._codes(exact / scale), scale
+
+    @classmethod
+    def _codes(cls, values: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _values(self, dtype: torch.dtype) -> Tensor:
+        """The codes as numbers."""
+        raise NotImplementedError
+
+    def _product(self, tokens: Tensor) -> Tensor:
+        """[N, I] to [N, O], by the device's 8-bit product."""
+        raise NotImplementedError
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight [O, I] that the codes stand for."""
+        return self._values(dtype) * self.scale.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] to [..., O]."""
+        if self.multiply and self._suits(x):
+            pieces = [self._product(piece) for piece in x.reshape(-1, self.in_features).split(TOKENS_AT_ONCE)]
+            outputs = torch.cat(pieces).reshape(*x.shape[:-1], self.out_features)
+            return outputs if self.bias is None else outputs + self.bias
+        return functional.linear(x, self.weight_in(x.dtype), self.bias)
+
+    def _suits(self, x: Tensor) -> bool:
+        tokens = x.numel() // self.in_features
+        enough = tokens >= TOKENS_MIN and not 0 < tokens % TOKENS_AT_ONCE < TOKENS_MIN
+        return enough and self.in_features % MULTIPLE == 0 and self.out_features % MULTIPLE == 0
+
+
+class Int8Linear(QuantisedLinear):
+    """Whole numbers from -127 to 127."""
+
+    largest = 127.0
+
+    @classmethod
+    def _codes(cls, values: Tensor) -> Tensor:
+        return values.round().to(torch.int8)
+
+    def _values(self, dtype: torch.dtype) -> Tensor:
+        return self.codes.to(dtype)
+
+    def _product(self, tokens: Tensor) -> Tensor:
+        scale = _scale(tokens.float(), self.largest)
+        codes = (tokens.float() / scale).round().to(torch.int8)
+        sums = torch._int_mm(codes, self.codes.t()).float()
+        return sums.mul_(scale).mul_(self.scale.t()).to(tokens.dtype)
+
+
+class Fp8Linear(QuantisedLinear):
+    """Numbers of e4m3: 4 significant bits at any size between 2**-6 and 448."""
+
+    largest = 448.0
+
+    @classmethod
+    def _codes(cls, values: Tensor) -> Tensor:
+        return values.to(FP8).view(torch.uint8)
+
+    def _values(self, dtype: torch.dtype) -> Tensor:
+        return self.codes.view(FP8).to(dtype)
+
+    def _product(self, tokens: Tensor) -> Tensor:
+        scale = _scale(tokens.float(), self.largest)
+        codes = (tokens.float() / scale).to(FP8)
+        sums = torch._scaled_mm(
+            codes, self.codes.view(FP8).t(), scale_a=scale, scale_b=self.scale.float().t(), out_dtype=torch.bfloat16
+        )
+        return sums.to(tokens.dtype)
+
+
+KINDS: dict[str, type[QuantisedLinear]] = {"int8": Int8Linear, "fp8": Fp8Linear}
+
+
+def _scale(values: Tensor, largest: float) -> Tensor:
+    """[rows, 1], above 0, so that no row of ``values`` exceeds ``largest``; rounded up to bfloat16."""
+    peak = values.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+    return (peak / largest * (1 + 2**-8)).to(torch.bfloat16).float()
+
+
+def quantisable(transformer: FramePackTransformer) -> dict[str, nn.Linear]:
+    """Name -> linear: all within the blocks but the modulation's."""
+    return {
+        name: module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and "transformer_blocks." in name and "norm" not in name
+    }
+
+
+def can_multiply(precision: Quantisation, device: torch.device) -> bool:
+    """Whether the device multiplies codes of this kind."""
+    if device.type != "cuda":
+        return precision in KINDS
+    needed = {"int8": (8, 0), "fp8": (8, 9)}.get(precision)
+    return needed is not None and torch.cuda.get_device_capability(device) >= needed
+
+
+def quantise(
+    transformer: FramePackTransformer,
+    precision: Quantisation,
+    device: torch.device | str = "cpu",
+    multiply: bool = False,
+) -> None:
+    """Put quantised linears in the place of the blocks' own, one after the other; before the blocks are swapped.
+
+    Args:
+        device: where the linears of bitsandbytes are packed, and stay; they cannot be swapped. Of no effect on others.
+        multiply: by the device's 8-bit products; see ``can_multiply``.
+
+    Raises:
+        UnusableCheckpoint: the weights have 8 bits already.
+        UnusableInput: bitsandbytes is asked for and not installed.
+    """
+    library = bitsandbytes() if precision not in KINDS else None
+    for name, linear in quantisable(transformer).items():
+        kind = KINDS.get(precision)
+        made = kind(linear, multiply) if kind else _packed(library, linear, precision, torch.device(device))
+        parent, _, child = name.rpartition(".")
+        setattr(transformer.get_submodule(parent), child, made.requires_grad_(False))
+
+
+def bitsandbytes() -> ModuleType:
+    """The library; raises UnusableInput when it is missing."""
+    if find_spec("bitsandbytes") is None:
+        raise UnusableInput(
+            "8-bit and 4-bit weights by bitsandbytes need that package, and it is not installed. Install it with "
+            "`.venv/bin/python -m pip install -r requirements-optional.txt`, or choose int8 weights, which need none."
+        )
+    return import_module("bitsandbytes")
+
+
+def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.device) -> nn.Module:
+    """A linear of bitsandbytes; it packs its weights on the way to the device."""
+    shape, dtype, weight = (linear.in_features, linear.out_features), linear.weight.dtype, linear.weight.detach()
+    if precision == "bnb4":
+        made = library.nn.Linear4bit(*shape, bias=linear.bias is not None, compute_dtype=dtype, quant_type="nf4")
+        made.weight = library.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=made)
+    else:
+        made = library.nn.Linear8bitLt(*shape, bias=linear.bias is not None, has_fp16_weights=False, threshold=6.0)
+        made.weight = library.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    if linear.bias is not None:
+        made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+    packed: nn.Module = made.to(device)
+    return packed
