@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import math
 import os
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -28,7 +26,6 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
-from ..media.video import last_frame
 from . import fragments, fragments_queue
 from .desk import Desk
 from .fragments_queue import Wish
@@ -109,7 +106,7 @@ class LiveAnswers:
     def _fresh(self, language: str, wish: Wish) -> _Rendered:
         with self._rendering:
             key, found = self._key(), self._kept.get((language, wish))
-            if found is None or found.key != key:
+            if found is None or not found.serves(key):
                 running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
                 content = {"running": running, "fragments": self._fragments(language, wish)}
                 text = json.dumps(content, ensure_ascii=False, sort_keys=True)
@@ -130,12 +127,8 @@ class LiveAnswers:
 class Media:
     """Videos and pictures of jobs."""
 
-    KEPT_FRAMES = 8
-
     def __init__(self, desk: Desk) -> None:
         self._queue, self._output_dir = desk.queue, desk.settings.output_dir
-        self._last_frames: dict[tuple[Path, int], bytes] = {}
-        self._decoding = threading.Lock()
 
     async def answer(self, request: Request) -> Response:
         """The file called ``name`` of a job."""
@@ -148,15 +141,11 @@ class Media:
     def _response(self, job_id: int, name: str, request: Request) -> Response:
         if name == "video.mp4":
             return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
-        if name == "last.png":
-            return self._last_frame(self._within(self._queue.result(job_id), ".mp4"), request)
         return self._picture(self._picture_file(job_id, name), request)
 
     def _picture_file(self, job_id: int, name: str) -> Path:
         if name == "thumb.png":
             return self._within(self._queue.thumbnail(job_id), ".png")
-        if name == "picture":
-            return self._within(self._queue.picture(job_id), ".picture")
         preview = self._queue.job(job_id).progress.preview
         if name == "preview.png" and preview:
             return self._within(Path(preview), ".png")
@@ -186,16 +175,6 @@ class Media:
         headers = {**REVALIDATED, "ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"'}
         return _unless_known(Response(content, media_type=kind, headers=headers), request)
 
-    def _last_frame(self, path: Path, request: Request) -> Response:
-        key = path, path.stat().st_mtime_ns
-        with self._decoding:
-            if key not in self._last_frames:
-                while len(self._last_frames) >= self.KEPT_FRAMES:
-                    del self._last_frames[next(iter(self._last_frames))]
-                self._last_frames[key] = _as_png(path)
-        headers = {**REVALIDATED, "ETag": f'"{key[1]:x}-last"'}
-        return _unless_known(Response(self._last_frames[key], media_type="image/png", headers=headers), request)
-
 
 class HeldFile(FileResponse):
     """A file that is opened once and held: a growing video is replaced or removed while it is being sent."""
@@ -212,12 +191,6 @@ class HeldFile(FileResponse):
     def close(self) -> None:
         """For one that is not sent."""
         self._file.close()
-
-
-def _as_png(video: Path) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(last_frame(video)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _unless_known(response: Response, request: Request) -> Response:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusers_helper.errors import OutputFailed, UnusableInput
-from diffusers_helper.media.video import VideoInfo, join_segments, probe, read_frames, write_segment
+from diffusers_helper.media.video import VideoInfo, join_segments, last_frame, probe, read_frames, write_segment
 
 from .conftest import Clip
 
@@ -66,6 +66,12 @@ def test_a_seek_lands_on_the_second_segment(tmp_path: Path, moving_clip: Clip) -
         frame = next(container.decode(stream))
     assert frame.time == pytest.approx(12 / 30)
     assert np.array_equal(frame.to_ndarray(format="rgb24"), read_frames(segments[1])[0])
+
+
+def test_the_last_frame_is_the_last_one(tmp_path: Path, moving_clip: Clip) -> None:
+    video = tmp_path / "video.mp4"
+    join_segments(segments_of(tmp_path, [5, 32], moving_clip), video, "{}", 30)
+    assert np.array_equal(last_frame(video), read_frames(video)[-1])
 
 
 def test_a_section_can_be_put_in_front_and_joined_again(tmp_path: Path, moving_clip: Clip) -> None:

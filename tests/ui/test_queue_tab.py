@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusers_helper.errors import InvalidCommand, UnknownJob
-from diffusers_helper.media.video import last_frame
+from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.queue_tab import Commands, build
 
@@ -115,7 +115,7 @@ def test_the_last_frame_becomes_the_start_picture_unharmed(stage: Stage, command
     assert set(filled) == {"picture"}
     with Image.open(filled["picture"]) as picture:
         assert picture.format == "PNG"
-        assert np.array_equal(np.asarray(picture), last_frame(stage.queue.result(job.id)))
+        assert np.array_equal(np.asarray(picture), read_frames(stage.queue.result(job.id))[-1])
     assert tab_of(answer) == "generate"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
 import shutil
@@ -15,16 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
-from diffusers_helper.media.video import last_frame, read_frames
 from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.routes import HeldFile, LiveAnswers, Readiness
 
-from ..jobs_support import Hold, at_step, ended, make_picture, make_request
+from ..jobs_support import Hold, at_step, ended, make_picture, make_request, wait_until
 from .serving import Served, make_desk, make_video, serving, settings_for
 
 
@@ -67,7 +64,7 @@ def test_a_running_job_is_said_to_run(served: Served, tmp_path: Path) -> None:
     wait_until(lambda: get(served, "/live?language=en").json()["running"], "the page to say so")
     hold.go.set()
     ended(served.queue, job.id)
-    assert not get(served, "/live?language=en").json()["running"]
+    wait_until(lambda: not get(served, "/live?language=en").json()["running"], "the page to say that it ended")
 
 
 def test_news_travel_packed_where_the_browser_takes_that(served: Served) -> None:
@@ -101,6 +98,7 @@ class Rendering:
 
 def test_forty_who_ask_at_once_cost_one_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusers_helper.ui.routes.REFRESH_SECONDS", 1000.0)
+    monkeypatch.setattr("diffusers_helper.ui.routes.SHARED_SECONDS", 0.0)
     queue = JobQueue(tmp_path)
     rendering = Rendering(queue, tmp_path)
     with ThreadPoolExecutor(40) as pool:
@@ -114,7 +112,19 @@ def test_forty_who_ask_at_once_cost_one_rendering(tmp_path: Path, monkeypatch: p
     queue.close()
 
 
-def test_what_looks_the_same_after_a_change_is_not_sent_again(tmp_path: Path) -> None:
+def test_changes_that_follow_quickly_are_drawn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_helper.ui.routes.SHARED_SECONDS", 1000.0)
+    queue = JobQueue(tmp_path)
+    rendering = Rendering(queue, tmp_path)
+    for command in (queue.pause, queue.unpause, queue.pause):
+        command()
+        rendering.ask("en")
+    assert rendering.count == 1
+    queue.close()
+
+
+def test_what_looks_the_same_after_a_change_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_helper.ui.routes.SHARED_SECONDS", 0.0)
     queue = JobQueue(tmp_path)
     rendering = Rendering(queue, tmp_path)
     before = rendering.ask("en")
@@ -133,10 +143,9 @@ def test_the_media_of_a_job_are_served(served: Served, done: Job) -> None:
     video = get(served, f"/media/{done.id}/video.mp4?v=7")
     assert video.headers["content-type"] == "video/mp4"
     assert video.content == served.queue.result(done.id).read_bytes()
-    for name in ("thumb.png", "last.png", "picture"):
-        picture = get(served, f"/media/{done.id}/{name}")
-        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
-        assert picture.headers["cache-control"] == "private, no-cache"
+    picture = get(served, f"/media/{done.id}/thumb.png")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+    assert picture.headers["cache-control"] == "private, no-cache"
     assert get(served, f"/media/{done.id}/preview.png").status_code == 404
 
 
@@ -165,7 +174,7 @@ def test_a_part_of_a_video_is_served(served: Served, done: Job, asked: str, stat
         assert answer.content == served.queue.result(done.id).read_bytes()[part]
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "thumb.png", "last.png", "picture"])
+@pytest.mark.parametrize("name", ["video.mp4", "thumb.png"])
 def test_what_the_browser_has_is_not_sent_again(served: Served, done: Job, name: str) -> None:
     first = get(served, f"/media/{done.id}/{name}")
     again = get(served, f"/media/{done.id}/{name}", If_None_Match=first.headers["etag"])
@@ -194,7 +203,7 @@ def test_the_head_of_a_video_can_be_asked_for(served: Served, done: Job) -> None
 @pytest.mark.parametrize(
     "path",
     [
-        "/media/999/video.mp4", "/media/1/", "/media/1/video.MP4", "/media/1/job.json",
+        "/media/999/video.mp4", "/media/1/", "/media/1/picture", "/media/1/video.MP4", "/media/1/job.json",
         "/media/1/..%2f..%2fetc%2fpasswd",
         "/media/1/../../.framepack/jobs.sqlite3", "/media/1/%2e%2e/%2e%2e/jobs.sqlite3", "/media/1//etc/passwd",
         "/media/1/video.mp4%00.png", "/media/1/thumb.png%00", "/media/-1/video.mp4", "/media/1e0/video.mp4",
@@ -242,7 +251,7 @@ def test_files_outside_of_the_output_folder_are_not_served_whatever_a_job_says(
         tmp_path / "no",
     ):
         pointing(path)
-        for name in ("video.mp4", "last.png", "preview.png"):
+        for name in ("video.mp4", "preview.png"):
             assert get(served, f"/media/{done.id}/{name}").status_code == 404, (path, name)
 
 
@@ -251,13 +260,6 @@ def test_a_page_in_a_pictures_clothes_is_not_served(served: Served, done: Job, p
     disguised.write_text("<script>alert(1)</script>")
     pointing(disguised)
     assert get(served, f"/media/{done.id}/preview.png").status_code == 404
-
-
-def test_the_last_frame_is_the_last_one(tmp_path: Path, served: Served, done: Job) -> None:
-    video = make_video(tmp_path / "video.mp4", frames=37)
-    assert (last_frame(video) == read_frames(video)[-1]).all()
-    shown = Image.open(io.BytesIO(get(served, f"/media/{done.id}/last.png").content))
-    assert shown.size == (64, 64)
 
 
 # Health.
