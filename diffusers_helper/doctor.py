@@ -62,7 +62,7 @@ def main(settings: Settings, as_json: bool) -> int:
 
 def examine(settings: Settings) -> Report:
     """Look at this machine as ``settings`` would use it. Takes a few seconds, most of them to import torch."""
-    return Report((*_software(), *_hardware(), *_folders(settings), *_checkpoints(settings)))
+    return Report((*_software(), *_hardware(settings), *_folders(settings), *_checkpoints(settings)))
 
 
 def render(report: Report) -> str:
@@ -86,7 +86,7 @@ def _software() -> Iterator[Fact]:
     yield Fact("libraries", libraries, text, f"{_INSTALL} It brings {', '.join(missing)}." if missing else None)
     optional = {name: _version(name) for name in OPTIONAL_PACKAGES}
     found = ", ".join(f"{name} {number}" for name, number in optional.items() if number)
-    yield Fact("optional_packages", optional, f"{found or 'none'}; nothing here uses one")
+    yield Fact("optional_packages", optional, found or "none; none is needed")
 
 
 _INSTALL = "Start the program with `bash start.sh`, which installs what requirements.txt names."
@@ -99,7 +99,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _hardware() -> Iterator[Fact]:
+def _hardware(settings: Settings) -> Iterator[Fact]:
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -107,7 +107,7 @@ def _hardware() -> Iterator[Fact]:
     else:
         yield _build()
         yield _unless_broken("device", _gpus if torch.cuda.is_available() else _processor)
-        yield _unless_broken("attention", _attention)
+        yield _unless_broken("attention", lambda: _attention(settings))
     yield _memory()
 
 
@@ -192,24 +192,39 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _attention() -> Fact:
-    """Ask PyTorch which kernel it takes for attention without a mask, the transformer's case, and try each."""
+def _attention(settings: Settings) -> Fact:
+    """The kernel that the transformer's attention would use, and which of PyTorch's own work; each is tried."""
     import torch
-    from torch.nn.attention import SDPBackend
+
+    from .models.speed import attention_of
 
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    chosen = attention_of(settings, torch.device(device), dtype)
     tokens = torch.zeros(1, 2, 64, 128, device=device, dtype=dtype)
-    used = SDPBackend(torch._fused_sdp_choice(tokens, tokens, tokens)).name.lower()
+    used = _kernel_of_pytorch(tokens)
     works = {kernel: _kernel_works(kernel, tokens) for kernel in KERNELS}
-    value = {"function": "scaled_dot_product_attention", "kernel": used, "device": device, "works": works}
-    text = f"PyTorch's scaled_dot_product_attention on the {device.upper()}, kernel {used}"
-    return Fact("attention", value, text, None if used != "math" else _UNFUSED)
+    in_use = chosen.kernel.backend.value
+    value = {"in_use": in_use, "why": chosen.why, "kernel": used, "device": device, "works": works}
+    if in_use != "native":
+        return Fact("attention", value, f"{chosen.kernel.title}, on the {device.upper()}: {chosen.why}")
+    text = f"{chosen.kernel.title} on the {device.upper()}, kernel {used}"
+    fix = " ".join(chosen.notices) or (_UNFUSED if used == "math" else None)
+    return Fact("attention", value, text, fix)
+
+
+def _kernel_of_pytorch(tokens: Any) -> str:
+    """The one it takes without a mask, the transformer's case."""
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    return SDPBackend(torch._fused_sdp_choice(tokens, tokens, tokens)).name.lower()
 
 
 _UNFUSED = (
     "The plain kernel keeps every product of two tokens in memory. A fused one needs a GPU of the Ampere generation or "
-    "newer (compute capability 8.0), or a CPU build of PyTorch for this processor."
+    "newer (compute capability 8.0), or a CPU build of PyTorch for this processor; and --flash-sdp and "
+    "--mem-efficient-sdp must not forbid it."
 )
 
 

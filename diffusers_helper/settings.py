@@ -24,6 +24,10 @@ SETTINGS_FILE = ROOT / "settings.json"
 THIS_MACHINE = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for it
 
+LEVELS = ("debug", "info", "warning", "error")
+ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
+XFORMERS_MODES = ("off", "standard", "aggressive")
+
 
 def _truth(text: str) -> bool:
     words = {"1": True, "true": True, "0": False, "false": False}
@@ -32,11 +36,13 @@ def _truth(text: str) -> bool:
     return words[text.lower()]
 
 
-def _level(text: str) -> str:
-    levels = ("debug", "info", "warning", "error")
-    if text.lower() not in levels:
-        raise ValueError(f"allowed are {', '.join(levels)}")
-    return text.lower()
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"allowed are {', '.join(words)}")
+        return text.lower()
+
+    return parse
 
 
 def _folder(text: str) -> Path:
@@ -118,8 +124,23 @@ KNOBS: tuple[Knob, ...] = (
     Knob("models_dir", "HF_HOME", str(ROOT / "hf_download"), _folder, "where downloaded checkpoints are kept"),
     Knob("endpoint", "HF_ENDPOINT", "https://huggingface.co", _endpoint, "the hub that `download` asks, or a mirror"),
     Knob("offline", "HF_HUB_OFFLINE", "0", _truth, "never touch the network"),
-    Knob("log_level", "FRAMEPACK_LOG_LEVEL", "warning", _level, "debug, info, warning or error"),
-)
+    Knob("log_level", "FRAMEPACK_LOG_LEVEL", "warning", _one_of(*LEVELS), "debug, info, warning or error"),
+    Knob(
+        "attention", "FRAMEPACK_ATTENTION", "auto", _one_of(*ATTENTIONS), "kernel of the transformer's attention: "
+        f"{', '.join(ATTENTIONS)}; auto is sdpa, PyTorch's own, unless --xformers-mode says otherwise",
+    ),
+    Knob(
+        "xformers_mode", "FRAMEPACK_XFORMERS_MODE", "off", _one_of(*XFORMERS_MODES), "off; standard, the xFormers "
+        "package; aggressive, its CUTLASS kernel, which comes with PyTorch",
+    ),
+    Knob("flash_sdp", "PYTORCH_ENABLE_FLASH_SDP", "1", _truth, "0 keeps PyTorch's attention from its flash kernel"),
+    Knob(
+        "mem_efficient_sdp", "PYTORCH_ENABLE_MEM_EFFICIENT_SDP", "1", _truth,
+        "0 keeps PyTorch's attention from its memory-efficient kernel",
+    ),
+    Knob("compile", "FRAMEPACK_COMPILE", "0", _truth, "compile the transformer's blocks before the first step"),
+    Knob("fast_start", "FRAMEPACK_FAST_START", "0", _truth, "leave out what makes the first step wait, as --compile"),
+)  # fmt: skip
 
 PAGE_KNOBS: tuple[Knob, ...] = (
     *KNOBS,
@@ -151,6 +172,12 @@ class Settings:
     endpoint: str
     offline: bool
     log_level: str
+    attention: str
+    xformers_mode: str
+    flash_sdp: bool
+    mem_efficient_sdp: bool
+    compile: bool
+    fast_start: bool
     origin: Mapping[str, str]
 
     knobs: ClassVar[tuple[Knob, ...]] = KNOBS
@@ -192,7 +219,7 @@ def add_flags(parser: argparse.ArgumentParser, knobs: tuple[Knob, ...] = KNOBS) 
     for knob in knobs:
         default = f"default {knob.default}; " if knob.default else ""
         text = f"{knob.help} ({default}environment {knob.variable})"
-        if knob.parse is _truth:
+        if knob.parse is _truth and knob.default == "0":
             group.add_argument(knob.flag, action="store_const", const="1", default=None, help=text)
         else:
             group.add_argument(knob.flag, default=None, metavar=knob.name.upper(), help=text)

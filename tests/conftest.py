@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests marked ``gpu`` where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked ``gpu`` where there is none, and those marked ``slow`` unless asked for."""
+    for item in items:
+        if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="takes long; run it with -m slow"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -53,6 +53,15 @@ def test_attention_is_really_run(chosen: settings.Settings) -> None:
     assert attention["works"][attention["kernel"]]
 
 
+def test_the_attention_in_use_is_named_and_why_it_is_not_another(tmp_path: Path) -> None:
+    environment = {"FRAMEPACK_ATTENTION": "sage"}
+    report = doctor.examine(settings.resolve({"models_dir": str(tmp_path)}, environment, tmp_path / "none.json"))
+    attention = _fact(report, "attention")
+    if attention.value["in_use"] == "native":
+        assert "SageAttention" in _fix(report, "attention")
+    assert attention.value["why"]
+
+
 def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings.Settings) -> None:
     report = doctor.examine(chosen)
     assert "bash start.sh download framepack" in _fix(report, "checkpoint framepack")
@@ -86,7 +95,7 @@ def test_a_torch_that_cannot_be_imported_is_a_fact(chosen: settings.Settings, mo
 
 
 def test_a_gpu_that_answers_with_an_error_is_a_fact(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Fact:
+    def broken(_: settings.Settings) -> Fact:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(doctor, "_attention", broken)

@@ -1,0 +1,162 @@
+"""Which attention kernel the transformer's blocks use, and why.
+
+PyTorch's own function is the default. Every other kernel is chosen by the user and taken only after a self-test against
+it on this machine. The choice goes through diffusers' dispatcher, which reaches the blocks of the transformer and
+nothing else: the VAE, the encoders and the text refiner need masks or widths that the fast kernels do not know.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+from torch import Tensor
+
+from .transformer import FramePackTransformer
+
+log = logging.getLogger(__name__)
+
+TOKENS, HEADS = 1021, 4
+"""Of the self-test; not a multiple of any kernel's tile."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel by the dispatcher's name.
+
+    Attributes:
+        most_error: of its self-test, as a share of the result's norm; rounding to bfloat16 alone is about 0.003.
+        package, module: that it needs besides PyTorch, as pip and as Python know it.
+    """
+
+    backend: AttentionBackendName
+    title: str
+    most_error: float
+    package: str = ""
+    module: str = ""
+
+
+SDPA = Kernel(AttentionBackendName.NATIVE, "PyTorch's scaled_dot_product_attention", 0.0)
+KERNELS: dict[str, tuple[Kernel, ...]] = {
+    "sdpa": (SDPA,),
+    "flash": (
+        Kernel(AttentionBackendName._FLASH_3, "FlashAttention 3", 0.02, "flash-attn-3", "flash_attn_interface"),
+        Kernel(AttentionBackendName.FLASH, "FlashAttention 2", 0.02, "flash-attn", "flash_attn"),
+    ),
+    "sage": (
+        Kernel(AttentionBackendName.SAGE, "SageAttention (8-bit products)", 0.1, "sageattention", "sageattention"),
+    ),
+    "xformers": (Kernel(AttentionBackendName.XFORMERS, "xFormers", 0.02, "xformers", "xformers"),),
+    "cutlass": (
+        Kernel(AttentionBackendName._NATIVE_EFFICIENT, "xFormers' CUTLASS kernel, as PyTorch builds it", 0.02),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The kernel in use.
+
+    Attributes:
+        why: why it is this one, for the log and for `doctor`.
+        notices: where it is not what was asked for; for the user.
+    """
+
+    kernel: Kernel
+    why: str
+    notices: tuple[str, ...] = ()
+
+
+def choose_attention(
+    wish: str, xformers_mode: str, device: torch.device, dtype: torch.dtype, head_width: int = 128
+) -> Attention:
+    """The kernel that was asked for if it proves itself on ``device``, else PyTorch's own.
+
+    Args:
+        wish: auto, sdpa, flash, sage or xformers.
+        xformers_mode: off, standard or aggressive.
+        dtype, head_width: of the transformer's queries.
+    """
+    name, notices = resolve_wish(wish, xformers_mode)
+    if name == "sdpa":
+        return Attention(SDPA, "it is exact and needs no package", notices)
+    failures = []
+    for kernel in KERNELS[name]:
+        failure, error = self_test(kernel, device, dtype, head_width)
+        if not failure:
+            return Attention(kernel, f"asked for; its self-test differs from PyTorch's by {error:.1%}", notices)
+        failures.append(f"{kernel.title}: {failure}")
+    refusal = f"{'; '.join(failures)}. {SDPA.title} is used instead."
+    return Attention(SDPA, refusal, (*notices, refusal))
+
+
+def resolve_wish(wish: str, xformers_mode: str) -> tuple[str, tuple[str, ...]]:
+    """The name in KERNELS that two settings ask for together; --attention goes before --xformers-mode."""
+    of_mode = {"off": "sdpa", "standard": "xformers", "aggressive": "cutlass"}[xformers_mode]
+    if wish == "auto" or (wish == "xformers" and xformers_mode != "off"):
+        return of_mode, ()
+    if xformers_mode == "off":
+        return wish, ()
+    return wish, (f"--attention {wish} goes before --xformers-mode {xformers_mode}, which has no effect.",)
+
+
+def self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[str, float]:
+    """Run ``kernel`` beside PyTorch's on random tokens: why it cannot be used ("" when it can), and its error."""
+    if kernel.module and not find_spec(kernel.module):
+        return f"the package {kernel.package} is not installed", float("inf")
+    tokens = _random_tokens(device, dtype, head_width)
+    expected = _run(SDPA, tokens).float()
+    try:
+        found = _run(kernel, tokens).float()
+    except Exception as error:
+        log.info("the self-test of %s failed", kernel.title, exc_info=True)
+        return _first_line(error), float("inf")
+    if found.shape != expected.shape or not found.isfinite().all():
+        return "its self-test gave a wrong shape or broken numbers", float("inf")
+    difference = float((found - expected).norm() / expected.norm())
+    log.info("%s differs from PyTorch's attention by %.2g in its self-test", kernel.title, difference)
+    if difference > kernel.most_error:
+        return (
+            f"its self-test differs from PyTorch's by {difference:.1%}, more than {kernel.most_error:.0%}",
+            difference,
+        )
+    return "", difference
+
+
+def use_attention(transformer: FramePackTransformer, attention: Attention) -> None:
+    """Let the blocks of ``transformer`` use the chosen kernel, and nothing else."""
+    log.info("attention: %s, because %s", attention.kernel.title, attention.why)
+    for module in transformer.modules():
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_attention_backend"):
+            processor._attention_backend = attention.kernel.backend
+
+
+def allow_fused_kernels(flash: bool, memory_efficient: bool) -> None:
+    """Keep PyTorch's own function from kernels that somebody does not want. Holds for the process."""
+    if not flash:
+        torch.backends.cuda.enable_flash_sdp(False)
+    if not memory_efficient:
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+
+
+def _random_tokens(device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [1, TOKENS, HEADS, head width]. The keys share a direction, as a trained model's do."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, TOKENS, HEADS, head_width, generator=generator) for _ in range(3))
+    key = key + 2 * torch.randn(head_width, generator=generator)
+    return query.to(device, dtype), key.to(device, dtype), value.to(device, dtype)
+
+
+@torch.inference_mode()
+def _run(kernel: Kernel, tokens: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    with attention_backend(kernel.backend):
+        return dispatch_attention_fn(*tokens)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

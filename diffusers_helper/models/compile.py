@@ -1,0 +1,51 @@
+"""Compiling the blocks that the transformer repeats, each kind once, for all sizes.
+
+Everything else stays as it is: the step cache, the swap and the modulation table work outside of the blocks. The
+compiled code is kept in a folder, so that the next start only reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from .transformer import FramePackTransformer
+
+log = logging.getLogger(__name__)
+
+FOLDER = "compiled"
+
+
+def compile_blocks(transformer: FramePackTransformer, cache: Path, whole: bool = True) -> None:
+    """From its first step on, ``transformer`` runs compiled blocks.
+
+    Args:
+        cache: the folder for compiled code, unless TORCHINDUCTOR_CACHE_DIR names one.
+        whole: refuse to leave compiled code within a block; kernels from other packages may need to.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+    log.info("the blocks will be compiled; compiled code is kept in %s", os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    for block in transformer.blocks:
+        block.compile(fullgraph=whole, dynamic=True)
+
+
+def why_not(device: torch.device) -> str:
+    """What this machine lacks to compile; "" when nothing."""
+    if not any(shutil.which(name) for name in _compilers(device)):
+        return "there is no C++ compiler; install one (Debian, Ubuntu: 'sudo apt install g++')"
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return "" if has_triton() else "Triton does not work with this GPU or this build of PyTorch"
+    return ""
+
+
+def _compilers(device: torch.device) -> tuple[str, ...]:
+    """Any of these will do: Triton wants C for its launchers, the CPU code is C++."""
+    if device.type == "cuda":
+        return (os.environ.get("CC", "cc"), "gcc", "clang")
+    return (os.environ.get("CXX", "g++"), "g++", "clang++")

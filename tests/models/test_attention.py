@@ -1,0 +1,195 @@
+"""Attention kernels: which one two settings come to, and that none is used before it has proved itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch import Tensor
+from torch.nn import functional
+
+from diffusers_helper import settings
+from diffusers_helper.models import attention
+from diffusers_helper.models.attention import KERNELS, SDPA, Kernel, choose_attention, resolve_wish, use_attention
+from diffusers_helper.models.speed import attention_of, quicken
+from diffusers_helper.models.transformer import FramePackTransformer
+
+from .tiny import tiny_inputs, tiny_transformer
+
+CPU = torch.device("cpu")
+NATIVE = _AttentionBackendRegistry._backends[AttentionBackendName.NATIVE]
+
+
+def exact(**inputs: Any) -> Tensor:
+    return NATIVE(**{name: inputs[name] for name in ("query", "key", "value")})
+
+
+def noisy(**inputs: Any) -> Tensor:
+    found = exact(**inputs)
+    return found + 0.2 * found.std() * torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+
+
+def broken(**inputs: Any) -> Tensor:
+    return exact(**inputs) * torch.nan
+
+
+def misshapen(**inputs: Any) -> Tensor:
+    return exact(**inputs)[:, :-1]
+
+
+def raising(**inputs: Any) -> Tensor:
+    raise AssertionError("no kernel for sm_61")
+
+
+@pytest.fixture
+def sage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], None]:
+    """Let the dispatcher's SageAttention be this function, as if the package were installed."""
+
+    def install(function: Callable[..., Tensor]) -> None:
+        monkeypatch.setattr(attention, "find_spec", lambda name: object())
+        monkeypatch.setattr(attention_dispatch, "_CAN_USE_SAGE_ATTN", True)
+        monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName.SAGE, function)
+
+    return install
+
+
+@pytest.fixture
+def kernels_as_before() -> Iterator[None]:
+    yield
+    torch.backends.cuda.enable_flash_sdp(True)
+    torch.backends.cuda.enable_mem_efficient_sdp(True)
+
+
+def chosen(tmp_path: Path, **flags: str) -> settings.Settings:
+    return settings.resolve({"models_dir": str(tmp_path), **flags}, {}, tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("wish", "mode", "kernel", "told"),
+    [
+        ("auto", "off", "sdpa", ""), ("auto", "standard", "xformers", ""), ("auto", "aggressive", "cutlass", ""),
+        ("sdpa", "off", "sdpa", ""), ("sage", "off", "sage", ""), ("xformers", "off", "xformers", ""),
+        ("xformers", "aggressive", "cutlass", ""), ("sdpa", "standard", "sdpa", "has no effect"),
+        ("flash", "aggressive", "flash", "--attention flash goes before --xformers-mode aggressive"),
+    ],
+)  # fmt: skip
+def test_two_settings_come_to_one_kernel(wish: str, mode: str, kernel: str, told: str) -> None:
+    name, notices = resolve_wish(wish, mode)
+    assert name == kernel
+    assert told in " ".join(notices)
+    assert bool(told) == bool(notices)
+
+
+def test_every_wish_has_kernels() -> None:
+    for wish in settings.ATTENTIONS:
+        for mode in settings.XFORMERS_MODES:
+            assert KERNELS[resolve_wish(wish, mode)[0]]
+
+
+@pytest.mark.parametrize(
+    ("wish", "package"), [("flash", "flash-attn"), ("sage", "sageattention"), ("xformers", "xformers")]
+)
+def test_a_missing_package_is_named_and_pytorchs_is_used(
+    wish: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: None)
+    found = choose_attention(wish, "off", CPU, torch.float32)
+    assert found.kernel == SDPA
+    assert f"the package {package} is not installed" in found.notices[0]
+    assert "is used instead" in found.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (noisy, "differs from PyTorch's by 2"),
+        (broken, "broken numbers"),
+        (misshapen, "wrong shape"),
+        (raising, "sm_61"),
+    ],
+)
+def test_a_kernel_that_fails_its_test_is_not_used(
+    function: Callable[..., Tensor], reason: str, sage: Callable[[Callable[..., Tensor]], None]
+) -> None:
+    sage(function)
+    found = choose_attention("sage", "off", CPU, torch.float32)
+    assert found.kernel == SDPA
+    assert reason in found.notices[0]
+
+
+def test_the_test_takes_less_than_a_second(sage: Callable[[Callable[..., Tensor]], None]) -> None:
+    sage(exact)
+    choose_attention("sage", "off", CPU, torch.float32)
+    began = time.perf_counter()
+    assert choose_attention("sage", "off", CPU, torch.float32).kernel.backend == "sage"
+    assert time.perf_counter() - began < 1
+
+
+def test_the_blocks_use_a_proved_kernel_and_nothing_else_does(
+    tmp_path: Path, sage: Callable[[Callable[..., Tensor]], None]
+) -> None:
+    calls = []
+
+    def counted(**inputs: Any) -> Tensor:
+        calls.append(inputs["query"].shape)
+        return exact(**inputs)
+
+    sage(counted)
+    transformer, inputs, before = tiny_transformer(), tiny_inputs(), functional.scaled_dot_product_attention
+    with torch.inference_mode():
+        plain = transformer(**inputs)
+        assert quicken(transformer, chosen(tmp_path, attention="sage"), CPU, torch.float32) == ()
+        calls.clear()
+        assert torch.equal(transformer(**inputs), plain)
+    assert len(calls) == len(transformer.blocks)
+    assert functional.scaled_dot_product_attention is before
+    assert _AttentionBackendRegistry.get_active_backend()[0] == "native"
+
+
+def test_the_default_changes_no_bit(tmp_path: Path) -> None:
+    transformer, inputs = tiny_transformer(), tiny_inputs()
+    with torch.inference_mode():
+        plain = transformer(**inputs)
+        assert quicken(transformer, chosen(tmp_path), CPU, torch.float32) == ()
+        assert torch.equal(transformer(**inputs), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_rounds_otherwise_passes(dtype: torch.dtype) -> None:
+    kernel = Kernel(AttentionBackendName._NATIVE_MATH, "PyTorch's plain kernel", 0.02)
+    assert attention.self_test(kernel, CPU, dtype, 128)[0] == ""
+
+
+@pytest.mark.usefixtures("kernels_as_before")
+def test_pytorchs_kernels_can_be_forbidden(tmp_path: Path) -> None:
+    environment = {"PYTORCH_ENABLE_FLASH_SDP": "0", "PYTORCH_ENABLE_MEM_EFFICIENT_SDP": "0"}
+    attention_of(settings.resolve({}, environment, tmp_path / "none.json"), CPU, torch.float32)
+    assert not torch.backends.cuda.flash_sdp_enabled()
+    assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def test_a_transformer_of_its_own_is_not_touched() -> None:
+    one, other = tiny_transformer(), tiny_transformer()
+    use_attention(one, attention.Attention(KERNELS["sage"][0], ""))
+    assert {backends(one), backends(other)} == {frozenset({"sage"}), frozenset({None})}
+
+
+def backends(transformer: FramePackTransformer) -> frozenset[str | None]:
+    return frozenset(block.attn.processor._attention_backend for block in transformer.blocks)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("wish", "mode"), [("flash", "off"), ("sage", "off"), ("auto", "standard"), ("auto", "aggressive")]
+)
+def test_on_a_gpu_each_is_used_or_says_why_not(wish: str, mode: str) -> None:
+    found = choose_attention(wish, mode, torch.device("cuda"), torch.bfloat16)
+    assert (found.kernel == SDPA) == bool(found.notices)
+    if mode == "aggressive":
+        assert found.kernel == KERNELS["cutlass"][0]

@@ -1,0 +1,98 @@
+"""Compiled blocks: the same numbers, one compilation for all sizes, and a reason where it is not done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from diffusers_helper import settings
+from diffusers_helper.models.compile import FOLDER, why_not
+from diffusers_helper.models.modulation import tabulate
+from diffusers_helper.models.speed import quicken
+
+from .tiny import tiny_inputs, tiny_transformer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured as for the compiler, and then run as they are: the compiler itself takes half a minute."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, **options: compile_module(module, backend="eager", **options)
+    )
+
+
+def chosen(tmp_path: Path, **flags: str) -> settings.Settings:
+    return settings.resolve({"models_dir": str(tmp_path), "compile": "1", **flags}, {}, tmp_path / "none.json")
+
+
+@pytest.mark.usefixtures("tracer")
+def test_other_sizes_compile_nothing_again(tmp_path: Path) -> None:
+    transformer = tiny_transformer()
+    sizes = [tiny_inputs(), tiny_inputs(8, 12, 9), tiny_inputs(12, 8, 3, frames=5)]
+    with torch.inference_mode():
+        plain = [transformer(**inputs) for inputs in sizes]
+        assert quicken(transformer, chosen(tmp_path), CPU, torch.float32) == ()
+        torch.testing.assert_close(transformer(**sizes[0]), plain[0], rtol=1e-4, atol=1e-5)
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs
+        for inputs, expected in zip(sizes, plain, strict=True):
+            torch.testing.assert_close(transformer(**inputs), expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+def test_compiled_code_is_right_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why_not(CPU):
+        pytest.skip(why_not(CPU))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    transformer, inputs = tiny_transformer(), tiny_inputs()
+    with torch.inference_mode():
+        plain = transformer(**inputs)
+        quicken(transformer, chosen(tmp_path), CPU, torch.float32)
+        torch.testing.assert_close(transformer(**inputs), plain, rtol=1e-4, atol=1e-5)
+    assert any((tmp_path / FOLDER).rglob("*.so"))
+
+
+@pytest.mark.usefixtures("tracer")
+def test_steps_of_the_modulation_table_compile_nothing_again(tmp_path: Path) -> None:
+    transformer = tiny_transformer()
+    steps = [{**tiny_inputs(), "timestep": torch.full((1,), time)} for time in (900.0, 500.0, 100.0)]
+    with torch.inference_mode():
+        plain = [transformer(**inputs) for inputs in steps]
+        tabulate(transformer)
+        quicken(transformer, chosen(tmp_path), CPU, torch.float32)
+        transformer(**steps[0])
+        graphs = counters["stats"]["unique_graphs"]
+        for inputs, expected in zip(steps, plain, strict=True):
+            torch.testing.assert_close(transformer(**inputs), expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_fast_start_goes_before_compile(tmp_path: Path) -> None:
+    transformer = tiny_transformer()
+    (notice,) = quicken(transformer, chosen(tmp_path, fast_start="1"), CPU, torch.float32)
+    assert "--fast-start goes before --compile" in notice
+    assert all(block._compiled_call_impl is None for block in transformer.blocks)
+
+
+def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    (notice,) = quicken(tiny_transformer(), chosen(tmp_path), CPU, torch.float32)
+    assert "there is no C++ compiler" in notice
