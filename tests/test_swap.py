@@ -86,7 +86,7 @@ def test_a_step_takes_as_long_as_computation_or_copies(
 ) -> None:
     """Also beside it: the swap of the original program, which waits for every tensor.
 
-    With 16 bits in 6 GB, which nobody is given unasked, there is no room to even out the large blocks of the first third.
+    With 16 bits in 6 GB, which nobody is given unasked, there is no room to even out the large blocks that come first.
     """
     taken, ideal, blocking = swapped_step(full_size(bytes_per_weight, modulation), card, cap_gb)
     assert taken <= (1.09 if bytes_per_weight == 2 and cap_gb == 6 else 1.05) * ideal
