@@ -1,12 +1,12 @@
 """Forty pages that look on while a video is made: what they cost it, and whether the server still answers at once.
 
-    python -m bench.polling [--rounds 3] [--clients 40] [--write]
+    python -m bench.polling [--rounds 3] [--clients 40] [--events] [--write]
 
 The page runs as its users start it, with the pocket, and makes the same video again and again. With and without clients
 take turns (A B B A ...) by whole videos. A client asks for the live parts once a second and fetches every picture and
 video that they show anew, as the page's script does; now and then somebody loads the page. Then `/healthz` is asked ten
-times a second while a video is made: alone, under the clients, under a hundred slow uploads, and under both. Last, for
-comparison, the same turns with a page that a Gradio event keeps live, which is what a `gr.Timer` sends.
+times a second while a video is made: alone, under the clients, under a hundred slow uploads, and under both. With
+``--events`` four turns follow with a page that a Gradio event keeps live, which is what a `gr.Timer` sends.
 
 Everything stays on the loopback of this machine, and the clients' own work counts against the generation: they share
 its cores. Prints a table, and with ``--write`` keeps it in bench/results.
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times four videos")
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--events", action="store_true", help="also a page that Gradio events keep live")
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results")
     parser.add_argument("--events-page", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -63,25 +64,25 @@ def main() -> None:
 
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:
-    live = asyncio.run(_measure(options, LiveClient, with_health=True))
-    events = asyncio.run(_measure(options, EventClient, with_health=False))
+    live = asyncio.run(_measure(options, LiveClient, options.rounds, with_health=True))
+    events = asyncio.run(_measure(options, EventClient, 1, with_health=False)) if options.events else None
     return {
         "command": f"python -m bench.polling --rounds {options.rounds} --clients {options.clients} "
-        f"--steps {options.steps}",
+        f"--steps {options.steps}{' --events' * options.events}",
         "machine": machine(),
         "note": NOTE,
         "clients": options.clients,
         "live": live,
-        "gradio_event_for_comparison": events,
+        **({"gradio_event_for_comparison": events} if events else {}),
     }
 
 
 async def _measure(
-    options: argparse.Namespace, client: type[LiveClient | EventClient], with_health: bool
+    options: argparse.Namespace, client: type[LiveClient | EventClient], rounds: int, with_health: bool
 ) -> dict[str, Any]:
     """One page from its start to its end."""
     with tempfile.TemporaryDirectory() as home:
-        output_dir, turns = Path(home) / "outputs", ABBA * options.rounds
+        output_dir, turns = Path(home) / "outputs", ABBA * rounds
         _fill_queue(output_dir, options.steps, 1 + len(turns) + len(HEALTH_CASES) * 2 * with_health)
         page = Page(output_dir, events=client is EventClient)
         waits: list[float] = []
