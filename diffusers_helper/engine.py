@@ -6,8 +6,13 @@ them, and say how much memory all that took. Anything that does this can drive t
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -20,13 +25,23 @@ from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, encode_prompt
 from .denoise.denoiser import Denoiser, Guidance, TextInput
+from .memory import load_model_chunked
+from .memory_plan import Decode, MemoryPlan, Wishes
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
 from .request import Request
+from .residency import Planner, Residency
 from .sections.history import Context
 from .vae.codec import LatentPosterior, decode_clip, encode_picture
 from .vae.preview import LatentToRGB
+
+log = logging.getLogger(__name__)
+
+AS_IT_IS = Wishes(precision="as_is", modulation_table=False)
+
+Stage = Literal["encode", "sample", "decode"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,26 +67,88 @@ class SectionDenoiser:
 
     denoise: Denoiser
     cache: BlockCache | None
+    negative_cache: BlockCache | None = None
 
     @property
     def last_step_computed(self) -> bool:
         return self.cache is None or self.cache.computed[-1]
 
+    def state(self) -> Callable[[], None]:
+        """What the step caches know now; calling the result brings it back, so that a step can be tried again."""
+        restores = [cache.state() for cache in (self.cache, self.negative_cache) if cache]
+
+        def restore() -> None:
+            for each in restores:
+                each()
+
+        return restore
+
 
 class Engine:
     """A checkpoint, ready to run."""
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute, parts: Parts) -> None:
+    def __init__(self, checkpoint: Checkpoint, compute: Compute, parts: Parts, planner: Planner) -> None:
         self.checkpoint = checkpoint
-        self._compute, self._parts = compute, parts
+        self._compute, self._parts, self._planner = compute, parts, planner
+        self._residency = Residency(parts, compute.device, planner.plan)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
         self._cache = ContentCache()
+        self._begin_ladder(planner.plan.decode)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint) -> Engine:
-        """Load all parts onto the best device there is; raises UnusableCheckpoint."""
+    def load(cls, checkpoint: Checkpoint, wishes: Wishes = AS_IT_IS) -> Engine:
+        """Load all parts for the best device there is.
+
+        Raises:
+            OutOfMemory: they would not fit; found out before anything is loaded.
+            UnusableCheckpoint: a file is damaged.
+        """
         compute = choose_compute()
-        return cls(checkpoint, compute, load_parts(checkpoint, compute))
+        planner = Planner(checkpoint, compute, wishes)
+        log.info("%s: %s", checkpoint.name, planner.plan.why)
+
+        def settle(transformer: FramePackTransformer) -> None:
+            if planner.plan.residency["transformer"] == "gpu":
+                load_model_chunked(transformer, compute.device)
+
+        return cls(checkpoint, compute, load_parts(checkpoint, compute, settle), planner)
+
+    def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
+        """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
+        plan = self._planner.for_job(request, height, width)
+        self._residency.follow(plan)
+        self._begin_ladder(plan.decode)
+        return plan
+
+    def _begin_ladder(self, decode: Decode) -> None:
+        self._decode_how = decode
+        self._rungs = {"encode": self._free_rung(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
+
+    def use_less_memory(self, stage: Stage) -> str | None:
+        """After running out of memory: go one rung down the ladder of ``stage`` for the rest of this video.
+
+        Returns what was done, for people; None when nothing is left to try.
+        """
+        return next(self._rungs[stage], None)
+
+    def _free_rung(self) -> Iterator[str]:
+        self._residency.clear()
+        yield f"{self._compute.device} ran out of memory: what was not in use has been freed, and it is tried again."
+
+    def _sample_rungs(self) -> Iterator[str]:
+        yield from self._free_rung()
+        while self._residency.fewer_resident_blocks():
+            blocks = self._residency.plan.resident_blocks
+            yield f"The GPU ran out of memory: only {blocks} blocks of the transformer stay on it now, which is slower."
+
+    def _decode_rungs(self) -> Iterator[str]:
+        yield from self._free_rung()
+        if self._decode_how == "gpu":
+            self._decode_how = "tiled"
+            yield "The GPU ran out of memory: clips are decoded in tiles now."
+        if self._decode_how == "tiled":
+            self._decode_how = "cpu"
+            yield "The GPU ran out of memory: clips are decoded on the CPU now, which takes minutes."
 
     @torch.inference_mode()
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
@@ -80,19 +157,32 @@ class Engine:
         return Conditioning(
             prompt=self._prompt(request.prompt),
             negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
-            picture_tokens=self._cache.get(
+            picture_tokens=self._cached(
                 f"tokens:{key}",
+                ("image_encoder",),
                 lambda: encode_picture_tokens(picture, parts.feature_extractor, parts.image_encoder),
             ),
-            start=self._cache.get(f"latent:{key}", lambda: encode_picture(parts.vae, picture)),
+            start=self._cached(f"latent:{key}", ("vae",), lambda: encode_picture(parts.vae, picture)),
         )
 
     def _prompt(self, text: str) -> PromptEmbedding:
         parts = self._parts
-        return self._cache.get(
+        return self._cached(
             f"prompt:{content_key(text)}",
+            ("text_encoder", "text_encoder_2"),
             lambda: encode_prompt(text, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2),
         )
+
+    def _cached(self, key: str, parts: Sequence[str], make: Callable[[], T]) -> T:
+        """From the cache, else made while ``parts`` are where they compute."""
+
+        def visit() -> T:
+            with ExitStack() as visits:
+                for part in parts:
+                    visits.enter_context(self._residency.visit(part))
+                return make()
+
+        return self._cache.get(key, visit)
 
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
         """See ``section_denoiser``."""
@@ -101,7 +191,11 @@ class Engine:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
-        return decode_clip(self._parts.vae, latents)
+        if self._decode_how == "cpu" and self._compute.device.type != "cpu":
+            return decode_clip(deepcopy(self._parts.vae).to("cpu", torch.float32), latents)
+        self._residency.before_decoding()
+        with self._residency.visit("vae"):
+            return decode_clip(self._parts.vae, latents, self._decode_how == "tiled")
 
     def preview(self, latents: Tensor) -> np.ndarray:
         """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""
@@ -140,7 +234,7 @@ def section_denoiser(
         compute.device,
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
     )
-    return SectionDenoiser(denoise, caches[0])
+    return SectionDenoiser(denoise, *caches)
 
 
 def _block_cache(request: Request) -> BlockCache | None:

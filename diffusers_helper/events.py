@@ -37,7 +37,7 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Event):
-    """What will come, known before any model runs."""
+    """What will come, known before any model runs. ``memory``: where the weights go, in one sentence."""
 
     event: ClassVar[str] = "plan"
     checkpoint: str
@@ -49,6 +49,7 @@ class Plan(Event):
     seconds: float
     width: int
     height: int
+    memory: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

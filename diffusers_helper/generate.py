@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from torch import Tensor
 from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
-from .engine import Conditioning, SectionDenoiser
+from .engine import Conditioning, SectionDenoiser, Stage
 from .errors import BrokenNumbers, CancelRequested, FramePackError, OutOfMemory, UnusableResumeFolder
 from .events import Cancelled, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
+from .memory_plan import MemoryPlan
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
 from .progress import Progress
@@ -39,6 +40,7 @@ from .sections.plan import SectionPlan, plan_video
 from .workfolder import SavedSection, WorkFolder, frames_in
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller size or latent window"
 
@@ -48,6 +50,8 @@ class GenerationEngine(Protocol):
 
     checkpoint: Checkpoint
 
+    def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
+    def use_less_memory(self, stage: Stage) -> str | None: ...
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning: ...
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -108,6 +112,25 @@ class Run:
         self.progress = Progress((sections - len(saved)) * self.request.steps, sections - self.first_to_decode)
         if frames := frames_in(folder.video):
             self.progress.path, self.progress.frames = folder.video, frames
+        self._to_tell: list[str] = []
+
+    def attempt(self, stage: Stage, work: Callable[[], T]) -> T:
+        """Do ``work``, again with less memory as long as it runs out and there is a way; each way is a notice."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                failure = error.with_traceback(None)  # whose frames hold what must be freed
+            message = self.engine.use_less_memory(stage)
+            if message is None:
+                raise failure
+            log.warning("%s", message)
+            self._to_tell.append(message)
+
+    def told(self) -> Iterator[Notice]:
+        """The notices since the last time."""
+        messages, self._to_tell = self._to_tell, []
+        return (Notice(message=message) for message in messages)
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""
@@ -135,11 +158,12 @@ def _to_the_end(run: Run) -> Iterator[Event]:
 
 def _road(run: Run) -> Iterator[Event]:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
-    yield _plan_event(run)
-    faults.passing("encode")
-    conditioning = run.engine.encode(run.request, run.picture)
-    for message in notices(run.request, conditioning.prompt.tokens_cut):
+    memory = run.engine.prepare(run.request, *run.picture.shape[:2])
+    yield _plan_event(run, memory)
+    conditioning = run.attempt("encode", lambda: _encode(run))
+    for message in (*memory.notices, *notices(run.request, conditioning.prompt.tokens_cut)):
         yield Notice(message=message)
+    yield from run.told()
     start = conditioning.start.sample(seeded(run.request.seed, "start picture"))
     history = empty_history(run.plan, start)
     for section in run.plan.sections:
@@ -150,9 +174,21 @@ def _road(run: Run) -> Iterator[Event]:
             run.folder.save_section(section.number, latents, run.noise)
         history = extend(history, latents, section, run.plan, start)
         if section.number >= run.first_to_decode:
-            yield _show_section(run, section, history)
+            done = _show_section(run, section, history)
+            yield from run.told()
+            yield done
     run.folder.save_latents(history)
     run.progress.path = run.video.finish()
+
+
+def _encode(run: Run) -> Conditioning:
+    faults.passing("encode")
+    return run.engine.encode(run.request, run.picture)
+
+
+def _decode(run: Run, latents: Tensor) -> Tensor:
+    faults.passing("decode")
+    return run.engine.decode(latents)
 
 
 def _sample_section(
@@ -163,13 +199,29 @@ def _sample_section(
     denoiser = run.engine.denoiser(run.request, conditioning, context)
     noise = torch.randn((*start.shape[:2], len(section.context.target), *start.shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
-    steps = run.progress.timed(sample(denoiser.denoise, noise, sigmas))
+    steps = run.progress.timed(sample(_with_retries(run, denoiser), noise, sigmas))
     for state in steps:
+        yield from run.told()
         _check_finite(state, section)
         run.progress.stepped(denoiser.last_step_computed)
         yield _step_event(run, section, state, denoiser.last_step_computed)
         yield _preview_event(run, section, state)
     return state.denoised
+
+
+def _with_retries(run: Run, denoiser: SectionDenoiser) -> Callable[[Tensor, Tensor], Tensor]:
+    """The denoiser; a step that ran out of memory begins anew, with the step caches as they were."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        restore = denoiser.state()
+
+        def step() -> Tensor:
+            restore()
+            return denoiser.denoise(x, sigma)
+
+        return run.attempt("sample", step)
+
+    return denoise
 
 
 def _restore(run: Run, section: SectionPlan) -> Tensor:
@@ -182,8 +234,8 @@ def _restore(run: Run, section: SectionPlan) -> Tensor:
 def _show_section(run: Run, section: SectionPlan, history: Tensor) -> SectionDone:
     """Decode what is new and join it to the playable video so far."""
     with run.progress.decoding():
-        faults.passing("decode")
-        clip = run.engine.decode(newest(history, section, run.plan))
+        latents = newest(history, section, run.plan)
+        clip = run.attempt("decode", lambda: _decode(run, latents))
     run.progress.path = run.video.add(section, clip)
     run.progress.frames = section.frames_after
     return SectionDone(
@@ -194,7 +246,7 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> SectionDon
     )
 
 
-def _plan_event(run: Run) -> Plan:
+def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
     height, width = run.picture.shape[:2]
     return Plan(
         checkpoint=run.folder.job.checkpoint,
@@ -206,6 +258,7 @@ def _plan_event(run: Run) -> Plan:
         seconds=round(run.plan.frames / run.request.fps, 3),
         width=width,
         height=height,
+        memory=memory.why,
     )
 
 

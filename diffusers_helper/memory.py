@@ -161,7 +161,8 @@ class DynamicSwapInstaller:
     """Weights on call: a model stays in RAM, and each of its weights is copied to the GPU whenever it is asked for.
 
     It suits models that are used seldom; nothing is copied ahead and nothing is copied back. A module of any class will
-    do, as long as it asks for its weights by name. Works without CUDA too, for other devices and for dtypes.
+    do, as long as it asks for its weights by name; a model that names its ``device`` names the one it computes on.
+    Works without CUDA too, for other devices and for dtypes.
     """
 
     @staticmethod

@@ -89,25 +89,6 @@ class PartSizes:
         return self.rest[part] * self.bytes_per_weight[part]
 
 
-FULL_SIZE = PartSizes(
-    blocks=60,
-    block_weights=9_061_806_080,
-    largest_block_weights=226_548_224,
-    modulation_weights=3_398_492_160,
-    other_weights=414_016_576,
-    width=3072,
-    vae_channels=128,
-    rest={
-        "vae": 246_478_000,
-        "text_encoder": 7_504_924_672,
-        "text_encoder_2": 123_060_480,
-        "image_encoder": 428_225_600,
-    },
-    bytes_per_weight={"transformer": 2, "vae": 2, "text_encoder": 2, "text_encoder_2": 2, "image_encoder": 2},
-)
-"""FramePack I2V and F1, 13B, on a GPU."""
-
-
 @dataclass(frozen=True)
 class Workload:
     """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels."""
@@ -160,20 +141,24 @@ class MemoryPlan:
     Attributes:
         residency: part -> where its weights are. ``gpu``: there for good. ``swapped``: in RAM, and on the GPU for
             their use; of the transformer, ``resident_blocks`` stay there while it samples. ``cpu``: computes there.
+        resident_bytes: of the blocks that stay.
         take_turns: the transformer leaves the GPU while a clip is decoded.
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
         why: one sentence for people.
+        notices: what was asked for and could not be had.
     """
 
     precision: Precision
     modulation_table: bool
     residency: Mapping[str, Residency]
     resident_blocks: int
+    resident_bytes: int
     take_turns: bool
     decode: Decode
     peak_vram_bytes: int
     peak_ram_bytes: int
     why: str
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -327,19 +312,36 @@ def _allowed(way: _Candidate, machine: Machine) -> bool:
 
 def _plan(way: _Candidate, machine: Machine) -> MemoryPlan:
     residency: dict[str, Residency] = dict.fromkeys(way.sizes.rest, "swapped" if way.on_gpu else "cpu")
-    residency["vae"] = "gpu" if way.on_gpu and way._vae_stays() else "cpu" if way.decode == "cpu" else "swapped"
+    if way.on_gpu and way._vae_stays():
+        residency["vae"] = "gpu"
     residency["transformer"] = "gpu" if way.stays else "swapped" if way.on_gpu else "cpu"
     return MemoryPlan(
         precision=way.precision,
         modulation_table=way.wishes.modulation_table,
         residency=residency,
         resident_blocks=way.resident_blocks,
+        resident_bytes=way.resident_bytes(),
         take_turns=way.take_turns,
         decode=way.decode,
         peak_vram_bytes=way.vram(),
         peak_ram_bytes=way.ram(),
         why=_why(way, machine),
+        notices=tuple(_notices(way, machine)),
     )
+
+
+def _notices(way: _Candidate, machine: Machine) -> Iterator[str]:
+    preserved = way.wishes.preserved_bytes
+    if not way.on_gpu:
+        if preserved != Wishes.preserved_bytes:
+            yield "Preserved GPU memory has no effect here: there is no GPU."
+    elif way.precision in STAY_ON_GPU and machine.vram_free - way.vram() < preserved - way.activation_bytes():
+        yield "Less GPU memory is preserved than was asked for: weights packed by bitsandbytes cannot leave it."
+    elif preserved > machine.vram_total:
+        yield (
+            f"{preserved / GB:.0f} GB of preserved GPU memory are more than the {machine.vram_total / GB:.1f} GB that "
+            "the GPU has: no block of the transformer stays on it, which is slower."
+        )
 
 
 def _why(way: _Candidate, machine: Machine) -> str:

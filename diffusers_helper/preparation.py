@@ -72,7 +72,5 @@ def notices(request: Request, prompt_tokens_cut: int) -> Iterator[str]:
         yield f"The prompt is too long for the model: its last {prompt_tokens_cut} tokens are left out."
     if request.latent_window != TRAINED_WINDOW:
         yield f"The models are trained with a latent window of {TRAINED_WINDOW}, not {request.latent_window}."
-    if request.preserved_memory_gb != Request.model_fields["preserved_memory_gb"].default:
-        yield "Preserved GPU memory has no effect yet: all parts are held on one device."
     if request.mp4_crf == 0:
         yield "mp4 crf 0 is lossless; many players show such files black. 1 looks the same and plays."

@@ -50,7 +50,7 @@ class Request(BaseModel):
         None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$", description="WIDTHxHEIGHT; by default fits the picture"
     )
     fps: Literal[30] = 30
-    preserved_memory_gb: float = Field(6.0, ge=6, le=128, description="GPU memory left free for other programs")
+    preserved_memory_gb: float = Field(6.0, ge=6, le=128, description="GPU memory that the weights leave free")
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:

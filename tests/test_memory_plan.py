@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory_plan import (
-    FULL_SIZE,
     GB,
     STAY_ON_GPU,
     Machine,
@@ -21,6 +20,7 @@ from diffusers_helper.memory_plan import (
     _Candidate,
     plan_memory,
 )
+from diffusers_helper.models.sizes import FULL_SIZE
 
 GIB = 2**30
 USUAL = Workload.of(640, 608)
@@ -184,3 +184,10 @@ def test_it_explains_itself() -> None:
     assert "GB free VRAM" in made.why
     assert "GB free RAM" in made.why
     assert "all on the CPU" in plan(machine(0, 160), IN_FLOAT32).why
+
+
+def test_what_could_not_be_had_is_said() -> None:
+    assert plan(machine(12, 64)).notices == ()
+    assert "there is no GPU" in plan(machine(0, 160), IN_FLOAT32, preserved_bytes=8 * GB).notices[0]
+    assert "128 GB of preserved GPU memory" in plan(machine(12, 64), preserved_bytes=128 * GB).notices[0]
+    assert "cannot leave" in plan(machine(12, 64), precision="bnb4", preserved_bytes=11 * GB).notices[0]

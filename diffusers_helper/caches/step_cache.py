@@ -10,6 +10,7 @@ Shapes: B batch, N tokens of the packed image stream, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Protocol
 
 from torch import Tensor
@@ -57,6 +58,17 @@ class BlockCache:
         output = blocks()
         self._residual = output - tokens
         return output
+
+    def state(self) -> Callable[[], None]:
+        """What it knows now; calling the result brings that back."""
+        computed, policy = list(self.computed), copy(self._policy)
+        modulated, residual = self._modulated, self._residual
+
+        def restore() -> None:
+            self.computed, self._policy = list(computed), copy(policy)
+            self._modulated, self._residual = modulated, residual
+
+        return restore
 
 
 def relative_l1(current: Tensor, previous: Tensor) -> float:

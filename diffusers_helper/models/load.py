@@ -1,4 +1,4 @@
-"""Loading the parts of a checkpoint, each in its dtype, on its device. Local files only."""
+"""Loading the parts of a checkpoint, each in its dtype, into RAM. Local files only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, ModelMixin
 from diffusers.utils import logging as diffusers_logging
@@ -25,8 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..errors import OutOfMemory, UnusableCheckpoint
-from .table import WEIGHTS_PARTS, Checkpoint
+from ..errors import UnusableCheckpoint
+from .table import Checkpoint
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -72,19 +71,26 @@ class Parts:
     feature_extractor: SiglipImageProcessorPil
 
 
-def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
-    """Load every part.
+def load_parts(
+    checkpoint: Checkpoint,
+    compute: Compute,
+    settle: Callable[[FramePackTransformer], object] = lambda transformer: None,
+) -> Parts:
+    """Load every part into RAM.
+
+    Args:
+        settle: called with the transformer before any other part is loaded, so that it may leave the RAM.
 
     Raises:
-        OutOfMemory: the parts do not fit together; found out before anything is loaded.
         UnusableCheckpoint: a file is damaged or is not what its part needs.
     """
-    _check_memory(checkpoint, compute)
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-    load = partial(_load, checkpoint, compute)
+    load = partial(_load, checkpoint)
+    transformer = load("transformer", FramePackTransformer, compute.transformer_dtype)
+    settle(transformer)
     return Parts(
-        transformer=load("transformer", FramePackTransformer, compute.transformer_dtype),
+        transformer=transformer,
         vae=load("vae", AutoencoderKLHunyuanVideo, compute.vae_dtype),
         text_encoder=load("text_encoder", LlamaModel, compute.encoder_dtype),
         tokenizer=_read(checkpoint, "tokenizer", AutoTokenizer.from_pretrained),
@@ -95,40 +101,12 @@ def load_parts(checkpoint: Checkpoint, compute: Compute) -> Parts:
     )
 
 
-def _check_memory(checkpoint: Checkpoint, compute: Compute) -> None:
-    """All parts are held on one device at once; weights on disk have 16 bits."""
-    dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
-    needed = sum(
-        file.stat().st_size * dtypes.get(part, compute.encoder_dtype).itemsize / 2
-        for part in WEIGHTS_PARTS
-        for file in checkpoint.folders[part].glob("*.safetensors")
-    )
-    free = free_memory_bytes(compute.device)
-    if needed > free:
-        raise OutOfMemory(
-            f"checkpoint {checkpoint.name} needs {needed / 1e9:.1f} GB of memory on {compute.device} for its weights "
-            f"alone; {free / 1e9:.1f} GB are free. `--checkpoint pocket` fits everywhere."
-        )
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    """What a device has free now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
-def _load(checkpoint: Checkpoint, compute: Compute, part: str, kind: Any, dtype: torch.dtype) -> Any:
+def _load(checkpoint: Checkpoint, part: str, kind: Any, dtype: torch.dtype) -> Any:
     """One model, in evaluation mode, every weight found and finite in shape."""
     read = partial(kind.from_pretrained, use_safetensors=True, output_loading_info=True, **_dtype_argument(kind, dtype))
     model, info = _read(checkpoint, part, read)
     _check_complete(checkpoint.folders[part], info)
-    try:
-        return model.to(compute.device).eval().requires_grad_(False)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"the {part} of {checkpoint.name} does not fit into the memory of {compute.device}"
-        ) from error
+    return model.eval().requires_grad_(False)
 
 
 def _dtype_argument(kind: type[nn.Module], dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -37,8 +37,12 @@ def encode_picture(vae: AutoencoderKLHunyuanVideo, pixels: np.ndarray) -> Latent
     return LatentPosterior(posterior.mean.float().cpu() * scale, posterior.std.float().cpu() * scale)
 
 
-def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor) -> Tensor:
-    """[B, C, T, H, W] latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU."""
+def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tiled: bool = False) -> Tensor:
+    """[B, C, T, H, W] latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
+
+    ``tiled`` decodes squares of 256 pixels that overlap: slower, slightly other pixels, little memory.
+    """
+    vae.use_tiling = tiled
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
     return vae.decode(unscaled, return_dict=False)[0].to("cpu", PIXEL_DTYPE)
 

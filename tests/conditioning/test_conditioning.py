@@ -15,9 +15,11 @@ from diffusers_helper.conditioning import cache as caching
 from diffusers_helper.conditioning.picture import encode_picture_tokens
 from diffusers_helper.conditioning.prompt import TEMPLATE, encode_prompt, template_length
 from diffusers_helper.engine import Engine
+from diffusers_helper.memory_plan import Wishes
 from diffusers_helper.models.load import Compute, Parts, load_parts
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
+from diffusers_helper.residency import Planner
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
 PROMPTS = ["the camera pans left", "", "a {curly} 'quoted' prompt\nof two lines", "カメラが左にパンする 🎥", "يسار"]
@@ -32,6 +34,11 @@ def parts(pocket: Path) -> Parts:
 def pipeline(pocket: Path) -> Any:
     diffusers_logging.disable_progress_bar()
     return HunyuanVideoFramepackPipeline.from_pretrained(pocket, torch_dtype=torch.float32)
+
+
+def make_engine(pocket: Path, parts: Parts) -> Engine:
+    checkpoint = find_checkpoint("pocket", pocket)
+    return Engine(checkpoint, FLOAT32, parts, Planner(checkpoint, FLOAT32, Wishes()))
 
 
 def encode(prompt: str, parts: Parts) -> Any:
@@ -74,7 +81,7 @@ def test_the_picture_is_seen_as_bytes_resized_bicubically(parts: Parts) -> None:
 
 
 def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(find_checkpoint("pocket", pocket), FLOAT32, parts)
+    engine = make_engine(pocket, parts)
     calls: list[str] = []
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):
         getattr(parts, name).register_forward_hook(lambda *_, name=name: calls.append(name))
@@ -89,7 +96,7 @@ def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytes
 
 
 def test_the_negative_prompt_is_encoded_only_for_real_cfg(parts: Parts, pocket: Path) -> None:
-    engine = Engine(find_checkpoint("pocket", pocket), FLOAT32, parts)
+    engine = make_engine(pocket, parts)
     pixels = np.zeros((128, 128, 3), dtype=np.uint8)
     assert engine.encode(Request.parse({"picture": "p", "negative_prompt": "b"}), pixels).negative is None
     assert engine.encode(Request.parse({"picture": "p", "real_cfg": 1.5}), pixels).negative is not None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.memory_plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
@@ -37,6 +38,13 @@ class PackEngine:
         self.decoded: list[Tensor] = []
         self.contexts: list[Context] = []
         self._values = pack.tensors(name)
+
+    def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
+        residency = dict.fromkeys(("transformer", "vae"), "cpu")
+        return MemoryPlan("as_is", False, residency, 0, 0, False, "cpu", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
+
+    def use_less_memory(self, stage: str) -> str | None:
+        return None
 
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
         start = self._values["in.start_latent"]

@@ -1,0 +1,92 @@
+"""How many weights every part of a checkpoint has, read from the headers of its files. No tensors here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnusableCheckpoint
+from ..memory_plan import PartSizes
+from .table import WEIGHTS_PARTS, Checkpoint
+
+BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")
+MODULATION = re.compile(r"\.norm(1|1_context)?\.linear\.")
+HEADER_BYTES_MAX = 100 * 2**20
+
+FULL_SIZE = PartSizes(
+    blocks=60,
+    block_weights=9_061_806_080,
+    largest_block_weights=226_548_224,
+    modulation_weights=3_398_492_160,
+    other_weights=414_016_576,
+    width=3072,
+    vae_channels=128,
+    rest={
+        "vae": 246_478_000,
+        "text_encoder": 7_504_924_672,
+        "text_encoder_2": 123_060_480,
+        "image_encoder": 428_225_600,
+    },
+    bytes_per_weight={"transformer": 2, "vae": 2, "text_encoder": 2, "text_encoder_2": 2, "image_encoder": 2},
+)
+"""FramePack I2V and F1, 13B, on a GPU."""
+
+
+def part_sizes(checkpoint: Checkpoint, bytes_per_weight: Mapping[str, int]) -> PartSizes:
+    """The sizes of a checkpoint's parts; ``bytes_per_weight``: part -> bytes, in memory.
+
+    Raises:
+        UnusableCheckpoint: a header or a config cannot be read.
+    """
+    weights = {part: dict(_weights(part, checkpoint.folders[part])) for part in WEIGHTS_PARTS}
+    blocks: dict[str, int] = {}
+    modulation = 0
+    for name, count in weights["transformer"].items():
+        block = BLOCK.match(name)
+        if block and MODULATION.search(name):
+            modulation += count
+        elif block:
+            blocks[block[0]] = blocks.get(block[0], 0) + count
+    config = _config(checkpoint, "transformer")
+    return PartSizes(
+        blocks=len(blocks),
+        block_weights=sum(blocks.values()),
+        largest_block_weights=max(blocks.values(), default=0),
+        modulation_weights=modulation,
+        other_weights=sum(weights["transformer"].values()) - sum(blocks.values()) - modulation,
+        width=int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128)),
+        vae_channels=int(_config(checkpoint, "vae").get("block_out_channels", [128])[0]),
+        rest={part: sum(weights[part].values()) for part in WEIGHTS_PARTS if part != "transformer"},
+        bytes_per_weight=bytes_per_weight,
+    )
+
+
+def _weights(part: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of weights of every tensor in a part's files."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            header = _header(file)
+            yield from ((name, math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. Fetch its files again.") from None
+
+
+def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 0 < size <= HEADER_BYTES_MAX:
+            raise ValueError(f"{file.name} is not a safetensors file")
+        header: dict[str, dict[str, list[int]]] = json.loads(stream.read(size))
+    return header
+
+
+def _config(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+    file = checkpoint.folders[part] / "config.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UnusableCheckpoint(f"{file} is damaged: {error}. Fetch it again.") from None

@@ -1,0 +1,158 @@
+"""Carries out memory plans: brings each part to the device that needs it, and away again.
+
+All parts but the transformer live in RAM. The device gets a copy for as long as it is needed, and nothing is copied
+back. The transformer stays on the device, or its blocks pass through it (see swap.py). Where the plan says ``cpu``,
+nothing moves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import torch
+
+from .memory import DynamicSwapInstaller, Loan, free_unused, load_model_chunked
+from .memory_plan import Machine, MemoryPlan, Wishes, Workload, plan_memory
+from .models.load import Compute, Parts
+from .models.sizes import part_sizes
+from .models.table import WEIGHTS_PARTS, Checkpoint
+from .request import Request
+from .swap import BlockSwap
+from .transport import Transport, best_transport
+
+log = logging.getLogger(__name__)
+
+ROOM_TO_WORK_BYTES = 10**9
+"""What an encoder needs on the device besides its weights."""
+
+
+class Planner:
+    """The memory plans for one checkpoint on this machine.
+
+    Attributes:
+        plan: for the largest size; by it the parts are loaded.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes) -> None:
+        """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
+        dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
+        sizes = {part: dtypes.get(part, compute.encoder_dtype).itemsize for part in WEIGHTS_PARTS}
+        self._device, self._wishes = compute.device, wishes
+        self._sizes = part_sizes(checkpoint, sizes)
+        self._machine = look(compute.device)
+        height, width = max(checkpoint.buckets, key=lambda size: size[0] * size[1])
+        self.plan = plan_memory(self._machine, self._sizes, Workload.of(height, width), wishes)
+
+    def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
+        """The plan for one video, with what the device has free now. The numbers of the weights are chosen already.
+
+        Raises OutOfMemory when it cannot be made.
+        """
+        machine = replace(self._machine, vram_free=_vram_free(self._device))
+        wishes = replace(
+            self._wishes, precision=self.plan.precision, preserved_bytes=int(request.preserved_memory_gb * 1e9)
+        )
+        workload = Workload.of(height, width, request.latent_window, request.steps)
+        return plan_memory(machine, self._sizes, workload, wishes)
+
+
+def look(device: torch.device) -> Machine:
+    """What this machine has."""
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
+    ram = psutil.virtual_memory()
+    return Machine(total, _vram_free(device), ram.total, ram.available)
+
+
+def _vram_free(device: torch.device) -> int:
+    """What is free, and what this process holds and can give back."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+
+
+class Residency:
+    """Who is on the device when."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        device: torch.device,
+        plan: MemoryPlan,
+        make_transport: Callable[[torch.device], Transport] = best_transport,
+    ) -> None:
+        self._parts, self._device, self._make_transport = parts, device, make_transport
+        self._loans = {part: Loan(getattr(parts, part)) for part in WEIGHTS_PARTS if part != "transformer"}
+        self._swap: BlockSwap | None = None
+        self.plan = plan
+        self.follow(plan)
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """From now on, go by ``plan``."""
+        before, self.plan = self.plan, plan
+        if plan.residency["transformer"] == "gpu" and self._swap is None:
+            load_model_chunked(self._parts.transformer, self._device)
+        elif plan.residency["transformer"] == "swapped" and self._swap is None:
+            self._swap = self._parts.transformer.swap_blocks(self._make_transport(self._device), plan.resident_bytes)
+        elif self._swap is not None and plan.resident_bytes != before.resident_bytes:
+            self._swap.limit(plan.resident_bytes)
+
+    @contextmanager
+    def visit(self, part: str) -> Iterator[None]:
+        """A part is on the device while this lasts; where it does not fit, its weights come as they are used."""
+        loan = self._loans[part]
+        if self.plan.residency[part] == "cpu" or loan.away:
+            yield
+            return
+        on_call = not self._make_room(loan.model)
+        if on_call:
+            log.info("%s does not fit onto %s: its weights come as they are used", part, self._device)
+            DynamicSwapInstaller.install_model(loan.model, device=self._device)
+        else:
+            loan.go(self._device)
+        try:
+            yield
+        finally:
+            if on_call:
+                DynamicSwapInstaller.uninstall_model(loan.model)
+            elif self.plan.residency[part] != "gpu":
+                loan.leave()
+
+    def _make_room(self, model: torch.nn.Module) -> bool:
+        """Whether ``model`` fits onto the device, after the others have left if they must."""
+        needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + ROOM_TO_WORK_BYTES
+        if self._device.type != "cuda" or _unused_vram(self._device) >= needed:
+            return True
+        self.clear()
+        return _unused_vram(self._device) >= needed
+
+    def clear(self) -> None:
+        """Let everything leave the device that can; it comes back when it is needed."""
+        for loan in self._loans.values():
+            loan.leave()
+        if self._swap is not None:
+            self._swap.rest()
+        free_unused()
+
+    def before_decoding(self) -> None:
+        """Where parts take turns, it is not the transformer's."""
+        if self.plan.take_turns and self._swap is not None:
+            self._swap.rest()
+
+    def fewer_resident_blocks(self) -> bool:
+        """Halve what stays on the device while sampling; False when nothing stays already."""
+        if self._swap is None or not self.plan.resident_bytes:
+            return False
+        blocks = self.plan.resident_blocks // 2
+        held = self.plan.resident_bytes // 2 if blocks else 0
+        self.follow(replace(self.plan, resident_blocks=blocks, resident_bytes=held))
+        return True
+
+
+def _unused_vram(device: torch.device) -> int:
+    """Free for the driver, or held by PyTorch and unused."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held

@@ -1,0 +1,222 @@
+"""Plans carried out on the CPU as if it were a device of its own: whatever moves, the video is the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_helper import residency
+from diffusers_helper.engine import AS_IT_IS, Engine
+from diffusers_helper.errors import OutOfMemory, UnusableCheckpoint
+from diffusers_helper.events import Event, Failed, Finished, Notice, Plan
+from diffusers_helper.generate import generate
+from diffusers_helper.media.video import read_frames
+from diffusers_helper.memory_plan import GB, Machine, MemoryPlan, Residency
+from diffusers_helper.models.load import Compute, load_parts
+from diffusers_helper.models.sizes import FULL_SIZE, part_sizes
+from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint, find_checkpoint
+from diffusers_helper.request import Request
+from diffusers_helper.residency import Planner
+
+from .parity.engine import PackEngine
+
+FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
+REQUEST = {"prompt": "the camera pans left", "seconds": 1.0, "steps": 2, "teacache": False}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pocket: Path) -> Checkpoint:
+    return find_checkpoint("pocket", pocket)
+
+
+def engine(checkpoint: Checkpoint, change: Callable[[MemoryPlan], MemoryPlan]) -> Engine:
+    """The pocket, following a changed plan in every video."""
+
+    class Changed(Planner):
+        def for_job(self, *arguments: Any) -> MemoryPlan:
+            return change(super().for_job(*arguments))
+
+    planner = Changed(checkpoint, FLOAT32, AS_IT_IS)
+    planner.plan = change(planner.plan)
+    return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
+
+
+def moving(transformer: Residency, vae: Residency, **fields: Any) -> Callable[[MemoryPlan], MemoryPlan]:
+    """A plan by which parts move, as on a GPU."""
+    residency: dict[str, Residency] = dict.fromkeys(WEIGHTS_PARTS, "swapped")
+    return lambda plan: replace(plan, residency={**residency, "transformer": transformer, "vae": vae}, **fields)
+
+
+def video(made: Engine, photograph: Path, folder: Path) -> tuple[np.ndarray, list[Event]]:
+    size = made.checkpoint.buckets[0]
+    request = Request.parse({"picture": str(photograph), "size": f"{size[1]}x{size[0]}", "kind": "f1", **REQUEST})
+    events = list(generate(request, made, folder))
+    assert isinstance(events[-1], Finished), events[-1]
+    return read_frames(Path(events[-1].path or "")), events
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoint: Checkpoint, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    return video(engine(checkpoint, lambda plan: plan), photograph, tmp_path_factory.mktemp("plain"))[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(moving("gpu", "gpu"), id="all stay"),
+        pytest.param(moving("swapped", "gpu", resident_blocks=0, resident_bytes=0), id="all blocks pass through"),
+        pytest.param(
+            moving("swapped", "swapped", resident_blocks=3, resident_bytes=2**24, take_turns=True), id="turns"
+        ),
+    ],
+)
+def test_the_video_is_the_same_wherever_the_weights_are(
+    change: Callable[[MemoryPlan], MemoryPlan],
+    checkpoint: Checkpoint,
+    photograph: Path,
+    plain: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    frames, events = video(engine(checkpoint, change), photograph, tmp_path)
+    assert np.array_equal(frames, plain)
+    (said,) = [event for event in events if isinstance(event, Plan)]
+    assert "GB free RAM" in said.memory
+
+
+def test_encoders_leave_after_use_and_weights_come_on_call_where_they_do_not_fit(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(checkpoint, moving("swapped", "gpu"))
+    house = made._residency
+    with house.visit("text_encoder"):
+        assert house._loans["text_encoder"].away
+    assert not house._loans["text_encoder"].away
+    with house.visit("vae"):
+        pass
+    assert house._loans["vae"].away, "it stays for the next clip"
+    monkeypatch.setattr(house, "_make_room", lambda model: False)
+    encoder = house._loans["text_encoder"].model
+    with house.visit("text_encoder"):
+        assert "DynamicSwap" in type(encoder).__name__
+        assert encoder.device == torch.device("cpu")
+    assert "DynamicSwap" not in type(encoder).__name__
+    house.clear()
+    assert not house._loans["vae"].away
+
+
+def test_sizes_are_those_of_the_loaded_parts(checkpoint: Checkpoint) -> None:
+    parts, sizes = load_parts(checkpoint, FLOAT32), part_sizes(checkpoint, dict.fromkeys(WEIGHTS_PARTS, 4))
+    count = sizes.block_weights + sizes.modulation_weights + sizes.other_weights
+    assert count == sum(weights.numel() for weights in parts.transformer.parameters())
+    assert sizes.rest["vae"] == sum(weights.numel() for weights in parts.vae.parameters())
+    assert (sizes.blocks, sizes.width, sizes.vae_channels) == (8, 192, 16)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"<!DOCTYPE html>" * 99, b"\x02\0\0\0\0\0\0\0[]"])
+def test_damaged_headers_are_named(damage: bytes, pocket: Path, tmp_path: Path) -> None:
+    pocket_copy = Path(shutil.copytree(pocket, tmp_path / "copy"))
+    next((pocket_copy / "vae").glob("*.safetensors")).write_bytes(damage)
+    with pytest.raises(UnusableCheckpoint, match=r"the vae in .* is damaged"):
+        part_sizes(find_checkpoint(str(pocket_copy), tmp_path), dict.fromkeys(WEIGHTS_PARTS, 4))
+
+
+def test_a_checkpoint_that_cannot_fit_is_refused_before_loading(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 13B checkpoint on a 32 GB machine of which half is in use."""
+    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB))
+    monkeypatch.setattr(residency, "part_sizes", lambda checkpoint, sizes: FULL_SIZE)
+    with pytest.raises(OutOfMemory, match=r"GB of RAM \(17\.0 GB are free\)"):
+        Engine.load(checkpoint)
+
+
+class Short(PackEngine):
+    """An engine that runs out of memory at one stage, until it has been told often enough to use less."""
+
+    def __init__(self, stage: str, rungs: int, needed: int) -> None:
+        super().__init__("run_i2v")
+        self.stage, self.rungs, self.needed, self.taken = stage, rungs, needed, 0
+
+    def use_less_memory(self, stage: str) -> str | None:
+        assert stage == self.stage
+        self.taken += 1
+        return f"rung {self.taken}" if self.taken <= self.rungs else None
+
+    def _work(self, stage: str) -> None:
+        if stage == self.stage and self.taken < self.needed:
+            raise torch.OutOfMemoryError("full")
+
+    def encode(self, *arguments: Any) -> Any:
+        self._work("encode")
+        return super().encode(*arguments)
+
+    def decode(self, *arguments: Any) -> Any:
+        self._work("decode")
+        return super().decode(*arguments)
+
+    def denoiser(self, *arguments: Any) -> Any:
+        made = super().denoiser(*arguments)
+        transformer, calls = made.denoise._transformer, iter(range(100))
+
+        def short(**inputs: Any) -> Any:
+            """Runs out in the middle of the third step, when the step cache has decided already."""
+            velocity = transformer(**inputs)
+            if next(calls) >= 2:
+                self._work("sample")
+            return velocity
+
+        made.denoise._transformer = short
+        return made
+
+
+def pack_request(photograph: Path) -> Request:
+    return Request.parse({"picture": str(photograph), "seconds": 1.0, "steps": 6, "prompt": "-"})
+
+
+@pytest.mark.parametrize("stage", ["encode", "sample", "decode"])
+def test_each_rung_is_told_and_the_video_is_the_same(stage: str, photograph: Path, tmp_path: Path) -> None:
+    request = pack_request(photograph)
+    unbroken = list(generate(request, PackEngine("run_i2v"), tmp_path / "a"))
+    events = list(generate(request, Short(stage, rungs=3, needed=2), tmp_path / "b"))
+    assert [event.message for event in events if isinstance(event, Notice)][-2:] == ["rung 1", "rung 2"]
+    ends = unbroken[-1], events[-1]
+    assert all(isinstance(end, Finished) for end in ends)
+    first, second = (read_frames(Path(end.path or "")) for end in ends if isinstance(end, Finished))
+    assert np.array_equal(first, second)
+
+
+def test_at_the_end_of_the_ladder_the_video_fails_with_a_remedy(photograph: Path, tmp_path: Path) -> None:
+    last = list(generate(pack_request(photograph), Short("decode", rungs=1, needed=3), tmp_path))[-1]
+    assert isinstance(last, Failed)
+    assert "ran out of memory; close other programs" in last.error
+
+
+def test_the_ladder_frees_then_decodes_in_tiles_then_on_the_cpu(checkpoint: Checkpoint) -> None:
+    made = engine(checkpoint, moving("swapped", "gpu", decode="gpu"))
+    said = []
+    while message := made.use_less_memory("decode"):
+        said.append(message)
+    assert [words in message for words, message in zip(("freed", "in tiles", "on the CPU"), said, strict=True)]
+
+
+def test_the_ladder_of_sampling_keeps_fewer_and_fewer_blocks(checkpoint: Checkpoint) -> None:
+    made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=4, resident_bytes=2**24))
+    said = []
+    while message := made.use_less_memory("sample"):
+        said.append(message)
+    assert ["freed" in said[0], *(f"only {blocks} blocks" in said[index] for index, blocks in ((1, 2), (2, 1), (3, 0)))]
+    assert len(said) == 4
+
+
+def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> None:
+    made = engine(checkpoint, lambda plan: plan)
+    for stage in ("encode", "sample", "decode"):
+        assert "freed" in (made.use_less_memory(stage) or "")  # type: ignore[arg-type]
+        assert made.use_less_memory(stage) is None  # type: ignore[arg-type]
