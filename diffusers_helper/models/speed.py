@@ -11,7 +11,7 @@ from .transformer import FramePackTransformer
 
 
 def quicken(
-    transformer: FramePackTransformer, chosen: Settings, device: torch.device, dtype: torch.dtype
+    transformer: FramePackTransformer, device: torch.device, dtype: torch.dtype, chosen: Settings
 ) -> tuple[str, ...]:
     """Do what the settings ask for; what is not done, and why, is returned for the user.
 
