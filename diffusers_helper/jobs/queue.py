@@ -161,9 +161,9 @@ class JobQueue:
         with self._changed:
             job = self.job(job_id)
             if job.state == "queued":
-                if keep == "nothing":
-                    job = self._without_results(job)
                 self._write(self._ended(job, "cancelled"))
+                if keep == "nothing":
+                    self._write(self._without_results(self.job(job_id)))
             elif job.state == "running":
                 self._write(replace(job, stop=keep))
             else:
@@ -175,9 +175,9 @@ class JobQueue:
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
         with self._changed:
             job = self._stopped(job_id)
+            self._write(replace(job, progress=JobProgress(), **self._again()))
             if job.progress.folder:
                 to_trash(self.output_dir, [Path(job.progress.folder)])
-            self._write(replace(job, progress=JobProgress(), **self._again()))
             return self.job(job_id)
 
     def go_on(self, job_id: int) -> Job:
@@ -201,9 +201,9 @@ class JobQueue:
         """Forget a job. A finished video stays where it is; unfinished work is deleted."""
         with self._changed:
             job = self._not_running(job_id)
+            self._forget(job)
             if job.progress.folder:
                 self._without_results(job)
-            self._forget(job)
 
     def trash(self, job_id: int) -> None:
         """Forget a job and move its video and picture to the folder ``trash``. Raises OutputFailed."""

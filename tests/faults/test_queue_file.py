@@ -94,6 +94,27 @@ def test_a_file_that_is_locked_meanwhile(outputs: Path, request_: Request) -> No
     assert states_after_a_restart(queue) == ["done", "done"]
 
 
+def test_a_command_that_is_refused_costs_no_work(outputs: Path, request_: Request) -> None:
+    queue = JobQueue(outputs)
+    hold = Hold(lambda event: isinstance(event, SectionDone))
+    stopped, again = queue.add(request_), queue.add(request_)
+    with working(queue, ScriptedExecutor(outputs, hold)):
+        assert hold.reached.wait(5)
+        queue.cancel(stopped.id, "now")
+        queue.pause()
+        hold.go.set()
+        ended(queue, stopped.id)
+    with locked(outputs):
+        for command in (queue.retry, queue.remove):
+            with pytest.raises(QueueUnavailable, match="database is locked"):
+                command(stopped.id)
+            assert queue.job(stopped.id).can_go_on, command
+        with pytest.raises(QueueUnavailable):
+            queue.cancel(again.id, "nothing")
+    assert queue.job(again.id).state == "queued"
+    queue.close()
+
+
 def test_a_file_that_turns_read_only_meanwhile(outputs: Path, request_: Request) -> None:
     queue = JobQueue(outputs)
     hold = Hold(lambda event: isinstance(event, Step))
