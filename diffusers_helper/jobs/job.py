@@ -57,6 +57,10 @@ class JobProgress:
     steps_computed: int = 0
     steps_reused: int = 0
 
+    def to_go_on_with(self) -> JobProgress:
+        """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
+        return replace(self, section=0, step=0, computed=(), seconds_left=None, notices=(), error=None)
+
     @property
     def phase(self) -> Phase:
         """What a running job is at."""

@@ -186,7 +186,7 @@ class JobQueue:
             job = self._stopped(job_id)
             if not job.can_go_on:
                 raise InvalidCommand(f"job {job_id} has no unfinished video to go on with; retry it instead")
-            self._write(replace(job, **self._again()))
+            self._write(replace(job, progress=job.progress.to_go_on_with(), **self._again()))
             return self.job(job_id)
 
     def retry_failed(self) -> int:

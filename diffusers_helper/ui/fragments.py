@@ -148,7 +148,8 @@ def buttons(job: Job, texts: Texts) -> str:
         hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
         offered.append(_act(job, "go-on", texts("job.go_on"), hint))
     if job.state in ("failed", "cancelled", "interrupted"):
-        offered.append(_act(job, "retry", texts("job.retry"), ""))
+        sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
+        offered.append(_act(job, "retry", texts("job.retry"), "", sure))
     if told.video:
         address = f"media/{job.id}/video.mp4?v={told.frames}"
         words = say(texts, "job.save_video")

@@ -196,6 +196,16 @@ def test_going_on_keeps_the_folder_and_retrying_begins_anew(queue: JobQueue, pic
     assert (queue.output_dir / "trash" / "two" / "video.mp4").is_file()
 
 
+def test_a_job_that_is_to_go_on_tells_what_it_has_and_no_old_troubles(queue: JobQueue, picture: Path) -> None:
+    add(queue, picture, "a")
+    failed = run_to_failure(queue, queue.output_dir / "day" / "one")
+    assert failed.snapshot()["error"] == "it broke"
+    shown = queue.go_on(failed.id).snapshot()
+    assert (shown["state"], shown["error"], shown["section"], shown["frames"]) == ("queued", None, 0, 37)
+    assert queue.claim() == queue.job(failed.id)
+    assert queue.job(failed.id).progress.sections_done == 1
+
+
 def test_without_a_folder_there_is_nothing_to_go_on_with(queue: JobQueue, picture: Path) -> None:
     add(queue, picture, "a")
     failed = run_to_failure(queue)

@@ -143,6 +143,8 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     unfinished = make_job("interrupted", told={"folder": str(tmp_path)})
     assert list(acts(fragments.buttons(unfinished, EN))) == ["go-on", "retry"]
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
+    assert "trash" in acts(fragments.buttons(unfinished, EN))["retry"]["data-confirm"]
+    assert "data-confirm" not in acts(fragments.buttons(make_job("failed"), EN))["retry"]
     assert list(acts(fragments.buttons(make_job("failed"), EN))) == ["retry"]
     assert acts(fragments.buttons(make_job("done"), EN)) == {}
 
