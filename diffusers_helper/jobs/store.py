@@ -82,7 +82,7 @@ class JobStore:
         if (fault := run("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise DamagedQueue(fault)
         run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = NORMAL")
+        run("PRAGMA synchronous = FULL")  # a command that was taken outlives a power cut
         run("PRAGMA foreign_keys = ON")
         if empty:
             self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")

@@ -47,6 +47,11 @@ def test_everything_is_there_again(file: Path) -> None:
     assert (prompts(queue), queue.notices) == (["a", "b"], ())
 
 
+def test_what_is_written_outlives_a_power_cut(file: Path) -> None:
+    (level,) = reopened(file)._store._connection.execute("PRAGMA synchronous").fetchone()
+    assert level == 2, "FULL: WAL with less syncs only now and then"
+
+
 def overwrite_pages(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
