@@ -20,6 +20,7 @@ class Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.headers: Mapping[str, str] = {}
 
     async def ask(self, path: str, message: bytes | None = None) -> tuple[int, bytes]:
         """Status and body of a GET, or a POST of JSON; asked once more, as browsers do, where the server had closed."""
@@ -35,6 +36,7 @@ class Connection:
         reader, writer = self._streams
         writer.write(_head("GET" if message is None else "POST", path, self._port, message) + (message or b""))
         status, headers = await _read_head(reader)
+        self.headers = headers
         body = await _read_body(reader, headers) if status not in (204, 304) else b""
         if headers.get("connection") == "close":
             writer.close()
@@ -65,11 +67,12 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
 
 
 class LiveClient:
-    """Asks for the live parts each second, and for what they show anew."""
+    """Asks for the live parts when the server says so, as the page's script does, and for what they show anew."""
 
     def __init__(self, port: int, number: int) -> None:
-        self._connection = Connection(port)
+        self._connection, self._name = Connection(port), f"client{number}"
         self._seen, self._known = "", set[str]()
+        self._pause = PERIOD_SECONDS
 
     async def look_on(self, delay_seconds: float, waits: list[float]) -> None:
         """Until cancelled."""
@@ -78,10 +81,11 @@ class LiveClient:
             began = time.perf_counter()
             await self._look()
             waits.append(time.perf_counter() - began)
-            await asyncio.sleep(max(PERIOD_SECONDS - waits[-1], 0))
+            await asyncio.sleep(self._pause)
 
     async def _look(self) -> None:
-        status, body = await self._connection.ask(f"/live?language=en&seen={self._seen}")
+        status, body = await self._connection.ask(f"/live?language=en&seen={self._seen}&page={self._name}")
+        self._pause = float(self._connection.headers["ask-again"])
         if status == 204:
             return
         if status != 200:

@@ -29,6 +29,7 @@ from ..media.pictures import media_type
 from . import fragments, fragments_queue
 from .desk import Desk
 from .fragments_queue import Wish
+from .pace import ASK_AGAIN, Pace
 from .texts import LANGUAGES, Texts
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -39,6 +40,8 @@ REFRESH_SECONDS = 5.0
 
 SHARED_SECONDS = 0.2
 """How old an answer may be in any case: quick steps are not drawn anew for every page that looks on."""
+
+PAGE_NAME_CHARACTERS = 40
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -83,9 +86,10 @@ class LiveAnswers:
         self._desk, self._render = desk, render
         self._rendering = threading.Lock()
         self._kept: dict[tuple[str, Wish], _Rendered] = {}
+        self._pace = Pace()
 
     async def answer(self, request: Request) -> Response:
-        """204 when the client has seen it all, else the fragments as JSON."""
+        """204 when the client has seen it all, else the fragments as JSON; and when to ask again."""
         language = request.query_params.get("language", "")
         if language not in LANGUAGES:
             return JSONResponse({"detail": f"language: give one of {', '.join(LANGUAGES)}"}, 400)
@@ -93,9 +97,11 @@ class LiveAnswers:
         found = self._kept.get((language, wish))
         if found is None or not found.serves(self._key()):
             found = await anyio.to_thread.run_sync(self._fresh, language, wish)
+        again = self._pace.seconds(request.query_params.get("page", "")[:PAGE_NAME_CHARACTERS])
+        headers = {**NO_STORE, ASK_AGAIN: f"{again:g}"}
         if request.query_params.get("seen") == found.seen:
-            return Response(status_code=204, headers=NO_STORE)
-        headers = {**NO_STORE, "Content-Type": "application/json", "Vary": "Accept-Encoding"}
+            return Response(status_code=204, headers=headers)
+        headers = {**headers, "Content-Type": "application/json", "Vary": "Accept-Encoding"}
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(found.body, headers=headers)
         return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})

@@ -46,12 +46,18 @@ def get(served: Served, path: str, **headers: str) -> httpx.Response:
 # Live.
 
 
+def test_forty_pages_are_told_to_ask_less_often(served: Served) -> None:
+    told = [get(served, f"/live?language=en&page={number}").headers["ask-again"] for number in range(40)]
+    assert float(told[-1]) >= 5
+
+
 def test_what_was_seen_is_not_sent_again(served: Served, done: Job) -> None:
     news = get(served, "/live?language=en").json()
     assert not news["running"]
     assert set(news["fragments"]) >= {"job", "queue", "history"}
     answer = get(served, f"/live?language=en&seen={news['seen']}")
     assert (answer.status_code, answer.content) == (204, b"")
+    assert float(answer.headers["ask-again"]) >= 1
     assert get(served, f"/live?language=ja&seen={news['seen']}").status_code == 200
     assert get(served, "/live?language=en&seen=made-up").json() == news
 
