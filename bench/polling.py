@@ -2,11 +2,12 @@
 
     python -m bench.polling [--rounds 3] [--clients 40] [--events] [--write]
 
-The page runs as its users start it, with the pocket, and makes the same video again and again. With and without clients
-take turns (A B B A ...) by whole videos. A client asks for the live parts as often as the server tells it to and fetches
-every picture and video that they show anew, as the page's script does; now and then somebody loads the page. Then
-`/healthz` is asked ten times a second while a video is made: alone, under the clients, under a hundred slow uploads, and
-under both. With ``--events`` four turns follow with a page that a Gradio event keeps live, which is what a `gr.Timer` sends.
+The page runs as its users start it, with the pocket, and makes the same video again and again. With and without
+clients take turns (A B B A ...) by whole videos. A client asks for the live parts as often as the server tells it to
+and fetches every picture and video that they show anew, as the page's script does; now and then somebody loads the
+page. Then `/healthz` is asked ten times a second while a video is made: alone, under the clients, under a hundred slow
+uploads, and under both. With ``--events`` four turns follow with a page that a Gradio event keeps live, which is what
+a `gr.Timer` sends.
 
 Everything stays on the loopback of this machine, and the clients' own work counts against the generation: they share
 its cores. Prints a table, and with ``--write`` keeps it in bench/results.
