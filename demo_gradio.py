@@ -104,7 +104,7 @@ def _load(chosen: PageSettings) -> Engine:
     from diffusers_helper.engine import Engine
     from diffusers_helper.models.table import find_checkpoint
 
-    return Engine.load(find_checkpoint(chosen.checkpoint, chosen.models_dir))
+    return Engine.load(find_checkpoint(chosen.checkpoint, chosen.models_dir), chosen)
 
 
 def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:

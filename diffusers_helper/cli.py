@@ -108,6 +108,10 @@ def prepare(chosen: Settings) -> None:
     logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for line in chosen.lines():
         logging.getLogger(__name__).info("setting %s", line)
+    if chosen.compile:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.models_dir.absolute() / "compiled"))
+    if chosen.cuda_alloc_conf:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = chosen.cuda_alloc_conf
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
@@ -140,7 +144,7 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
     from .engine import Engine
     from .generate import generate, resume
 
-    engine = Engine.load(checkpoint)
+    engine = Engine.load(checkpoint, chosen)
     if stop.received:
         raise KeyboardInterrupt
     if request is None:

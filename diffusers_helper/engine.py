@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -26,19 +26,21 @@ from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, encode_prompt
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .memory import load_model_chunked
-from .memory_plan import Decode, MemoryPlan, Wishes
+from .memory_plan import Decode, MemoryPlan
 from .models.load import Compute, Parts, choose_compute, load_parts
+from .models.modulation import ModulationTable
+from .models.speed import quicken
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
+from .models.weights import load_transformer, wishes_of
 from .request import Request
 from .residency import Planner, Residency
 from .sections.history import Context
+from .settings import Settings, resolve
 from .vae.codec import LatentPosterior, decode_clip, encode_picture
 from .vae.preview import LatentToRGB
 
 log = logging.getLogger(__name__)
-
-AS_IT_IS = Wishes(precision="as_is", modulation_table=False)
 
 Stage = Literal["encode", "sample", "decode"]
 T = TypeVar("T")
@@ -68,6 +70,12 @@ class SectionDenoiser:
     denoise: Denoiser
     cache: BlockCache | None
     negative_cache: BlockCache | None = None
+    table: ModulationTable | None = None
+
+    def begin(self, sigmas: Tensor) -> None:
+        """Before the first step: make the modulation table's rows for these noise levels, [steps]."""
+        if self.table is not None:
+            self.table.prepare(self.denoise.time_inputs(sigmas))
 
     @property
     def last_step_computed(self) -> bool:
@@ -87,38 +95,47 @@ class SectionDenoiser:
 class Engine:
     """A checkpoint, ready to run."""
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute, parts: Parts, planner: Planner) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self, checkpoint: Checkpoint, compute: Compute, parts: Parts, planner: Planner, notices: Sequence[str] = ()
+    ) -> None:
+        self.checkpoint, self._notices = checkpoint, notices
         self._compute, self._parts, self._planner = compute, parts, planner
-        self._residency = Residency(parts, compute.device, planner.plan)
+        self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
         self._cache = ContentCache()
         self._begin_ladder(planner.plan.decode)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, wishes: Wishes = AS_IT_IS) -> Engine:
-        """Load all parts for the best device there is.
+    def load(cls, checkpoint: Checkpoint, chosen: Settings | None = None) -> Engine:
+        """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
             UnusableCheckpoint: a file is damaged.
+            UnusableInput: a setting asks for a package that is not installed.
         """
+        settings = chosen or resolve()
         compute = choose_compute()
+        wishes, notices = wishes_of(settings)
         planner = Planner(checkpoint, compute, wishes)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
+        said = list(notices)
 
-        def settle(transformer: FramePackTransformer) -> None:
+        def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
+            transformer = load_transformer(checkpoint, compute, planner.plan, settings)
+            said.extend(quicken(transformer, compute.device, compute.transformer_dtype, settings))
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
+            return transformer
 
-        return cls(checkpoint, compute, load_parts(checkpoint, compute, settle), planner)
+        return cls(checkpoint, compute, load_parts(checkpoint, compute, load), planner, said)
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
         plan = self._planner.for_job(request, height, width)
         self._residency.follow(plan)
         self._begin_ladder(plan.decode)
-        return plan
+        return replace(plan, notices=(*self._notices, *plan.notices))
 
     def _begin_ladder(self, decode: Decode) -> None:
         self._decode_how = decode
@@ -186,6 +203,7 @@ class Engine:
 
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
         """See ``section_denoiser``."""
+        self._residency.before_sampling()
         return section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
 
     @torch.inference_mode()
@@ -234,7 +252,8 @@ def section_denoiser(
         compute.device,
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
     )
-    return SectionDenoiser(denoise, *caches)
+    table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
+    return SectionDenoiser(denoise, caches[0], caches[1], table)
 
 
 def _block_cache(request: Request) -> BlockCache | None:

@@ -1,7 +1,8 @@
 """Compiling the blocks that the transformer repeats, each kind once, for all sizes.
 
 Everything else stays as it is: the step cache, the swap and the modulation table work outside of the blocks. The
-compiled code is kept in a folder, so that the next start only reads it.
+compiled code is kept in the folder that TORCHINDUCTOR_CACHE_DIR names, so that the next start only reads it; PyTorch
+reads the name when it is imported, and the command line sets it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from pathlib import Path
 
 import torch
 
@@ -17,18 +17,14 @@ from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
 
-FOLDER = "compiled"
 
-
-def compile_blocks(transformer: FramePackTransformer, cache: Path, whole: bool = True) -> None:
+def compile_blocks(transformer: FramePackTransformer, whole: bool = True) -> None:
     """From its first step on, ``transformer`` runs compiled blocks.
 
     Args:
-        cache: the folder for compiled code, unless TORCHINDUCTOR_CACHE_DIR names one.
         whole: refuse to leave compiled code within a block; kernels from other packages may need to.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
-    log.info("the blocks will be compiled; compiled code is kept in %s", os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    log.info("the blocks will be compiled; compiled code is kept in %s", os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
     for block in transformer.blocks:
         block.compile(fullgraph=whole, dynamic=True)
 

@@ -6,7 +6,7 @@ import torch
 
 from ..settings import Settings
 from .attention import SDPA, Attention, allow_fused_kernels, choose_attention, use_attention
-from .compile import FOLDER, compile_blocks, why_not
+from .compile import compile_blocks, why_not
 from .transformer import FramePackTransformer
 
 
@@ -22,7 +22,7 @@ def quicken(
     use_attention(transformer, attention)
     refusal = _compile_refusal(chosen, device) if chosen.compile else ""
     if chosen.compile and not refusal:
-        compile_blocks(transformer, chosen.models_dir / FOLDER, whole=attention.kernel == SDPA)
+        compile_blocks(transformer, whole=attention.kernel == SDPA)
     return (*attention.notices, refusal) if refusal else attention.notices
 
 
