@@ -199,6 +199,7 @@ def _sample_section(
     denoiser = run.engine.denoiser(run.request, conditioning, context)
     noise = torch.randn((*start.shape[:2], len(section.context.target), *start.shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
+    run.attempt("sample", lambda: denoiser.begin(sigmas[:-1]))
     steps = run.progress.timed(sample(_with_retries(run, denoiser), noise, sigmas))
     for state in steps:
         yield from run.told()

@@ -120,7 +120,8 @@ class Wishes:
         precision: one of Precision, or "auto".
         modulation_table: whether a table may stand for the modulation weights.
         swap: whether a part of the transformer may be swapped in from RAM.
-        bnb_cpu_offload: whether weights packed by bitsandbytes leave the GPU while other parts work.
+        bnb_cpu_offload: whether bitsandbytes' 4-bit weights leave the GPU while other parts work.
+        small_host_copy: blocks that stay on the GPU have no copy in RAM; so they cannot take turns.
         preserved_bytes: GPU memory that resident blocks leave free; working memory comes out of it. Blocks packed by
             bitsandbytes cannot be anywhere else, so they do not heed it.
         decode: a way to decode, or "auto".
@@ -130,6 +131,7 @@ class Wishes:
     modulation_table: bool = True
     swap: bool = True
     bnb_cpu_offload: bool = False
+    small_host_copy: bool = False
     preserved_bytes: int = 6 * GB
     decode: Decode | Literal["auto"] = "auto"
 
@@ -243,6 +245,8 @@ class _Candidate:
         parts = sum(self.sizes.bytes_of(part) for part in self.sizes.rest)
         if self.stays:
             return SPARE_RAM + max(parts, transformer)
+        if self.wishes.small_host_copy:
+            transformer -= min(self.resident_bytes(), self.block_bytes())
         working = 0 if self.on_gpu else self.activation_bytes()
         decoding = self.workload.decode_bytes(self.sizes, "gpu") if self.decode == "cpu" else 0
         return SPARE_RAM + parts + transformer + max(working, decoding)
@@ -303,8 +307,11 @@ def _candidates(machine: Machine, parts: PartSizes, workload: Workload, wishes: 
 
 
 def _allowed(way: _Candidate, machine: Machine) -> bool:
+    if way.wishes.small_host_copy and way.take_turns and way.resident_blocks:
+        return False
     if way.precision in STAY_ON_GPU:
-        return way.all_resident and (way.wishes.bnb_cpu_offload or not way.take_turns)
+        leaves = way.precision == "bnb4" and way.wishes.bnb_cpu_offload
+        return way.all_resident and (leaves or not way.take_turns)
     if way.wishes.precision == "auto" and way.precision == "as_is" and not way.stays:
         return machine.vram_total >= ENOUGH_VRAM and machine.ram_total >= ENOUGH_RAM
     return True

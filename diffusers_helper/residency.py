@@ -15,8 +15,14 @@ from dataclasses import replace
 import psutil
 import torch
 
-from .memory import DynamicSwapInstaller, Loan, free_unused, load_model_chunked
-from .memory_plan import Machine, MemoryPlan, Wishes, Workload, plan_memory
+from .memory import (
+    DynamicSwapInstaller,
+    Loan,
+    free_unused,
+    load_model_chunked,
+    offload_model_from_device_for_memory_preservation,
+)
+from .memory_plan import STAY_ON_GPU, Machine, MemoryPlan, Wishes, Workload, plan_memory
 from .models.load import Compute, Parts
 from .models.sizes import part_sizes
 from .models.table import WEIGHTS_PARTS, Checkpoint
@@ -34,6 +40,7 @@ class Planner:
     """The memory plans for one checkpoint on this machine.
 
     Attributes:
+        wishes: of the settings.
         plan: for the largest size; by it the parts are loaded.
     """
 
@@ -41,7 +48,7 @@ class Planner:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
         sizes = {part: dtypes.get(part, compute.encoder_dtype).itemsize for part in WEIGHTS_PARTS}
-        self._device, self._wishes = compute.device, wishes
+        self._device, self.wishes = compute.device, wishes
         self._sizes = part_sizes(checkpoint, sizes)
         self._machine = look(compute.device)
         height, width = max(checkpoint.buckets, key=lambda size: size[0] * size[1])
@@ -53,9 +60,8 @@ class Planner:
         Raises OutOfMemory when it cannot be made.
         """
         machine = replace(self._machine, vram_free=_vram_free(self._device))
-        wishes = replace(
-            self._wishes, precision=self.plan.precision, preserved_bytes=int(request.preserved_memory_gb * 1e9)
-        )
+        preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
+        wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
         workload = Workload.of(height, width, request.latent_window, request.steps)
         return plan_memory(machine, self._sizes, workload, wishes)
 
@@ -82,11 +88,14 @@ class Residency:
         parts: Parts,
         device: torch.device,
         plan: MemoryPlan,
+        small_host_copy: bool = False,
         make_transport: Callable[[torch.device], Transport] = best_transport,
     ) -> None:
         self._parts, self._device, self._make_transport = parts, device, make_transport
+        self._small_host_copy = small_host_copy
         self._loans = {part: Loan(getattr(parts, part)) for part in WEIGHTS_PARTS if part != "transformer"}
         self._swap: BlockSwap | None = None
+        self._packed: Loan | None = None
         self.plan = plan
         self.follow(plan)
 
@@ -95,10 +104,19 @@ class Residency:
         before, self.plan = self.plan, plan
         if plan.residency["transformer"] == "gpu" and self._swap is None:
             load_model_chunked(self._parts.transformer, self._device)
+        elif plan.residency["transformer"] == "swapped" and plan.precision in STAY_ON_GPU:
+            self._packed = self._packed or self._lent_transformer()
         elif plan.residency["transformer"] == "swapped" and self._swap is None:
-            self._swap = self._parts.transformer.swap_blocks(self._make_transport(self._device), plan.resident_bytes)
+            self._swap = self._parts.transformer.swap_blocks(
+                self._make_transport(self._device), plan.resident_bytes, keep_host_copy=not self._small_host_copy
+            )
         elif self._swap is not None and plan.resident_bytes != before.resident_bytes:
             self._swap.limit(plan.resident_bytes)
+
+    def _lent_transformer(self) -> Loan:
+        """Packed by bitsandbytes it cannot be swapped by blocks, but it can take turns as a whole."""
+        offload_model_from_device_for_memory_preservation(self._parts.transformer, self._device, aggressive=True)
+        return Loan(self._parts.transformer)
 
     @contextmanager
     def visit(self, part: str) -> Iterator[None]:
@@ -133,14 +151,24 @@ class Residency:
         """Let everything leave the device that can; it comes back when it is needed."""
         for loan in self._loans.values():
             loan.leave()
-        if self._swap is not None:
-            self._swap.rest()
+        self._transformer_leaves()
         free_unused()
+
+    def before_sampling(self) -> None:
+        """It is the transformer's turn; blocks that are swapped come by themselves."""
+        if self._packed is not None:
+            self._packed.go(self._device)
 
     def before_decoding(self) -> None:
         """Where parts take turns, it is not the transformer's."""
-        if self.plan.take_turns and self._swap is not None:
+        if self.plan.take_turns:
+            self._transformer_leaves()
+
+    def _transformer_leaves(self) -> None:
+        if self._swap is not None:
             self._swap.rest()
+        if self._packed is not None:
+            self._packed.leave()
 
     def fewer_resident_blocks(self) -> bool:
         """Halve what stays on the device while sampling; False when nothing stays already."""

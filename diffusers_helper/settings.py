@@ -27,6 +27,7 @@ EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for
 LEVELS = ("debug", "info", "warning", "error")
 ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
 XFORMERS_MODES = ("off", "standard", "aggressive")
+QUANTISATIONS = ("auto", "off", "int8", "fp8", "bnb8", "bnb4")
 
 
 def _truth(text: str) -> bool:
@@ -87,6 +88,20 @@ def _bytes(text: str) -> int:
     return int(match[1]) * {"kb": 10**3, "mb": 10**6, "gb": 10**9}[match[2]]
 
 
+def _gb(text: str) -> float:
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", text, re.ASCII) or float(text) > 128:
+        raise ValueError("allowed is a number of GB from 0 to 128")
+    return float(text)
+
+
+def _alloc_conf(text: str) -> str:
+    """Documents of other versions write ``name=value``; PyTorch wants a colon."""
+    pairs = [pair.strip() for pair in text.replace("=", ":").split(",") if pair.strip()]
+    if not all(re.fullmatch(r"[a-z0-9_]+:[A-Za-z0-9_.\[\]:-]+", pair) for pair in pairs):
+        raise ValueError("give name:value, with commas between them, such as expandable_segments:True")
+    return ",".join(pairs)
+
+
 def _root_path(text: str) -> str:
     if text and not re.fullmatch(r"(https?://[0-9A-Za-z.:_\[\]-]+)?(/[0-9A-Za-z._~-]+)*/?", text):
         raise ValueError("give a path such as /framepack, or the whole address, https://example.org/framepack")
@@ -140,6 +155,31 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob("compile", "FRAMEPACK_COMPILE", "0", _truth, "compile the transformer's blocks before the first step"),
     Knob("fast_start", "FRAMEPACK_FAST_START", "0", _truth, "leave out what makes the first step wait, as --compile"),
+    Knob(
+        "quantise", "FRAMEPACK_QUANTISE", "auto", _one_of(*QUANTISATIONS), "numbers of the transformer's weights: "
+        f"{', '.join(QUANTISATIONS)}; auto is off where they fit, else int8",
+    ),
+    Knob("fp8_scaled", "FRAMEPACK_FP8_SCALED", "0", _truth, "the same as --quantise fp8"),
+    Knob(
+        "quantised_matmul", "FRAMEPACK_QUANTISED_MATMUL", "0", _truth,
+        "multiply int8 or fp8 weights as they are, where the GPU can: faster, less exact",
+    ),
+    Knob("use_bnb", "FRAMEPACK_USE_BNB", "0", _truth, "8-bit weights by bitsandbytes, on the GPU"),
+    Knob("bnb_load_in_4bit", "FRAMEPACK_BNB_LOAD_IN_4BIT", "0", _truth, "4-bit weights by bitsandbytes, on the GPU"),
+    Knob("bnb_cpu_offload", "FRAMEPACK_BNB_CPU_OFFLOAD", "0", _truth, "4-bit weights leave the GPU for decoding"),
+    Knob(
+        "use_memory_v2", "FRAMEPACK_USE_MEMORY_V2", "0", _truth,
+        "swap blocks ahead of their use; done wherever blocks must be swapped, with this flag and without",
+    ),
+    Knob("small_host_copy", "FRAMEPACK_SMALL_HOST_COPY", "0", _truth, "blocks that stay on the GPU are not in RAM too"),
+    Knob(
+        "least_preserved_gb", "FRAMEPACK_PRESERVED_MEMORY_GB", "6", _gb,
+        "GPU memory in GB that the weights leave free in every video, 0 to 128; a video may ask for more",
+    ),
+    Knob(
+        "cuda_alloc_conf", "PYTORCH_CUDA_ALLOC_CONF", "", _alloc_conf,
+        "how PyTorch manages GPU memory: name:value, with commas between",
+    ),
 )  # fmt: skip
 
 PAGE_KNOBS: tuple[Knob, ...] = (
@@ -178,6 +218,16 @@ class Settings:
     mem_efficient_sdp: bool
     compile: bool
     fast_start: bool
+    quantise: str
+    fp8_scaled: bool
+    quantised_matmul: bool
+    use_bnb: bool
+    bnb_load_in_4bit: bool
+    bnb_cpu_offload: bool
+    use_memory_v2: bool
+    small_host_copy: bool
+    least_preserved_gb: float
+    cuda_alloc_conf: str
     origin: Mapping[str, str]
 
     knobs: ClassVar[tuple[Knob, ...]] = KNOBS

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from diffusers_helper import residency
-from diffusers_helper.engine import AS_IT_IS, Engine
+from diffusers_helper.engine import Engine
 from diffusers_helper.errors import OutOfMemory, UnusableCheckpoint
 from diffusers_helper.events import Event, Failed, Finished, Notice, Plan
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
-from diffusers_helper.memory_plan import GB, Machine, MemoryPlan, Residency
+from diffusers_helper.memory_plan import GB, Machine, MemoryPlan, Residency, Wishes
 from diffusers_helper.models.load import Compute, load_parts
 from diffusers_helper.models.sizes import FULL_SIZE, part_sizes
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint, find_checkpoint
@@ -43,7 +43,7 @@ def engine(checkpoint: Checkpoint, change: Callable[[MemoryPlan], MemoryPlan]) -
         def for_job(self, *arguments: Any) -> MemoryPlan:
             return change(super().for_job(*arguments))
 
-    planner = Changed(checkpoint, FLOAT32, AS_IT_IS)
+    planner = Changed(checkpoint, FLOAT32, Wishes(precision="as_is"))
     planner.plan = change(planner.plan)
     return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
 

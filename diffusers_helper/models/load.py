@@ -71,24 +71,30 @@ class Parts:
     feature_extractor: SiglipImageProcessorPil
 
 
+def load_as_it_is(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
+    """The transformer into RAM, in its dtype; raises UnusableCheckpoint."""
+    transformer: FramePackTransformer = _load(
+        checkpoint, "transformer", FramePackTransformer, compute.transformer_dtype
+    )
+    return transformer
+
+
 def load_parts(
     checkpoint: Checkpoint,
     compute: Compute,
-    settle: Callable[[FramePackTransformer], object] = lambda transformer: None,
+    load_transformer: Callable[[Checkpoint, Compute], FramePackTransformer] = load_as_it_is,
 ) -> Parts:
     """Load every part into RAM.
 
     Args:
-        settle: called with the transformer before any other part is loaded, so that it may leave the RAM.
+        load_transformer: comes before the other parts, so that the transformer may leave the RAM.
 
     Raises:
         UnusableCheckpoint: a file is damaged or is not what its part needs.
     """
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-    load = partial(_load, checkpoint)
-    transformer = load("transformer", FramePackTransformer, compute.transformer_dtype)
-    settle(transformer)
+    transformer, load = load_transformer(checkpoint, compute), partial(_load, checkpoint)
     return Parts(
         transformer=transformer,
         vae=load("vae", AutoencoderKLHunyuanVideo, compute.vae_dtype),

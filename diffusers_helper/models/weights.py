@@ -1,0 +1,88 @@
+"""What the settings ask of the transformer's weights, and loading it so.
+
+Several variables ask for the same thing, some from the documents of other versions. Which one counts is a rule, and
+what does not count is said: --quantise goes before --fp8-scaled, and that before bitsandbytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from ..memory_plan import GB, STAY_ON_GPU, MemoryPlan, Precision, Wishes
+from ..settings import Settings
+from .load import Compute, load_as_it_is
+from .modulation import tabulate
+from .quantise import bitsandbytes, can_multiply, quantise
+from .quantised_file import load_quantised
+from .shards import Shards
+from .table import Checkpoint
+from .transformer import FramePackTransformer
+
+FOLDER = "quantised"
+BY_NAME: dict[str, Precision] = {"off": "as_is", **{name: name for name in get_args(Precision)}}
+
+
+def wishes_of(chosen: Settings) -> tuple[Wishes, tuple[str, ...]]:
+    """What the memory plan shall heed, and notices about settings that do not count.
+
+    Raises:
+        UnusableInput: bitsandbytes is asked for and not installed.
+    """
+    asked = list(_asked(chosen))
+    precision = asked[0][1] if asked else "auto"
+    if precision in STAY_ON_GPU:
+        bitsandbytes()
+    wishes = Wishes(
+        precision=precision,
+        bnb_cpu_offload=chosen.bnb_cpu_offload,
+        small_host_copy=chosen.small_host_copy,
+        preserved_bytes=int(chosen.least_preserved_gb * GB),
+    )
+    return wishes, tuple(_notices(chosen, asked))
+
+
+def _asked(chosen: Settings) -> Iterator[tuple[str, Precision]]:
+    """Every setting that asks for a precision; the first counts."""
+    if chosen.quantise != "auto":
+        yield f"--quantise {chosen.quantise}", BY_NAME[chosen.quantise]
+    if chosen.fp8_scaled:
+        yield "--fp8-scaled", "fp8"
+    if chosen.bnb_load_in_4bit:
+        yield "FRAMEPACK_BNB_LOAD_IN_4BIT", "bnb4"
+    elif chosen.use_bnb:
+        yield "FRAMEPACK_USE_BNB", "bnb8"
+
+
+def _notices(chosen: Settings, asked: list[tuple[str, Precision]]) -> Iterator[str]:
+    for name, precision in asked[1:]:
+        if precision != asked[0][1]:
+            yield f"{asked[0][0]} goes before {name}, which has no effect."
+    packed = bool(asked) and asked[0][1] in STAY_ON_GPU
+    if packed and not chosen.use_bnb and asked[0][0].startswith("FRAMEPACK"):
+        yield "FRAMEPACK_BNB_LOAD_IN_4BIT asks for bitsandbytes also without FRAMEPACK_USE_BNB."
+    if packed and chosen.use_memory_v2:
+        yield "Weights packed by bitsandbytes stay on the GPU: --use-memory-v2 has nothing to swap."
+    if chosen.bnb_cpu_offload and not (asked and asked[0][1] == "bnb4"):
+        yield "FRAMEPACK_BNB_CPU_OFFLOAD has no effect: only bitsandbytes' 4-bit weights can leave the GPU."
+
+
+def load_transformer(
+    checkpoint: Checkpoint, compute: Compute, plan: MemoryPlan, chosen: Settings
+) -> FramePackTransformer:
+    """The transformer by the plan: quantised, with a modulation table, in RAM; packed by bitsandbytes, on the device.
+
+    Raises:
+        UnusableCheckpoint: its files are damaged, of another model, or have 8 bits already.
+    """
+    folder, dtype = checkpoint.folders["transformer"], compute.transformer_dtype
+    if plan.precision in ("int8", "fp8"):
+        multiply = chosen.quantised_matmul and can_multiply(plan.precision, compute.device)
+        cache, content = chosen.models_dir / FOLDER, checkpoint.fingerprint()
+        return load_quantised(folder, plan.precision, dtype, cache, content, plan.modulation_table, multiply)
+    transformer = load_as_it_is(checkpoint, compute)
+    if plan.modulation_table:
+        tabulate(transformer, Shards(folder))
+    if plan.precision == "bnb4" or plan.precision == "bnb8":
+        quantise(transformer, plan.precision, compute.device)
+    return transformer

@@ -1,0 +1,120 @@
+"""What settings ask of the weights: which of two choices counts, what is said, and what the video then looks like."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusers_helper import settings
+from diffusers_helper.engine import Engine
+from diffusers_helper.errors import InvalidSetting, UnusableInput
+from diffusers_helper.events import Finished
+from diffusers_helper.generate import generate
+from diffusers_helper.media.video import read_frames
+from diffusers_helper.models import quantise, weights
+from diffusers_helper.models.modulation import ModulationTable
+from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.models.weights import wishes_of
+from diffusers_helper.request import Request
+from diffusers_helper.settings import Settings
+
+
+def resolved(**variables: str) -> Settings:
+    return settings.resolve({}, variables, Path("nowhere.json"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "precision", "said"),
+    [
+        ({}, "auto", []),
+        ({"FRAMEPACK_QUANTISE": "off"}, "as_is", []),
+        ({"FRAMEPACK_QUANTISE": "int8"}, "int8", []),
+        ({"FRAMEPACK_FP8_SCALED": "1"}, "fp8", []),
+        ({"FRAMEPACK_USE_BNB": "1"}, "bnb8", []),
+        ({"FRAMEPACK_USE_BNB": "1", "FRAMEPACK_BNB_LOAD_IN_4BIT": "1"}, "bnb4", []),
+        ({"FRAMEPACK_BNB_LOAD_IN_4BIT": "1"}, "bnb4", ["also without FRAMEPACK_USE_BNB"]),
+        ({"FRAMEPACK_QUANTISE": "int8", "FRAMEPACK_FP8_SCALED": "1"}, "int8", ["--quantise int8 goes before --fp8-sc"]),
+        (
+            {"FRAMEPACK_FP8_SCALED": "1", "FRAMEPACK_USE_BNB": "1"},
+            "fp8",
+            ["--fp8-scaled goes before FRAMEPACK_USE_BNB"],
+        ),
+        ({"FRAMEPACK_BNB_CPU_OFFLOAD": "1"}, "auto", ["FRAMEPACK_BNB_CPU_OFFLOAD has no effect"]),
+        ({"FRAMEPACK_USE_BNB": "1", "FRAMEPACK_USE_MEMORY_V2": "1"}, "bnb8", ["--use-memory-v2 has nothing to swap"]),
+        ({"FRAMEPACK_USE_MEMORY_V2": "1"}, "auto", []),
+    ],
+)
+def test_which_setting_counts_is_a_rule_and_the_others_are_told(
+    variables: dict[str, str], precision: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "bitsandbytes", lambda: None)
+    wishes, notices = wishes_of(resolved(**variables))
+    assert wishes.precision == precision
+    assert len(notices) == len(said)
+    assert all(words in notice for words, notice in zip(said, notices, strict=True))
+
+
+def test_bitsandbytes_that_is_missing_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantise, "find_spec", lambda name: None)
+    with pytest.raises(UnusableInput, match="bitsandbytes need that package"):
+        wishes_of(resolved(FRAMEPACK_BNB_LOAD_IN_4BIT="1"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("FRAMEPACK_QUANTISE", "int3", "allowed are auto, off, int8, fp8, bnb8, bnb4"),
+        ("FRAMEPACK_USE_BNB", "yes", "allowed are 1, true, 0 and false"),
+        ("FRAMEPACK_BNB_CPU_OFFLOAD", "yes", "allowed are 1, true, 0 and false"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "-1", "allowed is a number of GB from 0 to 128"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "x", "allowed is a number of GB from 0 to 128"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "129", "allowed is a number of GB from 0 to 128"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "fast", "give name:value"),
+    ],
+)
+def test_a_bad_value_names_the_variable_and_what_is_allowed(variable: str, value: str, words: str) -> None:
+    with pytest.raises(InvalidSetting) as refusal:
+        resolved(**{variable: value})
+    assert f"{variable}={value!r}: {words}" in str(refusal.value)
+
+
+def test_the_allocators_settings_are_taken_with_a_colon_and_with_an_equals_sign() -> None:
+    right = "expandable_segments:True,max_split_size_mb:128"
+    for text in (right, "expandable_segments:True,max_split_size_mb=128"):
+        assert resolved(PYTORCH_CUDA_ALLOC_CONF=text).cuda_alloc_conf == right
+
+
+@pytest.fixture(scope="module")
+def made(pocket: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The pocket's first section, by the numbers its weights are kept in."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {name: _video(pocket, photograph, folder / name, name) for name in ("off", "int8", "fp8")}
+
+
+def _video(pocket: Path, photograph: Path, folder: Path, name: str) -> np.ndarray:
+    checkpoint = find_checkpoint("pocket", pocket)
+    chosen = replace(resolved(FRAMEPACK_QUANTISE=name), models_dir=folder / "models")
+    engine = Engine.load(checkpoint, chosen)
+    assert isinstance(engine._parts.transformer.modulation, ModulationTable)
+    height, width = min(checkpoint.buckets)
+    fields = {"picture": str(photograph), "size": f"{width}x{height}", "kind": "f1", "seconds": 1.0, "steps": 4}
+    *_, last = generate(Request.parse({**fields, "prompt": "the camera pans left"}), engine, folder)
+    assert isinstance(last, Finished)
+    return read_frames(Path(last.path or ""))
+
+
+def psnr(frames: np.ndarray, expected: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((frames.astype(np.float64) - expected) ** 2)))
+
+
+@pytest.mark.parametrize(("name", "at_least"), [("int8", 35.0), ("fp8", 30.0)])
+def test_quantised_weights_make_nearly_the_same_video(made: dict[str, np.ndarray], name: str, at_least: float) -> None:
+    assert made[name].shape == made["off"].shape
+    assert psnr(made[name], made["off"]) > at_least
+
+
+def test_int8_is_nearer_than_fp8(made: dict[str, np.ndarray]) -> None:
+    assert psnr(made["int8"], made["off"]) > psnr(made["fp8"], made["off"])
