@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UnusableInput
 from ..models.table import FRAMEPACK_BUCKETS, Checkpoint
 from ..settings import PageSettings
+from .fetching import Fetching
 
 if TYPE_CHECKING:
     from ..jobs.queue import JobQueue
@@ -25,6 +26,7 @@ class Desk:
         checkpoint: None when it cannot be used; ``checkpoint_problem`` then says why and what to do.
         warnings: keys of texts, shown on top of the page.
         worker_heartbeat: seconds since the worker last showed life.
+        fetching: the download that somebody started on the page.
         run: tells this start of the program from an earlier one.
     """
 
@@ -35,6 +37,7 @@ class Desk:
     presets: PresetStore
     warnings: tuple[str, ...]
     worker_heartbeat: Callable[[], float]
+    fetching: Fetching = field(default_factory=Fetching)
     run: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property

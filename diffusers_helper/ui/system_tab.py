@@ -9,7 +9,8 @@ import gradio as gr
 
 from .. import doctor
 from ..settings import Settings
-from .page import PRIVATE, Page, live
+from .desk import Desk
+from .page import COMMAND, PRIVATE, Act, Page, live, told
 from .texts import Texts
 
 
@@ -19,6 +20,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=5, min_width=320):
             _title(page, "system.now")
             live("disk")
+            _title(page, "system.checkpoints")
+            checkpoints = live("fetching")
             _title(page, "system.settings")
             page.t(gr.Markdown, "system.settings_hint", elem_classes="hint")
             settings = gr.HTML()
@@ -27,10 +30,26 @@ def build(page: Page) -> None:
             page.t(gr.Markdown, "system.doctor_hint", elem_classes="hint")
             examine = page.t(gr.Button, "system.examine", elem_id="examine")
             report = gr.HTML(elem_id="report", min_height=0)
+    checkpoints.click(told(_fetch_command(page.desk)), page.language, None, **COMMAND)
     page.spoken.change(
         lambda language: settings_table(page.desk.settings, Texts(language)), page.spoken, settings, **PRIVATE
     )
     examine.click(_examination(page.desk.settings), page.language, report, **{**PRIVATE, "show_progress": "full"})
+
+
+def _fetch_command(desk: Desk) -> Callable[[str, gr.EventData], None]:
+    """A click on Fetch or Stop. Raises InvalidCommand."""
+
+    def carry_out(language: str, event: gr.EventData) -> None:
+        act, texts = Act.of(event), Texts(language)
+        if act.name == "fetch":
+            desk.fetching.start(act.value, desk.settings)
+            gr.Info(texts("system.fetch_told", name=escape(act.value)))
+        elif act.name == "fetch_stop":
+            desk.fetching.stop()
+            gr.Info(texts("system.fetch_stopped"))
+
+    return carry_out
 
 
 def _title(page: Page, key: str) -> None:

@@ -1,0 +1,129 @@
+"""One download beside the page: a thread that fetches a checkpoint, what it has said last, and how that looks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from html import escape
+
+from ..errors import FramePackError, InvalidCommand
+from ..events import Downloaded, Downloading, Event, Notice
+from ..models.download import missing_parts
+from ..models.table import CHECKPOINTS
+from ..settings import Settings
+from .texts import Texts
+from .words import duration
+
+log = logging.getLogger(__name__)
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """How far a download is. ``running`` ends with it; ``problem`` is why it ended, or what holds it up."""
+
+    name: str = ""
+    running: bool = False
+    stopping: bool = False
+    complete: bool = False
+    last: Downloading | None = None
+    problem: str = ""
+
+    def after(self, event: Event) -> Fetch:
+        match event:
+            case Downloading():
+                return replace(self, last=event, problem="")
+            case Notice():
+                return replace(self, problem=event.message)
+            case Downloaded():
+                return replace(self, complete=True, problem="")
+        return self
+
+
+class Fetching:
+    """Starts and stops the one download."""
+
+    def __init__(self) -> None:
+        self.now = Fetch()
+        self._changing = threading.Lock()
+
+    def start(self, name: str, settings: Settings) -> None:
+        """Begin to fetch ``name``; raises InvalidCommand while another download runs, and offline."""
+        if settings.offline:
+            raise InvalidCommand("Nothing can be downloaded while offline is on.")
+        if name not in CHECKPOINTS:
+            raise InvalidCommand(f"There is no checkpoint {name!r}.")
+        with self._changing:
+            if self.now.running:
+                raise InvalidCommand(f"{self.now.name} is being fetched already.")
+            self.now = Fetch(name, running=True)
+        threading.Thread(target=self._fetch, args=(name, settings), name="download", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the download soon; what has arrived is kept."""
+        self._change(stopping=True)
+
+    def _fetch(self, name: str, settings: Settings) -> None:
+        from ..models.download import download_checkpoint
+        from ..models.hub import Hub
+
+        try:
+            for event in download_checkpoint(name, settings.models_dir, Hub(settings.endpoint)):
+                with self._changing:
+                    self.now = self.now.after(event)
+                if self.now.stopping:
+                    break
+        except FramePackError as error:
+            self._change(problem=str(error))
+        except Exception as error:
+            log.exception("the download of %s", name)
+            self._change(problem=f"{type(error).__name__}: {error}")
+        finally:
+            self._change(running=False)
+
+    def _change(self, **fields: str | bool) -> None:
+        with self._changing:
+            self.now = replace(self.now, **fields)  # type: ignore[arg-type]
+
+
+def render(fetching: Fetching, settings: Settings, texts: Texts) -> str:
+    """The checkpoints that can be fetched: here, or how much is missing; the download under way, and its button."""
+    now = fetching.now
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt>{_row(name, now, settings, texts)}</div>"
+        for name, known in CHECKPOINTS.items()
+        if known.sources
+    )
+    return f'<dl class="machine">{rows}</dl>'
+
+
+def _row(name: str, now: Fetch, settings: Settings, texts: Texts) -> str:
+    if now.running and now.name == name:
+        return _under_way(now, texts)
+    known = CHECKPOINTS[name]
+    missing = sum(known.sources[part].size_gb for part in missing_parts(known, settings.models_dir))
+    if not missing:
+        return f"<dd>{escape(texts('system.fetch_here'))}</dd>"
+    words = escape(texts("system.fetch_missing", missing=f"{missing:.1f}", total=f"{known.size_gb:.1f}"))
+    problem = f"<dd>{escape(now.problem)}</dd>" if now.name == name and now.problem else ""
+    button = "" if now.running or settings.offline else _button("fetch", name, texts("system.fetch"))
+    return f"<dd>{words} {button}</dd>{problem}"
+
+
+def _under_way(now: Fetch, texts: Texts) -> str:
+    words, meter = texts("system.fetch_begins"), ""
+    if now.last:
+        done, total = now.last.bytes_done / GB, now.last.bytes_total / GB
+        words = texts("system.fetch_progress", done=f"{done:.2f}", total=f"{total:.2f}")
+        if now.last.seconds_left is not None:
+            words += f" · {duration(now.last.seconds_left, texts)}"
+        meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
+    button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
+    problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""
+    return f"<dd>{escape(words)} {button}</dd>{meter}{problem}"
+
+
+def _button(act: str, name: str, words: str) -> str:
+    return f'<button type="button" data-act="{act}" data-value="{escape(name)}">{escape(words)}</button>'

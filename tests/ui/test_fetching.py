@@ -1,0 +1,93 @@
+"""A checkpoint fetched from the page: begun, watched, stopped, refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusers_helper.errors import InvalidCommand
+from diffusers_helper.models import hub
+from diffusers_helper.models.table import CHECKPOINTS, PARTS, KnownCheckpoint, PartSource, find_checkpoint
+from diffusers_helper.settings import Settings, resolve
+from diffusers_helper.ui.fetching import Fetching, render
+from diffusers_helper.ui.texts import Texts
+
+from ..models.hub_server import HubServer
+
+REPOSITORY = "someone/small"
+ENGLISH = Texts("en")
+
+
+@pytest.fixture
+def server(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with one small checkpoint, ``small``."""
+    sources = {part: PartSource(REPOSITORY, part, 1.0) for part in PARTS}
+    monkeypatch.setitem(CHECKPOINTS, "small", KnownCheckpoint("", ("f1",), sources=sources))  # type: ignore[arg-type]
+    files = {file.relative_to(pocket).as_posix(): file.read_bytes()[:20_000] for file in pocket.rglob("*.*")}
+    with HubServer({REPOSITORY: files}).serving() as serving:
+        yield serving
+
+
+def settings_of(server: HubServer, folder: Path, **flags: str) -> Settings:
+    return resolve({"models_dir": str(folder), "endpoint": server.endpoint, **flags}, {}, folder / "none.json")
+
+
+def wait_for_the_end(fetching: Fetching) -> None:
+    until = time.monotonic() + 20
+    while fetching.now.running:
+        assert time.monotonic() < until, fetching.now
+        time.sleep(0.01)
+
+
+def test_a_checkpoint_is_fetched_and_its_button_goes(server: HubServer, tmp_path: Path) -> None:
+    settings, fetching = settings_of(server, tmp_path), Fetching()
+    before = render(fetching, settings, ENGLISH)
+    assert "8.0 of 8.0 GB missing" in before
+    assert 'data-act="fetch" data-value="small"' in before
+    fetching.start("small", settings)
+    wait_for_the_end(fetching)
+    assert fetching.now.complete
+    assert find_checkpoint("small", tmp_path)
+    assert 'data-value="small"' not in render(fetching, settings, ENGLISH)
+
+
+def test_a_refusal_is_shown_escaped_and_the_button_stays(server: HubServer, tmp_path: Path) -> None:
+    server.faults["list"] = [403]
+    settings, fetching = settings_of(server, tmp_path), Fetching()
+    fetching.start("small", settings)
+    wait_for_the_end(fetching)
+    shown = render(fetching, settings, ENGLISH)
+    assert "HF_TOKEN" in shown
+    assert 'data-act="fetch" data-value="small"' in shown
+
+
+def test_it_is_watched_and_stopped_while_it_waits(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PULSE_SECONDS", 0.01)
+    server.faults["tokenizer/tokenizer.json"], server.retry_after = [503] * 9, "100"
+    settings, fetching = settings_of(server, tmp_path), Fetching()
+    fetching.start("small", settings)
+    until = time.monotonic() + 20
+    while "503" not in fetching.now.problem and time.monotonic() < until:
+        time.sleep(0.01)
+    shown = render(fetching, settings, ENGLISH)
+    assert "503" in shown
+    assert 'data-act="fetch_stop"' in shown
+    assert 'data-act="fetch" ' not in shown
+    with pytest.raises(InvalidCommand, match="small is being fetched already"):
+        fetching.start("framepack", settings)
+    fetching.stop()
+    wait_for_the_end(fetching)
+    assert not fetching.now.complete
+
+
+def test_what_cannot_begin_is_refused(server: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(InvalidCommand, match="offline"):
+        Fetching().start("small", settings_of(server, tmp_path, offline="1"))
+    with pytest.raises(InvalidCommand, match="There is no checkpoint"):
+        Fetching().start("../evil", settings_of(server, tmp_path))
+    assert 'data-act="fetch"' not in render(Fetching(), settings_of(server, tmp_path, offline="1"), ENGLISH)
