@@ -21,7 +21,14 @@ usage() {
 FramePack: a picture and a sentence become a video.
 
   bash start.sh                opens the page and prints its address; flags may follow, such as --port 8000
-  bash start.sh page --help    lists them
+  bash start.sh PRESET         the same with other settings:
+      auto       what this machine is good for; the default
+      pocket     the small checkpoint, on anything
+      standard   4-bit weights by bitsandbytes, xFormers, a quick start
+      16gb       the same, and 8 GB of GPU memory preserved
+      low-ram    the same as standard, for computers with little RAM
+      share      auto, with a public address behind a new password, which is printed
+  bash start.sh page --help    lists the flags
   bash start.sh generate --image photo.jpg --prompt "the camera pans left" --out video.mp4
   bash start.sh doctor         what this machine has, and what is missing
   bash start.sh download NAME  fetch a checkpoint
@@ -150,6 +157,75 @@ make_ready() { # make_ready NAME
     ) 9<"$home/requirements.txt"
 }
 
+# Presets are variables. One that is set already stays as it is, and a flag goes before all of them.
+
+by_default() { # by_default NAME=VALUE...
+    local pair name
+    for pair in "$@"; do
+        name=${pair%%=*}
+        if [[ -z ${!name:-} ]]; then export "${pair?}"; fi
+    done
+}
+
+is_downloaded() { # is_downloaded CHECKPOINT
+    local part
+    [[ $1 == framepack ]] && part=FramePackI2V_HY || part=FramePack_F1_I2V_HY_20250503
+    [[ -f ${HF_HOME:-$home/hf_download}/hub/models--lllyasviel--$part/refs/main ]]
+}
+
+choose_checkpoint() { # a large one where there is a GPU and its files are here; the program checks the rest
+    local name
+    if [[ -n ${FRAMEPACK_CHECKPOINT:-} ]]; then return; fi
+    if ! has_nvidia_gpu; then
+        say "no NVIDIA GPU, so the pocket, which a CPU can run"
+        export FRAMEPACK_CHECKPOINT=pocket
+        return
+    fi
+    for name in framepack framepack-f1; do
+        if is_downloaded "$name"; then
+            say "an NVIDIA GPU and a downloaded $name, so that; what goes where is planned from free memory"
+            export FRAMEPACK_CHECKPOINT=$name
+            return
+        fi
+    done
+    say "an NVIDIA GPU, but no large checkpoint yet, so the pocket; 'bash start.sh download framepack' fetches one"
+    export FRAMEPACK_CHECKPOINT=pocket
+}
+
+use_less_ram_where_little() {
+    local ram_gb
+    ram_gb=$(awk '/^MemTotal/ { print int($2 / 1000000) }' /proc/meminfo 2>/dev/null) || return 0
+    if [[ -z ${FRAMEPACK_SMALL_HOST_COPY:-} && $FRAMEPACK_CHECKPOINT != pocket ]] && ((ram_gb < 40)); then
+        say "$ram_gb GB of RAM, so blocks that stay on the GPU have no copy there"
+        export FRAMEPACK_SMALL_HOST_COPY=1
+    fi
+}
+
+new_password() { od -An -N9 -tx1 /dev/urandom | tr -d ' \n'; }
+
+use_preset() { # use_preset NAME
+    local standard=(FRAMEPACK_USE_BNB=1 FRAMEPACK_BNB_LOAD_IN_4BIT=1 FRAMEPACK_BNB_CPU_OFFLOAD=1
+        FRAMEPACK_XFORMERS_MODE=standard FRAMEPACK_USE_MEMORY_V2=1 FRAMEPACK_FAST_START=1)
+    if [[ $1 == pocket ]]; then by_default FRAMEPACK_CHECKPOINT=pocket; else choose_checkpoint; fi
+    case $1 in
+        auto) use_less_ram_where_little ;;
+        standard) by_default "${standard[@]}" ;;
+        16gb) by_default "${standard[@]}" FRAMEPACK_PRESERVED_MEMORY_GB=8 ;;
+        low-ram)
+            by_default "${standard[@]}" FRAMEPACK_SMALL_HOST_COPY=1 \
+                PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,max_split_size_mb:128
+            ;;
+        share)
+            use_less_ram_where_little
+            if [[ -z ${FRAMEPACK_AUTH:-} ]]; then
+                by_default "FRAMEPACK_AUTH=framepack:$(new_password)"
+                say "the page asks for user framepack, password ${FRAMEPACK_AUTH#*:}"
+            fi
+            by_default GRADIO_SHARE=1
+            ;;
+    esac
+}
+
 # The program runs in the caller's folder, so that file names mean what the caller means; but Python must not look for
 # packages there, since the folder of another FramePack has one of the same name. (-P would say so from Python 3.11 on.)
 readonly only_our_packages='
@@ -169,8 +245,16 @@ case "${1:-page}" in
         cd "$home"
         exec "$python" -m pytest "$@"
         ;;
-    page | -*)
-        if [[ ${1:-} == page ]]; then shift; fi
+    page | auto | pocket | standard | 16gb | low-ram | share | -*)
+        preset=auto
+        case "${1:-}" in
+            page) shift ;;
+            auto | pocket | standard | 16gb | low-ram | share)
+                preset=$1
+                shift
+                ;;
+        esac
+        if [[ ${1:-} != --help && ${1:-} != --version ]]; then use_preset "$preset"; fi
         make_ready run
         exec "$python" -c "$run_page" "$home/demo_gradio.py" "$@"
         ;;

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from .installation import bare, once_installed, ready
+
+__all__ = ["bare", "once_installed", "ready"]
+
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
 

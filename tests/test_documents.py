@@ -24,6 +24,7 @@ PROMISED = {"README", "QUICKSTART", "INSTALL", "FAQ", "OPTIMIZATIONS", "CHANGELO
 LATER = "## What comes later"
 FOLDERS = ("diffusers_helper/", "tests/", "tools/", "bench/", "docs/", "checkpoints/")
 SUFFIXES = (".py", ".md", ".sh", ".toml", ".txt")
+PRESETS = ("auto", "pocket", "standard", "16gb", "low-ram", "share")
 MADE_BY_USE = ("outputs/",)
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
 
@@ -88,10 +89,10 @@ def known_flags() -> set[str]:
 
 def check_program(words: list[str]) -> None:
     """Words for start.sh or `python -m diffusers_helper` are taken by the real parser."""
-    to_page = not words or words[0] == "page" or words[0].startswith("-")
+    to_page = not words or words[0] in ("page", *PRESETS) or words[0].startswith("-")
     try:
         if to_page:
-            demo_gradio._parser().parse_args(words[words[:1] == ["page"] :])
+            demo_gradio._parser().parse_args(words[bool(words and words[0] in ("page", *PRESETS)) :])
         else:
             cli._parser().parse_args(words)
     except SystemExit as end:
