@@ -122,10 +122,11 @@ class Copy:
 class Ring:
     """Bytes on the device that are given out in order and come back in order."""
 
-    def __init__(self, buffer: Tensor) -> None:
+    def __init__(self, buffer: Tensor, mark: Any) -> None:
+        """``mark``: after it the buffer may be written; whoever had that memory before is done then."""
         self.buffer = buffer
         self._taken: deque[Copy] = deque()
-        self._left: deque[tuple[Copy, Any]] = deque()
+        self._left = deque([(Copy(0, buffer.nbytes, None), mark)])
         self._head = 0
 
     def place(self, size: int) -> int | None:
@@ -298,12 +299,12 @@ class BlockSwap:
 
     def _settled_ring(self) -> Ring:
         if self._ring is None:
-            self._ring = Ring(self._transport.device_buffer(self.ring_bytes))
+            self._ring = Ring(self._transport.device_buffer(self.ring_bytes), self._transport.mark())
         return self._ring
 
     def _forget(self) -> None:
         """The next pass begins with nothing under way. Copies keep their order: no old one overwrites a new one."""
         for copy in self._under_way:
-            self._settled_ring().give_back(copy, None)
+            self._settled_ring().give_back(copy, self._transport.mark())
         self._under_way.clear()
         self._next = 0

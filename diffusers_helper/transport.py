@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROBE_BYTES = 2**27
+PAGE_BYTES = 2**12
 STAGING_BYTES = 2**26
 STAGING_PIECES = 3
 
@@ -132,7 +133,10 @@ class CudaTransport:
         return self._ring is not None
 
     def host_buffer(self, size: int) -> Tensor:
-        buffer = _bytes(size)
+        """Whole pages, because pages are what is locked."""
+        whole = _bytes(size + 2 * PAGE_BYTES)
+        start = -whole.data_ptr() % PAGE_BYTES
+        buffer = whole[start : start + size]
         if self._ring is None and not self._lock(buffer):
             log.warning("the system refuses to lock %.1f GB of memory: copies go through a small ring", size / 1e9)
             self._ring = _StagingRing()
@@ -182,7 +186,8 @@ class CudaTransport:
             return self._copies.record_event()
 
     def _lock(self, buffer: Tensor) -> bool:
-        status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+        pages = -(-buffer.nbytes // PAGE_BYTES)
+        status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), pages * PAGE_BYTES, 0)
         if int(status) == 0:
             self._locked.add(buffer.data_ptr())
             return True
@@ -220,4 +225,5 @@ class _StagingRing:
     @staticmethod
     def _piece() -> Tensor:
         """Locked if that much can be; copies from ordinary memory are slower, and right."""
-        return _swallow(lambda: _bytes(STAGING_BYTES, pin_memory=True)) or _bytes(STAGING_BYTES)
+        locked = _swallow(lambda: _bytes(STAGING_BYTES, pin_memory=True))
+        return _bytes(STAGING_BYTES) if locked is None else locked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -159,6 +159,49 @@ def test_what_stays_never_exceeds_what_it_may_take(sizes: list[int], share: floa
 
 def test_what_stays_is_spread_evenly() -> None:
     assert sorted(choose_resident([100] * 12, 400)) == [2, 5, 8, 11]
+
+
+@dataclass
+class Watched(VirtualTransport):
+    """Remembers which bytes of the ring were written when: (first byte, end, began, ended)."""
+
+    written: list[tuple[int, int, float, float]] = field(default_factory=list)
+
+    def begin(self, source: torch.Tensor, target: torch.Tensor, after: float | None) -> float:
+        began = max(self.copied, after or 0.0)
+        ended = super().begin(source, target, after)
+        self.written.append((target.storage_offset(), target.storage_offset() + target.nbytes, began, ended))
+        return ended
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=10),
+    ring=st.integers(0, 9000),
+    broken_off=st.lists(st.integers(0, 9), max_size=4),
+    seconds=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_no_byte_is_written_while_it_is_read(
+    sizes: list[int], ring: int, broken_off: list[int], seconds: float
+) -> None:
+    """Nor before the computation that was asked for before the ring was made has ended."""
+    clock = Watched(bytes_per_second=1000.0, now=5.0)
+    swap, read = (
+        BlockSwap([block_of(size, 1) for size in sizes], clock, ring_bytes=ring),
+        list[tuple[int, int, float, float]](),
+    )
+    for stop in [*broken_off, len(sizes), len(sizes)]:
+        for number, block in enumerate(swap()):
+            (values,) = block.parameters()
+            began = clock.now
+            clock.compute(seconds)
+            read.append((values.storage_offset(), values.storage_offset() + values.nbytes, began, clock.now))
+            if number == stop:
+                break
+    assert all(began >= 5.0 for _, _, began, _ in clock.written)
+    for first, end, began, ended in clock.written:
+        for other, other_end, reads, done in read:
+            assert end <= other or other_end <= first or ended <= reads or done <= began
 
 
 @pytest.mark.parametrize("keep", [True, False])
