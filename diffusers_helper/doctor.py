@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import UnusableCheckpoint
+from .errors import FramePackError, UnusableCheckpoint
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
 from .settings import Settings
 
@@ -108,6 +108,7 @@ def _hardware(settings: Settings) -> Iterator[Fact]:
         yield _build()
         yield _unless_broken("device", _gpus if torch.cuda.is_available() else _processor)
         yield _unless_broken("attention", lambda: _attention(settings))
+        yield _unless_broken("memory plan 13B", lambda: _forecast(settings))
     yield _memory()
 
 
@@ -211,6 +212,23 @@ def _attention(settings: Settings) -> Fact:
     text = f"{chosen.kernel.title} on the {device.upper()}, kernel {used}"
     fix = " ".join(chosen.notices) or (_UNFUSED if used == "math" else None)
     return Fact("attention", value, text, fix)
+
+
+def _forecast(settings: Settings) -> Fact:
+    """What would go where with a 13B checkpoint, as the settings ask; downloaded or not."""
+    from .models.load import choose_compute
+    from .models.weights import wishes_of
+    from .residency import forecast_full_size
+
+    name = "memory plan 13B"
+    try:
+        wishes, notices = wishes_of(settings)
+        plan = forecast_full_size(choose_compute(), wishes)
+    except FramePackError as error:
+        return Fact(name, {"fits": False, "why": str(error)}, f"does not fit: {error}")
+    peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
+    how = {"precision": plan.precision, "resident_blocks": plan.resident_blocks, "residency": dict(plan.residency)}
+    return Fact(name, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join(notices) or None)
 
 
 def _kernel_of_pytorch(tokens: Any) -> str:

@@ -8,9 +8,10 @@ nothing moves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
@@ -24,14 +25,15 @@ from .memory import (
 )
 from .memory_plan import STAY_ON_GPU, Machine, MemoryPlan, Wishes, Workload, plan_memory
 from .models.load import Compute, Parts
-from .models.sizes import part_sizes
-from .models.table import WEIGHTS_PARTS, Checkpoint
+from .models.sizes import FULL_SIZE, part_sizes
+from .models.table import FRAMEPACK_BUCKETS, WEIGHTS_PARTS, Checkpoint
 from .request import Request
 from .swap import BlockSwap
 from .transport import Transport, best_transport
 
 log = logging.getLogger(__name__)
 
+CONTAINER = Path("/sys/fs/cgroup")
 ROOM_TO_WORK_BYTES = 10**9
 """What an encoder needs on the device besides its weights."""
 
@@ -46,13 +48,10 @@ class Planner:
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes) -> None:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
-        dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
-        sizes = {part: dtypes.get(part, compute.encoder_dtype).itemsize for part in WEIGHTS_PARTS}
         self._device, self.wishes = compute.device, wishes
-        self._sizes = part_sizes(checkpoint, sizes)
+        self._sizes = part_sizes(checkpoint, bytes_per_weight(compute))
         self._machine = look(compute.device)
-        height, width = max(checkpoint.buckets, key=lambda size: size[0] * size[1])
-        self.plan = plan_memory(self._machine, self._sizes, Workload.of(height, width), wishes)
+        self.plan = plan_memory(self._machine, self._sizes, largest_workload(checkpoint.buckets), wishes)
 
     def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
         """The plan for one video, with what the device has free now. The numbers of the weights are chosen already.
@@ -66,11 +65,43 @@ class Planner:
         return plan_memory(machine, self._sizes, workload, wishes)
 
 
+def forecast_full_size(compute: Compute, wishes: Wishes) -> MemoryPlan:
+    """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
+    sizes = replace(FULL_SIZE, bytes_per_weight=bytes_per_weight(compute))
+    return plan_memory(look(compute.device), sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
+
+
+def bytes_per_weight(compute: Compute) -> dict[str, int]:
+    """Part -> bytes of a weight in the numbers it computes in."""
+    dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
+    return {part: dtypes.get(part, compute.encoder_dtype).itemsize for part in WEIGHTS_PARTS}
+
+
+def largest_workload(buckets: Sequence[tuple[int, int]]) -> Workload:
+    """Of the sizes (height, width) that a checkpoint makes."""
+    return Workload.of(*max(buckets, key=lambda size: size[0] * size[1]))
+
+
 def look(device: torch.device) -> Machine:
-    """What this machine has."""
+    """What this machine has; in a container, what that may use."""
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = psutil.virtual_memory()
-    return Machine(total, _vram_free(device), ram.total, ram.available)
+    container = _container()
+    if container is None:
+        return Machine(total, _vram_free(device), ram.total, ram.available)
+    limit, free = container
+    return Machine(total, _vram_free(device), min(limit, ram.total), min(free, ram.available))
+
+
+def _container() -> tuple[int, int] | None:
+    """The limit and what is free of it, files in the cache counted as free; None outside and where there is none."""
+    try:
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        rows = (line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        cached = sum(int(count) for name, count in rows if name in ("active_file", "inactive_file"))
+    except (OSError, ValueError):
+        return None
+    return limit, max(limit - used + cached, 0)
 
 
 def _vram_free(device: torch.device) -> int:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from diffusers_helper import doctor, settings
+from diffusers_helper import doctor, residency, settings
 from diffusers_helper.doctor import Fact, Report
+from diffusers_helper.memory_plan import GB, Machine
+from diffusers_helper.models import load
+from diffusers_helper.models.load import Compute
 
 
 @pytest.fixture
@@ -105,8 +109,6 @@ def test_a_gpu_that_answers_with_an_error_is_a_fact(chosen: settings.Settings, m
 def test_a_gpu_beside_a_cpu_build_is_a_gap(
     chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import torch
-
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA Something (UUID: GPU-1)'\n")
     tool.chmod(0o755)
@@ -114,6 +116,22 @@ def test_a_gpu_beside_a_cpu_build_is_a_gap(
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "built for the CPU" in _fix(doctor.examine(chosen), "torch")
+
+
+def test_what_a_13b_checkpoint_would_need_is_foretold(
+    chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = torch.float16
+    compute = Compute(torch.device("cuda"), torch.bfloat16, half, half, "a GPU")
+    monkeypatch.setattr(load, "choose_compute", lambda: compute)
+    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 34 * GB, 29 * GB))
+    plan = _fact(doctor.examine(chosen), "memory plan 13B")
+    assert (plan.value["fits"], plan.value["precision"]) == (True, "int8")
+    assert plan.value["ram_gb"] <= 29
+    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 17 * GB, 10 * GB))
+    refused = _fact(doctor.examine(chosen), "memory plan 13B")
+    assert not refused.value["fits"]
+    assert "GB of RAM" in refused.text
 
 
 def test_a_container_limit_counts(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
