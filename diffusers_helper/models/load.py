@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UnusableCheckpoint
-from .table import Checkpoint
+from .table import FETCH_AGAIN, Checkpoint
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _read(checkpoint: Checkpoint, part: str, read: Callable[..., Any]) -> Any:
 
 def _damaged(part: str, folder: Path, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    return f"the {part} in {folder} is damaged or of another model: {first_line}. Fetch its files again."
+    return f"the {part} in {folder} is damaged or of another model: {first_line}. {FETCH_AGAIN}"
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UnusableCheckpoint
 from ..memory_plan import PartSizes
-from .table import WEIGHTS_PARTS, Checkpoint
+from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
 
 BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")
 MODULATION = re.compile(r"\.norm(1|1_context)?\.linear\.")
@@ -72,7 +72,7 @@ def _weights(part: str, folder: Path) -> Iterator[tuple[str, int]]:
             header = _header(file)
             yield from ((name, math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. Fetch its files again.") from None
+            raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. {FETCH_AGAIN}") from None
 
 
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:

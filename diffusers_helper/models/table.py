@@ -17,6 +17,7 @@ from ..errors import UnusableCheckpoint
 from ..settings import ROOT
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+FETCH_AGAIN = "Fetch its files again; for a checkpoint by name, `bash start.sh download NAME --verify` does."
 DESCRIPTION_FILE = "framepack.json"
 SAMPLES, SAMPLE_BYTES = 64, 2**20
 FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, replace
 from html import escape
 
-from ..errors import FramePackError, InvalidCommand
+from ..errors import CancelRequested, FramePackError, InvalidCommand
 from ..events import Downloaded, Downloading, Event, Notice
 from ..models.download import missing_parts
 from ..models.table import CHECKPOINTS
@@ -47,7 +47,7 @@ class Fetching:
 
     def __init__(self) -> None:
         self.now = Fetch()
-        self._changing = threading.Lock()
+        self._changing, self._stop = threading.Lock(), threading.Event()
 
     def start(self, name: str, settings: Settings) -> None:
         """Begin to fetch ``name``; raises InvalidCommand while another download runs, and offline."""
@@ -58,11 +58,13 @@ class Fetching:
         with self._changing:
             if self.now.running:
                 raise InvalidCommand(f"{self.now.name} is being fetched already.")
+            self._stop.clear()
             self.now = Fetch(name, running=True)
         threading.Thread(target=self._fetch, args=(name, settings), name="download", daemon=True).start()
 
     def stop(self) -> None:
         """End the download soon; what has arrived is kept."""
+        self._stop.set()
         self._change(stopping=True)
 
     def _fetch(self, name: str, settings: Settings) -> None:
@@ -70,11 +72,12 @@ class Fetching:
         from ..models.hub import Hub
 
         try:
-            for event in download_checkpoint(name, settings.models_dir, Hub(settings.endpoint)):
+            for event in download_checkpoint(name, settings.models_dir, Hub(settings.endpoint, self._wait)):
                 with self._changing:
                     self.now = self.now.after(event)
-                if self.now.stopping:
-                    break
+                self._wait(0)
+        except CancelRequested:
+            self._change(problem="")
         except FramePackError as error:
             self._change(problem=str(error))
         except Exception as error:
@@ -82,6 +85,10 @@ class Fetching:
             self._change(problem=f"{type(error).__name__}: {error}")
         finally:
             self._change(running=False)
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise CancelRequested
 
     def _change(self, **fields: str | bool) -> None:
         with self._changing:

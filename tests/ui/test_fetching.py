@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import InvalidCommand
-from diffusers_helper.models import hub
 from diffusers_helper.models.table import CHECKPOINTS, PARTS, KnownCheckpoint, PartSource, find_checkpoint
 from diffusers_helper.settings import Settings, resolve
 from diffusers_helper.ui.fetching import Fetching, render
@@ -64,11 +63,9 @@ def test_a_refusal_is_shown_escaped_and_the_button_stays(server: HubServer, tmp_
     assert 'data-act="fetch" data-value="small"' in shown
 
 
-def test_it_is_watched_and_stopped_while_it_waits(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "PULSE_SECONDS", 0.01)
-    server.faults["tokenizer/tokenizer.json"], server.retry_after = [503] * 9, "100"
+@pytest.mark.parametrize("where", ["list", "tokenizer/tokenizer.json"])
+def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: Path, where: str) -> None:
+    server.faults[where], server.retry_after = [503] * 9, "100"
     settings, fetching = settings_of(server, tmp_path), Fetching()
     fetching.start("small", settings)
     until = time.monotonic() + 20
