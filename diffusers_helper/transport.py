@@ -128,8 +128,8 @@ class CudaTransport:
         self._worker = ThreadPoolExecutor(1, "transport")
 
     @property
-    def locked_bytes_refused(self) -> bool:
-        """True when copies go through the staging ring."""
+    def staged(self) -> bool:
+        """True when memory could not be locked, so that copies go through a small ring."""
         return self._ring is not None
 
     def host_buffer(self, size: int) -> Tensor:

@@ -10,6 +10,7 @@ The image stream is packed as [4x context, 2x context, clean context, target]; t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..swap import BlockSource, BlockSwap
-from ..transport import Transport
+from ..transport import PROBE_BYTES, Transport, bytes_per_second
+
+log = logging.getLogger(__name__)
 
 Rotary = tuple[Tensor, Tensor]
 Blocks = Callable[[], Tensor]
@@ -66,6 +69,13 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             if not name.endswith("transformer_blocks"):
                 module.to(transport.device)
         self.block_source = swap
+        log.info(
+            "%d of %d blocks stay on %s, %s",
+            len(swap.resident),
+            len(self.blocks),
+            transport.device,
+            _pace(swap, transport),
+        )
         return swap
 
     def forward(
@@ -170,6 +180,14 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         p = self.config.patch_size
         patches = patches.reshape(batch, frames, height // p, width // p, -1, p, p)
         return patches.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, -1, frames, height, width)
+
+
+def _pace(swap: BlockSwap, transport: Transport) -> str:
+    """What passes through, and how fast the bus is today."""
+    if not swap.bytes_per_pass:
+        return "none pass through"
+    speed = bytes_per_second(transport, min(PROBE_BYTES, swap.ring_bytes))
+    return f"{swap.bytes_per_pass / 1e9:.2f} GB pass through in a step, by a bus of {speed / 1e9:.1f} GB/s"
 
 
 def _attention_mask(tokens: Tensor, text_mask: Tensor) -> Tensor | None:
