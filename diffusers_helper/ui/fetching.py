@@ -1,21 +1,27 @@
-"""One download beside the page: a thread that fetches a checkpoint, what it has said last, and how that looks."""
+"""One download beside the page: the command `download` as a process, what it has said last, and how that looks.
+
+A process of its own, because the page's asks the network for nothing and keeps the hub library from it too.
+"""
 
 from __future__ import annotations
 
-import logging
+import json
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 
-from ..errors import CancelRequested, FramePackError, InvalidCommand
-from ..events import Downloaded, Downloading, Event, Notice
+from ..errors import InvalidCommand
+from ..events import Downloaded, Downloading, Failed, Notice
 from ..models.download import missing_parts
 from ..models.table import CHECKPOINTS
-from ..settings import Settings
+from ..settings import ROOT, Settings
 from .texts import Texts
 from .words import duration
-
-log = logging.getLogger(__name__)
 
 GB = 1e9
 
@@ -28,16 +34,19 @@ class Fetch:
     running: bool = False
     stopping: bool = False
     complete: bool = False
-    last: Downloading | None = None
+    last: Mapping[str, Any] | None = None
     problem: str = ""
 
-    def after(self, event: Event) -> Fetch:
-        match event:
-            case Downloading():
+    def after(self, event: Mapping[str, Any]) -> Fetch:
+        """Once the command has said ``event``."""
+        match event["event"]:
+            case Downloading.event:
                 return replace(self, last=event, problem="")
-            case Notice():
-                return replace(self, problem=event.message)
-            case Downloaded():
+            case Notice.event:
+                return replace(self, problem=event["message"])
+            case Failed.event:
+                return replace(self, problem=event["error"])
+            case Downloaded.event:
                 return replace(self, complete=True, problem="")
         return self
 
@@ -47,7 +56,8 @@ class Fetching:
 
     def __init__(self) -> None:
         self.now = Fetch()
-        self._changing, self._stop = threading.Lock(), threading.Event()
+        self._changing = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
 
     def start(self, name: str, settings: Settings) -> None:
         """Begin to fetch ``name``; raises InvalidCommand while another download runs, and offline."""
@@ -58,41 +68,63 @@ class Fetching:
         with self._changing:
             if self.now.running:
                 raise InvalidCommand(f"{self.now.name} is being fetched already.")
-            self._stop.clear()
+            self._process = None
             self.now = Fetch(name, running=True)
         threading.Thread(target=self._fetch, args=(name, settings), name="download", daemon=True).start()
 
     def stop(self) -> None:
-        """End the download soon; what has arrived is kept."""
-        self._stop.set()
-        self._change(stopping=True)
+        """End the download; what has arrived is kept."""
+        with self._changing:
+            self.now = replace(self.now, stopping=True)
+            if self._process:
+                self._process.terminate()
 
     def _fetch(self, name: str, settings: Settings) -> None:
-        from ..models.download import download_checkpoint
-        from ..models.hub import Hub
-
         try:
-            for event in download_checkpoint(name, settings.models_dir, Hub(settings.endpoint, self._wait)):
-                with self._changing:
-                    self.now = self.now.after(event)
-                self._wait(0)
-        except CancelRequested:
-            self._change(problem="")
-        except FramePackError as error:
+            self._follow(name, settings)
+        except OSError as error:
             self._change(problem=str(error))
-        except Exception as error:
-            log.exception("the download of %s", name)
-            self._change(problem=f"{type(error).__name__}: {error}")
         finally:
             self._change(running=False)
 
-    def _wait(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise CancelRequested
+    def _follow(self, name: str, settings: Settings) -> None:
+        """Run the command, and take in what it says. It ends with this process, whose end of the pipe is then gone."""
+        with subprocess.Popen(
+            _command(name, settings), stdout=subprocess.PIPE, text=True, env=_environment()
+        ) as process:
+            with self._changing:
+                self._process = process
+                if self.now.stopping:
+                    process.terminate()
+            for line in process.stdout or ():
+                with self._changing:
+                    self.now = self.now.after(json.loads(line))
+        if self.now.stopping:
+            self._change(problem="")
 
     def _change(self, **fields: str | bool) -> None:
         with self._changing:
             self.now = replace(self.now, **fields)  # type: ignore[arg-type]
+
+
+def _command(name: str, settings: Settings) -> list[str]:
+    folder = ("--models-dir", str(settings.models_dir.absolute()))
+    return [
+        sys.executable,
+        "-m",
+        "diffusers_helper",
+        "download",
+        name,
+        "--json",
+        *folder,
+        "--endpoint",
+        settings.endpoint,
+    ]
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def render(fetching: Fetching, settings: Settings, texts: Texts) -> str:
@@ -122,10 +154,10 @@ def _row(name: str, now: Fetch, settings: Settings, texts: Texts) -> str:
 def _under_way(now: Fetch, texts: Texts) -> str:
     words, meter = texts("system.fetch_begins"), ""
     if now.last:
-        done, total = now.last.bytes_done / GB, now.last.bytes_total / GB
+        done, total = now.last["bytes_done"] / GB, now.last["bytes_total"] / GB
         words = texts("system.fetch_progress", done=f"{done:.2f}", total=f"{total:.2f}")
-        if now.last.seconds_left is not None:
-            words += f" · {duration(now.last.seconds_left, texts)}"
+        if now.last["seconds_left"] is not None:
+            words += f" · {duration(now.last['seconds_left'], texts)}"
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
     problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""

@@ -9,24 +9,27 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import InvalidCommand
-from diffusers_helper.models.table import CHECKPOINTS, PARTS, KnownCheckpoint, PartSource, find_checkpoint
+from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint
 from diffusers_helper.settings import Settings, resolve
 from diffusers_helper.ui.fetching import Fetching, render
 from diffusers_helper.ui.texts import Texts
 
 from ..models.hub_server import HubServer
 
-REPOSITORY = "someone/small"
+NAME = "framepack"
 ENGLISH = Texts("en")
 
 
 @pytest.fixture
 def server(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub with one small checkpoint, ``small``."""
-    sources = {part: PartSource(REPOSITORY, part, 1.0) for part in PARTS}
-    monkeypatch.setitem(CHECKPOINTS, "small", KnownCheckpoint("", ("f1",), sources=sources))  # type: ignore[arg-type]
-    files = {file.relative_to(pocket).as_posix(): file.read_bytes()[:20_000] for file in pocket.rglob("*.*")}
-    with HubServer({REPOSITORY: files}).serving() as serving:
+    """A hub with the repositories of a large checkpoint, but small files; this process may not ask it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    repositories: dict[str, dict[str, bytes]] = {}
+    for part, source in CHECKPOINTS[NAME].sources.items():
+        files = repositories.setdefault(source.repository, {})
+        for file in (pocket / part).iterdir():
+            files[f"{source.subfolder}/{file.name}".lstrip("/")] = file.read_bytes()[:20_000]
+    with HubServer(repositories).serving() as serving:
         yield serving
 
 
@@ -44,30 +47,30 @@ def wait_for_the_end(fetching: Fetching) -> None:
 def test_a_checkpoint_is_fetched_and_its_button_goes(server: HubServer, tmp_path: Path) -> None:
     settings, fetching = settings_of(server, tmp_path), Fetching()
     before = render(fetching, settings, ENGLISH)
-    assert "8.0 of 8.0 GB missing" in before
-    assert 'data-act="fetch" data-value="small"' in before
-    fetching.start("small", settings)
+    assert "42.5 of 42.5 GB missing" in before
+    assert 'data-act="fetch" data-value="framepack"' in before
+    fetching.start(NAME, settings)
     wait_for_the_end(fetching)
     assert fetching.now.complete
-    assert find_checkpoint("small", tmp_path)
-    assert 'data-value="small"' not in render(fetching, settings, ENGLISH)
+    assert find_checkpoint(NAME, tmp_path)
+    assert 'data-value="framepack"' not in render(fetching, settings, ENGLISH)
 
 
 def test_a_refusal_is_shown_escaped_and_the_button_stays(server: HubServer, tmp_path: Path) -> None:
     server.faults["list"] = [403]
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    fetching.start("small", settings)
+    fetching.start(NAME, settings)
     wait_for_the_end(fetching)
     shown = render(fetching, settings, ENGLISH)
     assert "HF_TOKEN" in shown
-    assert 'data-act="fetch" data-value="small"' in shown
+    assert 'data-act="fetch" data-value="framepack"' in shown
 
 
 @pytest.mark.parametrize("where", ["list", "tokenizer/tokenizer.json"])
 def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: Path, where: str) -> None:
     server.faults[where], server.retry_after = [503] * 9, "100"
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    fetching.start("small", settings)
+    fetching.start(NAME, settings)
     until = time.monotonic() + 20
     while "503" not in fetching.now.problem and time.monotonic() < until:
         time.sleep(0.01)
@@ -75,8 +78,8 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
     assert "503" in shown
     assert 'data-act="fetch_stop"' in shown
     assert 'data-act="fetch" ' not in shown
-    with pytest.raises(InvalidCommand, match="small is being fetched already"):
-        fetching.start("framepack", settings)
+    with pytest.raises(InvalidCommand, match="framepack is being fetched already"):
+        fetching.start("framepack-f1", settings)
     fetching.stop()
     wait_for_the_end(fetching)
     assert not fetching.now.complete
@@ -84,7 +87,7 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
 
 def test_what_cannot_begin_is_refused(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(InvalidCommand, match="offline"):
-        Fetching().start("small", settings_of(server, tmp_path, offline="1"))
+        Fetching().start(NAME, settings_of(server, tmp_path, offline="1"))
     with pytest.raises(InvalidCommand, match="There is no checkpoint"):
         Fetching().start("../evil", settings_of(server, tmp_path))
     assert 'data-act="fetch"' not in render(Fetching(), settings_of(server, tmp_path, offline="1"), ENGLISH)
