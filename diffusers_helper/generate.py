@@ -26,10 +26,11 @@ from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser, Stage
-from .errors import BrokenNumbers, CancelRequested, FramePackError, OutOfMemory, UnusableResumeFolder
+from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder
 from .events import Cancelled, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
+from .memory import is_out_of_memory
 from .memory_plan import MemoryPlan
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller size or latent window"
+GPU_LOST = "the GPU stopped working. Start the program again; the video can go on from its last finished section."
 
 
 class GenerationEngine(Protocol):
@@ -119,7 +121,9 @@ class Run:
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 failure = error.with_traceback(None)  # whose frames hold what must be freed
             message = self.engine.use_less_memory(stage)
             if message is None:
@@ -149,11 +153,17 @@ def _to_the_end(run: Run) -> Iterator[Event]:
         yield Cancelled(**run.totals(), folder=folder)
     except FramePackError as error:
         yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
-    except torch.OutOfMemoryError as error:
-        yield Failed(**run.totals(), folder=folder, error=f"{OUT_OF_MEMORY}: {error}", exit_code=OutOfMemory.exit_code)
     except Exception as error:
         log.exception("unexpected error in %s", folder)
-        yield Failed(**run.totals(), folder=folder, error=f"{type(error).__name__}: {error}", exit_code=1)
+        yield Failed(**run.totals(), folder=folder, error=_in_words(error), exit_code=1)
+
+
+def _in_words(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return f"{OUT_OF_MEMORY}: {error}"
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        return f"{GPU_LOST} {str(error).splitlines()[0]}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _road(run: Run) -> Iterator[Event]:

@@ -126,6 +126,13 @@ def force_free_vram(target_gb: float) -> float:
     return free
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory: of a GPU, or RAM, which PyTorch tells in other words."""
+    words = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    told = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
 def free_unused() -> None:
     """Let go of what no variable holds, and give PyTorch's cache back to the driver."""
     gc.collect()

@@ -89,8 +89,8 @@ def _bytes(text: str) -> int:
 
 
 def _gb(text: str) -> float:
-    if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", text, re.ASCII) or float(text) > 128:
-        raise ValueError("allowed is a number of GB from 0 to 128")
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", text, re.ASCII) or not 6 <= float(text) <= 128:
+        raise ValueError("allowed is a number of GB from 6 to 128")
     return float(text)
 
 
@@ -174,7 +174,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("small_host_copy", "FRAMEPACK_SMALL_HOST_COPY", "0", _truth, "blocks that stay on the GPU are not in RAM too"),
     Knob(
         "least_preserved_gb", "FRAMEPACK_PRESERVED_MEMORY_GB", "6", _gb,
-        "GPU memory in GB that the weights leave free in every video, 0 to 128; a video may ask for more",
+        "GPU memory in GB that the weights leave free in every video, 6 to 128; a video may ask for more",
     ),
     Knob(
         "cuda_alloc_conf", "PYTORCH_CUDA_ALLOC_CONF", "", _alloc_conf,

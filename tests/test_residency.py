@@ -140,6 +140,8 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_loading(
 class Short(PackEngine):
     """An engine that runs out of memory at one stage, until it has been told often enough to use less."""
 
+    failure: Exception = torch.OutOfMemoryError("full")
+
     def __init__(self, stage: str, rungs: int, needed: int) -> None:
         super().__init__("run_i2v")
         self.stage, self.rungs, self.needed, self.taken = stage, rungs, needed, 0
@@ -151,7 +153,7 @@ class Short(PackEngine):
 
     def _work(self, stage: str) -> None:
         if stage == self.stage and self.taken < self.needed:
-            raise torch.OutOfMemoryError("full")
+            raise self.failure
 
     def encode(self, *arguments: Any) -> Any:
         self._work("encode")
@@ -196,6 +198,26 @@ def test_at_the_end_of_the_ladder_the_video_fails_with_a_remedy(photograph: Path
     last = list(generate(pack_request(photograph), Short("decode", rungs=1, needed=3), tmp_path))[-1]
     assert isinstance(last, Failed)
     assert "ran out of memory; close other programs" in last.error
+
+
+@pytest.mark.parametrize(
+    ("failure", "tried_again", "words"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, "ran out of memory"),
+        (MemoryError("Unable to allocate"), True, "ran out of memory"),
+        (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors"), False, "the GPU stopped working"),
+        (RuntimeError("shapes differ"), False, "RuntimeError: shapes differ"),
+    ],
+)
+def test_other_failures_are_told_apart(
+    failure: Exception, tried_again: bool, words: str, photograph: Path, tmp_path: Path
+) -> None:
+    made = Short("decode", rungs=1, needed=3)
+    made.failure = failure
+    last = list(generate(pack_request(photograph), made, tmp_path))[-1]
+    assert isinstance(last, Failed)
+    assert words in last.error
+    assert bool(made.taken) is tried_again
 
 
 def test_the_ladder_frees_then_decodes_in_tiles_then_on_the_cpu(checkpoint: Checkpoint) -> None:

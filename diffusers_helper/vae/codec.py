@@ -42,9 +42,12 @@ def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tiled: bool = F
 
     ``tiled`` decodes squares of 256 pixels that overlap: slower, slightly other pixels, little memory.
     """
-    vae.use_tiling = tiled
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
-    return vae.decode(unscaled, return_dict=False)[0].to("cpu", PIXEL_DTYPE)
+    vae.use_tiling = tiled
+    try:
+        return vae.decode(unscaled, return_dict=False)[0].to("cpu", PIXEL_DTYPE)
+    finally:
+        vae.use_tiling = False
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

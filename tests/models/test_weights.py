@@ -69,9 +69,9 @@ def test_bitsandbytes_that_is_missing_is_said_before_anything_is_loaded(monkeypa
         ("FRAMEPACK_QUANTISE", "int3", "allowed are auto, off, int8, fp8, bnb8, bnb4"),
         ("FRAMEPACK_USE_BNB", "yes", "allowed are 1, true, 0 and false"),
         ("FRAMEPACK_BNB_CPU_OFFLOAD", "yes", "allowed are 1, true, 0 and false"),
-        ("FRAMEPACK_PRESERVED_MEMORY_GB", "-1", "allowed is a number of GB from 0 to 128"),
-        ("FRAMEPACK_PRESERVED_MEMORY_GB", "x", "allowed is a number of GB from 0 to 128"),
-        ("FRAMEPACK_PRESERVED_MEMORY_GB", "129", "allowed is a number of GB from 0 to 128"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "-1", "allowed is a number of GB from 6 to 128"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "x", "allowed is a number of GB from 6 to 128"),
+        ("FRAMEPACK_PRESERVED_MEMORY_GB", "129", "allowed is a number of GB from 6 to 128"),
         ("PYTORCH_CUDA_ALLOC_CONF", "fast", "give name:value"),
     ],
 )
