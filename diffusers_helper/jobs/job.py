@@ -23,12 +23,14 @@ class JobProgress:
     """What a job's events say, folded together. ``section`` and ``step`` count from 1; 0 means not begun.
 
     Attributes:
+        started: the models are loaded and the work folder is there.
         computed: of the running section's steps, in order; False where the step cache served.
         preview: the file that every preview overwrites; ``previews`` counts them.
         video: the playable video so far, in the end the finished one; it has ``frames`` frames.
         folder: the work folder, from which an unfinished job goes on.
     """
 
+    started: bool = False
     checkpoint: str = ""
     kind: str = ""
     sections: int = 0
@@ -64,7 +66,7 @@ class JobProgress:
     @property
     def phase(self) -> Phase:
         """What a running job is at."""
-        if not self.sections:
+        if not self.started:
             return "loading"
         if not self.section:
             return "encoding"
@@ -83,7 +85,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
 
 def _started(progress: JobProgress, event: Any) -> dict[str, Any]:
     same = ("folder", "seed", "sections_done")
-    fresh = {"section": 0, "step": 0, "computed": (), "notices": (), "error": None}
+    fresh = {"started": True, "section": 0, "step": 0, "computed": (), "notices": (), "error": None}
     return {**fresh, **{name: getattr(event, name) for name in same}}
 
 

@@ -21,7 +21,7 @@ class InstanceLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = FileLock(folder / LOCK)
+        self._lock = FileLock(folder / LOCK, thread_local=False)  # any thread may have to take it anew
 
     def acquire(self) -> None:
         """Take the folder. One that cannot be written needs no lock: nobody can work on it.

@@ -1,14 +1,13 @@
 """All that a page, a script or the worker may do to jobs. Thread-safe; no call takes long.
 
 The jobs live in memory and every change is written through to the store; only single steps and previews are not, since
-after a break a job goes on from its last finished section. ``version`` grows with every change, so a reader that has
-seen a number has seen everything up to it.
+after a break a job goes on from its last finished section (``ledger.py``). ``version`` grows with every change, so a
+reader that has seen a number has seen everything up to it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidCommand, OutputFailed, QueueUnavailable, UnknownJob
+from ..errors import InvalidCommand, OutputFailed, UnknownJob
 from ..events import Ended, Event, Preview, Step
 from ..media.files import remove_partials
 from ..models.table import Checkpoint
@@ -24,10 +23,9 @@ from ..preparation import check_offered
 from ..request import Request
 from .estimate import estimate_seconds
 from .job import Job, JobProgress, Keep, State
-from .lock import InstanceLock
+from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
 from .results import delete_unfinished, result_files, to_trash, with_finished_video
-from .store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +43,49 @@ class JobQueue:
         ``checkpoint``: requests that it cannot make are refused when they are added.
         """
         self.output_dir = output_dir.absolute()
-        self.version = 0
         self._checkpoint, self._clock = checkpoint, clock
-        self._changed = threading.Condition(threading.RLock())
-        self._lock = InstanceLock(self.output_dir / OWN_FOLDER)
-        self._lock.acquire()
-        self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
+        self._ledger = Ledger(self.output_dir / OWN_FOLDER)
+        self._changed = self._ledger.changed
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
-        self._jobs = {job.id: job for job in self._store.jobs()}
-        self._paused = self._store.paused
-        self._unsaved: frozenset[int] = frozenset()
         self._recover()
 
     # Reading.
 
     @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return self._ledger.version
+
+    @property
+    def steady_version(self) -> int:
+        """Grows with every change but steps and previews."""
+        return self._ledger.steady_version
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What is wrong with the queue itself; empty when all is well."""
-        unsaved = "The queue file cannot be written; what happens now is kept in memory until it can."
-        return (*self._opened, unsaved) if self._unsaved else self._opened
+        return self._ledger.notices
 
     @property
     def paused(self) -> bool:
         """Whether no further job is begun."""
-        return self._paused
+        return self._ledger.paused
 
     def jobs(self) -> list[Job]:
         """The running one, the queued in their order, then the ended, newest end first."""
         with self._changed:
-            return sorted(self._jobs.values(), key=_shown_at)
+            return sorted(self._ledger.jobs.values(), key=_shown_at)
 
     def job(self, job_id: int) -> Job:
         """Raises UnknownJob."""
         try:
-            return self._jobs[job_id]
+            return self._ledger.jobs[job_id]
         except KeyError:
             raise UnknownJob(f"there is no job {job_id}; it may have been removed") from None
 
     def events(self, job_id: int) -> list[dict[str, Any]]:
         """What the job has told, oldest first; steps and previews are not kept."""
-        return self._store.events(self.job(job_id).id)
+        return self._ledger.events(self.job(job_id).id)
 
     def picture(self, job_id: int) -> Path:
         """The start picture of a job, as it was given."""
@@ -117,8 +118,8 @@ class JobQueue:
             UnusablePicture, OutputFailed, QueueUnavailable.
         """
         with self._taken_in(request) as request, self._changed:
-            job = Job(self._store.new_id(), "queued", request, self._clock(), self._last_place() + 1)
-            self._write(job)
+            job = Job(self._ledger.new_id(), "queued", request, self._clock(), self._ledger.last_place() + 1)
+            self._ledger.write(job)
             if first:
                 self.run_next(job.id)
             return self.job(job.id)
@@ -130,7 +131,7 @@ class JobQueue:
             job = self._queued(job_id)
             if job.progress.folder:
                 raise InvalidCommand(f"job {job_id} goes on with an unfinished video; duplicate it to change it")
-            self._write(replace(job, request=request))
+            self._ledger.write(replace(job, request=request))
             self._tidy()
             return self.job(job_id)
 
@@ -148,7 +149,7 @@ class JobQueue:
             waiting = [job for job in self._waiting() if job.id != job_id]
             waiting.insert(waiting.index(target) if target else len(waiting), moved)
             places = sorted(job.place for job in waiting)
-            self._write(*(replace(job, place=place) for job, place in zip(waiting, places, strict=True)))
+            self._ledger.write(*(replace(job, place=place) for job, place in zip(waiting, places, strict=True)))
 
     def run_next(self, job_id: int) -> None:
         """Put a queued job at the front."""
@@ -161,11 +162,11 @@ class JobQueue:
         with self._changed:
             job = self.job(job_id)
             if job.state == "queued":
-                self._write(self._ended(job, "cancelled"))
+                self._ledger.write(self._ended(job, "cancelled"))
                 if keep == "nothing":
-                    self._write(self._without_results(self.job(job_id)))
+                    self._ledger.write(self._without_results(self.job(job_id)))
             elif job.state == "running":
-                self._write(replace(job, stop=keep))
+                self._ledger.write(replace(job, stop=keep))
             else:
                 raise InvalidCommand(
                     f"job {job_id} is {job.state} already; only queued and running jobs can be stopped"
@@ -175,7 +176,7 @@ class JobQueue:
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
         with self._changed:
             job = self._stopped(job_id)
-            self._write(replace(job, progress=JobProgress(), **self._again()))
+            self._ledger.write(replace(job, progress=JobProgress(), **self._again()))
             if job.progress.folder:
                 to_trash(self.output_dir, [Path(job.progress.folder)])
             return self.job(job_id)
@@ -186,7 +187,7 @@ class JobQueue:
             job = self._stopped(job_id)
             if not job.can_go_on:
                 raise InvalidCommand(f"job {job_id} has no unfinished video to go on with; retry it instead")
-            self._write(replace(job, progress=job.progress.to_go_on_with(), **self._again()))
+            self._ledger.write(replace(job, progress=job.progress.to_go_on_with(), **self._again()))
             return self.job(job_id)
 
     def retry_failed(self) -> int:
@@ -222,28 +223,24 @@ class JobQueue:
 
     def tell_address(self, address: str) -> None:
         """Leave word for a second program of where the page of this queue is."""
-        self._lock.tell(address)
+        self._ledger.tell_address(address)
 
     def close(self) -> None:
         """Write everything and let go of the folder."""
         with self._changed:
-            try:
-                self._save(*self._jobs.values())
-            except QueueUnavailable as error:
-                log.warning("the queue is not saved: %s", error)
-            self._store.close()
-            self._lock.release()
+            self._ledger.close()
 
     # For the worker.
 
     def claim(self) -> Job | None:
         """Take the next queued job and mark it running; None when there is none or the queue rests."""
         with self._changed:
-            waiting = [] if self._paused else self._waiting()
+            waiting = [] if self.paused else self._waiting()
             if not waiting:
                 return None
-            job = replace(waiting[0], state="running", stop=None, started_at=self._clock(), ended_at=None)
-            self._keep(job)
+            loading = replace(waiting[0].progress, started=False)
+            job = replace(waiting[0], state="running", progress=loading, stop=None, started_at=self._clock())
+            self._ledger.keep(job)
             return job
 
     def wait(self, seconds: float) -> None:
@@ -261,9 +258,9 @@ class JobQueue:
         with self._changed:
             job = self.job(job_id).after(event)
             if isinstance(event, Step | Preview):
-                self._show(job)
+                self._ledger.show(job, passing=True)
             else:
-                self._keep(job, event)
+                self._ledger.keep(job, event)
             return job
 
     def end(self, job_id: int, event: Ended, state: State) -> Job:
@@ -272,8 +269,8 @@ class JobQueue:
             job = self.job(job_id).after(event)
             if job.stop == "nothing" and state in ("cancelled", "done"):
                 job, state = self._discarded(job), "cancelled"
-            self._keep(self._ended(job, state), event)
-            self._store.back_up()
+            self._ledger.keep(self._ended(job, state), event)
+            self._ledger.back_up()
             return self.job(job_id)
 
     # What the above is made of. All is called with the lock held.
@@ -284,7 +281,7 @@ class JobQueue:
         with self._changed:
             for job in [job for job in self.jobs() if job.state == "running"]:
                 found = with_finished_video(job)
-                self._keep(self._ended(found or job, "done" if found else "interrupted"))
+                self._ledger.keep(self._ended(found or job, "done" if found else "interrupted"))
             self._tidy()
 
     @contextmanager
@@ -316,14 +313,11 @@ class JobQueue:
             raise InvalidCommand(f"job {job_id} is running; stop it first")
         return job
 
-    def _last_place(self) -> int:
-        return max((job.place for job in self._jobs.values()), default=0)
-
     def _again(self) -> dict[str, Any]:
-        return {"state": "queued", "stop": None, "ended_at": None, "place": self._last_place() + 1}
+        return {"state": "queued", "stop": None, "ended_at": None, "place": self._ledger.last_place() + 1}
 
     def _ended(self, job: Job, state: State) -> Job:
-        return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._last_place() + 1)
+        return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._ledger.last_place() + 1)
 
     def _without_results(self, job: Job) -> Job:
         """The job after its unfinished work was deleted, or its finished video moved to the trash."""
@@ -331,7 +325,8 @@ class JobQueue:
             delete_unfinished(self.output_dir, Path(job.progress.folder))
         else:
             to_trash(self.output_dir, result_files(job))
-        return replace(job, progress=replace(job.progress, folder=None, video=None, preview=None, frames=0))
+        nothing = replace(job.progress, folder=None, video=None, preview=None, frames=0, sections_done=0)
+        return replace(job, progress=nothing)
 
     def _discarded(self, job: Job) -> Job:
         try:
@@ -341,56 +336,17 @@ class JobQueue:
             return job
 
     def _forget(self, job: Job) -> None:
-        self._store.delete(job.id)
-        del self._jobs[job.id]
+        self._ledger.forget(job.id)
         self._tidy()
-        self._announce()
 
     def _tidy(self) -> None:
         """Pictures that no job needs go; but not where jobs may be hidden in a file that could not be read."""
-        if not self._opened:
-            self._shelf.keep_only(job.request.picture for job in self._jobs.values())
+        if self._ledger.is_whole:
+            self._shelf.keep_only(job.request.picture for job in self._ledger.jobs.values())
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:
-            self._store.set_paused(paused)
-            self._paused = paused
-            self._announce()
-
-    def _write(self, *jobs: Job) -> None:
-        """A user's change: on disk or not at all."""
-        self._save(*jobs)
-        self._show(*jobs)
-
-    def _keep(self, job: Job, event: Event | None = None) -> None:
-        """The worker's change: it has happened, so where the disk refuses it stays in memory until the disk is well."""
-        self._show(job)
-        try:
-            self._save(job)
-            if event:
-                self._store.log_event(job.id, event)
-        except QueueUnavailable as error:
-            self._unsaved |= {job.id}
-            log.warning("job %d is not saved: %s", job.id, error)
-
-    def _save(self, *jobs: Job) -> None:
-        """Write ``jobs`` and what could not be written before; all, where somebody removed the file meanwhile."""
-        if self._store.is_removed:
-            self._store.close()
-            self._store, self._opened = open_store(self.output_dir / OWN_FOLDER)
-            self._unsaved = frozenset(self._jobs)
-            self._store.set_paused(self._paused)
-        late = {number: self._jobs[number] for number in self._unsaved if number in self._jobs}
-        self._store.save(*{**late, **{job.id: job for job in jobs}}.values())
-        self._unsaved = frozenset()
-
-    def _show(self, *jobs: Job) -> None:
-        self._jobs.update({job.id: job for job in jobs})
-        self._announce()
-
-    def _announce(self) -> None:
-        self.version += 1
-        self._changed.notify_all()
+            self._ledger.set_paused(paused)
 
 
 def _shown_at(job: Job) -> tuple[int, int]:

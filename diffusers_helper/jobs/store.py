@@ -70,6 +70,7 @@ class JobStore:
                 self._connection.close()
                 raise
         self._file = file
+        self._inode = file.stat().st_ino if file else 0
 
     def _prepare(self) -> None:
         run = self._connection.execute
@@ -91,8 +92,19 @@ class JobStore:
 
     @property
     def is_removed(self) -> bool:
-        """Whether somebody removed the file; what is written now would go with it."""
-        return self._file is not None and not self._file.exists()
+        """Whether somebody removed the file; what is written now would go with it. Raises QueueUnavailable.
+
+        One that was put in its place is not ours to write.
+        """
+        if self._file is None:
+            return False
+        try:
+            found = self._file.stat().st_ino
+        except OSError:
+            return True
+        if found != self._inode:
+            raise QueueUnavailable(f"{self._file} was replaced while it was in use; start the program again")
+        return False
 
     def jobs(self) -> list[Job]:
         """All jobs, by id. Raises DamagedQueue when one of them is no job."""

@@ -147,10 +147,10 @@ def buttons(job: Job, texts: Texts) -> str:
     told, offered = job.progress, []
     if job.can_go_on:
         hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
-        offered.append(_act(job, "go-on", texts("job.go_on"), hint))
+        offered.append(_act(job, "go_on", texts("job.go_on"), hint))
     if job.state in ("failed", "cancelled", "interrupted"):
         sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
-        offered.append(_act(job, "retry", texts("job.retry"), "", sure))
+        offered.append(_act(job, "retry", texts("job.retry"), "", confirm=sure))
     if told.video:
         address = f"media/{job.id}/video.mp4?v={told.frames}"
         words = say(texts, "job.save_video")
@@ -170,16 +170,18 @@ def _stop(job: Job, keep: Keep, texts: Texts) -> str:
         case _:
             count = job.progress.sections_done + (keep == "section")
             hint = texts(f"job.stop_{keep}_keeps", count=count)
-    return _act(job, f"stop-{keep}", label, hint, confirm, pressed=job.stop == keep)
+    return _act(job, "stop", label, hint, value=keep, confirm=confirm, pressed=job.stop == keep)
 
 
-def _act(job: Job, act: str, label: str, hint: str, confirm: str = "", pressed: bool = False) -> str:
+def _act(
+    job: Job, act: str, label: str, hint: str, *, value: str = "", confirm: str = "", pressed: bool = False
+) -> str:
     ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
     off = ' aria-pressed="true"' if pressed else ""
     small = f"<small>{escape(hint)}</small>" if hint else ""
     return (
-        f'<button type="button" class="act {act}" data-act="{act}" data-job="{job.id}"{ask}{off}>'
-        f"<span>{escape(label)}</span>{small}</button>"
+        f'<button type="button" class="act {act} {value}" data-act="{act}" data-value="{value}" data-job="{job.id}"'
+        f"{ask}{off}><span>{escape(label)}</span>{small}</button>"
     )
 
 

@@ -209,9 +209,10 @@ def _files(job: Job, texts: Texts) -> str:
         f'data-copied="{_words(texts, "queue.copied")}">{_words(texts, "queue.copy")}</button>'
     )
     forget = _button("remove", job.id, _words(texts, "queue.forget"), confirm=sure, hint=escape(what))
+    log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{_words(texts, "queue.log")}</a>'
     return (
         f'<details class="q-files"><summary>{_words(texts, "queue.files")}</summary>'
-        f"<div>{copy if path else ''}{forget}</div></details>"
+        f"<div>{copy if path else ''}{forget}{log}</div></details>"
     )
 
 

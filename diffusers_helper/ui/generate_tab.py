@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ..jobs.job import Job, Keep
+from ..jobs.job import Job
 from . import draft
+from .commands import Commands
 from .desk import Desk
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
@@ -36,8 +37,6 @@ ADVANCED = (
     "kind", "size", "seed", "steps", "teacache", "teacache_threshold", "distilled_guidance", "real_cfg",
     "cfg_rescale", "negative_prompt", "latent_window", "mp4_crf", "preserved_memory_gb",
 )  # fmt: skip
-
-KEEP: Mapping[str, Keep] = {"stop-now": "now", "stop-section": "section", "stop-nothing": "nothing"}
 
 STAGE = """<div class="stage">{job}{notices}{video}{stop}{sections}{steps}{preview}
 <div class="only-heard" role="status">{announce}</div></div>"""
@@ -65,7 +64,8 @@ def build(page: Page) -> Form:
             _advanced(page, form)
         with gr.Column(scale=6, min_width=320):
             stage = live(*LIVE, layout=STAGE)
-    stage.click(_command(page.desk), None, None, **COMMAND)
+    commands = Commands(page, form)
+    stage.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
     speed.input(_knobs_of, speed, [form[name] for name in LEVELS["balanced"]], **PRIVATE)
     _start(page, form, row)
     _keep_looking_ahead(page, form, [speed, plan])
@@ -157,23 +157,6 @@ def _show_editing(editing: int, language: str) -> tuple[Any, Any, Any]:
 
 def _example(event: gr.EventData) -> str:
     return Act.of(event).value
-
-
-def _command(desk: Desk) -> Callable[..., Any]:
-    """What the buttons beside the video do."""
-
-    @told
-    def command(event: gr.EventData) -> None:
-        act = Act.of(event)
-        match act.name:
-            case "stop-now" | "stop-section" | "stop-nothing":
-                desk.queue.cancel(act.job, KEEP[act.name])
-            case "go-on":
-                desk.queue.go_on(act.job)
-            case "retry":
-                desk.queue.retry(act.job)
-
-    return command
 
 
 def _knobs_of(level: str) -> list[Any]:

@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 COMMAND: Mapping[str, Any] = {**PRIVATE, "queue": True}
 
+LONGEST_NUMBER = 18
+
 FORWARD_CLICKS = """
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
@@ -76,7 +78,8 @@ class Act:
         """From the event that ``live`` forwards; a click without a job has job 0."""
         data = event._data if isinstance(event._data, dict) else {}
         job = str(data.get("job") or "")
-        return cls(str(data.get("act") or ""), int(job) if job.isdecimal() else 0, str(data.get("value") or ""))
+        number = int(job) if job.isdecimal() and len(job) < LONGEST_NUMBER else 0
+        return cls(str(data.get("act") or ""), number, str(data.get("value") or ""))
 
 
 def live(*ids: str, layout: str = "", **properties: Any) -> gr.HTML:

@@ -66,15 +66,15 @@ async def alive(request: Request) -> Response:
 class _Rendered:
     """What the live parts show. ``seen`` names the content, so that it travels only when it is another."""
 
-    key: tuple[int, int]
+    key: tuple[int, int, int]
     seen: str
     body: bytes
     zipped: bytes
     made_at: float
 
-    def serves(self, key: tuple[int, int]) -> bool:
-        """Whether it is good enough for now."""
-        return self.key == key or time.monotonic() - self.made_at < SHARED_SECONDS
+    def serves(self, key: tuple[int, int, int]) -> bool:
+        """Whether it is good enough for now: the same, or a step behind for a moment."""
+        return self.key == key or (self.key[0] == key[0] and time.monotonic() - self.made_at < SHARED_SECONDS)
 
 
 class LiveAnswers:
@@ -106,8 +106,9 @@ class LiveAnswers:
             return Response(found.body, headers=headers)
         return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})
 
-    def _key(self) -> tuple[int, int]:
-        return self._desk.queue.version, int(time.monotonic() / REFRESH_SECONDS)
+    def _key(self) -> tuple[int, int, int]:
+        queue = self._desk.queue
+        return queue.steady_version, queue.version, int(time.monotonic() / REFRESH_SECONDS)
 
     def _fresh(self, language: str, wish: Wish) -> _Rendered:
         with self._rendering:
@@ -145,6 +146,9 @@ class Media:
             return JSONResponse({"detail": f"job {job_id} has no {name[:40]}"}, 404, headers=NO_STORE)
 
     def _response(self, job_id: int, name: str, request: Request) -> Response:
+        if name == "log.txt":
+            told = self._queue.events(job_id)
+            return PlainTextResponse("\n".join(json.dumps(event, ensure_ascii=False) for event in told))
         if name == "video.mp4":
             return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
         return self._picture(self._picture_file(job_id, name), request)
@@ -183,7 +187,10 @@ class Media:
 
 
 class HeldFile(FileResponse):
-    """A file that is opened once and held: a growing video is replaced or removed while it is being sent."""
+    """A file that is opened once and held: a growing video is replaced or removed while it is being sent.
+
+    Starlette opens files by name, so it gets the name of what is open here, which Linux and macOS have.
+    """
 
     def __init__(self, path: Path, media_type: str) -> None:
         self._file = path.open("rb")

@@ -54,6 +54,8 @@ def prepare_gradio(settings: PageSettings, environment: MutableMapping[str, str]
     environment["HF_HUB_DISABLE_TELEMETRY"] = environment["HF_HUB_OFFLINE"] = "1"
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, (environment.get(name), THIS_MACHINE_NAMES, settings.server)))
+    if not (settings.share or settings.root_path):
+        environment["FORWARDED_ALLOW_IPS"] = ""  # without a proxy in front, nobody may say who asks but the connection
     environment.pop("FRAMEPACK_AUTH", None)
 
 
@@ -155,10 +157,11 @@ class PageServer:
         if shared:
             names.add_public(shared)
 
-    def wait(self, stop: StopSignal) -> None:
-        """Until a wish to stop, or until the server has ended by itself."""
+    def wait(self, stop: StopSignal) -> bool:
+        """Until a wish to stop; False when the server has ended by itself before."""
         while not stop.received and self._blocks.server.thread.is_alive():
             time.sleep(LOOK_SECONDS)
+        return stop.received
 
     def close(self) -> None:
         """Stop listening; open connections are cut."""

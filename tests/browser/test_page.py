@@ -89,7 +89,7 @@ def test_two_pages_show_the_same_job(serve: Callable[..., Site], visit: Callable
     assert hold.reached.wait(20)
     for page in (one, two):
         page.locator("[data-live=job]", has_text="seen by two").wait_for()
-    two.locator("[data-act=stop-now]").click()
+    two.locator("[data-act=stop][data-value=now]").first.click()
     hold.go.set()
     for page in (one, two):
         page.locator("[data-live=job]", has_text="cancelled").wait_for()
@@ -114,11 +114,9 @@ def test_a_network_that_is_gone_for_half_a_minute(
     assert page.locator("#prompt textarea").input_value() == "through a tunnel"
 
 
-@pytest.mark.parametrize(
-    ("act", "sections", "video"), [("stop-now", 1, True), ("stop-section", 2, True), ("stop-nothing", 1, False)]
-)
+@pytest.mark.parametrize(("keep", "sections", "video"), [("now", 1, True), ("section", 2, True), ("nothing", 0, False)])
 def test_each_way_to_stop(
-    act: str, sections: int, video: bool, serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
+    keep: str, sections: int, video: bool, serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     hold = Hold(at_step(2, 1))
     place = serve(hold)
@@ -127,7 +125,7 @@ def test_each_way_to_stop(
     page.locator("#seconds input").fill("3.6")
     ask_for(page, make_picture(tmp_path))
     assert hold.reached.wait(20)
-    page.locator(f"[data-act={act}]").click()
+    page.locator(f"[data-act=stop][data-value={keep}]").first.click()
     wait_until(lambda: place.queue.job(1).stop, "the stop")
     hold.go.set()
     page.locator("[data-live=job]", has_text="cancelled").wait_for()
@@ -301,8 +299,8 @@ def test_the_page_is_worked_with_the_keyboard(
     tab_to(page, "#start")
     page.keyboard.press("Enter")
     assert hold.reached.wait(20)
-    page.locator("[data-act=stop-now]").wait_for()
-    tab_to(page, "[data-act=stop-now]")
+    page.locator("[data-act=stop][data-value=now]").first.wait_for()
+    tab_to(page, "[data-act=stop][data-value=now]")
     page.keyboard.press("Space")
     hold.go.set()
     ended(place)
@@ -340,6 +338,6 @@ def test_an_interrupted_job_goes_on_from_the_page(
     place = serve()
     page = visit(place)
     page.locator("[data-live=job]", has_text="interrupted").wait_for()
-    page.locator("[data-act=go-on]").first.click()
+    page.locator("[data-act=go_on]").first.click()
     page.locator("[data-live=job]", has_text="done").wait_for()
     assert place.executor.submitted[-1][1] == folder

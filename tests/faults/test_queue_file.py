@@ -121,13 +121,13 @@ def test_a_file_that_turns_read_only_meanwhile(outputs: Path, request_: Request)
     running = queue.add(request_)
     with working(queue, ScriptedExecutor(outputs, hold)):
         assert hold.reached.wait(5)
-        queue._store._connection.execute("PRAGMA query_only = ON")
+        queue._ledger._store._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(QueueUnavailable, match="readonly database"):
             queue.add(request_)
         hold.go.set()
         assert ended(queue, running.id).state == "done"
         assert queue.notices
-        queue._store._connection.execute("PRAGMA query_only = OFF")
+        queue._ledger._store._connection.execute("PRAGMA query_only = OFF")
         assert ended(queue, queue.add(request_).id).state == "done"
     assert states_after_a_restart(queue) == ["done", "done"]
 

@@ -317,7 +317,7 @@ def test_a_job_tells_how_it_stands(queue: JobQueue, picture: Path) -> None:
         Step(section=2, sections=2, step=1, steps=2, computed=True, seconds_left=1.0),
     ]
     phases += [queue.told(job.id, event).snapshot()["phase"] for event in story]
-    assert phases == ["loading", "loading", "encoding", "encoding", "sampling", "decoding", "sampling", "sampling"]
+    assert phases == ["loading", "encoding", "encoding", "encoding", "sampling", "decoding", "sampling", "sampling"]
     told = queue.job(job.id)
     assert told.progress.computed == (True,)
     shown = told.snapshot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.errors import AlreadyRunning
+from diffusers_helper.errors import AlreadyRunning, QueueUnavailable
 from diffusers_helper.jobs.lock import InstanceLock
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import BACKUP, FILE, VERSION
@@ -48,7 +49,7 @@ def test_everything_is_there_again(file: Path) -> None:
 
 
 def test_what_is_written_outlives_a_power_cut(file: Path) -> None:
-    (level,) = reopened(file)._store._connection.execute("PRAGMA synchronous").fetchone()
+    (level,) = reopened(file)._ledger._store._connection.execute("PRAGMA synchronous").fetchone()
     assert level == 2, "FULL: WAL with less syncs only now and then"
 
 
@@ -119,6 +120,29 @@ def test_a_second_program_is_refused_and_told_of_the_first(tmp_path: Path) -> No
     first.release()
     second.acquire()
     second.release()
+
+
+def test_a_folder_that_another_program_has_taken_is_not_written(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path)
+    shutil.rmtree(tmp_path / ".framepack")
+    other = InstanceLock(tmp_path / ".framepack")
+    other.acquire()
+    with pytest.raises(QueueUnavailable, match="Another FramePack works on"):
+        queue.add(make_request(make_picture(tmp_path)))
+    other.release()
+    assert queue.add(make_request(make_picture(tmp_path))).state == "queued"
+    queue.close()
+
+
+def test_a_file_that_was_put_in_the_place_of_ours_is_not_written(file: Path) -> None:
+    queue = reopened(file)
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)
+    with pytest.raises(QueueUnavailable, match="was replaced"):
+        queue.remove(1)
+    assert file.read_bytes() == content
+    queue.close()
 
 
 def test_many_threads_never_claim_the_same_job(tmp_path: Path) -> None:

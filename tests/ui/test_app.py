@@ -17,7 +17,7 @@ from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from ..conftest import ROOT
-from .stage import Stage, click, make_stage
+from .stage import Stage, make_stage
 
 PUBLIC = {"submit", "status", "cancel", "result", "list"}
 
@@ -135,28 +135,6 @@ def test_saving_changes_the_job_that_is_edited(stage: Stage) -> None:
     assert (said, editing) == ("Job 1 is changed.", 0)
     assert stage.queue.job(job.id).request.prompt == "x"
     assert len(stage.queue.jobs()) == 1
-
-
-@pytest.mark.parametrize(("act", "keep"), list(generate_tab.KEEP.items()))
-def test_the_three_stops(stage: Stage, act: str, keep: str) -> None:
-    job = stage.add()
-    stage.queue.claim()
-    generate_tab._command(stage.desk)(click(act, job.id))
-    assert stage.queue.job(job.id).stop == keep
-
-
-def test_go_on_and_retry(stage: Stage) -> None:
-    job = stage.ended("interrupted")
-    generate_tab._command(stage.desk)(click("go-on", job.id))
-    assert stage.queue.job(job.id).state == "queued"
-    stage.queue.cancel(job.id)
-    generate_tab._command(stage.desk)(click("retry", job.id))
-    assert stage.queue.job(job.id).progress.sections_done == 0
-
-
-def test_a_command_that_cannot_be_is_told(stage: Stage) -> None:
-    with pytest.raises(gr.Error, match="7"):
-        generate_tab._command(stage.desk)(click("stop-now", 7))
 
 
 def test_a_level_sets_its_knobs_and_custom_none() -> None:

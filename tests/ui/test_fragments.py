@@ -32,8 +32,8 @@ def make_job(
     """The third of five sections is running, 14 of 25 steps are done, every second one reused."""
     request = Request.parse({"picture": "a.png", "prompt": "a wave", "seconds": 6, "kind": kind, **fields})
     progress = JobProgress(
-        checkpoint="pocket", kind=kind, sections=5, steps=25, frames_planned=181, fps=30, seconds=6.03, width=160,
-        height=96, section=3, step=14, sections_done=2, computed=(True, False) * 7, seconds_left=84.0,
+        started=True, checkpoint="pocket", kind=kind, sections=5, steps=25, frames_planned=181, fps=30, seconds=6.03,
+        width=160, height=96, section=3, step=14, sections_done=2, computed=(True, False) * 7, seconds_left=84.0,
         preview="/x/preview.png", previews=30, video="/x/video.mp4", frames=73, seed=5,
     )  # fmt: skip
     return Job(1, state, request, 0.0, progress=replace(progress, **(told or {})))
@@ -116,16 +116,16 @@ def test_the_preview_is_there_while_it_runs() -> None:
 
 
 def acts(content: str) -> dict[str, dict[str, str | None]]:
-    return {str(a["data-act"]): a for _, a in Parts(content).tags if "data-act" in a}
+    return {f"{a['data-act']} {a['data-value']}".strip(): a for _, a in Parts(content).tags if "data-act" in a}
 
 
 def test_the_three_stops_say_what_they_keep() -> None:
     content = fragments.buttons(make_job(), EN)
-    assert list(acts(content)) == ["stop-now", "stop-section", "stop-nothing"]
+    assert list(acts(content)) == ["stop now", "stop section", "stop nothing"]
     assert all(button["data-job"] == "1" for button in acts(content).values())
     assert "keeps the finished sections as a video: 2" in content
     assert "keeps as a video: 3" in content
-    assert [act for act, button in acts(content).items() if "data-confirm" in button] == ["stop-nothing"]
+    assert [act for act, button in acts(content).items() if "data-confirm" in button] == ["stop nothing"]
 
 
 def test_a_stop_before_the_first_section_says_that_nothing_is_finished() -> None:
@@ -134,14 +134,14 @@ def test_a_stop_before_the_first_section_says_that_nothing_is_finished() -> None
 
 def test_a_stop_that_was_asked_for_is_shown() -> None:
     content = fragments.buttons(replace(make_job(), stop="section"), EN)
-    assert acts(content)["stop-section"]["aria-pressed"] == "true"
+    assert acts(content)["stop section"]["aria-pressed"] == "true"
     assert EN("job.stopping_section") in content
 
 
 def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     unfinished = make_job("interrupted", told={"folder": str(tmp_path)})
-    assert list(acts(fragments.buttons(unfinished, EN))) == ["go-on", "retry"]
+    assert list(acts(fragments.buttons(unfinished, EN))) == ["go_on", "retry"]
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
     assert "trash" in acts(fragments.buttons(unfinished, EN))["retry"]["data-confirm"]
     assert "data-confirm" not in acts(fragments.buttons(make_job("failed"), EN))["retry"]

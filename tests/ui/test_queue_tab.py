@@ -11,8 +11,10 @@ from PIL import Image
 
 from diffusers_helper.errors import InvalidCommand, UnknownJob
 from diffusers_helper.media.video import read_frames
+from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.form import NAMES
-from diffusers_helper.ui.queue_tab import Commands, build
+from diffusers_helper.ui.page import told
+from diffusers_helper.ui.queue_tab import build
 
 from .stage import Stage, click, make_stage, tab_of
 
@@ -187,3 +189,8 @@ def _finished_elsewhere(stage: Stage) -> object:
 
     _video_elsewhere(stage).write_bytes(b"frames")
     return Finished(path=str(_video_elsewhere(stage)))
+
+
+def test_a_command_that_cannot_be_is_told(commands: Commands) -> None:
+    with pytest.raises(gr.Error, match="7"):
+        told(commands.carry_out)("en", click("stop", 7, "now"))

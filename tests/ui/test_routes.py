@@ -16,6 +16,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from diffusers_helper.events import Step
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.ui.fragments_queue import Wish
@@ -118,14 +119,21 @@ def test_forty_who_ask_at_once_cost_one_rendering(tmp_path: Path, monkeypatch: p
     queue.close()
 
 
-def test_changes_that_follow_quickly_are_drawn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_follow_quickly_are_drawn_together_and_commands_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("diffusers_helper.ui.routes.SHARED_SECONDS", 1000.0)
     queue = JobQueue(tmp_path)
     rendering = Rendering(queue, tmp_path)
-    for command in (queue.pause, queue.unpause, queue.pause):
-        command()
+    queue.add(make_request(make_picture(tmp_path)))
+    queue.claim()
+    for step in (1, 2, 3):
+        queue.told(1, Step(section=1, sections=2, step=step, steps=3, computed=True, seconds_left=None))
         rendering.ask("en")
     assert rendering.count == 1
+    queue.cancel(1, "section")
+    rendering.ask("en")
+    assert rendering.count == 2
     queue.close()
 
 
@@ -199,6 +207,13 @@ def test_a_video_that_goes_while_it_is_sent_is_sent_whole(tmp_path: Path, change
     assert (answer.status_code, answer.content) == (206, content[1000:])
 
 
+def test_what_a_job_told_can_be_read(served: Served, done: Job) -> None:
+    log = get(served, f"/media/{done.id}/log.txt")
+    assert log.headers["content-type"].startswith("text/plain")
+    told = [json.loads(line)["event"] for line in log.text.splitlines()]
+    assert (told[0], told[-1]) == ("started", "finished")
+
+
 def test_the_head_of_a_video_can_be_asked_for(served: Served, done: Job) -> None:
     with served.client() as client:
         answer = client.head(f"/media/{done.id}/video.mp4")
@@ -227,10 +242,10 @@ def pointing(served: Served, done: Job) -> Iterator[Any]:
 
     def point(path: Path) -> None:
         told = replace(done, progress=replace(done.progress, video=str(path), preview=str(path)))
-        served.queue._jobs[done.id] = told
+        served.queue._ledger.jobs[done.id] = told
 
     yield point
-    served.queue._jobs[done.id] = done
+    served.queue._ledger.jobs[done.id] = done
 
 
 def test_files_outside_of_the_output_folder_are_not_served_whatever_a_job_says(

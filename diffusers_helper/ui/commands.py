@@ -1,0 +1,117 @@
+"""What the buttons beside jobs do, on whichever tab they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.processing_utils import save_pil_to_cache
+from PIL import Image
+
+from ..errors import InvalidCommand
+from ..jobs.job import Job, Keep
+from ..media.video import last_frame
+from .form import Form
+from .page import Act, Page
+from .texts import Texts
+
+KEEPS: tuple[Keep, ...] = get_args(Keep)
+
+
+class Commands:
+    """One method per button; ``outputs`` are what the answer fills."""
+
+    def __init__(self, page: Page, form: Form) -> None:
+        self._queue, self._form = page.desk.queue, form
+        self.outputs = [*form.components, form.editing, page.tabs]
+        self._acts: Mapping[str, Callable[[Job, str, Texts], list[Any] | None]] = {
+            "up": lambda job, value, texts: self._shift(job, -1),
+            "down": lambda job, value, texts: self._shift(job, 1),
+            "next": lambda job, value, texts: self._queue.run_next(job.id),
+            "remove": lambda job, value, texts: self._queue.remove(job.id),
+            "cancel": lambda job, value, texts: self._queue.cancel(job.id, "now"),
+            "stop": self._stop,
+            "duplicate": self._duplicate,
+            "retry": self._retry,
+            "go_on": self._go_on,
+            "trash": self._trash,
+            "edit": self._edit,
+            "use": self._use,
+            "last_frame": self._last_frame,
+        }
+
+    def carry_out(self, language: str, event: gr.EventData) -> list[Any]:
+        """One click; the answer fills the form where that was the wish. Raises FramePackError."""
+        act, texts = Act.of(event), Texts(language)
+        if act.name in ("pause", "unpause", "retry_failed", "go_on_all"):
+            self._all(act.name, texts)
+        elif act.name in self._acts:
+            answer = self._acts[act.name](self._queue.job(act.job), act.value, texts)
+            if answer:
+                return answer
+        return [gr.skip() for _ in self.outputs]
+
+    def _all(self, name: str, texts: Texts) -> None:
+        if name == "pause":
+            self._queue.pause()
+        elif name == "unpause":
+            self._queue.unpause()
+        else:
+            count = self._queue.retry_failed() if name == "retry_failed" else self._go_on_all()
+            gr.Info(texts("queue.told_many", count=count))
+
+    def _go_on_all(self) -> int:
+        broken = [job for job in self._queue.jobs() if job.state == "interrupted" and job.can_go_on][::-1]
+        for job in broken:
+            self._queue.go_on(job.id)
+        return len(broken)
+
+    def _shift(self, job: Job, by: int) -> None:
+        waiting = [other.id for other in self._queue.jobs() if other.state == "queued"]
+        if job.id in waiting:
+            others = [other for other in waiting if other != job.id]
+            place = waiting.index(job.id) + by
+            self._queue.move(job.id, others[max(place, 0)] if place < len(others) else None)
+
+    def _stop(self, job: Job, value: str, texts: Texts) -> None:
+        for keep in KEEPS:
+            if keep == value:
+                self._queue.cancel(job.id, keep)
+
+    def _duplicate(self, job: Job, value: str, texts: Texts) -> None:
+        gr.Info(texts("queue.told_duplicate", job=self._queue.duplicate(job.id).id))
+
+    def _retry(self, job: Job, value: str, texts: Texts) -> None:
+        gr.Info(texts("queue.told_again", job=self._queue.retry(job.id).id))
+
+    def _go_on(self, job: Job, value: str, texts: Texts) -> None:
+        gr.Info(texts("queue.told_again", job=self._queue.go_on(job.id).id))
+
+    def _trash(self, job: Job, value: str, texts: Texts) -> None:
+        self._queue.trash(job.id)
+        gr.Info(texts("queue.told_trash", job=job.id))
+
+    def _edit(self, job: Job, value: str, texts: Texts) -> list[Any]:
+        if job.state != "queued":
+            raise InvalidCommand(texts("queue.too_late", job=job.id))
+        return self._filled(job.request.model_dump(), job.id)
+
+    def _use(self, job: Job, value: str, texts: Texts) -> list[Any]:
+        """The job's settings with the seed that was drawn, so that the same video would come out."""
+        fields = job.request.model_dump()
+        if not Path(job.request.picture).is_file():
+            del fields["picture"]
+        gr.Info(texts("queue.told_use", job=job.id))
+        return self._filled({**fields, "seed": fields["seed"] if job.progress.seed is None else job.progress.seed})
+
+    def _last_frame(self, job: Job, value: str, texts: Texts) -> list[Any]:
+        """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
+        pixels = last_frame(self._queue.result(job.id))
+        frame = save_pil_to_cache(Image.fromarray(pixels), self._form["picture"].GRADIO_CACHE, format="png")
+        gr.Info(texts("queue.told_last_frame", job=job.id))
+        return self._filled({"picture": frame})
+
+    def _filled(self, fields: Mapping[str, Any], editing: int = 0) -> list[Any]:
+        return [*self._form.values_of(fields), editing, gr.Tabs(selected="generate")]
