@@ -62,12 +62,12 @@ class QuantisedLinear(nn.Module):
                 f"these weights are {weight.dtype} already: quantised again they would be rounded twice, and without "
                 "their scales they are wrong. Take the checkpoint in 16 bits, or run this one as it is."
             )
-        exact = weight.float()
-        scale = _scale(exact, cls.largest)
-        return cls._codes(exact / scale), scale
+        scale = _scale(weight, cls.largest)
+        return cls._codes(torch.div(weight, scale)), scale
 
     @classmethod
     def _codes(cls, values: Tensor) -> Tensor:
+        """Of float32 ``values``, which may be spoilt."""
         raise NotImplementedError
 
     def _values(self, dtype: torch.dtype) -> Tensor:
@@ -103,14 +103,14 @@ class Int8Linear(QuantisedLinear):
 
     @classmethod
     def _codes(cls, values: Tensor) -> Tensor:
-        return values.round().to(torch.int8)
+        return values.round_().to(torch.int8)
 
     def _values(self, dtype: torch.dtype) -> Tensor:
         return self.codes.to(dtype)
 
     def _product(self, tokens: Tensor) -> Tensor:
-        scale = _scale(tokens.float(), self.largest)
-        codes = (tokens.float() / scale).round().to(torch.int8)
+        scale = _scale(tokens, self.largest)
+        codes = self._codes(torch.div(tokens, scale))
         sums = torch._int_mm(codes, self.codes.t()).float()
         return sums.mul_(scale).mul_(self.scale.t()).to(tokens.dtype)
 
@@ -128,8 +128,8 @@ class Fp8Linear(QuantisedLinear):
         return self.codes.view(FP8).to(dtype)
 
     def _product(self, tokens: Tensor) -> Tensor:
-        scale = _scale(tokens.float(), self.largest)
-        codes = (tokens.float() / scale).to(FP8)
+        scale = _scale(tokens, self.largest)
+        codes = torch.div(tokens, scale).to(FP8)
         sums = torch._scaled_mm(
             codes, self.codes.view(FP8).t(), scale_a=scale, scale_b=self.scale.float().t(), out_dtype=torch.bfloat16
         )
@@ -141,7 +141,8 @@ KINDS: dict[str, type[QuantisedLinear]] = {"int8": Int8Linear, "fp8": Fp8Linear}
 
 def _scale(values: Tensor, largest: float) -> Tensor:
     """[rows, 1], above 0, so that no row of ``values`` exceeds ``largest``; rounded up to bfloat16."""
-    peak = values.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+    low, high = torch.aminmax(values, dim=1, keepdim=True)
+    peak = torch.maximum(high, -low).float().clamp_min(1e-12)
     return (peak / largest * (1 + 2**-8)).to(torch.bfloat16).float()
 
 

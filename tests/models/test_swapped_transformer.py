@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from diffusers_helper.caches.step_cache import BlockCache
+from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.transport import CudaTransport, ThreadTransport, Transport
 
@@ -66,6 +68,24 @@ def test_a_skipped_step_moves_nothing() -> None:
         torch.testing.assert_close(velocity(transformer, given, step_cache=cache), first)
         assert cache.computed == [True, False]
         assert swap.bytes_moved == before
+
+
+def test_compiled_blocks_are_captured_once_and_see_their_weights() -> None:
+    """Whichever bytes of the ring a block is given."""
+    transformer, given = copy.deepcopy(pack.transformer()), inputs()
+    quantise(transformer, "int8")
+    plain = velocity(transformer, given)
+    torch._dynamo.reset()
+    counters.clear()
+    for block in transformer.blocks:
+        block.compile(backend="eager", fullgraph=True, dynamic=True)
+    with transformer.swap_blocks(ThreadTransport()):
+        assert torch.equal(velocity(transformer, given), plain)
+        graphs = counters["stats"]["unique_graphs"]
+        for _ in range(3):
+            assert torch.equal(velocity(transformer, given), plain)
+    assert counters["stats"]["unique_graphs"] == graphs
+    torch._dynamo.reset()
 
 
 @pytest.mark.gpu
