@@ -250,7 +250,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
-    parser.add_argument("--caps", nargs="+", type=int, default=[8, 12, 16, 24], help="GB of GPU memory")
+    parser.add_argument("--caps", nargs="+", type=int, default=[12, 24], help="GB of GPU memory")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each row")
     parser.add_argument("--dry-run", action="store_true", help="a tiny model on the CPU; measures nothing of worth")
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results; not of a dry run")
