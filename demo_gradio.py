@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 from diffusers_helper import __version__
 from diffusers_helper.cli import INTERRUPTED, prepare
-from diffusers_helper.errors import FramePackError, UnusableCheckpoint
+from diffusers_helper.errors import FramePackError
 from diffusers_helper.interrupt import StopSignal
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
 from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
-    from diffusers_helper.models.table import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +56,22 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
-    from diffusers_helper.ui.desk import Desk
+    from diffusers_helper.ui.desk import CheckpointLookup, Desk
 
-    checkpoint, problem = _find_checkpoint(chosen)
+    lookup = CheckpointLookup(lambda: find_checkpoint(chosen.checkpoint, chosen.models_dir))
     presets = PresetStore(chosen.output_dir / ".framepack" / "presets")
     if chosen.preset:
         presets.load(chosen.preset)
-    queue = JobQueue(chosen.output_dir, checkpoint)
+    queue = JobQueue(chosen.output_dir, lookup)
     server.empty_uploads(chosen.output_dir)
     worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir))
     desk = Desk(
         queue=queue,
         settings=chosen,
-        checkpoint=checkpoint,
-        checkpoint_problem=problem,
+        lookup=lookup,
         presets=presets,
         warnings=server.warnings(chosen),
         worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
@@ -81,22 +80,14 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     page.open()
     queue.tell_address(page.addresses[0])
     worker.start()
-    _tell(page, chosen, problem)
-    page.wait(stop)
+    _tell(page, chosen, desk.checkpoint_problem)
+    wished = page.wait(stop)
     worker.stop(STOP_SECONDS)
     page.close()
     queue.close()
-    return 0
-
-
-def _find_checkpoint(chosen: PageSettings) -> tuple[Checkpoint | None, str]:
-    """The checkpoint, or why there is none; the page opens without one too."""
-    from diffusers_helper.models.table import find_checkpoint
-
-    try:
-        return find_checkpoint(chosen.checkpoint, chosen.models_dir), ""
-    except UnusableCheckpoint as error:
-        return None, str(error)
+    if not wished:
+        log.error("the page's server has ended by itself")
+    return 0 if wished else 1
 
 
 def _load(chosen: PageSettings) -> Engine:

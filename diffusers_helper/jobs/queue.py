@@ -36,11 +36,14 @@ class JobQueue:
     """The jobs of one output folder."""
 
     def __init__(
-        self, output_dir: Path, checkpoint: Checkpoint | None = None, clock: Callable[[], float] = time.time
+        self,
+        output_dir: Path,
+        checkpoint: Callable[[], Checkpoint | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the queue of ``output_dir``; what was running becomes interrupted. Raises AlreadyRunning.
 
-        ``checkpoint``: requests that it cannot make are refused when they are added.
+        ``checkpoint``: what requests are held against when they are added, as soon as there is one.
         """
         self.output_dir = output_dir.absolute()
         self._checkpoint, self._clock = checkpoint, clock
@@ -105,8 +108,8 @@ class JobQueue:
     def estimate(self, request: Request) -> float | None:
         """Seconds that ``request`` will take, as earlier jobs did; None when nothing is known yet."""
         finished = [job for job in self.jobs() if job.state == "done"][::-1]
-        name = self._checkpoint.name if self._checkpoint else ""
-        return estimate_seconds(request, finished, name)
+        checkpoint = self._checkpoint()
+        return estimate_seconds(request, finished, checkpoint.name) if checkpoint else None
 
     # Commands.
 
@@ -287,8 +290,8 @@ class JobQueue:
     @contextmanager
     def _taken_in(self, request: Request) -> Iterator[Request]:
         """The request with its picture on the shelf. Unlike the rest, without the lock: pictures take time."""
-        if self._checkpoint:
-            check_offered(request, self._checkpoint)
+        if checkpoint := self._checkpoint():
+            check_offered(request, checkpoint)
         with self._shelf.taking(Path(request.picture)) as place:
             yield request.model_copy(update={"picture": str(place)})
 

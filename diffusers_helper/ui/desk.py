@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import UnusableInput
+from ..errors import UnusableCheckpoint, UnusableInput
 from ..models.table import FRAMEPACK_BUCKETS, Checkpoint
 from ..settings import PageSettings
 from .fetching import Fetching
@@ -18,12 +18,29 @@ if TYPE_CHECKING:
     from ..presets import Preset, PresetStore
 
 
+class CheckpointLookup:
+    """The checkpoint of the settings; looked for again as long as it cannot be used, since it may be downloaded."""
+
+    def __init__(self, find: Callable[[], Checkpoint]) -> None:
+        self._find = find
+        self._found: Checkpoint | None = None
+        self.problem = ""
+
+    def __call__(self) -> Checkpoint | None:
+        """None when it cannot be used; ``problem`` then says why."""
+        if self._found is None:
+            try:
+                self._found, self.problem = self._find(), ""
+            except UnusableCheckpoint as error:
+                self.problem = str(error)
+        return self._found
+
+
 @dataclass(frozen=True)
 class Desk:
     """What lies on the desk.
 
     Attributes:
-        checkpoint: None when it cannot be used; ``checkpoint_problem`` then says why and what to do.
         warnings: keys of texts, shown on top of the page.
         worker_heartbeat: seconds since the worker last showed life.
         fetching: the download that somebody started on the page.
@@ -32,8 +49,7 @@ class Desk:
 
     queue: JobQueue
     settings: PageSettings
-    checkpoint: Checkpoint | None
-    checkpoint_problem: str
+    lookup: CheckpointLookup
     presets: PresetStore
     warnings: tuple[str, ...]
     worker_heartbeat: Callable[[], float]
@@ -41,14 +57,26 @@ class Desk:
     run: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
+    def checkpoint(self) -> Checkpoint | None:
+        """None when it cannot be used; ``checkpoint_problem`` then says why and what to do."""
+        return self.lookup()
+
+    @property
+    def checkpoint_problem(self) -> str:
+        """Why there is no checkpoint; empty when there is one."""
+        return self.lookup.problem
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds the checkpoint makes, the one it does best first."""
-        return self.checkpoint.kinds if self.checkpoint else ("framepack", "f1")
+        checkpoint = self.checkpoint
+        return checkpoint.kinds if checkpoint else ("framepack", "f1")
 
     @property
     def sizes(self) -> tuple[str, ...]:
         """The sizes the checkpoint makes, as a request names them."""
-        buckets = self.checkpoint.buckets if self.checkpoint else FRAMEPACK_BUCKETS
+        checkpoint = self.checkpoint
+        buckets = checkpoint.buckets if checkpoint else FRAMEPACK_BUCKETS
         return tuple(f"{width}x{height}" for height, width in buckets)
 
     @property

@@ -66,7 +66,7 @@ def site(output_dir: Path, before: Callable[[Event], None] = lambda event: None,
     environment = dict(os.environ)
     settings = settings_for(output_dir, **{"port": a_port(), **flags})
     server.prepare_gradio(settings)
-    queue, executor = JobQueue(output_dir, CHECKPOINT), ScriptedExecutor(output_dir, before)
+    queue, executor = JobQueue(output_dir, lambda: CHECKPOINT), ScriptedExecutor(output_dir, before)
     desk = make_desk(queue, settings)
     page = server.PageServer(desk, settings, build_page(desk), launch_options(desk))
     try:

@@ -114,7 +114,7 @@ def test_what_is_no_picture_is_refused_and_nothing_queued(queue: JobQueue, tmp_p
 
 
 def test_what_the_checkpoint_cannot_make_is_refused_when_added(tmp_path: Path, picture: Path) -> None:
-    queue = JobQueue(tmp_path / "outputs", find_checkpoint("pocket", tmp_path))
+    queue = JobQueue(tmp_path / "outputs", lambda: find_checkpoint("pocket", tmp_path))
     with pytest.raises(InvalidRequest, match="size: '999x999'"):
         queue.add(make_request(picture, size="999x999"))
 
@@ -334,7 +334,7 @@ def test_a_job_tells_how_it_stands(queue: JobQueue, picture: Path) -> None:
 
 
 def test_an_estimate_is_learnt_from_what_this_machine_has_done(tmp_path: Path, picture: Path) -> None:
-    queue = JobQueue(tmp_path / "outputs", find_checkpoint("pocket", tmp_path))
+    queue = JobQueue(tmp_path / "outputs", lambda: find_checkpoint("pocket", tmp_path))
     request = make_request(picture, kind="f1", size="128x128", steps=10)
     assert queue.estimate(request) is None
     job = queue.add(request)

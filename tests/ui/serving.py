@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import numpy as np
 
+from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import PageSettings, resolve_page
 from diffusers_helper.ui import server
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.desk import CheckpointLookup, Desk
 
 from ..conftest import ROOT
 from ..jobs_support import ScriptedExecutor, working
@@ -61,8 +62,17 @@ def make_desk(queue: JobQueue, settings: PageSettings, **fields: Any) -> Desk:
     """A desk over ``queue`` with a worker that beats."""
     presets = PresetStore(settings.output_dir / ".framepack" / "presets")
     beats: Any = lambda: 0.0  # noqa: E731
-    return Desk(**{"queue": queue, "settings": settings, "checkpoint": CHECKPOINT, "checkpoint_problem": "",
+    return Desk(**{"queue": queue, "settings": settings, "lookup": CheckpointLookup(lambda: CHECKPOINT),
                    "presets": presets, "warnings": (), "worker_heartbeat": beats, **fields})  # fmt: skip
+
+
+def without_checkpoint(why: str) -> CheckpointLookup:
+    """A lookup that never finds one."""
+
+    def find() -> Checkpoint:
+        raise UnusableCheckpoint(why)
+
+    return CheckpointLookup(find)
 
 
 def a_port() -> int:
@@ -79,7 +89,7 @@ def serving(output_dir: Path, blocks: Any = None, **flags: Any) -> Iterator[Serv
     settings = settings_for(output_dir, **{"port": a_port(), **flags})
     before = dict(os.environ)
     server.prepare_gradio(settings)
-    queue = JobQueue(output_dir, CHECKPOINT)
+    queue = JobQueue(output_dir, lambda: CHECKPOINT)
     server.empty_uploads(output_dir)
     executor = ScriptedExecutor(output_dir)
     desk = make_desk(queue, settings)

@@ -75,7 +75,7 @@ def make_stage(folder: Path) -> Stage:
     """A stage with an empty queue."""
     output_dir = folder / "outputs"
     output_dir.mkdir()
-    desk = make_desk(JobQueue(output_dir, CHECKPOINT), settings_for(output_dir))
+    desk = make_desk(JobQueue(output_dir, lambda: CHECKPOINT), settings_for(output_dir))
     with gr.Blocks(analytics_enabled=False) as blocks:
         page = Page(desk, Translator(), gr.Dropdown(), gr.Textbox(), gr.Tabs(), blocks)
         form = Form(page)

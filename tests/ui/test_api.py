@@ -12,13 +12,16 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.media.video import probe
+from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
 from diffusers_helper.ui.api import endpoints
+from diffusers_helper.ui.desk import CheckpointLookup
 from diffusers_helper.ui.server import uploads_folder
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request
-from .serving import Served, serving
+from .serving import CHECKPOINT, Served, serving, without_checkpoint
 
 HUGE = 1e308
 
@@ -131,13 +134,25 @@ def test_each_job_has_its_own_result_for_all_who_ask_at_once(served: Served, cli
 def test_without_a_checkpoint_a_request_is_refused_with_the_reason(
     served: Served, uploaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    object.__setattr__(served.desk, "checkpoint_problem", "download it with: start.sh download framepack")
-    checkpoint = served.desk.checkpoint
-    object.__setattr__(served.desk, "checkpoint", None)
-    try:
-        assert "start.sh download framepack" in refusal(served, uploaded, "{}")
-    finally:
-        object.__setattr__(served.desk, "checkpoint", checkpoint)
+    missing = without_checkpoint("download it with: start.sh download framepack")
+    for name in ("_found", "_find"):
+        monkeypatch.setattr(served.desk.lookup, name, getattr(missing, name))
+    assert "start.sh download framepack" in refusal(served, uploaded, "{}")
+
+
+def test_a_checkpoint_that_comes_later_is_taken_and_kept() -> None:
+    there: list[Checkpoint] = []
+
+    def find() -> Checkpoint:
+        if not there:
+            raise UnusableCheckpoint("not yet")
+        return there.pop()
+
+    lookup = CheckpointLookup(find)
+    assert (lookup(), lookup.problem) == (None, "not yet")
+    there.append(CHECKPOINT)
+    assert lookup() is lookup() is CHECKPOINT
+    assert lookup.problem == ""
 
 
 # What is refused.

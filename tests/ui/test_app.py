@@ -30,11 +30,11 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import resolve_page
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.desk import CheckpointLookup, Desk
 folder = Path(sys.argv[1])
 settings = resolve_page({"output_dir": str(folder)}, {}, folder / "none.json")
-checkpoint = find_checkpoint("pocket", folder)
-desk = Desk(JobQueue(folder, checkpoint), settings, checkpoint, "", PresetStore(folder / "p"), (), lambda: 0.0)
+lookup = CheckpointLookup(lambda: find_checkpoint("pocket", folder))
+desk = Desk(JobQueue(folder, lookup), settings, lookup, PresetStore(folder / "p"), (), lambda: 0.0)
 build_page(desk), launch_options(desk), render(desk, "ja")
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """

@@ -18,7 +18,7 @@ from diffusers_helper.sections.plan import plan_video
 from diffusers_helper.ui import fragments, machine, strips, system_tab
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
-from .serving import make_desk, settings_for
+from .serving import make_desk, settings_for, without_checkpoint
 from .stage import Stage, make_stage
 
 EN = Texts("en")
@@ -205,7 +205,7 @@ def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:
 
 def test_warnings_say_who_can_reach_the_page_and_what_cannot_be_used(stage: Stage) -> None:
     desk = replace(
-        stage.desk, warnings=("page.warning_open",), checkpoint=None, checkpoint_problem=HOSTILE,
+        stage.desk, warnings=("page.warning_open",), lookup=without_checkpoint(HOSTILE),
         worker_heartbeat=lambda: 300.0,
     )  # fmt: skip
     parts = Parts(fragments.warnings(desk, EN))

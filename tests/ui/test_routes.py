@@ -23,7 +23,7 @@ from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.routes import HeldFile, LiveAnswers, Readiness
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request, wait_until
-from .serving import Served, make_desk, make_video, serving, settings_for
+from .serving import Served, make_desk, make_video, serving, settings_for, without_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_a_full_or_missing_disk_and_a_missing_checkpoint_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = JobQueue(tmp_path / "outputs")
-    readiness = Readiness(make_desk(queue, settings_for(tmp_path / "outputs"), checkpoint=None))
+    readiness = Readiness(make_desk(queue, settings_for(tmp_path / "outputs"), lookup=without_checkpoint("gone")))
     monkeypatch.setattr("diffusers_helper.ui.routes.LEAST_FREE_BYTES", 10**18)
     assert [reason.partition(":")[0] for reason in readiness.reasons()] == ["disk", "checkpoint"]
     queue.close()
