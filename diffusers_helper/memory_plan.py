@@ -181,20 +181,13 @@ class _Candidate:
         return self.resident_blocks == self.sizes.blocks
 
     @property
-    def stays(self) -> bool:
-        """The whole transformer is on the GPU for good."""
+    def stays(self) -> bool:  # the whole transformer, on the GPU, for good
         return self.on_gpu and self.all_resident and not self.take_turns
 
     def block_bytes(self) -> int:
-        return int(self._in_precision(self.sizes.block_weights) + self._modulation_bytes())
-
-    def _in_precision(self, weights: int) -> float:
-        return weights * BYTES_PER_WEIGHT.get(self.precision, self.sizes.bytes_per_weight["transformer"])
-
-    def _modulation_bytes(self) -> int:
-        if self.wishes.modulation_table:
-            return 0
-        return self.sizes.modulation_weights * self.sizes.bytes_per_weight["transformer"]
+        as_is = self.sizes.bytes_per_weight["transformer"]
+        modulation = 0 if self.wishes.modulation_table else self.sizes.modulation_weights * as_is
+        return int(self.sizes.block_weights * BYTES_PER_WEIGHT.get(self.precision, as_is)) + modulation
 
     def _largest_block_bytes(self) -> int:
         share = self.sizes.largest_block_weights / max(self.sizes.block_weights, 1)
@@ -240,16 +233,26 @@ class _Candidate:
         return held + self.sizes.bytes_of("vae") + self.workload.decode_bytes(self.sizes, self.decode)
 
     def ram(self) -> int:
-        """The most that is needed at once in RAM; a part on its way to the GPU passes through."""
+        """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
+        return SPARE_RAM + max(self._loading_ram(), self._working_ram())
+
+    def _loading_ram(self) -> int:
+        """int8 and fp8 are made tensor by tensor; all else is read whole."""
+        if self.precision in ("int8", "fp8"):
+            return self.block_bytes() + self.other_bytes()
+        weights = self.sizes.block_weights + self.sizes.modulation_weights + self.sizes.other_weights
+        return weights * self.sizes.bytes_per_weight["transformer"]
+
+    def _working_ram(self) -> int:
         transformer = self.block_bytes() + self.other_bytes()
         parts = sum(self.sizes.bytes_of(part) for part in self.sizes.rest)
         if self.stays:
-            return SPARE_RAM + max(parts, transformer)
+            return parts
         if self.wishes.small_host_copy:
             transformer -= min(self.resident_bytes(), self.block_bytes())
         working = 0 if self.on_gpu else self.activation_bytes()
         decoding = self.workload.decode_bytes(self.sizes, "gpu") if self.decode == "cpu" else 0
-        return SPARE_RAM + parts + transformer + max(working, decoding)
+        return parts + transformer + max(working, decoding)
 
     def cost(self) -> float:
         """Of a section, in operations: sampling, or the bus where it takes longer; and decoding."""
@@ -279,10 +282,10 @@ def plan_memory(machine: Machine, parts: PartSizes, workload: Workload, wishes: 
     Raises:
         OutOfMemory: nothing fits; says what is short and what would fit.
     """
-    fitting = [way for way in _candidates(machine, parts, workload, wishes) if _fits(way, machine)]
-    if not fitting:
+    fitting = (way for way in _candidates(machine, parts, workload, wishes) if _fits(way, machine))
+    best = min(fitting, key=_Candidate.order, default=None)
+    if best is None:
         raise OutOfMemory(_refusal(machine, parts, workload, wishes))
-    best = min(fitting, key=_Candidate.order)
     return _plan(best, machine)
 
 
@@ -352,7 +355,6 @@ def _notices(way: _Candidate, machine: Machine) -> Iterator[str]:
 
 
 def _why(way: _Candidate, machine: Machine) -> str:
-    """One sentence."""
     ram = f"{way.ram() / GB:.1f} of {machine.ram_free / GB:.1f} GB free RAM"
     if not way.on_gpu:
         return f"{WORDS[way.precision]}, all on the CPU, with at most {ram}."

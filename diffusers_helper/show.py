@@ -109,6 +109,7 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
             return (
                 f"{event.checkpoint} makes {event.width}x{event.height}, {event.frames} frames, {event.seconds:.1f} s, "
                 f"in {event.sections} section{'s'[: event.sections > 1]} of {event.steps} step{'s'[: event.steps > 1]}"
+                f"\nmemory: {event.memory}"
             )
         case Notice():
             return f"note: {event.message}"

@@ -156,6 +156,12 @@ def test_a_refusal_names_what_would_fit() -> None:
         plan(machine(12, 32), precision="as_is")
 
 
+def test_weights_that_are_read_whole_need_ram_for_all_of_them_on_their_way() -> None:
+    made = plan(machine(80, 40))
+    assert made.residency["transformer"] == "gpu"
+    assert made.peak_ram_bytes > 25.7 * GB, "the modulation is read too, and the other parts come after"
+
+
 def test_more_preserved_memory_keeps_fewer_blocks_on_the_gpu() -> None:
     counts = [plan(machine(16, 64), preserved_bytes=gb * GB, decode="tiled").resident_blocks for gb in (6, 8, 12, 128)]
     assert counts == sorted(counts, reverse=True)

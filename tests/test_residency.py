@@ -19,7 +19,7 @@ from diffusers_helper.events import Event, Failed, Finished, Notice, Plan
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.memory_plan import GB, Machine, MemoryPlan, Residency, Wishes
-from diffusers_helper.models.load import Compute, load_parts
+from diffusers_helper.models.load import Compute, choose_compute, load_parts
 from diffusers_helper.models.sizes import FULL_SIZE, part_sizes
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint, find_checkpoint
 from diffusers_helper.request import Request
@@ -38,14 +38,18 @@ def checkpoint(pocket: Path) -> Checkpoint:
 
 def engine(checkpoint: Checkpoint, change: Callable[[MemoryPlan], MemoryPlan]) -> Engine:
     """The pocket, following a changed plan in every video."""
+    planner = changed_planner(checkpoint, FLOAT32, change)
+    return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
 
+
+def changed_planner(checkpoint: Checkpoint, compute: Compute, change: Callable[[MemoryPlan], MemoryPlan]) -> Planner:
     class Changed(Planner):
         def for_job(self, *arguments: Any) -> MemoryPlan:
             return change(super().for_job(*arguments))
 
-    planner = Changed(checkpoint, FLOAT32, Wishes(precision="as_is"))
+    planner = Changed(checkpoint, compute, Wishes(precision="as_is"))
     planner.plan = change(planner.plan)
-    return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
+    return planner
 
 
 def moving(transformer: Residency, vae: Residency, **fields: Any) -> Callable[[MemoryPlan], MemoryPlan]:
@@ -254,3 +258,25 @@ def test_a_container_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch,
     assert (residency.look(cpu).ram_total, residency.look(cpu).ram_free) == (2 * GB, GB // 2)
     (tmp_path / "memory.max").write_text("max\n")
     assert residency.look(cpu).ram_total == without.ram_total
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
+    checkpoint: Checkpoint, photograph: Path, tmp_path: Path
+) -> None:
+    """Plans for less and less memory; and everything leaves the GPU that should."""
+    videos = []
+    for number, change in enumerate(
+        (
+            lambda plan: plan,
+            moving("swapped", "gpu", resident_blocks=0, resident_bytes=0),
+            moving("swapped", "swapped", resident_blocks=3, resident_bytes=2**22, take_turns=True),
+        )
+    ):
+        compute = choose_compute()
+        planner = changed_planner(checkpoint, compute, change)
+        made = Engine(checkpoint, compute, load_parts(checkpoint, compute), planner)
+        videos.append(video(made, photograph, tmp_path / str(number))[0])
+        assert not made._residency._loans["text_encoder"].away
+    assert np.array_equal(videos[0], videos[1])
+    assert np.array_equal(videos[0], videos[2])
