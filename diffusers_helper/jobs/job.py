@@ -40,6 +40,7 @@ class JobProgress:
     seconds: float = 0.0
     width: int = 0
     height: int = 0
+    memory: str = ""
     section: int = 0
     step: int = 0
     sections_done: int = 0
@@ -90,7 +91,7 @@ def _started(progress: JobProgress, event: Any) -> dict[str, Any]:
 
 
 def _planned(progress: JobProgress, event: Any) -> dict[str, Any]:
-    same = ("checkpoint", "kind", "sections", "steps", "fps", "seconds", "width", "height")
+    same = ("checkpoint", "kind", "sections", "steps", "fps", "seconds", "width", "height", "memory")
     return {"frames_planned": event.frames, **{name: getattr(event, name) for name in same}}
 
 

@@ -78,7 +78,9 @@ def headline(job: Job, texts: Texts) -> str:
     state = f'<span class="state {job.state}">{say(texts, f"job.state_{job.state}")}</span>'
     time = f'<span class="time">{escape(_time(job, texts))}</span>'
     prompt = f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
-    return f'<header class="headline">{title}{state}{time}</header><p class="doing">{_doing(job, texts)}</p>{prompt}'
+    memory = f' title="{escape(job.progress.memory)}"' if job.progress.memory else ""
+    doing = f'<p class="doing"{memory}>{_doing(job, texts)}</p>'
+    return f'<header class="headline">{title}{state}{time}</header>{doing}{prompt}'
 
 
 def _time(job: Job, texts: Texts) -> str:

@@ -98,6 +98,13 @@ def test_the_running_job_says_where_it_is_and_how_long_yet() -> None:
     assert "about 1 min 24 s left" in text
 
 
+def test_where_the_weights_are_stands_behind_the_headline() -> None:
+    job = make_job()
+    shown = fragments.headline(replace(job, progress=replace(job.progress, memory='int8 "weights"')), EN)
+    assert 'title="int8 &quot;weights&quot;"' in shown
+    assert "title=" not in fragments.headline(job, EN)
+
+
 def test_what_is_heard_does_not_change_with_every_step() -> None:
     before, after = make_job(), make_job(told={"step": 15, "seconds_left": 80.0})
     assert fragments.announcement(before, EN) == fragments.announcement(after, EN)
