@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 from functools import lru_cache
 from importlib import import_module
@@ -27,6 +28,8 @@ Action = Literal["kill", "raise", "disk_full", "out_of_memory", "hang", "nan"]
 
 log = logging.getLogger(__name__)
 
+_ARMING = threading.Lock()
+
 
 def passing(point: Point) -> Action | None:
     """Do what FRAMEPACK_FAULTS asks for at this passing of ``point``; returns what it was, None for nothing.
@@ -34,7 +37,11 @@ def passing(point: Point) -> Action | None:
     ``nan`` is left to the caller, who has the numbers to spoil. Raises ValueError for a value that is not allowed.
     """
     text = os.environ.get(VARIABLE)
-    return armed(text).strike(point) if text else None
+    if not text:
+        return None
+    with _ARMING:  # two threads must not arm two
+        faults = armed(text)
+    return faults.strike(point)
 
 
 @lru_cache(maxsize=1)
