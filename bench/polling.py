@@ -9,8 +9,9 @@ page. Then `/healthz` is asked ten times a second while a video is made: alone, 
 uploads, and under both. With ``--events`` four turns follow with a page that a Gradio event keeps live, which is what
 a `gr.Timer` sends.
 
-Everything stays on the loopback of this machine, and the clients' own work counts against the generation: they share
-its cores. Prints a table, and with ``--write`` keeps it in bench/results.
+Everything stays on the loopback of this machine, and the clients run at its lowest priority: real ones run on other
+machines, but here they share the cores with what is measured. Prints a table, and with ``--write`` keeps it in
+bench/results.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ ABBA = (False, True, True, False)
 UPLOADS, PHASE_SECONDS = 100, 10.0
 HEALTH_CASES = {"alone": (0, 0), "clients": (1, 0), "uploads": (0, 1), "clients and uploads": (1, 1)}
 NOTE = (
-    "Generation, server and clients share the cores, with whatever else this machine did at the time: only the ratio "
-    "within one run counts. Each ratio is that of the medians over all turns."
+    "Generation, server and clients (these at the lowest priority) share the cores: only the ratio within one run "
+    "counts. Each ratio is that of the medians over all turns."
 )
 
 
@@ -125,6 +126,7 @@ class Page:
         )
         said = self._process.stdout.readline() if self._process.stdout else ""
         self.port = int(said.rpartition(":")[2].strip().strip("/"))
+        os.setpriority(os.PRIO_PROCESS, 0, 19)  # from now on only clients run here
 
     async def videos(self, count: int) -> None:
         """Wait until so many are finished."""

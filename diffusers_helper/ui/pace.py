@@ -14,7 +14,7 @@ ASK_AGAIN = "Ask-Again"
 """The header of an answer that says after how many seconds to ask again."""
 
 SHORTEST_SECONDS = 1.0
-TOGETHER_PER_SECOND = 8.0
+TOGETHER_PER_SECOND = 5.0
 GONE_SECONDS = 60.0
 MOST_PAGES = 1000
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -42,6 +45,7 @@ SHARED_SECONDS = 0.2
 """How old an answer may be in any case: quick steps are not drawn anew for every page that looks on."""
 
 PAGE_NAME_CHARACTERS = 40
+READ_AT_ONCE_BYTES = 2**21
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -189,21 +193,45 @@ class Media:
 class HeldFile(FileResponse):
     """A file that is opened once and held: a growing video is replaced or removed while it is being sent.
 
-    Starlette opens files by name, so it gets the name of what is open here, which Linux and macOS have.
+    A small one is read at once, where it was opened: each further read would wake a thread, which a generation on the
+    same processor feels.
     """
 
+    chunk_size = 2**20
+
     def __init__(self, path: Path, media_type: str) -> None:
-        self._file = path.open("rb")
-        number = self._file.fileno()
-        super().__init__(f"/dev/fd/{number}", headers=REVALIDATED, media_type=media_type, stat_result=os.fstat(number))
+        self._file: BinaryIO = path.open("rb")
+        status = os.fstat(self._file.fileno())
+        if status.st_size <= READ_AT_ONCE_BYTES:
+            with self._file as file:
+                self._file = io.BytesIO(file.read())
+        super().__init__(path, headers=REVALIDATED, media_type=media_type, stat_result=status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:
             await super().__call__(scope, receive, send)
 
+    @asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[Any]:
+        """What Starlette reads from, in the place of a file that it would open by name."""
+        yield _InMemory(self._file) if isinstance(self._file, io.BytesIO) else anyio.wrap_file(self._file)
+
     def close(self) -> None:
         """For one that is not sent."""
         self._file.close()
+
+
+class _InMemory:
+    """Bytes as the file that a response awaits."""
+
+    def __init__(self, content: io.BytesIO) -> None:
+        self._content = content
+
+    async def read(self, size: int) -> bytes:
+        return self._content.read(size)
+
+    async def seek(self, offset: int) -> int:
+        return self._content.seek(offset)
 
 
 def _unless_known(response: Response, request: Request) -> Response:

@@ -196,8 +196,12 @@ def test_what_the_browser_has_is_not_sent_again(served: Served, done: Job, name:
     assert get(served, f"/media/{done.id}/{name}", If_None_Match='"other"').status_code == 200
 
 
+@pytest.mark.parametrize("at_once", [0, 2**21])
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.with_name("other").replace(path)])
-def test_a_video_that_goes_while_it_is_sent_is_sent_whole(tmp_path: Path, change: Callable[[Path], object]) -> None:
+def test_a_video_that_goes_while_it_is_sent_is_sent_whole(
+    tmp_path: Path, change: Callable[[Path], object], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers_helper.ui.routes.READ_AT_ONCE_BYTES", at_once)
     video = tmp_path / "video.mp4"
     video.write_bytes(content := bytes(range(256)) * 1000)
     (tmp_path / "other").write_bytes(b"shorter")
