@@ -41,7 +41,7 @@ REVALIDATED = {"Cache-Control": "private, no-cache"}
 REFRESH_SECONDS = 5.0
 """How old an answer may be while no job changes: free memory and the like change without one."""
 
-SHARED_SECONDS = 0.2
+SHARED_SECONDS = 0.9
 """How old an answer may be in any case: quick steps are not drawn anew for every page that looks on."""
 
 PAGE_NAME_CHARACTERS = 40
