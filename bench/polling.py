@@ -11,7 +11,8 @@ a `gr.Timer` sends.
 
 Everything stays on the loopback of this machine, and the clients run at its lowest priority: real ones run on other
 machines, but here they share the cores with what is measured. Prints a table, and with ``--write`` keeps it in
-bench/results.
+bench/results. (The page of ``--events`` is started after that and runs at the lowest priority itself, so its figure is
+only a rough comparison.)
 """
 
 from __future__ import annotations
