@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from torch.nn.functional import avg_pool2d
 from transformers import SiglipVisionModel
 
 from diffusers_helper.sections.context import (
@@ -30,7 +31,7 @@ from tools.pocket.encoders import TextEncoders, picture_pixels
 from tools.pocket.shapes import paint_shape
 
 WINDOW = 9
-SHORT, LONG = 1 + WINDOW, 1 + 3 * WINDOW
+SHORT, LONG = 1 + WINDOW, 1 + 4 * WINDOW  # paddings 0 to 3, as long videos have them
 TEXT_TOKENS = 40
 
 
@@ -209,12 +210,17 @@ class Batch:
     context: dict[str, torch.Tensor | None]
 
 
-def make_batch(clips: torch.Tensor, features: Features, cut: Cut, history_noise: float = 0.0) -> Batch:
-    """Cut a section out of clips `[B, 16, L, h, w]`; history has errors, here noise, as the sampler's own would."""
-    seen = clips
-    if history_noise:
-        seen = clips + torch.randn_like(clips) * history_noise
-        seen[:, :, 0] = clips[:, :, 0]
+def worn(clips: torch.Tensor, noise: float, blur: float) -> torch.Tensor:
+    """Clips `[B, 16, L, h, w]` as the sampler's own history would show them: grainy and soft, but for the picture."""
+    soft = avg_pool2d(clips.flatten(1, 2), 3, stride=1, padding=1, count_include_pad=False).view_as(clips)
+    seen = clips.lerp(soft, blur) + torch.randn_like(clips) * noise
+    seen[:, :, 0] = clips[:, :, 0]
+    return seen
+
+
+def make_batch(clips: torch.Tensor, features: Features, cut: Cut, noise: float = 0.0, blur: float = 0.0) -> Batch:
+    """Cut a section out of clips `[B, 16, L, h, w]`, its history `worn`."""
+    seen = worn(clips, noise, blur) if noise or blur else clips
     context: dict[str, torch.Tensor | None] = {}
     names = (("latents_clean", "clean"), ("latents_history_2x", "clean_2x"), ("latents_history_4x", "clean_4x"))
     for name, level in names:

@@ -104,8 +104,8 @@ def draw_training_batch(
     count = max(2, round(args.batch * 64 * 64 / (buffer.size[0] * buffer.size[1])))
     count = count * 2 if len(cut.targets) == 1 else count
     clips, features = buffer.draw(rng, count)
-    noise = float(rng.uniform(0, 0.25)) if rng.random() < args.history_noise else 0.0
-    return data.make_batch(clips, features, cut, noise)
+    noise, blur = rng.uniform(0, (0.25, 0.8)) * (rng.random(2) < args.worn_share)
+    return data.make_batch(clips, features, cut, float(noise), float(blur))
 
 
 class Trainer:
@@ -241,7 +241,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--average", type=float, default=0.998)
     parser.add_argument("--high-share", type=float, default=0.5, help="share of noise levels near 1 at the start")
     parser.add_argument("--high-share-end", type=float, default=0.25)
-    parser.add_argument("--history-noise", type=float, default=0.3, help="share of batches with noisy history")
+    parser.add_argument("--worn-share", type=float, default=0.3, help="share of batches with grainy or soft history")
     parser.add_argument("--long-share", type=float, default=0.3, help="share of batches with history or distance")
     parser.add_argument("--capacity", type=int, default=8192)
     parser.add_argument("--first-fill", type=int, default=1024)
