@@ -1,6 +1,7 @@
 """A camera over still canvases: written moves -> paths -> rendered frames.
 
 Convention, everywhere: "the camera pans left" means that the camera turns left, so what is in the frame moves right.
+In the same way a camera that rolls clockwise makes what is in the frame turn counterclockwise.
 Speeds are in pixels a second at every frame size, so that what is learned at 64 pixels holds at 128.
 
 Shape legend: B clips, F frames, H x W pixels, S canvas side.
@@ -18,27 +19,33 @@ FPS = 30
 FRAMES_PER_LATENT = 4
 PAN_PIXELS_PER_SECOND = 26.0
 ZOOM_PER_SECOND = 0.34  # change of ln(scale) a second
+ROLL_PER_SECOND = 0.5  # radians a second: 21 pixels at a third of a 128-pixel side from the centre
 
-# name -> (x, y, zoom): the direction in which the centre of the view moves on the canvas; zoom > 0 comes closer
-MOVES: dict[str, tuple[float, float, float]] = {
-    "hold": (0, 0, 0),
-    "left": (-1, 0, 0),
-    "right": (1, 0, 0),
-    "up": (0, -1, 0),
-    "down": (0, 1, 0),
-    "in": (0, 0, 1),
-    "out": (0, 0, -1),
+# name -> (x, y, zoom, roll): the direction in which the centre of the view moves on the canvas; zoom > 0 comes closer,
+# roll > 0 turns the camera clockwise
+MOVES: dict[str, tuple[float, float, float, float]] = {
+    "hold": (0, 0, 0, 0),
+    "left": (-1, 0, 0, 0),
+    "right": (1, 0, 0, 0),
+    "up": (0, -1, 0, 0),
+    "down": (0, 1, 0, 0),
+    "in": (0, 0, 1, 0),
+    "out": (0, 0, -1, 0),
+    "clockwise": (0, 0, 0, 1),
+    "counterclockwise": (0, 0, 0, -1),
 }
 SPEEDS: dict[str, float] = {"slowly": 0.5, "": 1.0, "quickly": 1.6}
 
 
 @dataclass(frozen=True)
 class Path:
-    """Where the camera looks: centre in canvas pixels and scale in canvas pixels per frame pixel, each `[B, F]`."""
+    """Where the camera looks, each `[B, F]`: centre in canvas pixels, scale in canvas pixels per frame pixel, and the
+    camera's angle in radians, clockwise."""
 
     x: torch.Tensor
     y: torch.Tensor
     scale: torch.Tensor
+    angle: torch.Tensor
 
 
 def draw_paths(
@@ -61,18 +68,19 @@ def draw_paths(
     x0, y0 = rng.normal(canvas_size / 2, canvas_size / 9, (2, len(moves), 1))
     x = x0 + direction[:, :1] * PAN_PIXELS_PER_SECOND * shift * start_scale
     y = y0 + direction[:, 1:2] * PAN_PIXELS_PER_SECOND * shift * start_scale
-    scale = start_scale * np.exp(-direction[:, 2:] * ZOOM_PER_SECOND * shift)
-    return Path(*(torch.as_tensor(a, dtype=torch.float32) for a in (x, y, scale)))
+    scale = start_scale * np.exp(-direction[:, 2:3] * ZOOM_PER_SECOND * shift)
+    angle = direction[:, 3:] * ROLL_PER_SECOND * shift
+    return Path(*(torch.as_tensor(a, dtype=torch.float32) for a in (x, y, scale, angle)))
 
 
 def _grid(path: Path, height: int, width: int, canvas_size: int) -> torch.Tensor:
     """Sampling positions in -1..1 on the canvas, `[B, F*H, W, 2]`."""
-    ys = torch.arange(height, dtype=torch.float32) - (height - 1) / 2
+    ys = (torch.arange(height, dtype=torch.float32) - (height - 1) / 2)[:, None]
     xs = torch.arange(width, dtype=torch.float32) - (width - 1) / 2
-    y = path.y[..., None] + path.scale[..., None] * ys  # [B, F, H]
-    x = path.x[..., None] + path.scale[..., None] * xs  # [B, F, W]
+    x, y, scale, angle = (t[..., None, None] for t in (path.x, path.y, path.scale, path.angle))  # [B, F, 1, 1]
+    across, along = scale * angle.cos(), scale * angle.sin()
     batch, frames = path.x.shape
-    grid = torch.stack([x[:, :, None].expand(-1, -1, height, -1), y[..., None].expand(-1, -1, -1, width)], -1)
+    grid = torch.stack([x + across * xs - along * ys, y + along * xs + across * ys], -1)
     grid = (grid + 0.5) * (2 / canvas_size) - 1
     return grid.reshape(batch, frames * height, width, 2)
 

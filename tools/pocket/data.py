@@ -26,13 +26,15 @@ from diffusers_helper.sections.context import (
     one_frame_context,
 )
 from tools.pocket import camera, codec
-from tools.pocket.captions import Caption, draw_caption
+from tools.pocket.captions import Caption
 from tools.pocket.encoders import TextEncoders, picture_pixels
-from tools.pocket.shapes import paint_shape
+from tools.pocket.shape_captions import draw_caption
+from tools.pocket.shapes import paint_shapes
 
 WINDOW = 9
 SHORT, LONG = 1 + WINDOW, 1 + 4 * WINDOW  # paddings 0 to 3, as long videos have them
 TEXT_TOKENS = 40
+EMPTY_SHARE = 0.08  # of captions, for real CFG
 
 
 @dataclass
@@ -80,13 +82,12 @@ def render_clips(
 ) -> torch.Tensor:
     """Instants of the captioned scenes, `[B, 3, L, H, W]` in -1..1."""
     chosen = canvases[torch.from_numpy(rng.integers(0, len(canvases), len(captions)))]
-    moves = ["hold" if c.shape else c.move for c in captions]
     seconds = camera.latent_times(length)
-    path = camera.draw_paths(rng, moves, [c.speed for c in captions], seconds, canvases.shape[1])
+    path = camera.draw_paths(rng, [c.move for c in captions], [c.speed for c in captions], seconds, canvases.shape[1])
     clips = camera.render(chosen, path, *size)
     for row, caption in enumerate(captions):
-        if caption.shape:
-            clips[row] = paint_shape(rng, clips[row], caption, seconds)
+        if caption.figures:
+            clips[row] = paint_shapes(rng, clips[row], caption, seconds)
     return clips
 
 
@@ -108,16 +109,16 @@ def describe(models: Models, captions: list[Caption], first: torch.Tensor) -> Fe
 class Buffer:
     """Encoded clips of one length and size. `renew` replaces the oldest ones."""
 
-    def __init__(self, capacity: int, length: int, size: tuple[int, int], empty_share: float = 0.08) -> None:
+    def __init__(self, capacity: int, length: int, size: tuple[int, int], shape_share: float) -> None:
         self.capacity, self.length, self.size = capacity, length, size
-        self.empty_share = empty_share
+        self.shape_share = shape_share
         self.filled, self.next = 0, 0
         self.latents: torch.Tensor
         self.features: Features
 
     def renew(self, rng: np.random.Generator, models: Models, canvases: torch.Tensor, count: int) -> None:
         """Draw, encode and store `count` new clips."""
-        captions = [draw_caption(rng, shape_share=0.08, empty_share=self.empty_share) for _ in range(count)]
+        captions = [draw_caption(rng, self.shape_share, EMPTY_SHARE) for _ in range(count)]
         clips = render_clips(rng, canvases, captions, self.length, self.size).to(models.vae.device)
         with torch.autocast(clips.device.type, dtype=torch.bfloat16):
             latents, features = encode_clips(models, clips), describe(models, captions, clips[:, :, 0])

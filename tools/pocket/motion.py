@@ -1,4 +1,4 @@
-"""Measure camera motion from frames alone: shift and zoom between frames, by Gauss-Newton image alignment.
+"""Measure camera motion from frames alone: shift, zoom and roll between frames, by Gauss-Newton alignment.
 
 Shape legend: F frames, H x W pixels.
 """
@@ -20,14 +20,16 @@ STILL_PIXELS = 5.0  # less motion than this over a second's clip counts as holdi
 
 @dataclass(frozen=True)
 class Motion:
-    """Movement of the picture's content from first to last frame: pixels to the right and down, ln of magnification."""
+    """Movement of the picture's content from first to last frame: pixels to the right and down, ln of magnification,
+    radians clockwise."""
 
     right: float
     down: float
     zoom: float
+    roll: float = 0.0
 
     def camera_move(self, side: int) -> str:
-        """The camera move that this is: content moving right means that the camera turns left."""
+        """The camera move that this is: the camera moves the other way than what it sees."""
         radius = side / 3
         strengths = {
             "left": self.right,
@@ -36,13 +38,15 @@ class Motion:
             "down": -self.down,
             "in": self.zoom * radius,
             "out": -self.zoom * radius,
+            "clockwise": -self.roll * radius,
+            "counterclockwise": self.roll * radius,
         }
         best = max(strengths, key=strengths.__getitem__)
         return best if strengths[best] > STILL_PIXELS else "hold"
 
     def distance(self, side: int) -> float:
-        """Pixels moved, zoom counted at a third of the side from the centre."""
-        return float((self.right**2 + self.down**2) ** 0.5 + abs(self.zoom) * side / 3)
+        """Pixels moved, zoom and roll counted at a third of the side from the centre."""
+        return float((self.right**2 + self.down**2) ** 0.5 + (abs(self.zoom) + abs(self.roll)) * side / 3)
 
 
 def luminance(clip: torch.Tensor) -> torch.Tensor:
@@ -56,27 +60,29 @@ def luminance(clip: torch.Tensor) -> torch.Tensor:
 
 
 def _warped(frame: torch.Tensor, motion: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
-    """The frame `[H, W]` looked up where content at (x, y) has gone: (1 + z) (x, y) + (dx, dy)."""
+    """The frame `[H, W]` looked up where content at (x, y) has gone: magnified and turned, then shifted."""
     height, width = frame.shape
-    dx, dy, zoom = motion
-    x, y = xs * (1 + zoom) + dx, ys * (1 + zoom) + dy
+    dx, dy, zoom, roll = motion
+    cos, sin = (zoom.exp() * roll.cos(), zoom.exp() * roll.sin())
+    x, y = cos * xs - sin * ys + dx, sin * xs + cos * ys + dy
     grid = torch.stack([x / (width / 2), y / (height / 2)], -1)[None]
     return functional.grid_sample(frame[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
 
 
 def align(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(dx, dy, zoom) that carries the content of `first` to where it is in `second`, both `[H, W]`."""
+    """(dx, dy, zoom, roll) that carries the content of `first` to where it is in `second`, both `[H, W]`."""
     height, width = first.shape
     ys = (torch.arange(height, dtype=torch.float32) - (height - 1) / 2)[:, None].expand(height, width)
     xs = (torch.arange(width, dtype=torch.float32) - (width - 1) / 2)[None].expand(height, width)
     inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-    motion = torch.zeros(3)
+    motion = torch.zeros(4)
     for _ in range(ITERATIONS):
         seen = _warped(second, motion, xs, ys)
         down, right = torch.gradient(seen)
-        columns = torch.stack([g[inner].flatten() for g in (right, down, right * xs + down * ys)], 1)
+        zoomed, rolled = right * xs + down * ys, down * xs - right * ys
+        columns = torch.stack([g[inner].flatten() for g in (right, down, zoomed, rolled)], 1)
         error = (first - seen)[inner].flatten()
-        normal = columns.T @ columns + 1e-4 * torch.eye(3)
+        normal = columns.T @ columns + 1e-4 * torch.eye(4)
         motion = motion + torch.linalg.solve(normal, columns.T @ error).clamp(-3, 3)
     return motion
 

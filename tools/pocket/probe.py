@@ -24,6 +24,8 @@ PROMPTS = {
     "down": "the camera pans down",
     "in": "the camera zooms in",
     "out": "the camera zooms out",
+    "clockwise": "the camera rolls clockwise",
+    "counterclockwise": "the camera rolls counterclockwise",
 }
 
 
@@ -41,6 +43,7 @@ def true_latents(models: data.Models, canvases: torch.Tensor, size: tuple[int, i
             path.x - path.x[:, :1] + first.x[:, :1],
             path.y - path.y[:, :1] + first.y[:, :1],
             path.scale / path.scale[:, :1] * first.scale[:, :1],
+            path.angle - path.angle[:, :1],
         )
         clips = camera.render(canvases, path, *size).to(models.vae.device)
         all_moves.append(data.encode_clips(models, clips))

@@ -127,7 +127,7 @@ class Trainer:
         self.buffers, self.weights = [], []
         for height, width in args.sizes:
             for length, share in ((data.SHORT, 1 - args.long_share), (data.LONG, args.long_share)):
-                self.buffers.append(data.Buffer(args.capacity, length, (height, width)))
+                self.buffers.append(data.Buffer(args.capacity, length, (height, width), args.shape_share))
                 self.weights.append(share / len(args.sizes))
 
     def _start_model(self, state: dict[str, Any] | None) -> FramePackTransformer:
@@ -243,6 +243,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--high-share-end", type=float, default=0.25)
     parser.add_argument("--worn-share", type=float, default=0.3, help="share of batches with grainy or soft history")
     parser.add_argument("--long-share", type=float, default=0.3, help="share of batches with history or distance")
+    parser.add_argument("--shape-share", type=float, default=0.2, help="share of scenes with coloured shapes")
     parser.add_argument("--capacity", type=int, default=8192)
     parser.add_argument("--first-fill", type=int, default=1024)
     parser.add_argument("--renew-every", type=int, default=6)
