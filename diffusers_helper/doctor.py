@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FramePackError, UnusableCheckpoint
+from .media.files import nearest_existing
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
 from .settings import Settings
 
@@ -223,12 +224,14 @@ def _forecast(settings: Settings) -> Fact:
     name = "memory plan 13B"
     try:
         wishes, notices = wishes_of(settings)
-        plan = forecast_full_size(choose_compute(), wishes)
+        plan = forecast_full_size(choose_compute(), wishes, settings.models_dir)
     except FramePackError as error:
         return Fact(name, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
     how = {"precision": plan.precision, "resident_blocks": plan.resident_blocks, "residency": dict(plan.residency)}
-    return Fact(name, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join(notices) or None)
+    return Fact(
+        name, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join((*notices, *plan.notices)) or None
+    )
 
 
 def _kernel_of_pytorch(tokens: Any) -> str:
@@ -284,7 +287,7 @@ def _folders(settings: Settings) -> Iterator[Fact]:
 
 def _folder(name: str, folder: Path, knob: str) -> Fact:
     """Space and permission where the folder is or would be made."""
-    place = _nearest_existing(folder)
+    place = nearest_existing(folder)
     free = shutil.disk_usage(place).free / 1e9
     writable = place.is_dir() and os.access(place, os.W_OK)
     fix = None
@@ -294,11 +297,6 @@ def _folder(name: str, folder: Path, knob: str) -> Fact:
         fix = f"Less than {SPARE_DISK_GB:.0f} GB is free. Make room, or choose another folder with {knob}."
     value = {"folder": str(folder), "free_gb": round(free, 1), "writable": writable}
     return Fact(name, value, f"{folder}, {free:.1f} GB free", fix)
-
-
-def _nearest_existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _checkpoints(settings: Settings) -> Iterator[Fact]:
@@ -321,7 +319,7 @@ def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
     missing = _missing_gb(known, models_dir)
     if not missing:
         return _checkpoint(name, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
-    free = shutil.disk_usage(_nearest_existing(models_dir)).free / 1e9
+    free = shutil.disk_usage(nearest_existing(models_dir)).free / 1e9
     fix = f"If you want it: `bash start.sh download {name}` ({missing:.1f} GB)."
     if missing > free:
         fix += f" Only {free:.1f} GB are free in {models_dir}; choose another folder with --models-dir or HF_HOME."

@@ -26,7 +26,8 @@ from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, encode_prompt
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .memory import load_model_chunked
-from .memory_plan import Decode, MemoryPlan
+from .memory_plan import MemoryPlan
+from .memory_ways import Decode
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
 from .models.speed import quicken
@@ -117,7 +118,7 @@ class Engine:
         settings = chosen or resolve()
         compute = choose_compute()
         wishes, notices = wishes_of(settings)
-        planner = Planner(checkpoint, compute, wishes)
+        planner = Planner(checkpoint, compute, wishes, settings.models_dir)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
         said = list(notices)
 

@@ -8,6 +8,7 @@ nothing moves.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from .media.files import nearest_existing
 from .memory import (
     DynamicSwapInstaller,
     Loan,
@@ -23,9 +25,11 @@ from .memory import (
     load_model_chunked,
     offload_model_from_device_for_memory_preservation,
 )
-from .memory_plan import STAY_ON_GPU, Machine, MemoryPlan, Wishes, Workload, plan_memory
+from .memory_plan import MemoryPlan, plan_memory
+from .memory_ways import STAY_ON_GPU, Machine, Wishes, Workload
 from .models.load import Compute, Parts
-from .models.sizes import FULL_SIZE, part_sizes
+from .models.quantised_file import kept_bytes, quantised_folder
+from .models.sizes import BYTES, FULL_SIZE, part_sizes
 from .models.table import FRAMEPACK_BUCKETS, WEIGHTS_PARTS, Checkpoint
 from .request import Request
 from .swap import BlockSwap
@@ -46,11 +50,13 @@ class Planner:
         plan: for the largest size; by it the parts are loaded.
     """
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes) -> None:
+    def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes, models_dir: Path) -> None:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         self._device, self.wishes = compute.device, wishes
-        self._sizes = part_sizes(checkpoint, bytes_per_weight(compute))
-        self._machine = look(compute.device)
+        self._sizes = part_sizes(checkpoint, dtype_names(compute))
+        machine = look(compute.device, models_dir)
+        kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
+        self._machine = replace(machine, disk_free=machine.disk_free + kept)
         self.plan = plan_memory(self._machine, self._sizes, largest_workload(checkpoint.buckets), wishes)
 
     def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
@@ -65,16 +71,17 @@ class Planner:
         return plan_memory(machine, self._sizes, workload, wishes)
 
 
-def forecast_full_size(compute: Compute, wishes: Wishes) -> MemoryPlan:
+def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
-    sizes = replace(FULL_SIZE, bytes_per_weight=bytes_per_weight(compute))
-    return plan_memory(look(compute.device), sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
+    sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
+    return plan_memory(look(compute.device, models_dir), sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
 
 
-def bytes_per_weight(compute: Compute) -> dict[str, int]:
-    """Part -> bytes of a weight in the numbers it computes in."""
+def dtype_names(compute: Compute) -> dict[str, str]:
+    """Part -> what it computes in, as safetensors names it."""
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
-    return {part: dtypes.get(part, compute.encoder_dtype).itemsize for part in WEIGHTS_PARTS}
+    return {part: names[dtypes.get(part, compute.encoder_dtype)] for part in WEIGHTS_PARTS}
 
 
 def largest_workload(buckets: Sequence[tuple[int, int]]) -> Workload:
@@ -82,15 +89,16 @@ def largest_workload(buckets: Sequence[tuple[int, int]]) -> Workload:
     return Workload.of(*max(buckets, key=lambda size: size[0] * size[1]))
 
 
-def look(device: torch.device) -> Machine:
+def look(device: torch.device, models_dir: Path) -> Machine:
     """What this machine has; in a container, what that may use."""
+    disk = shutil.disk_usage(nearest_existing(models_dir)).free
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = psutil.virtual_memory()
     container = _container()
     if container is None:
-        return Machine(total, _vram_free(device), ram.total, ram.available)
+        return Machine(total, _vram_free(device), ram.total, ram.available, disk)
     limit, free = container
-    return Machine(total, _vram_free(device), min(limit, ram.total), min(free, ram.available))
+    return Machine(total, _vram_free(device), min(limit, ram.total), min(free, ram.available), disk)
 
 
 def _container() -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ import torch
 
 from diffusers_helper import doctor, residency, settings
 from diffusers_helper.doctor import Fact, Report
-from diffusers_helper.memory_plan import GB, Machine
+from diffusers_helper.memory_ways import GB, Machine
 from diffusers_helper.models import load
 from diffusers_helper.models.load import Compute
 
@@ -124,11 +124,11 @@ def test_what_a_13b_checkpoint_would_need_is_foretold(
     half = torch.float16
     compute = Compute(torch.device("cuda"), torch.bfloat16, half, half, "a GPU")
     monkeypatch.setattr(load, "choose_compute", lambda: compute)
-    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 34 * GB, 29 * GB))
+    monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB))
     plan = _fact(doctor.examine(chosen), "memory plan 13B")
     assert (plan.value["fits"], plan.value["precision"]) == (True, "int8")
-    assert plan.value["ram_gb"] <= 29
-    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 17 * GB, 10 * GB))
+    assert plan.value["ram_gb"] <= 17
+    monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 17 * GB, 9 * GB, 99 * GB))
     refused = _fact(doctor.examine(chosen), "memory plan 13B")
     assert not refused.value["fits"]
     assert "GB of RAM" in refused.text

@@ -9,28 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
-from diffusers_helper.memory_plan import (
-    GB,
-    STAY_ON_GPU,
-    Machine,
-    MemoryPlan,
-    PartSizes,
-    Wishes,
-    Workload,
-    _Candidate,
-    plan_memory,
-)
+from diffusers_helper.memory_plan import MemoryPlan, plan_memory
+from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Machine, PartSizes, Way, Wishes, Workload
 from diffusers_helper.models.sizes import FULL_SIZE
 
 GIB = 2**30
 USUAL = Workload.of(640, 608)
-IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4))
+IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4), mapped=frozenset())
 
 
-def machine(vram_gib: float, ram_gib: float, vram_share: float = 0.93, ram_share: float = 0.85) -> Machine:
+def machine(
+    vram_gib: float, ram_gib: float, vram_share: float = 0.93, ram_share: float = 0.85, disk_gb: float = 100
+) -> Machine:
     """A machine as it is sold; a desktop takes its shares."""
     vram, ram = int(vram_gib * GIB), int(ram_gib * GIB)
-    return Machine(vram, int(vram * vram_share), ram, int(ram * ram_share))
+    return Machine(vram, int(vram * vram_share), ram, int(ram * ram_share), int(disk_gb * GB))
 
 
 def plan(where: Machine, parts: PartSizes = FULL_SIZE, workload: Workload = USUAL, **wishes: object) -> MemoryPlan:
@@ -48,11 +41,11 @@ def cost(made: MemoryPlan, parts: PartSizes, workload: Workload, wishes: Wishes)
     """What the plan predicts of its own speed."""
     on_gpu = made.residency["transformer"] != "cpu"
     way = (made.precision, made.decode, made.take_turns, made.resident_blocks)
-    return _Candidate(parts, workload, wishes, on_gpu, *way).cost()
+    return Way(parts, workload, wishes, on_gpu, *way).cost()
 
 
 sizes = st.builds(
-    lambda blocks, block, other, scale: replace(
+    lambda blocks, block, other, scale, mapped: replace(
         FULL_SIZE,
         blocks=blocks,
         block_weights=blocks * block,
@@ -60,11 +53,13 @@ sizes = st.builds(
         modulation_weights=blocks * block // 3,
         other_weights=other,
         rest={part: int(weights * scale) for part, weights in FULL_SIZE.rest.items()},
+        mapped=frozenset(mapped),
     ),
     st.integers(1, 60),
     st.integers(1, 200_000_000),
     st.integers(1, 500_000_000),
     st.floats(0.001, 1),
+    st.sets(st.sampled_from(sorted(FULL_SIZE.bytes_per_weight))),
 )
 workloads = st.builds(
     Workload.of, st.integers(4, 60).map(lambda n: 16 * n), st.integers(4, 60).map(lambda n: 16 * n), st.integers(1, 12)
@@ -78,7 +73,8 @@ wishes = st.builds(
     preserved_bytes=st.integers(6, 128).map(lambda n: n * GB),
 )
 share = st.floats(0.5, 1)
-machines = st.builds(machine, st.sampled_from([0, 4, 6, 8, 12, 16, 24, 48, 80]), st.floats(4, 160), share, share)
+vrams = st.sampled_from([0, 4, 6, 8, 12, 16, 24, 48, 80])
+machines = st.builds(machine, vrams, st.floats(4, 160), share, share, st.floats(0, 100))
 
 
 @settings(max_examples=1000, deadline=None)
@@ -104,7 +100,11 @@ def test_more_memory_never_makes_it_slower(
 ) -> None:
     more_vram = more_vram if where.vram_total else 0
     larger = Machine(
-        where.vram_total + more_vram, where.vram_free + more_vram, where.ram_total + more_ram, where.ram_free + more_ram
+        where.vram_total + more_vram,
+        where.vram_free + more_vram,
+        where.ram_total + more_ram,
+        where.ram_free + more_ram,
+        where.disk_free,
     )
     before = or_none(where, parts, workload, wish)
     if before is None:
@@ -143,9 +143,30 @@ def test_without_a_gpu_everything_computes_on_the_cpu() -> None:
     assert (made.precision, made.peak_vram_bytes) == ("as_is", 0)
 
 
-def test_a_32_gb_machine_that_is_half_used_is_refused_before_loading() -> None:
+@pytest.mark.parametrize("vram", [6, 8, 12, 16, 24])
+def test_a_32_gb_machine_that_is_half_used_reads_the_text_encoder_from_its_file(vram: int) -> None:
+    made = plan(machine(vram, 32, ram_share=0.5))
+    assert made.peak_ram_bytes < 14 * GB
+    assert "RAM is short: up to 15.0 GB of encoders are read from disk" in made.why
+    assert "RAM is short" not in plan(machine(vram, 64)).why
+
+
+def test_what_must_be_converted_cannot_stay_in_its_file() -> None:
+    converted = replace(FULL_SIZE, mapped=frozenset())
     with pytest.raises(OutOfMemory, match=r"at least 27\.\d GB of RAM \(17\.2 GB are free\)"):
-        plan(machine(12, 32, ram_share=0.5))
+        plan(machine(12, 32, ram_share=0.5), converted)
+
+
+def test_too_little_ram_is_refused_before_loading() -> None:
+    with pytest.raises(OutOfMemory, match=r"at least 12\.\d GB of RAM \(8\.6 GB are free\)"):
+        plan(machine(12, 16, ram_share=0.5))
+
+
+def test_a_disk_without_room_for_the_quantised_weights_is_told() -> None:
+    (notice,) = plan(machine(12, 32, disk_gb=5)).notices
+    assert "int8 weights cannot be kept for the next start: that takes 9.9 GB" in notice
+    assert plan(machine(12, 32, disk_gb=10)).notices == ()
+    assert plan(machine(80, 128, disk_gb=0)).notices == (), "weights as they are keep nothing"
 
 
 def test_a_refusal_names_what_would_fit() -> None:
@@ -153,13 +174,14 @@ def test_a_refusal_names_what_would_fit() -> None:
     with pytest.raises(OutOfMemory, match=r"GPU memory.* A quarter of the size would fit"):
         plan(small_card)
     with pytest.raises(OutOfMemory, match="quantisation that is chosen by default would fit"):
-        plan(machine(12, 32), precision="as_is")
+        plan(machine(12, 20), precision="as_is")
 
 
 def test_weights_that_are_read_whole_need_ram_for_all_of_them_on_their_way() -> None:
-    made = plan(machine(80, 40))
-    assert made.residency["transformer"] == "gpu"
-    assert made.peak_ram_bytes > 25.7 * GB, "the modulation is read too, and the other parts come after"
+    converted = plan(machine(80, 40), replace(FULL_SIZE, mapped=frozenset({"text_encoder"})))
+    assert converted.residency["transformer"] == "gpu"
+    assert converted.peak_ram_bytes > 25.7 * GB, "the modulation is read too, and the other parts come after"
+    assert plan(machine(80, 40)).peak_ram_bytes < 3 * GB, "what is mapped goes from its file to the GPU"
 
 
 def test_more_preserved_memory_keeps_fewer_blocks_on_the_gpu() -> None:

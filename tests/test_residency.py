@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from diffusers_helper.errors import OutOfMemory, UnusableCheckpoint
 from diffusers_helper.events import Event, Failed, Finished, Notice, Plan
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
-from diffusers_helper.memory_plan import GB, Machine, MemoryPlan, Residency, Wishes
+from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory_ways import GB, Machine, Residency, Wishes
 from diffusers_helper.models.load import Compute, choose_compute, load_parts
 from diffusers_helper.models.sizes import FULL_SIZE, part_sizes
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint, find_checkpoint
@@ -47,7 +49,7 @@ def changed_planner(checkpoint: Checkpoint, compute: Compute, change: Callable[[
         def for_job(self, *arguments: Any) -> MemoryPlan:
             return change(super().for_job(*arguments))
 
-    planner = Changed(checkpoint, compute, Wishes(precision="as_is"))
+    planner = Changed(checkpoint, compute, Wishes(precision="as_is"), Path("hf_download"))
     planner.plan = change(planner.plan)
     return planner
 
@@ -116,11 +118,32 @@ def test_encoders_leave_after_use_and_weights_come_on_call_where_they_do_not_fit
 
 
 def test_sizes_are_those_of_the_loaded_parts(checkpoint: Checkpoint) -> None:
-    parts, sizes = load_parts(checkpoint, FLOAT32), part_sizes(checkpoint, dict.fromkeys(WEIGHTS_PARTS, 4))
+    parts, sizes = load_parts(checkpoint, FLOAT32), part_sizes(checkpoint, dict.fromkeys(WEIGHTS_PARTS, "F32"))
     count = sizes.block_weights + sizes.modulation_weights + sizes.other_weights
     assert count == sum(weights.numel() for weights in parts.transformer.parameters())
     assert sizes.rest["vae"] == sum(weights.numel() for weights in parts.vae.parameters())
     assert (sizes.blocks, sizes.width, sizes.vae_channels) == (8, 192, 16)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_weights_in_the_numbers_of_their_file_are_mapped(checkpoint: Checkpoint) -> None:
+    """Which is why the plan counts no RAM for them."""
+    compute = replace(FLOAT32, encoder_dtype=torch.bfloat16, transformer_dtype=torch.bfloat16)
+    parts, sizes = load_parts(checkpoint, compute), part_sizes(checkpoint, residency.dtype_names(compute))
+    assert sizes.mapped == {"transformer", "text_encoder", "text_encoder_2", "image_encoder"}
+    for part in WEIGHTS_PARTS:
+        weights = [tensor for tensor in getattr(parts, part).parameters() if tensor.nbytes > 2**16]
+        assert all(mapped_file(tensor).endswith(".safetensors") for tensor in weights) == (part in sizes.mapped), part
+
+
+def mapped_file(tensor: torch.Tensor) -> str:
+    """The file whose mapping holds the tensor's first byte; empty for ordinary memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        start, end = (int(number, 16) for number in fields[0].split("-"))
+        if start <= tensor.data_ptr() < end:
+            return fields[5] if len(fields) > 5 else ""
+    return ""
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"<!DOCTYPE html>" * 99, b"\x02\0\0\0\0\0\0\0[]"])
@@ -128,16 +151,16 @@ def test_damaged_headers_are_named(damage: bytes, pocket: Path, tmp_path: Path) 
     pocket_copy = Path(shutil.copytree(pocket, tmp_path / "copy"))
     next((pocket_copy / "vae").glob("*.safetensors")).write_bytes(damage)
     with pytest.raises(UnusableCheckpoint, match=r"the vae in .* is damaged"):
-        part_sizes(find_checkpoint(str(pocket_copy), tmp_path), dict.fromkeys(WEIGHTS_PARTS, 4))
+        part_sizes(find_checkpoint(str(pocket_copy), tmp_path), dict.fromkeys(WEIGHTS_PARTS, "F32"))
 
 
 def test_a_checkpoint_that_cannot_fit_is_refused_before_loading(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 13B checkpoint on a 32 GB machine of which half is in use."""
-    monkeypatch.setattr(residency, "look", lambda device: Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB))
+    """The 13B checkpoint on a 16 GB machine of which half is in use."""
+    monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 17 * GB, 9 * GB, 99 * GB))
     monkeypatch.setattr(residency, "part_sizes", lambda checkpoint, sizes: FULL_SIZE)
-    with pytest.raises(OutOfMemory, match=r"GB of RAM \(17\.0 GB are free\)"):
+    with pytest.raises(OutOfMemory, match=r"GB of RAM \(9\.0 GB are free\)"):
         Engine.load(checkpoint)
 
 
@@ -251,13 +274,13 @@ def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> N
 def test_a_container_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(residency, "CONTAINER", tmp_path)
     cpu = torch.device("cpu")
-    without = residency.look(cpu)
+    without = residency.look(cpu, tmp_path)
     (tmp_path / "memory.max").write_text("2000000000\n")
     (tmp_path / "memory.current").write_text("1800000000\n")
     (tmp_path / "memory.stat").write_text("anon 7\nactive_file 100000000\ninactive_file 200000000\n")
-    assert (residency.look(cpu).ram_total, residency.look(cpu).ram_free) == (2 * GB, GB // 2)
+    assert (residency.look(cpu, tmp_path).ram_total, residency.look(cpu, tmp_path).ram_free) == (2 * GB, GB // 2)
     (tmp_path / "memory.max").write_text("max\n")
-    assert residency.look(cpu).ram_total == without.ram_total
+    assert residency.look(cpu, tmp_path).ram_total == without.ram_total
 
 
 @pytest.mark.gpu

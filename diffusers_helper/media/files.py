@@ -82,6 +82,11 @@ def written_whole(target: Path, durable: bool = True) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def nearest_existing(folder: Path) -> Path:
+    """``folder``, or that of its parents which is there already."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
 def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises OutputFailed when the disk of ``folder`` has less than ``needed_bytes`` free."""
     try:

@@ -28,6 +28,16 @@ log = logging.getLogger(__name__)
 FORMAT = "1"
 
 
+def quantised_folder(models_dir: Path) -> Path:
+    """Where quantised files are kept."""
+    return models_dir / "quantised"
+
+
+def kept_bytes(cache: Path, fingerprint: str) -> int:
+    """What earlier starts have kept of a checkpoint."""
+    return sum(file.stat().st_size for file in cache.glob(f"{fingerprint}-*.safetensors"))
+
+
 def load_quantised(
     folder: Path,
     precision: Quantisation,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
-from ..memory_plan import PartSizes
+from ..memory_ways import PartSizes
 from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
 
 BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")
@@ -31,18 +31,25 @@ FULL_SIZE = PartSizes(
         "text_encoder_2": 123_060_480,
         "image_encoder": 428_225_600,
     },
-    bytes_per_weight={"transformer": 2, "vae": 2, "text_encoder": 2, "text_encoder_2": 2, "image_encoder": 2},
+    bytes_per_weight=dict.fromkeys(WEIGHTS_PARTS, 2),
+    mapped=frozenset({"transformer", "text_encoder"}),
 )
 """FramePack I2V and F1, 13B, on a GPU."""
+BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
+"""Of a weight, by the name that safetensors gives its dtype."""
 
 
-def part_sizes(checkpoint: Checkpoint, bytes_per_weight: Mapping[str, int]) -> PartSizes:
-    """The sizes of a checkpoint's parts; ``bytes_per_weight``: part -> bytes, in memory.
+def part_sizes(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> PartSizes:
+    """The sizes of a checkpoint's parts.
+
+    Args:
+        dtypes: part -> what it computes in, one of BYTES.
 
     Raises:
         UnusableCheckpoint: a header or a config cannot be read.
     """
-    weights = {part: dict(_weights(part, checkpoint.folders[part])) for part in WEIGHTS_PARTS}
+    tensors = {part: list(_tensors(part, checkpoint.folders[part])) for part in WEIGHTS_PARTS}
+    weights = {part: {name: count for name, count, _ in tensors[part]} for part in WEIGHTS_PARTS}
     blocks: dict[str, int] = {}
     modulation = 0
     for name, count in weights["transformer"].items():
@@ -61,26 +68,28 @@ def part_sizes(checkpoint: Checkpoint, bytes_per_weight: Mapping[str, int]) -> P
         width=int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128)),
         vae_channels=int(_config(checkpoint, "vae").get("block_out_channels", [128])[0]),
         rest={part: sum(weights[part].values()) for part in WEIGHTS_PARTS if part != "transformer"},
-        bytes_per_weight=bytes_per_weight,
+        bytes_per_weight={part: BYTES[dtypes[part]] for part in WEIGHTS_PARTS},
+        mapped=frozenset(part for part in WEIGHTS_PARTS if all(kind == dtypes[part] for *_, kind in tensors[part])),
     )
 
 
-def _weights(part: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """Name and number of weights of every tensor in a part's files."""
+def _tensors(part: str, folder: Path) -> Iterator[tuple[str, int, str]]:
+    """Name, number of weights and dtype of every tensor in a part's files."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             header = _header(file)
-            yield from ((name, math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+            entries = ((name, entry) for name, entry in header.items() if name != "__metadata__")
+            yield from ((name, math.prod(entry["shape"]), str(entry["dtype"])) for name, entry in entries)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. {FETCH_AGAIN}") from None
 
 
-def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+def _header(file: Path) -> dict[str, dict[str, Any]]:
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 0 < size <= HEADER_BYTES_MAX:
             raise ValueError(f"{file.name} is not a safetensors file")
-        header: dict[str, dict[str, list[int]]] = json.loads(stream.read(size))
+        header: dict[str, dict[str, Any]] = json.loads(stream.read(size))
     return header
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from ..memory_plan import GB, STAY_ON_GPU, MemoryPlan, Precision, Wishes
+from ..memory_plan import MemoryPlan
+from ..memory_ways import GB, STAY_ON_GPU, Precision, Wishes
 from ..settings import Settings
 from .load import Compute, load_as_it_is
 from .modulation import tabulate
 from .quantise import bitsandbytes, can_multiply, quantise
-from .quantised_file import load_quantised
+from .quantised_file import load_quantised, quantised_folder
 from .shards import Shards
 from .table import Checkpoint
 from .transformer import FramePackTransformer
 
-FOLDER = "quantised"
 BY_NAME: dict[str, Precision] = {"off": "as_is", **{name: name for name in get_args(Precision)}}
 
 
@@ -78,7 +78,7 @@ def load_transformer(
     folder, dtype = checkpoint.folders["transformer"], compute.transformer_dtype
     if plan.precision in ("int8", "fp8"):
         multiply = chosen.quantised_matmul and can_multiply(plan.precision, compute.device)
-        cache, content = chosen.models_dir / FOLDER, checkpoint.fingerprint()
+        cache, content = quantised_folder(chosen.models_dir), checkpoint.fingerprint()
         return load_quantised(folder, plan.precision, dtype, cache, content, plan.modulation_table, multiply)
     transformer = load_as_it_is(checkpoint, compute)
     if plan.modulation_table:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from ..media.files import nearest_existing
+
 
 @dataclass(frozen=True)
 class Space:
@@ -20,8 +22,7 @@ class Space:
 
 def disk(folder: Path) -> Space:
     """Of the disk where ``folder`` is or will be."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    usage = shutil.disk_usage(place)
+    usage = shutil.disk_usage(nearest_existing(folder))
     return Space(usage.free, usage.total)
 
 

@@ -15,7 +15,7 @@ from diffusers_helper.conditioning import cache as caching
 from diffusers_helper.conditioning.picture import encode_picture_tokens
 from diffusers_helper.conditioning.prompt import TEMPLATE, encode_prompt, template_length
 from diffusers_helper.engine import Engine
-from diffusers_helper.memory_plan import Wishes
+from diffusers_helper.memory_ways import Wishes
 from diffusers_helper.models.load import Compute, Parts, load_parts
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
@@ -38,7 +38,7 @@ def pipeline(pocket: Path) -> Any:
 
 def make_engine(pocket: Path, parts: Parts) -> Engine:
     checkpoint = find_checkpoint("pocket", pocket)
-    return Engine(checkpoint, FLOAT32, parts, Planner(checkpoint, FLOAT32, Wishes()))
+    return Engine(checkpoint, FLOAT32, parts, Planner(checkpoint, FLOAT32, Wishes(), pocket))
 
 
 def encode(prompt: str, parts: Parts) -> Any:

@@ -1,0 +1,297 @@
+"""The ways to run a checkpoint, and what each needs of memory and costs. Numbers in, numbers out; no tensors.
+
+A way is the numbers that the weights are kept in, how many blocks stay on the GPU, whether the parts take turns there,
+how clips are decoded. It needs a fixed amount of memory and has a fixed cost. GB are 1e9 bytes.
+
+Weights whose files hold the very numbers that they are computed with are mapped, not read: they take no RAM that the
+system could not have back, and are read again when they are wanted again. For a part that is used once a video, such as
+the text encoder of 15 GB, that costs seconds; so it is not counted as RAM that must be there.
+
+The factors are estimates for the 13B checkpoint, from counting its operations; they err to the safe side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+Precision = Literal["as_is", "int8", "fp8", "bnb8", "bnb4"]
+Residency = Literal["gpu", "cpu", "swapped"]
+Decode = Literal["gpu", "tiled", "cpu"]
+
+GB = 10**9
+BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.001, "fp8": 1.001, "bnb8": 1.01, "bnb4": 0.57}
+"""Of a block's matrices, with their scales; ``as_is`` has what the machine computes in."""
+WORDS: Mapping[Precision, str] = {
+    "as_is": "weights as they are",
+    "int8": "int8 weights",
+    "fp8": "scaled fp8 weights",
+    "bnb8": "8-bit weights by bitsandbytes",
+    "bnb4": "4-bit weights by bitsandbytes",
+}
+STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
+"""What bitsandbytes has packed cannot be swapped by blocks."""
+
+ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
+"""Below either, a transformer that must be swapped is swapped in int8."""
+SWAP_BUFFERS = 3
+ACTIVATIONS_PER_TOKEN = 24
+"""Values of the transformer's width that a block holds at once for each token."""
+DECODE_VALUES_PER_PIXEL = 8.5
+"""Values per pixel and VAE channel at the widest point of decoding 17 frames at once."""
+DECODED_AT_ONCE, TILE = 17, 256
+SPARE_RAM = 5 * 10**8
+DECODED_STEPS: Mapping[Decode, float] = {"gpu": 1.3, "tiled": 2.1, "cpu": 60.0}
+"""What decoding a section costs, in sampling steps on the GPU."""
+CPU_SLOWNESS = 50
+OPERATIONS_PER_BYTE = 10_000
+"""What a fast card computes while its bus carries a byte; slower cards hide more of the swapping."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is there, in bytes. ``vram_*`` are 0 without a GPU; free is what this program may use.
+
+    ``disk_free`` is for quantised weights; those that an earlier start has kept count as free.
+    """
+
+    vram_total: int
+    vram_free: int
+    ram_total: int
+    ram_free: int
+    disk_free: int
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Numbers of weights, and the bytes of each in the numbers that the machine computes in.
+
+    Attributes:
+        blocks: of the transformer, both kinds together.
+        block_weights, largest_block_weights: of all blocks and of the largest, without their modulation.
+        modulation_weights: matrices that see one vector per step; a table can stand for them.
+        other_weights: of the transformer, outside of its blocks.
+        width: of the transformer's tokens.
+        vae_channels: at the full size of a picture.
+        rest: part -> weights, for the parts beside the transformer.
+        bytes_per_weight: part -> bytes.
+        mapped: the parts whose files hold the numbers that they are computed with.
+    """
+
+    blocks: int
+    block_weights: int
+    largest_block_weights: int
+    modulation_weights: int
+    other_weights: int
+    width: int
+    vae_channels: int
+    rest: Mapping[str, int]
+    bytes_per_weight: Mapping[str, int]
+    mapped: frozenset[str]
+
+    def bytes_of(self, part: str) -> int:
+        """Of a part beside the transformer."""
+        return self.rest[part] * self.bytes_per_weight[part]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels."""
+
+    height: int
+    width: int
+    tokens: int
+    steps: int = 25
+
+    @classmethod
+    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, text_tokens: int = 900) -> Workload:
+        """The largest section of a video: 1 clean start frame and 1 clean, 2 2x and 16 4x context frames."""
+        rows, columns = height // 16, width // 16
+        coarse = -(-rows // 2) * -(-columns // 2) + 4 * -(-rows // 4) * -(-columns // 4)
+        return cls(height, width, (latent_window + 2) * rows * columns + coarse + text_tokens, steps)
+
+    def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
+        """Working memory of the VAE."""
+        pixels = self.height * self.width if how == "gpu" else min(self.height, TILE) * min(self.width, TILE)
+        values = DECODE_VALUES_PER_PIXEL * DECODED_AT_ONCE * pixels * sizes.vae_channels
+        return int(values * sizes.bytes_per_weight["vae"])
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What settings and request ask for.
+
+    Attributes:
+        precision: one of Precision, or "auto".
+        modulation_table: whether a table may stand for the modulation weights.
+        swap: whether a part of the transformer may be swapped in from RAM.
+        bnb_cpu_offload: whether bitsandbytes' 4-bit weights leave the GPU while other parts work.
+        small_host_copy: blocks that stay on the GPU have no copy in RAM; so they cannot take turns.
+        preserved_bytes: GPU memory that resident blocks leave free; working memory comes out of it. Blocks packed by
+            bitsandbytes cannot be anywhere else, so they do not heed it.
+        decode: a way to decode, or "auto".
+    """
+
+    precision: Precision | Literal["auto"] = "auto"
+    modulation_table: bool = True
+    swap: bool = True
+    bnb_cpu_offload: bool = False
+    small_host_copy: bool = False
+    preserved_bytes: int = 6 * GB
+    decode: Decode | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run: what it needs and costs."""
+
+    sizes: PartSizes
+    workload: Workload
+    wishes: Wishes
+    on_gpu: bool
+    precision: Precision
+    decode: Decode
+    take_turns: bool
+    resident_blocks: int
+
+    @property
+    def all_resident(self) -> bool:
+        return self.resident_blocks == self.sizes.blocks
+
+    @property
+    def stays(self) -> bool:  # the whole transformer, on the GPU, for good
+        return self.on_gpu and self.all_resident and not self.take_turns
+
+    def block_bytes(self) -> int:
+        as_is = self.sizes.bytes_per_weight["transformer"]
+        modulation = 0 if self.wishes.modulation_table else self.sizes.modulation_weights * as_is
+        return int(self.sizes.block_weights * BYTES_PER_WEIGHT.get(self.precision, as_is)) + modulation
+
+    def _largest_block_bytes(self) -> int:
+        share = self.sizes.largest_block_weights / max(self.sizes.block_weights, 1)
+        return int(share * self.block_bytes())
+
+    def resident_bytes(self) -> int:
+        """Of the blocks that stay; spread evenly over both kinds, so at most one large one too many."""
+        if not self.resident_blocks:
+            return 0
+        share = self.block_bytes() * self.resident_blocks // self.sizes.blocks
+        return min(share + self._largest_block_bytes(), self.block_bytes())
+
+    def other_bytes(self) -> int:
+        """Of the transformer outside of its blocks, and of the modulation table."""
+        table = self.wishes.modulation_table * 2 * self.workload.steps * 12 * self.sizes.blocks * self.sizes.width
+        return (self.sizes.other_weights + table) * self.sizes.bytes_per_weight["transformer"]
+
+    def activation_bytes(self) -> int:
+        values = self.workload.tokens * self.sizes.width * ACTIVATIONS_PER_TOKEN
+        return values * self.sizes.bytes_per_weight["transformer"]
+
+    def vram(self) -> int:
+        """The most that is needed at once on the GPU."""
+        return max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
+
+    def _sampling_vram(self) -> int:
+        activations = self.activation_bytes()
+        chosen = self.resident_blocks and self.precision not in STAY_ON_GPU
+        free = max(self.wishes.preserved_bytes, activations) if chosen else activations
+        return self._weights_vram() + free + (self.sizes.bytes_of("vae") if self._vae_stays() else 0)
+
+    def _weights_vram(self) -> int:
+        buffers = 0 if self.all_resident else SWAP_BUFFERS * self._largest_block_bytes()
+        return self.other_bytes() + self.resident_bytes() + buffers
+
+    def _vae_stays(self) -> bool:
+        return not self.take_turns and self.decode != "cpu"
+
+    def _decoding_vram(self) -> int:
+        held = 0 if self.take_turns else self._weights_vram()
+        if self.decode == "cpu":
+            return held
+        return held + self.sizes.bytes_of("vae") + self.workload.decode_bytes(self.sizes, self.decode)
+
+    def ram(self) -> int:
+        """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
+        return SPARE_RAM + max(self._loading_ram(), self._working_ram())
+
+    def _loading_ram(self) -> int:
+        """int8 and fp8 are made tensor by tensor; all else is read whole, or mapped."""
+        if self.precision in ("int8", "fp8"):
+            return self.block_bytes() + self.other_bytes()
+        weights = self.sizes.block_weights + self.sizes.modulation_weights + self.sizes.other_weights
+        return 0 if self._is_mapped("transformer") else weights * self.sizes.bytes_per_weight["transformer"]
+
+    def _working_ram(self) -> int:
+        parts = sum(self.sizes.bytes_of(part) for part in self.sizes.rest if not self._is_mapped(part))
+        if self.stays:
+            return parts
+        transformer = self.block_bytes() + self.other_bytes()
+        if self.wishes.small_host_copy:
+            transformer -= min(self.resident_bytes(), self.block_bytes())
+        working = 0 if self.on_gpu else self.activation_bytes()
+        decoding = self.workload.decode_bytes(self.sizes, "gpu") if self.decode == "cpu" else 0
+        return parts + transformer + max(working, decoding)
+
+    def _is_mapped(self, part: str) -> bool:
+        """What the CPU computes with it reads all the time: there it must fit."""
+        return self.on_gpu and part in self.sizes.mapped
+
+    def read_again_bytes(self) -> int:
+        """Of the mapped parts beside the transformer, which want RAM above ``ram()`` to be there at once."""
+        return sum(self.sizes.bytes_of(part) for part in self.sizes.rest if self._is_mapped(part))
+
+    def kept_bytes(self) -> int:
+        """What quantised weights take on the disk, so that they need not be made again at every start."""
+        matrices = int(self.sizes.block_weights * BYTES_PER_WEIGHT.get(self.precision, 0))
+        others = self.sizes.other_weights * self.sizes.bytes_per_weight["transformer"]
+        return matrices + others if self.precision in ("int8", "fp8") else 0
+
+    def cost(self) -> float:
+        """Of a section, in operations: sampling, or the bus where it takes longer; and decoding."""
+        operations = 2.0 * self.workload.tokens * (self.sizes.block_weights + self.sizes.other_weights)
+        if not self.on_gpu:
+            return CPU_SLOWNESS * operations * self.workload.steps
+        step = max(operations, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
+        return step * self.workload.steps + DECODED_STEPS[self.decode] * operations
+
+    def _streamed_bytes(self) -> int:
+        """What the bus carries in a step."""
+        return self.block_bytes() * (self.sizes.blocks - self.resident_blocks) // self.sizes.blocks
+
+    def _section_bytes(self) -> int:
+        """What the bus carries in a section."""
+        turn = self.resident_bytes() + self.other_bytes() if self.take_turns else 0
+        return self._streamed_bytes() * self.workload.steps + turn
+
+    def order(self) -> tuple[float, int, int]:
+        """Cheapest first; of the same cost, the most exact weights, then the least on the bus."""
+        return (self.cost(), list(WORDS).index(self.precision), self._section_bytes())
+
+
+def ways(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> Iterator[Way]:
+    """Every way that the wishes and the rules allow; with more memory there is never one less."""
+    on_gpu = machine.vram_total > 0
+    precisions: tuple[Precision, ...] = ("as_is", "int8") if wishes.precision == "auto" else (wishes.precision,)
+    decodes: tuple[Decode, ...] = ("gpu", "tiled", "cpu") if wishes.decode == "auto" else (wishes.decode,)
+    if not on_gpu:
+        for precision in precisions:
+            yield Way(parts, workload, wishes, False, precision, "cpu", False, 0)
+        return
+    counts = range(parts.blocks + 1) if wishes.swap else (parts.blocks,)
+    for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
+        way = Way(parts, workload, wishes, True, precision, decode, turns, count)
+        if _allowed(way, machine):
+            yield way
+
+
+def _allowed(way: Way, machine: Machine) -> bool:
+    if way.wishes.small_host_copy and way.take_turns and way.resident_blocks:
+        return False
+    if way.precision in STAY_ON_GPU:
+        leaves = way.precision == "bnb4" and way.wishes.bnb_cpu_offload
+        return way.all_resident and (leaves or not way.take_turns)
+    if way.wishes.precision == "auto" and way.precision == "as_is" and not way.stays:
+        return machine.vram_total >= ENOUGH_VRAM and machine.ram_total >= ENOUGH_RAM
+    return True
