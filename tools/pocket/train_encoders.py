@@ -3,6 +3,10 @@
 `python -m tools.pocket.train_encoders --minutes 5`. Linear heads read the meaning (motion, speed, shape, colour) from
 Llama's `hidden_states[-3]` and CLIP's pooled output; the picture encoder predicts the small colour fields of every
 patch and of the whole picture. Heads are thrown away. Results lie in `--work/encoders`.
+
+Going on (`--from-folder`, `--resume`) teaches new words to encoders that a transformer already knows: `--new` names the
+meanings that are new (such as `clockwise "shape spin" star`), and the features of all other captions are held where
+they were.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +24,60 @@ from torch import nn
 from torch.nn import functional
 from transformers import SiglipVisionModel
 
-from tools.pocket import captions, encoders, loop
+from tools.pocket import encoders, loop
 from tools.pocket.bank import DEFAULT_WORK, load_canvases
 from tools.pocket.camera import MOVES, SPEEDS
+from tools.pocket.captions import Caption, Figure
+from tools.pocket.shape_captions import COLOURS, FIGURE_MOVES, SHAPE_WORDS, draw_caption
 from tools.pocket.train_vae import draw_frames
 
 LOG = logging.getLogger(__name__)
 FOLDER = "encoders"
 TRAINED_TOKENS = 32
-MOTIONS = [*MOVES, *(f"shape {m}" for m in captions.SHAPE_MOVES)]
+SHAPE_SHARE = 0.3
+HEADS_ALONE = 0.08  # share of the time in which only the heads learn, when encoders are taught new words
+FIGURE_MOTIONS = [f"shape {move}" for move in FIGURE_MOVES]
+_COLOURS = ["", *COLOURS]
 MEANINGS = {
-    "motion": MOTIONS,
+    "motion": [*MOVES, *FIGURE_MOTIONS],
     "speed": list(SPEEDS),
-    "shape": ["", *captions.SHAPES],
-    "colour": ["", *captions.COLOURS],
+    "shape": ["", *SHAPE_WORDS],
+    "colour": _COLOURS,
+    "becomes": _COLOURS,
+    "other motion": ["", *FIGURE_MOTIONS],
+    "other shape": ["", *SHAPE_WORDS],
+    "other colour": _COLOURS,
 }
 
 
-def meaning_ids(batch: list[captions.Caption]) -> dict[str, torch.Tensor]:
+def meaning(caption: Caption) -> dict[str, str]:
+    """What a caption says, by property; "other" is the second of two figures."""
+    if not caption.figures:
+        values = {"motion": caption.move, "speed": caption.speed}
+        return {name: values.get(name, "") for name in MEANINGS}
+    nobody = Figure("", "", "")
+    first, other = (*caption.figures, nobody)[:2]
+    return {
+        "motion": f"shape {first.move}",
+        "speed": first.speed,
+        "shape": first.shape,
+        "colour": first.colour,
+        "becomes": first.becomes,
+        "other motion": f"shape {other.move}" if other.move else "",
+        "other shape": other.shape,
+        "other colour": other.colour,
+    }
+
+
+def meaning_ids(batch: list[Caption]) -> dict[str, torch.Tensor]:
     """Class numbers of each caption's meaning, `[B]` per property."""
-    rows = []
-    for caption in batch:
-        motion = f"shape {caption.move}" if caption.shape else caption.move
-        values = {"motion": motion, "speed": caption.speed, "shape": caption.shape, "colour": caption.colour}
-        rows.append({name: MEANINGS[name].index(value) for name, value in values.items()})
+    rows = [{name: MEANINGS[name].index(value) for name, value in meaning(c).items()} for c in batch]
     return {name: torch.tensor([row[name] for row in rows]) for name in MEANINGS}
+
+
+def is_known(caption: Caption, new: set[str]) -> bool:
+    """Whether earlier training had such captions: one figure at most, and nothing that it says is new."""
+    return len(caption.figures) < 2 and not new & set(meaning(caption).values())
 
 
 class Heads(nn.Module):
@@ -52,16 +87,42 @@ class Heads(nn.Module):
         super().__init__()
         self.readers = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in MEANINGS.items()})
 
-    def forward(self, features: torch.Tensor, wanted: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-        """Summed cross-entropy and the share of right motions, from `[B, D]`."""
+    def forward(self, features: torch.Tensor, wanted: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed cross-entropy, and which motions are right `[B]` bool, from `[B, D]`."""
         losses = [functional.cross_entropy(head(features), wanted[name]) for name, head in self.readers.items()]
-        right = (self.readers["motion"](features).argmax(1) == wanted["motion"]).float().mean()
-        return torch.stack(losses).sum(), float(right)
+        return torch.stack(losses).sum(), self.readers["motion"](features).argmax(1) == wanted["motion"]
+
+
+@dataclass
+class TextFeatures:
+    """Llama's states `[B, L, D]` with their mask `[B, L]`, and CLIP's pooled output `[B, D]`."""
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    pooled: torch.Tensor
+
+    @classmethod
+    def of(cls, text: encoders.TextEncoders, texts: list[str]) -> TextFeatures:
+        """Features of some texts, in the arithmetic of training."""
+        with loop.autocast(torch.device("cpu")):
+            states, mask = text.prompt_features(texts, TRAINED_TOKENS)
+            return cls(states.float(), mask, text.pooled_features(texts, TRAINED_TOKENS).float())
+
+    def summaries(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the heads read, `[B, D]` each: the mean and the last of the states, and the pooled output."""
+        mean = (self.states * self.mask[..., None]).sum(1) / self.mask.sum(1, keepdim=True)
+        return mean, self.states[torch.arange(len(self.mask)), self.mask.sum(1) - 1], self.pooled
+
+    def distance(self, other: TextFeatures, rows: torch.Tensor) -> torch.Tensor:
+        """Mean squared distance in some rows `[B]` bool, relative to the variance: of the states and of the pooled."""
+        pairs = [(self.states[rows][self.mask[rows]], other.states[rows][self.mask[rows]])]
+        pairs.append((self.pooled[rows], other.pooled[rows]))
+        return torch.stack([(a - b).square().mean() / b.var(0).mean() for a, b in pairs])
 
 
 def make_text_encoders(rng: np.random.Generator) -> encoders.TextEncoders:
     """Tokenizers trained on captions, models with random weights."""
-    texts = [captions.draw_caption(rng, shape_share=0.3).text for _ in range(20000)]
+    texts = [draw_caption(rng, SHAPE_SHARE).text for _ in range(20000)]
     llama_tokenizer, clip_tokenizer = encoders.train_llama_tokenizer(texts), encoders.train_clip_tokenizer(texts)
     made = encoders.TextEncoders(
         llama_tokenizer, encoders.make_llama(llama_tokenizer), clip_tokenizer, encoders.make_clip(clip_tokenizer)
@@ -70,36 +131,70 @@ def make_text_encoders(rng: np.random.Generator) -> encoders.TextEncoders:
     return made
 
 
-def train_text(text: encoders.TextEncoders, minutes: float, batch_size: int) -> None:
-    """Supervised by the meaning of drawn captions."""
-    rng, clock = np.random.default_rng(), loop.Clock(minutes)
-    heads = nn.ModuleList([Heads(encoders.WIDTH) for _ in range(3)])
-    parameters = [*text.llama.parameters(), *text.clip.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW([{"params": parameters, "peak": 1e-3}], weight_decay=0.01)
-    step = 0
-    while clock.progress < 1:
-        loop.set_rate(optimizer, loop.warm_cosine(clock.progress))
-        batch = [captions.draw_caption(rng, shape_share=0.3) for _ in range(batch_size)]
-        texts, wanted = [c.text for c in batch], meaning_ids(batch)
-        with loop.autocast(torch.device("cpu")):
-            states, mask = text.prompt_features(texts, TRAINED_TOKENS)
-            mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            last = states[torch.arange(len(batch)), mask.sum(1) - 1]
-            features = (mean, last, text.pooled_features(texts, TRAINED_TOKENS))
-            results = [head(f.float(), wanted) for head, f in zip(heads, features, strict=True)]
-            loss = torch.stack([r[0] for r in results]).sum() + 1e-3 * states.float().square().mean()
+class TextTrainer:
+    """Supervised by the meaning of drawn captions; with `new` words, known captions keep their features."""
+
+    def __init__(self, text: encoders.TextEncoders, args: argparse.Namespace, goes_on: bool) -> None:
+        self.text, self.args, self.new = text, args, set(args.new)
+        self.before = deepcopy(text) if goes_on else None
+        self.heads = nn.ModuleList([Heads(encoders.WIDTH) for _ in range(3)])
+        self.models = [*text.llama.parameters(), *text.clip.parameters()]
+        groups = [
+            {"params": self.models, "peak": args.rate},
+            {"params": list(self.heads.parameters()), "peak": args.head_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        self.rng = np.random.default_rng()
+
+    def _drift(self, batch: list[Caption], features: TextFeatures) -> torch.Tensor:
+        """How far the features of known captions have moved, `[2]`."""
+        if self.before is None:
+            return torch.zeros(2)
+        with torch.no_grad():
+            wanted = TextFeatures.of(self.before, [c.text for c in batch])
+        return features.distance(wanted, torch.tensor([is_known(c, self.new) for c in batch]))
+
+    def step(self, heads_alone: bool) -> None:
+        """One batch of captions."""
+        batch = [draw_caption(self.rng, SHAPE_SHARE) for _ in range(self.args.batch)]
+        features, wanted = TextFeatures.of(self.text, [c.text for c in batch]), meaning_ids(batch)
+        summaries = features.summaries()
+        losses = [h(f.detach() if heads_alone else f, wanted)[0] for h, f in zip(self.heads, summaries, strict=True)]
+        loss = torch.stack(losses).sum() + 1e-3 * features.states.square().mean()
+        if self.before is not None:
+            loss = loss + self.args.keep * self._drift(batch, features).sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        if step % 25 == 0:
-            LOG.info(
-                "text %d  loss %.3f  motion right: mean %.3f last %.3f pooled %.3f",
-                step,
-                loss.detach(),
-                *(r[1] for r in results),
-            )
+        torch.nn.utils.clip_grad_norm_(self.models, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def report(self, count: int) -> str:
+        """Share of right motions and the drift of features on fresh captions."""
+        batch = [draw_caption(self.rng, SHAPE_SHARE) for _ in range(count)]
+        features, wanted = TextFeatures.of(self.text, [c.text for c in batch]), meaning_ids(batch)
+        right = torch.stack(
+            [head(f, wanted)[1] for head, f in zip(self.heads, features.summaries(), strict=True)]
+        ).float()
+        known = torch.tensor([is_known(c, self.new) for c in batch])
+        states, pooled = self._drift(batch, features).sqrt()
+        shares = [
+            f"{name} {' '.join(f'{v:.3f}' for v in right[:, rows].mean(1))}"
+            for name, rows in (("known", known), ("new", ~known))
+            if rows.any()
+        ]
+        return f"motion right (mean last pooled): {', '.join(shares)}  drift: states {states:.3f} pooled {pooled:.3f}"
+
+    def run(self) -> None:
+        """Train for the given minutes."""
+        clock, step = loop.Clock(self.args.minutes), 0
+        while clock.progress < 1:
+            loop.set_rate(self.optimizer, loop.warm_cosine(clock.progress))
+            self.step(self.before is not None and clock.progress < HEADS_ALONE)
+            step += 1
+            if step % 25 == 0:
+                LOG.info("text %d  %s", step, self.report(self.args.batch))
+        LOG.info("text done  %s", self.report(1024))
 
 
 def colour_fields(pictures: torch.Tensor) -> torch.Tensor:
@@ -147,13 +242,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     parser.add_argument("--resume", action="store_true", help="go on from the encoders in --work")
     parser.add_argument("--from-folder", type=Path, help="go on from an exported checkpoint")
+    parser.add_argument("--new", nargs="*", default=[], help="going on: meanings that were not trained before")
+    parser.add_argument("--keep", type=float, default=15.0, help="going on: weight of holding known captions' features")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--head-rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     folder, started = args.work / FOLDER, time.monotonic()
     source = args.from_folder or (folder if args.resume else None)
     text = encoders.TextEncoders.load(source) if source else make_text_encoders(np.random.default_rng(3))
-    train_text(text, args.minutes, args.batch)
+    TextTrainer(text, args, goes_on=source is not None).run()
     text.save(folder)
     if args.picture_minutes:
         train_pictures(load_canvases(args.work, args.canvases), args.picture_minutes).save_pretrained(
