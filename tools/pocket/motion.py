@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from tools.pocket.camera import MOVES, PAN_PIXELS_PER_SECOND, ROLL_PER_SECOND, ZOOM_PER_SECOND
+
 STRIDE = 3  # video frames between two that are aligned; their motion is a few pixels
 ITERATIONS = 12
 BLUR = 1.5
 MARGIN = 8
+TRIES_PER_SECOND = 40
 STILL_PIXELS = 5.0  # less motion than this over a second's clip counts as holding still
 
 
@@ -28,10 +31,10 @@ class Motion:
     zoom: float
     roll: float = 0.0
 
-    def camera_move(self, side: int) -> str:
-        """The camera move that this is: the camera moves the other way than what it sees."""
+    def strengths(self, side: int) -> dict[str, float]:
+        """Pixels by which each camera move is seen; the camera moves the other way than what is before it."""
         radius = side / 3
-        strengths = {
+        return {
             "left": self.right,
             "right": -self.right,
             "up": self.down,
@@ -41,6 +44,10 @@ class Motion:
             "clockwise": -self.roll * radius,
             "counterclockwise": self.roll * radius,
         }
+
+    def camera_move(self, side: int) -> str:
+        """The camera move that this is most."""
+        strengths = self.strengths(side)
         best = max(strengths, key=strengths.__getitem__)
         return best if strengths[best] > STILL_PIXELS else "hold"
 
@@ -59,21 +66,27 @@ def luminance(clip: torch.Tensor) -> torch.Tensor:
     return functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
 
 
-def _warped(frame: torch.Tensor, motion: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
+def _places(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns from the centre, `[H, W]` each."""
+    ys = (torch.arange(height, dtype=torch.float32) - (height - 1) / 2)[:, None].expand(height, width)
+    return ys, (torch.arange(width, dtype=torch.float32) - (width - 1) / 2)[None].expand(height, width)
+
+
+def _warped(
+    frame: torch.Tensor, motion: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor, beyond: str = "border"
+) -> torch.Tensor:
     """The frame `[H, W]` looked up where content at (x, y) has gone: magnified and turned, then shifted."""
     height, width = frame.shape
     dx, dy, zoom, roll = motion
     cos, sin = (zoom.exp() * roll.cos(), zoom.exp() * roll.sin())
     x, y = cos * xs - sin * ys + dx, sin * xs + cos * ys + dy
     grid = torch.stack([x / (width / 2), y / (height / 2)], -1)[None]
-    return functional.grid_sample(frame[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+    return functional.grid_sample(frame[None, None], grid, padding_mode=beyond, align_corners=False)[0, 0]
 
 
 def align(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """(dx, dy, zoom, roll) that carries the content of `first` to where it is in `second`, both `[H, W]`."""
-    height, width = first.shape
-    ys = (torch.arange(height, dtype=torch.float32) - (height - 1) / 2)[:, None].expand(height, width)
-    xs = (torch.arange(width, dtype=torch.float32) - (width - 1) / 2)[None].expand(height, width)
+    ys, xs = _places(*first.shape)
     inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     motion = torch.zeros(4)
     for _ in range(ITERATIONS):
@@ -87,10 +100,42 @@ def align(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return motion
 
 
-def measure(clip: torch.Tensor) -> Motion:
-    """Motion of a clip `[3, F, H, W]`, accumulated over pairs of near frames."""
+def trace(clip: torch.Tensor, stride: int = STRIDE) -> torch.Tensor:
+    """Motion between near frames of a clip `[3, F, H, W]`: rows of (dx, dy, zoom, roll)."""
     grey = luminance(clip)
-    places = [*range(0, len(grey) - 1, STRIDE), len(grey) - 1]
-    steps = [align(grey[a], grey[b]) for a, b in itertools.pairwise(places)]
-    total = torch.stack(steps).sum(0)
-    return Motion(*(float(v) for v in total))
+    places = [*range(0, len(grey) - 1, stride), len(grey) - 1]
+    return torch.stack([align(grey[a], grey[b]) for a, b in itertools.pairwise(places)])
+
+
+def measure(clip: torch.Tensor) -> Motion:
+    """Motion of a whole clip `[3, F, H, W]`."""
+    return Motion(*(float(v) for v in trace(clip).sum(0)))
+
+
+def extent(first: torch.Tensor, second: torch.Tensor, move: str, seconds: float) -> float:
+    """How far along a camera move `second` is from `first` (`[3, H, W]`), in seconds of that move at its usual pace.
+
+    For pictures that lie too far apart for `align`: tries up to `seconds` of the move and takes the time at which the
+    shared part of the pictures agrees best.
+    """
+    grey, (height, width) = luminance(torch.stack([first, second], 1)), first.shape[1:]
+    ys, xs = _places(height, width)
+    tries = torch.linspace(0, seconds, 1 + round(seconds * TRIES_PER_SECOND))
+    scores = [_agreement(grey[0], grey[1], _moved(move, float(t)), xs, ys) for t in tries]
+    return float(tries[int(torch.tensor(scores).argmax())])
+
+
+def _moved(move: str, seconds: float) -> torch.Tensor:
+    """(dx, dy, zoom, roll) of the content after some seconds of a camera move."""
+    x, y, zoom, roll = MOVES[move]
+    pixels = PAN_PIXELS_PER_SECOND * seconds
+    return torch.tensor([-x * pixels, -y * pixels, zoom * ZOOM_PER_SECOND * seconds, -roll * ROLL_PER_SECOND * seconds])
+
+
+def _agreement(
+    first: torch.Tensor, second: torch.Tensor, motion: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor
+) -> float:
+    """Correlation of the part that both pictures show."""
+    shared = _warped(torch.ones_like(second), motion, xs, ys, "zeros") > 0.99
+    one, other = (part - part.mean() for part in (first[shared], _warped(second, motion, xs, ys)[shared]))
+    return float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-9))
