@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from diffusers_helper.models.load import choose_compute
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+OF_THE_GPU = (
+    *("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"),
+    *("pcie.link.gen.max", "pcie.link.width.max"),
+)
 
 
 def machine() -> dict[str, Any]:
@@ -24,4 +29,26 @@ def machine() -> dict[str, Any]:
         "abilities": [name for name in ("avx2", "avx512_bf16", "amx_bf16") if abilities.get(name)],
         "torch": torch.__version__,
         "compute": choose_compute().reason,
+        **(_gpu() if torch.cuda.is_available() else {}),
     }
+
+
+def _gpu() -> dict[str, Any]:
+    """Memory, versions, and what nvidia-smi tells of clocks and bus, where it is there."""
+    properties = torch.cuda.get_device_properties()
+    known = {
+        "vram_gb": round(properties.total_memory / 1e9, 1),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    command = [
+        "nvidia-smi",
+        f"--id=GPU-{properties.uuid}",
+        f"--query-gpu={','.join(OF_THE_GPU)}",
+        "--format=csv,noheader",
+    ]
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return known
+    return {**known, **dict(zip(OF_THE_GPU, line.strip().split(", "), strict=False))}

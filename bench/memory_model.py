@@ -1,18 +1,16 @@
-"""What bench.memory measures: a transformer of random weights, inputs of a real section, ways to swap its blocks."""
+"""What bench.memory measures: a transformer of random weights, and the inputs of one step of a real section."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffusers_helper.models.quantise import quantisable
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.swap import choose_resident
-from diffusers_helper.transport import best_transport
 
 BOTH = {"has_image_proj": True, "has_clean_x_embedder": True}
 TINY = {
@@ -26,7 +24,9 @@ TINY = {
     "pooled_projection_dim": 48,
     "image_proj_dim": 40,
 }
-Step = Callable[[], Tensor]
+TARGET_FRAMES = 9
+FRAMES_PER_SECTION = 4 * TARGET_FRAMES
+"""Of the video."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,39 @@ class Size:
     text_tokens: int
     image_tokens: int
 
+    @property
+    def told_tokens(self) -> int:
+        """The text stream: picture and text."""
+        return self.image_tokens + self.text_tokens
+
+    @property
+    def shown_tokens(self) -> int:
+        """The image stream: target, two clean frames, two at half the size, sixteen at a quarter."""
+        half = -(-self.rows // 4) * -(-self.columns // 4)
+        quarter = 4 * -(-self.rows // 8) * -(-self.columns // 8)
+        return (TARGET_FRAMES + 2) * (self.rows // 2) * (self.columns // 2) + half + quarter
+
 
 FULL = Size({}, 80, 76, 60, 729)
 DRY = Size(TINY, 8, 8, 5, 9)
 
 
-def random_transformer(size: Size, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:
-    """Weights from N(0, 0.02), made on ``device``; in evaluation mode."""
-    torch.manual_seed(0)
+def described(size: Size) -> FramePackTransformer:
+    """Shapes without numbers."""
     with torch.device("meta"):
-        transformer = FramePackTransformer(**BOTH, **size.config)
-    for parameter in transformer.parameters():
-        parameter.data = parameter.data.to(dtype)
-    transformer.to_empty(device=device).eval().requires_grad_(False)
-    for parameter in transformer.parameters():
-        parameter.normal_(std=0.02)
+        return FramePackTransformer(**BOTH, **size.config).eval().requires_grad_(False)
+
+
+def random_transformer(
+    size: Size, device: torch.device, dtype: torch.dtype, home: torch.device | None = None
+) -> FramePackTransformer:
+    """Weights from N(0, 0.02), drawn on ``device``, kept at ``home``; at no time more than one is on its way."""
+    torch.manual_seed(0)
+    transformer = described(size)
+    for module in transformer.modules():
+        for name, shape in [(name, weight.shape) for name, weight in module.named_parameters(recurse=False)]:
+            weight = torch.empty(shape, dtype=dtype, device=device).normal_(std=0.02).to(home or device)
+            module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
     return transformer
 
 
@@ -69,7 +87,7 @@ def section_inputs(transformer: FramePackTransformer, size: Size, device: torch.
         return random(1, config.in_channels, frames, size.rows, size.columns)
 
     return {
-        "hidden_states": latents(9),
+        "hidden_states": latents(TARGET_FRAMES),
         "timestep": torch.tensor([500.0]).to(device, dtype),
         "guidance": torch.tensor([10_000.0]).to(device, dtype),
         "encoder_hidden_states": random(1, size.text_tokens, config.text_embed_dim),
@@ -86,97 +104,33 @@ def section_inputs(transformer: FramePackTransformer, size: Size, device: torch.
     }
 
 
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def put_modulation(transformer: FramePackTransformer, modules: Mapping[str, nn.Module]) -> None:
+    """In the places of the modulation linears, by their names."""
+    for name, module in modules.items():
+        transformer.get_submodule(name.rpartition(".")[0]).linear = module
+
+
 def block_sizes(transformer: FramePackTransformer) -> list[int]:
     """Bytes of each block."""
-    return [sum(t.nbytes for t in (*block.parameters(), *block.buffers())) for block in transformer.blocks]
+    return [sum(tensor.nbytes for tensor in tensors_of(block)) for block in transformer.blocks]
 
 
-@contextmanager
-def ours(transformer: FramePackTransformer, device: torch.device, resident_bytes: int) -> Iterator[Callable[[], int]]:
-    """The prefetching swap; gives a counter of the bytes moved."""
-    transport = best_transport(device)
-    try:
-        with transformer.swap_blocks(transport, resident_bytes) as swap:
-            yield lambda: swap.bytes_moved
-    finally:
-        transformer.block_source = None
-        transport.close()
+def product_shapes(size: Size) -> dict[tuple[int, int, int], int]:
+    """(tokens, inputs, outputs) of the blocks' matrix products -> how many of them a step has."""
+    counts: dict[tuple[int, int, int], int] = {}
+    for name, linear in quantisable(described(size)).items():
+        shape = (_tokens(name, size), linear.in_features, linear.out_features)
+        counts[shape] = counts.get(shape, 0) + 1
+    return counts
 
 
-class BlockingSwap:
-    """As the original program swaps: every tensor of a block on its own, from ordinary memory, waited for."""
-
-    def __init__(
-        self, blocks: Sequence[nn.Module], sizes: Sequence[int], device: torch.device, resident_bytes: int
-    ) -> None:
-        self._blocks, self._device = blocks, device
-        self.resident = choose_resident(sizes, resident_bytes)
-        self.bytes_moved = 0
-
-    def move(self, device: torch.device | str) -> None:
-        """The resident blocks."""
-        for index in self.resident:
-            self._blocks[index].to(device)
-
-    def __call__(self) -> Iterator[nn.Module]:
-        for index, block in enumerate(self._blocks):
-            if index in self.resident:
-                yield block
-            else:
-                yield from self._lend(block)
-
-    def _lend(self, block: nn.Module) -> Iterator[nn.Module]:
-        tensors = [*block.parameters(), *block.buffers()]
-        at_home = [tensor.data for tensor in tensors]
-        try:
-            for tensor in tensors:
-                tensor.data = tensor.data.to(self._device, copy=True)
-                self.bytes_moved += tensor.nbytes
-            yield block
-        finally:
-            for tensor, data in zip(tensors, at_home, strict=True):
-                tensor.data = data
-
-
-@contextmanager
-def blocking(
-    transformer: FramePackTransformer, device: torch.device, resident_bytes: int
-) -> Iterator[Callable[[], int]]:
-    """The original program's swap."""
-    swap = BlockingSwap(transformer.blocks, block_sizes(transformer), device, resident_bytes)
-    rest = [child for name, child in transformer.named_children() if not name.endswith("transformer_blocks")]
-    for module in rest:
-        module.to(device)
-    transformer.block_source = swap
-    try:
-        swap.move(device)
-        yield lambda: swap.bytes_moved
-    finally:
-        transformer.block_source = None
-        transformer.to("cpu")
-
-
-@contextmanager
-def group_offload(
-    transformer: FramePackTransformer, device: torch.device, resident_bytes: int
-) -> Iterator[Callable[[], int]]:
-    """diffusers' own, by blocks with a stream where there is one. It knows no resident blocks; bytes are computed."""
-    transformer.enable_group_offload(
-        onload_device=device,
-        offload_device=torch.device("cpu"),
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        use_stream=device.type == "cuda",
-    )
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    handle = transformer.blocks[-1].register_forward_hook(count)
-    yield lambda: calls * transformer.weights_bytes()
-    handle.remove()
-
-
-WAYS = {"ours": ours, "blocking": blocking, "group offload": group_offload}
+def _tokens(name: str, size: Size) -> int:
+    """How many a linear sees: single blocks have both streams in one, double blocks a linear for each."""
+    if name.startswith("single_"):
+        return size.shown_tokens + size.told_tokens
+    return size.told_tokens if "add_" in name or "context" in name else size.shown_tokens
