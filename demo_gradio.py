@@ -82,7 +82,8 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     worker.start()
     _tell(page, chosen, desk.checkpoint_problem)
     wished = page.wait(stop)
-    worker.stop(STOP_SECONDS)
+    if not worker.stop(STOP_SECONDS):
+        log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
     page.close()
     queue.close()
     if not wished:

@@ -79,6 +79,11 @@ class JobQueue:
         with self._changed:
             return sorted(self._ledger.jobs.values(), key=_shown_at)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a job is being carried out."""
+        return any(job.state == "running" for job in self.jobs()[:1])
+
     def job(self, job_id: int) -> Job:
         """Raises UnknownJob."""
         try:
@@ -113,7 +118,7 @@ class JobQueue:
 
     # Commands.
 
-    def add(self, request: Request, first: bool = False) -> Job:
+    def add(self, request: Request) -> Job:
         """Queue ``request``, keeping a copy of its picture.
 
         Raises:
@@ -123,9 +128,7 @@ class JobQueue:
         with self._taken_in(request) as request, self._changed:
             job = Job(self._ledger.new_id(), "queued", request, self._clock(), self._ledger.last_place() + 1)
             self._ledger.write(job)
-            if first:
-                self.run_next(job.id)
-            return self.job(job.id)
+            return job
 
     def edit(self, job_id: int, request: Request) -> Job:
         """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""

@@ -118,8 +118,7 @@ class LiveAnswers:
         with self._rendering:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
-                running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
-                content = {"running": running, "fragments": self._fragments(language, wish)}
+                content = {"running": self._desk.queue.is_running, "fragments": self._fragments(language, wish)}
                 text = json.dumps(content, ensure_ascii=False, sort_keys=True)
                 seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
                 body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
@@ -263,8 +262,7 @@ class Readiness:
         silent = self._desk.worker_heartbeat()
         if math.isinf(silent):
             return "worker: it has ended"
-        running = any(job.state == "running" for job in self._desk.queue.jobs()[:1])
-        limit = fragments.SILENT_AT_WORK_SECONDS if running else fragments.SILENT_SECONDS
+        limit = fragments.SILENT_AT_WORK_SECONDS if self._desk.queue.is_running else fragments.SILENT_SECONDS
         return f"worker: silent for {silent:.0f} s" if silent > limit else ""
 
     def _disk(self) -> str:

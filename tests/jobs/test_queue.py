@@ -52,12 +52,6 @@ def test_jobs_are_taken_in_the_order_they_came(queue: JobQueue, picture: Path) -
     assert queue.claim() is None
 
 
-def test_a_job_added_first_is_the_next(queue: JobQueue, picture: Path) -> None:
-    add(queue, picture, "a", "b")
-    queue.add(make_request(picture, prompt="urgent"), first=True)
-    assert order(queue) == ["urgent", "a", "b"]
-
-
 @pytest.mark.parametrize(
     ("moved", "before", "expected"),
     [(2, 0, "cabd"), (0, 3, "bcad"), (0, None, "bcda"), (3, 1, "adbc"), (1, 1, "abcd")],

@@ -93,14 +93,14 @@ def test_a_program_makes_a_video(served: Served, client: Client, picture: Path) 
 def test_without_a_kind_the_checkpoint_makes_what_it_does_best(served: Served, client: Client, picture: Path) -> None:
     absent = client.predict(handle_file(str(picture)), "{}", api_name="/submit")
     asked = client.predict(handle_file(str(picture)), '{"kind": "framepack"}', api_name="/submit")
-    assert [served.queue.job(job_id).request.kind for job_id in (absent, asked)] == ["f1", "framepack"]
+    assert [ended(served.queue, job_id).request.kind for job_id in (absent, asked)] == ["f1", "framepack"]
 
 
 @pytest.mark.parametrize("keep", ["now", "section", "nothing"])
 def test_a_program_stops_a_job_and_says_what_it_keeps(served: Served, client: Client, picture: Path, keep: str) -> None:
     hold = Hold(at_step(2, 1))
     served.executor.after = hold
-    job = served.queue.add(make_request(picture, seconds=3.6, kind="f1"), first=True)
+    job = served.queue.add(make_request(picture, seconds=3.6, kind="f1"))
     assert hold.reached.wait(20)
     assert client.predict(job.id, keep, api_name="/cancel")["stop"] == keep
     hold.go.set()

@@ -17,7 +17,7 @@ from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from ..conftest import ROOT
-from .stage import Stage, make_stage
+from .stage import Stage
 
 PUBLIC = {"submit", "status", "cancel", "result", "list"}
 
@@ -38,11 +38,6 @@ desk = Desk(JobQueue(folder, lookup), settings, lookup, PresetStore(folder / "p"
 build_page(desk), launch_options(desk), render(desk, "ja")
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
 
 
 def components(blocks: gr.Blocks) -> dict[str, dict[str, Any]]:

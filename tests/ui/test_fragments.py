@@ -19,7 +19,7 @@ from diffusers_helper.ui import fragments, machine, strips, system_tab
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from .serving import make_desk, settings_for, without_checkpoint
-from .stage import Stage, make_stage
+from .stage import Stage
 
 EN = Texts("en")
 HOSTILE = "<img src=x onerror=alert(1)>\"'&<script>x</script>{seed}"
@@ -56,11 +56,6 @@ class Parts(HTMLParser):
 
     def with_class(self, name: str) -> int:
         return sum(name in (attributes.get("class") or "").split() for _, attributes in self.tags)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from diffusers_helper.ui import fragments_queue
 from diffusers_helper.ui.fragments_queue import MOST, STEP, Wish
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
-from .stage import HOSTILE, Stage, make_stage
+from .stage import HOSTILE, Stage
 
 VOID = {"img", "input", "path"}
 
@@ -58,11 +57,6 @@ class Seen(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
 
 
 def queue(stage: Stage, language: str = "en") -> Seen:

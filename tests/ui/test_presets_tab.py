@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,15 +12,10 @@ from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.presets_tab import Presets, build
 from diffusers_helper.ui.texts import LANGUAGES
 
-from .stage import HOSTILE, Stage, click, make_stage, tab_of
+from .stage import HOSTILE, Stage, click, tab_of
 from .test_fragments_queue import Seen
 
 EVERYTHING = ["settings", "prompt", "seed"]
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
 
 
 @pytest.fixture

@@ -16,12 +16,7 @@ from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.page import told
 from diffusers_helper.ui.queue_tab import build
 
-from .stage import Stage, click, make_stage, tab_of
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
+from .stage import Stage, click, tab_of
 
 
 @pytest.fixture

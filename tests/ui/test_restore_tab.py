@@ -18,16 +18,11 @@ from diffusers_helper.ui.restore_tab import Found, Restore, build
 from diffusers_helper.ui.texts import LANGUAGES
 
 from ..test_recall import STUDIO
-from .stage import HOSTILE, Stage, click, make_stage, tab_of
+from .stage import HOSTILE, Stage, click, tab_of
 from .test_fragments_queue import Seen
 
 FIELDS = {"prompt": f"the wave {HOSTILE}", "seed": 2**63 - 1, "seconds": 7.5, "steps": 30}
 PIXELS = np.zeros((16, 16, 3), np.uint8)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return make_stage(tmp_path)
 
 
 @pytest.fixture
