@@ -47,12 +47,15 @@ def draw_clips(rng: np.random.Generator, canvases: torch.Tensor, count: int, fra
 
 
 def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Absolute and squared error plus the error of neighbouring-pixel differences, over `[..., H, W]`."""
+    """Squared error, with some absolute error and error of neighbouring-pixel differences for sharp edges.
+
+    Over `[..., H, W]`.
+    """
     made = made.float()
     error = made - wanted
     across = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.25 * (across + down)
+    return 6 * error.square().mean() + 0.3 * error.abs().mean() + 0.1 * (across + down)
 
 
 def psnr(made: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -112,6 +115,8 @@ def draw_batch(args: argparse.Namespace, rng: np.random.Generator, canvases: tor
     """One batch of frames or of clips, as the stage asks."""
     if args.stage == "frames":
         return draw_frames(rng, canvases, args.batch, args.side)
+    if rng.random() < args.single_share:
+        return draw_frames(rng, canvases, args.batch * 9, args.side).unsqueeze(2)
     frames = int(rng.choice([5, 9, 9, 13]))
     return draw_clips(rng, canvases, max(1, round(args.batch * 9 / frames)), frames, args.side)
 
@@ -162,6 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--single-share", type=float, default=0.3, help="share of single frames in the clips stage")
     parser.add_argument("--canvases", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     parser.add_argument("--resume", action="store_true")
