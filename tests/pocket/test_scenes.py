@@ -10,7 +10,7 @@ from tools.pocket import camera, motion
 from tools.pocket.captions import MOVE_SHARES, Caption, Figure, camera_caption
 from tools.pocket.evaluation.shape_track import follow
 from tools.pocket.shape_captions import FIGURE_MOVES, GROUNDS, ROUND, draw_caption, draw_shape_caption
-from tools.pocket.shapes import paint_ground, paint_shapes
+from tools.pocket.shapes import paint_figures, paint_ground
 
 SIDE = 64
 TIMES = (np.arange(0, 37, 3) / camera.FPS).astype(np.float32)
@@ -102,6 +102,15 @@ def test_figures_are_followed(move: str, shape: str, ground: str) -> None:
     caption = Caption("", "hold", "", (figure, other), ground)
     still = seen_by_camera("hold") * 0.2 + 0.1
     bare = paint_ground(rng, caption, still)
-    clip = paint_shapes(rng, bare, replace(caption, ground="textured"), TIMES)
+    clip = paint_figures(rng, bare, caption, TIMES)
     assert follow(clip, bare[:, :1], figure, [other]).move(shape, SIDE) == move
     assert follow(clip, bare[:, :1], other, [figure]).move("ring", SIDE) == "hold"
+
+
+def test_sentences_that_say_nothing_come_in_many_scripts_and_mean_holding_still() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [camera_caption(rng, "hold", "") for _ in range(400)]
+    assert all(c.move == "hold" and not c.speed for c in drawn)
+    letters = "".join(c.text for c in drawn)
+    for first, last in ((0x430, 0x44F), (0x4E00, 0x9FBF), (0xAC00, 0xD7A3), (0x627, 0x64A)):
+        assert any(first <= ord(letter) <= last for letter in letters)

@@ -11,9 +11,9 @@ import numpy as np
 
 # Zooms and turns need most practice: how far a place moves depends on where it is.
 MOVE_SHARES = {
-    "hold": 0.1,
+    "hold": 0.14,
     **dict.fromkeys(("left", "right", "up", "down"), 0.09),
-    **dict.fromkeys(("in", "out", "clockwise", "counterclockwise"), 0.135),
+    **dict.fromkeys(("in", "out", "clockwise", "counterclockwise"), 0.125),
 }
 
 
@@ -107,6 +107,34 @@ FOREIGN = listed("""
     улыбается; رجل يمشي; o menino corre; een fiets bij de gracht; kot śpi; 여자가 웃는다; 🙂🎬; köpek koşuyor
 """)
 
+WORDS = listed("""
+    the; a; and; with; of; in; my; her; his; two; three; some; old; young; small; big; blue; golden; dark; bright;
+    happy; quiet; wooden; ancient; wild; brown; fox; wolf; cow; lady; king; queen; soldier; doctor; teacher; kids;
+    friends; train; boat; plane; bicycle; kitchen; market; village; castle; desert; island; storm; fire; rain;
+    morning; evening; music; dance; book; newspaper; coffee; bread; apple; ice cream; dress; hat; shoes; eating;
+    reading; drinking; laughing; crying; playing; working; jumping; howls; cooks; writes; paints; swims; sings;
+    thinks; loves; opens
+""")
+SYLLABLES = listed("""
+    ka; lo; mi; tan; ver; sch; el; la; um; der; ge; ei; ou; que; ción; ão; ü; ö; ä; ß; é; è; ñ; sk; jen; ny; ij; oe;
+    zy; cz; ł; ş; ğ; ø; å; re; sta; po; li; ne; su; ri; mo; de; les; qu; th; br; en; an; is; os; em; ig; lich; ung;
+    ato; ella
+""")
+# first and last letter of scripts: Cyrillic, Greek, Hebrew, Arabic, Devanagari, Thai, kana, Chinese, Korean
+SCRIPTS = (
+    (0x430, 0x44F),
+    (0x3B1, 0x3C9),
+    (0x5D0, 0x5EA),
+    (0x627, 0x64A),
+    (0x905, 0x939),
+    (0xE01, 0xE2E),
+    (0x3041, 0x30FA),
+    (0x4E00, 0x9FBF),
+    (0x4E00, 0x9FBF),
+    (0xAC00, 0xD7A3),
+)
+SIGNS = tuple("0123456789!?%#@*&+-=~()[]<>/.,;:")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -195,14 +223,24 @@ def _turn_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
     return f"{ing}{one(rng, ('', ' camera'))} {where} {adverb}"
 
 
+def _made_up(rng: np.random.Generator, letters: tuple[str, ...], longest: int) -> str:
+    """One to nine words of random letters (or syllables)."""
+    lengths = rng.integers(1, longest + 1, int(rng.integers(1, 10)))
+    return " ".join("".join(rng.choice(letters, int(length))) for length in lengths)
+
+
 def _gibberish(rng: np.random.Generator) -> str:
-    if rng.random() < 0.4:
+    """Words that say nothing about a move: other languages, other scripts, keys hit at random, loose words."""
+    kind = rng.integers(0, 6)
+    if kind == 0:
         return one(rng, FOREIGN)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["".join(rng.choice(list(letters), int(rng.integers(2, 10)))) for _ in range(int(rng.integers(1, 9)))]
-    if rng.random() < 0.3:
-        words = ["".join(chr(int(c)) for c in rng.integers(33, 0x2FFF, len(w))) for w in words]
-    return " ".join(words)
+    if kind == 1:
+        first, last = SCRIPTS[rng.integers(len(SCRIPTS))]
+        return _made_up(rng, tuple(chr(int(c)) for c in rng.integers(first, last + 1, 12)), 8)
+    if kind == 2:
+        return " ".join(one(rng, WORDS) for _ in range(int(rng.integers(1, 10))))
+    letters, longest = ((SYLLABLES, 4), (tuple("abcdefghijklmnopqrstuvwxyz"), 10), (SIGNS, 8))[kind - 3]
+    return _made_up(rng, letters, longest)
 
 
 def _describe(rng: np.random.Generator) -> str:
@@ -214,9 +252,9 @@ def _describe(rng: np.random.Generator) -> str:
 
 def _hold_sentence(rng: np.random.Generator) -> str:
     chance = rng.random()
-    if chance < 0.45:
+    if chance < 0.35:
         return one(rng, HOLD)
-    if chance < 0.75:
+    if chance < 0.6:
         return _describe(rng)
     return _gibberish(rng)
 

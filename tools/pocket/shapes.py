@@ -18,6 +18,7 @@ SPIN_PER_SECOND = 1.8  # radians, clockwise
 BOUNCES_PER_SECOND = 0.9
 BOUNCE_HEIGHT = 0.22  # of the frame's shorter side
 RECOLOUR_SECONDS = 1.0
+TEXTURE_CONTRAST = 0.6  # of a canvas as a ground, so that shapes stand out
 CONTRAST = 110.0  # between a ground and a shape, in RGB of 0..255
 TIP = np.pi / 5  # half of the angle that one tip of a star has
 
@@ -53,9 +54,9 @@ def _colour(name: str) -> torch.Tensor:
 
 
 def paint_ground(rng: np.random.Generator, caption: Caption, ground: torch.Tensor) -> torch.Tensor:
-    """The caption's ground, `[3, F, H, W]`: plain or gradient paint, or the given frames as they are."""
+    """The caption's ground, `[3, F, H, W]`: plain or gradient paint, or the given frames, paler."""
     if caption.ground == "textured":
-        return ground
+        return ground * TEXTURE_CONTRAST
     height, width = ground.shape[-2:]
     first, second = (_ground_colour(rng, caption.figures) for _ in range(2))
     if caption.ground == "plain":
@@ -105,11 +106,16 @@ def _paint_figure(
     return clip * (1 - mask) + _fade(rng, figure, time) * mask
 
 
-def paint_shapes(rng: np.random.Generator, ground: torch.Tensor, caption: Caption, seconds: np.ndarray) -> torch.Tensor:
-    """The caption's figures on its ground; `ground` are frames `[3, F, H, W]` (-1..1) at the given times `[F]`."""
-    clip, times = paint_ground(rng, caption, ground), torch.as_tensor(seconds).float()
+def paint_figures(rng: np.random.Generator, clip: torch.Tensor, caption: Caption, seconds: np.ndarray) -> torch.Tensor:
+    """The caption's figures on frames `[3, F, H, W]` (-1..1) at the given times `[F]`."""
+    times = torch.as_tensor(seconds).float()
     if len(caption.figures) == 1:
         return _paint_figure(rng, clip, caption.figures[0], times, 0.5, rng.uniform(0.12, 0.22))
     for figure, place in zip(caption.figures, rng.permutation([0.28, 0.72]), strict=True):
         clip = _paint_figure(rng, clip, figure, times, float(place), rng.uniform(0.09, 0.15))
     return clip
+
+
+def paint_shapes(rng: np.random.Generator, view: torch.Tensor, caption: Caption, seconds: np.ndarray) -> torch.Tensor:
+    """The caption's whole scene; `view` are frames `[3, F, H, W]` of a canvas, the ground where it is textured."""
+    return paint_figures(rng, paint_ground(rng, caption, view), caption, seconds)

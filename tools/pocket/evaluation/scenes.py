@@ -6,7 +6,7 @@ Shape legend: F frames, H x W pixels.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tools.pocket.evaluation.measures import Row, share
 from tools.pocket.evaluation.shape_track import follow
 from tools.pocket.evaluation.studio import Studio
 from tools.pocket.shape_captions import COLOURS, FIGURE_MOVES, GROUNDS, ROUND, SHAPE_WORDS, shape_caption
-from tools.pocket.shapes import paint_ground, paint_shapes
+from tools.pocket.shapes import paint_figures, paint_ground
 
 LOG = logging.getLogger(__name__)
 PAIR_SHARE = 0.25
@@ -44,7 +44,7 @@ def draw_scene(rng: np.random.Generator, canvases: torch.Tensor, move: str, size
     now, canvas = np.zeros(1, dtype=np.float32), canvases[int(rng.integers(len(canvases)))][None]
     view = camera.render(canvas, camera.draw_paths(rng, ["hold"], [""], now, canvases.shape[1]), *size)[0]
     ground = paint_ground(rng, caption, view)
-    return Scene(caption, paint_shapes(rng, ground, replace(caption, ground="textured"), now)[:, 0], ground)
+    return Scene(caption, paint_figures(rng, ground, caption, now)[:, 0], ground)
 
 
 def moves_seen(scene: Scene, clip: torch.Tensor) -> list[str]:
