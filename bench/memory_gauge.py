@@ -19,7 +19,7 @@ WARM_UP_STEPS = 2
 BESIDE_THE_BLOCKS_BYTES = int(4e9)
 """Of a cap: embedders, and what a step computes with."""
 LARGEST_DRY_CAP_GB = 30
-REFUSALS = (RuntimeError, MemoryError)
+REFUSALS = (RuntimeError, MemoryError, ValueError, OSError)
 """What a way that does not fit, or does not work, raises; torch.OutOfMemoryError is one."""
 Row = dict[str, Any]
 
@@ -102,6 +102,7 @@ class Bench:
     def free(self) -> None:
         """Give back what no variable holds: memory of the GPU, and the host's locked memory."""
         if self.on_gpu:
+            self._wait()
             free_unused()
             torch.accelerator.memory.empty_host_cache()
 

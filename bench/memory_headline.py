@@ -20,13 +20,37 @@ Rows = Mapping[str, Sequence[Row]]
 
 
 def headline(rows: Rows) -> Iterator[Row]:
-    """At each cap, a section and the boundary before it, without decoding; every step computed, then with the mask."""
-    for cap in sorted({row["cap_gb"] for row in rows.get("swap", ())}):
+    """How near steps come to what the machine can; then, at each cap, a section and the boundary before it, without
+    decoding: every step computed, and with the mask."""
+    yield from _efficiency(rows)
+    for cap in _caps(rows):
         for computed in (STEPS, COMPUTED):
             official = _section_seconds(rows, "official style", cap, computed)
             own = _section_seconds(rows, "ours", cap, computed)
             if official is not None and own is not None:
                 yield {"row": f"section, {computed} of {STEPS} computed", "cap_gb": cap, **_compared(official, own)}
+
+
+def _efficiency(rows: Rows) -> Iterator[Row]:
+    """The whole step against its products and attention; a swapped one against the longer of computing and copying."""
+    limit = _of_row(rows, "roofline", "all products and attention of a step")
+    eager, compute = _of_row(rows, "resident", "eager"), _of_row(rows, "table", "on")
+    bus = _of_row(rows, "roofline", "bus, locked memory", "gb_per_second")
+    if limit and eager:
+        yield {"row": "products and attention as a share of the resident step", "share": round(limit / eager, 3)}
+    for cap in _caps(rows):
+        step, moved = _measured(rows, "swap", "ours", cap), _measured(rows, "swap", "ours", cap, "gb_moved")
+        if step and moved is not None and compute and bus:
+            ratio = round(step / max(compute, moved / bus), 3)
+            yield {"row": "our step to the longer of computing and copying", "cap_gb": cap, "ratio": ratio}
+
+
+def _caps(rows: Rows) -> list[int]:
+    return sorted({row["cap_gb"] for row in rows.get("swap", ()) if "cap_gb" in row})
+
+
+def _of_row(rows: Rows, name: str, row_name: str, key: str = "seconds") -> float | None:
+    return next((row[key] for row in rows.get(name, ()) if row["row"] == row_name and key in row), None)
 
 
 def _section_seconds(rows: Rows, way: str, cap: int, computed: int) -> float | None:
@@ -54,7 +78,7 @@ def _compared(official: float, own: float) -> Row:
 def projection(rows: Rows, device: str) -> Iterator[Row]:
     """A step on cards that were not here, from the step of the card that was: a model, and called so."""
     peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
-    compute = next((row["seconds"] for row in rows.get("resident", ()) if "seconds" in row), None)
+    compute = _of_row(rows, "resident", "eager")
     if peak is None or compute is None:
         yield {"row": "projection", "left_out": "it needs the row 'resident' of a card whose peak is known"}
         return

@@ -117,7 +117,9 @@ def swapped(bench: Bench, names: Sequence[str], precision: Quantisation | None =
     for cap in bench.caps:
         turns = Turns(bench, transformer, cap, ways(linears))
         for way, measured in TURNS:
-            yield from turns.take(way, [name for name in names if name in measured])
+            wanted = [name for name in names if name in measured]
+            if wanted:
+                yield from turns.take(way, wanted)
 
 
 class Turns:
@@ -131,21 +133,17 @@ class Turns:
 
     def take(self, way: str, names: list[str]) -> Iterator[tuple[str, Row]]:
         """Measure one way; where it does not fit, or fails, that is its result."""
-        label, done = {"row": way, "cap_gb": self._cap}, []
-        if not names:
-            return
+        label, left, failure = {"row": way, "cap_gb": self._cap}, list(names), Row()
         self._bench.cap(self._cap)
         try:
             for name, row in self._measure(way, names):
-                done.append(name)
+                left.remove(name)
                 yield name, {**label, **row}
-            failure = None
         except REFUSALS as error:
             failure = told(error)
         self._bench.cap(None)
         self._bench.free()
-        for name in names[len(done) :]:
-            yield name, {**label, **(failure or {})}
+        yield from ((name, {**label, **failure}) for name in left)
 
     def _measure(self, way: str, names: list[str]) -> Iterator[tuple[str, Row]]:
         held = self._bench.resident_bytes(self._cap, block_sizes(self._transformer))

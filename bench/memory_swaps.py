@@ -119,12 +119,12 @@ def blocking(transformer: FramePackTransformer, device: torch.device, resident_b
     """The original program's swap, of the weights as they are."""
     swap = BlockingSwap(transformer, device, resident_bytes)
     transformer.block_source = swap
-    try:
-        swap.move(device)
-        yield Swapped(lambda: swap.bytes_moved, swap.resident_bytes, 0, swap.leave_and_return)
-    finally:
-        transformer.block_source = None
-        transformer.to("cpu")
+    with _brought_home(transformer):
+        try:
+            swap.move(device)
+            yield Swapped(lambda: swap.bytes_moved, swap.resident_bytes, 0, swap.leave_and_return)
+        finally:
+            transformer.block_source = None
 
 
 @contextmanager
@@ -165,10 +165,8 @@ def group_leaves(transformer: FramePackTransformer, device: torch.device, reside
 def _group_offload(transformer: FramePackTransformer, device: torch.device, level: str) -> Iterator[Swapped]:
     streams = device.type == "cuda"
     _check_ram(transformer)
-    tensors = tensors_of(transformer)
-    at_home = [tensor.data for tensor in tensors]
-    try:
-        with _counted() as bytes_moved:
+    with _brought_home(transformer), _counted() as bytes_moved:
+        try:
             transformer.enable_group_offload(
                 onload_device=device,
                 offload_device=torch.device("cpu"),
@@ -177,8 +175,18 @@ def _group_offload(transformer: FramePackTransformer, device: torch.device, leve
                 use_stream=streams,
             )
             yield Swapped(bytes_moved, 0, _locked_bytes() if streams else 0)
+        finally:
+            _remove_hooks(transformer)
+
+
+@contextmanager
+def _brought_home(transformer: FramePackTransformer) -> Iterator[None]:
+    """Whatever happens, all weights are those in ordinary memory afterwards; nothing is copied back."""
+    tensors = tensors_of(transformer)
+    at_home = [tensor.data for tensor in tensors]
+    try:
+        yield
     finally:
-        _remove_hooks(transformer)
         for tensor, data in zip(tensors, at_home, strict=True):
             tensor.data = data
 

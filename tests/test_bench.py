@@ -170,12 +170,19 @@ def test_the_headline_and_the_model_of_other_cards() -> None:
         return [{"row": way, "cap_gb": 12, **row} for way, row in (("official style", official), ("ours", own))]
 
     rows = {
+        "roofline": [
+            {"row": "all products and attention of a step", "seconds": 0.8},
+            {"row": "bus, locked memory", "gb_per_second": 50.0},
+        ],
         "resident": [{"row": "eager", "seconds": 1.0}],
+        "table": [{"row": "on", "seconds": 0.9}],
         "swap": of_ways({"seconds": 3.0}, {"seconds": 1.0, "gb_moved": 50.0}),
         "section": of_ways({"seconds": 37.0}, {"seconds": 13.0}),
         "boundary": of_ways({"seconds": 5.0}, {"seconds": 1.0}),
     }
-    ratios = {row["row"]: row["official_style_to_ours"] for row in headline(rows)}
+    near, swapped, *sections = headline(rows)
+    assert (near["share"], swapped["ratio"]) == (0.8, 1.0)
+    ratios = {row["row"]: row["official_style_to_ours"] for row in sections}
     assert ratios == {"section, 25 of 25 computed": round(80 / 26, 3), "section, 12 of 25 computed": 3.0}
     model = next(projection(rows, "NVIDIA H100 80GB HBM3"))
     assert (model["row"], model["our_seconds"]) == ("model of an RTX 3060", pytest.approx(990 / 25.5, abs=1e-3))
