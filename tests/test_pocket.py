@@ -18,6 +18,8 @@ from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
+from tools.pocket.evaluation.studio import Studio
+from tools.pocket.photos import load_photos
 
 
 def test_diffusers_own_pipeline_runs_it(pocket: Path, photograph: Path) -> None:
@@ -74,3 +76,11 @@ def test_what_is_written_is_seen(engine: Engine, photograph: Path, tmp_path: Pat
     down = shift(make(engine, photograph, tmp_path, "the camera pans down"))
     assert left[1] > 4 > -4 > right[1]
     assert up[0] > 4 > -4 > down[0]
+
+
+def test_the_evaluation_makes_videos_and_single_frames(engine: Engine) -> None:
+    studio, photo = Studio(engine, steps=1, seed=1), load_photos(128, 128)["chelsea"]
+    clip = studio.video(photo, "the camera holds still", "f1")
+    assert clip.shape == (3, 37, 128, 128)
+    assert (clip[:, 0] - photo).square().mean() < 0.02
+    assert studio.one_frame(photo, "the camera pans left", 16).shape == (3, 128, 128)
