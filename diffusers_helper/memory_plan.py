@@ -25,6 +25,9 @@ from .memory_ways import (
     ways,
 )
 
+SMALL_WINDOW = 3
+"""What is offered where the memory does not suffice: sections of so many latent frames."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -59,18 +62,24 @@ def plan_memory(machine: Machine, parts: PartSizes, workload: Workload, wishes: 
     Raises:
         OutOfMemory: nothing fits; says what is short and what would fit.
     """
-    fitting = (way for way in ways(machine, parts, workload, wishes) if _fits(way, machine))
-    best = min(fitting, key=Way.order, default=None)
+    best = _best(machine, parts, workload, wishes)
+    if best is None and wishes.precision in STAY_ON_GPU:
+        best = _best(machine, parts, workload, replace(wishes, precision="auto"))
     if best is None:
         raise OutOfMemory(_refusal(machine, parts, workload, wishes))
-    return _plan(best, machine)
+    return _plan(best, machine, wishes)
+
+
+def _best(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> Way | None:
+    fitting = (way for way in ways(machine, parts, workload, wishes) if _fits(way, machine))
+    return min(fitting, key=Way.order, default=None)
 
 
 def _fits(way: Way, machine: Machine) -> bool:
     return way.vram() <= machine.vram_free and way.ram() <= machine.ram_free
 
 
-def _plan(way: Way, machine: Machine) -> MemoryPlan:
+def _plan(way: Way, machine: Machine, wishes: Wishes) -> MemoryPlan:
     residency: dict[str, Residency] = dict.fromkeys(way.sizes.rest, "swapped" if way.on_gpu else "cpu")
     if way.on_gpu and way._vae_stays():
         residency["vae"] = "gpu"
@@ -86,11 +95,16 @@ def _plan(way: Way, machine: Machine) -> MemoryPlan:
         peak_vram_bytes=way.vram(),
         peak_ram_bytes=way.ram(),
         why=_why(way, machine),
-        notices=tuple(_notices(way, machine)),
+        notices=tuple(_notices(way, machine, wishes)),
     )
 
 
-def _notices(way: Way, machine: Machine) -> Iterator[str]:
+def _notices(way: Way, machine: Machine, wishes: Wishes) -> Iterator[str]:
+    if wishes.precision not in ("auto", way.precision):
+        yield (
+            f"{WORDS[wishes.precision].capitalize()} cannot be swapped, and the GPU cannot hold them all: "
+            f"{WORDS[way.precision]} are used instead."
+        )
     if way.kept_bytes() > machine.disk_free:
         yield (
             f"The {way.precision} weights cannot be kept for the next start: that takes {way.kept_bytes() / GB:.1f} GB "
@@ -100,7 +114,7 @@ def _notices(way: Way, machine: Machine) -> Iterator[str]:
     if not way.on_gpu:
         if preserved != Wishes.preserved_bytes:
             yield "Preserved GPU memory has no effect here: there is no GPU."
-    elif way.precision in STAY_ON_GPU and machine.vram_free - way.vram() < preserved - way.activation_bytes():
+    elif way.precision in STAY_ON_GPU and machine.vram_free - way.weights_vram() < preserved:
         yield "Less GPU memory is preserved than was asked for: weights packed by bitsandbytes cannot leave it."
     elif preserved > machine.vram_total:
         yield (
@@ -148,11 +162,11 @@ def _shortage(way: Way, machine: Machine) -> tuple[int, int]:
 
 
 def _remedy(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> str:
-    smaller = replace(workload, height=workload.height // 2, width=workload.width // 2, tokens=workload.tokens // 4)
+    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps)
     free = replace(wishes, precision="auto", swap=True, decode="auto")
     tries: tuple[tuple[str, Workload, Wishes], ...] = (
         ("The quantisation that is chosen by default would fit", workload, free),
-        ("A quarter of the size would fit", smaller, wishes),
+        (f"A latent window of {SMALL_WINDOW} would fit", smaller, wishes),
         ("4-bit weights by bitsandbytes would fit", workload, replace(free, precision="bnb4", bnb_cpu_offload=True)),
     )
     for words, load, wish in tries:

@@ -22,7 +22,7 @@ Residency = Literal["gpu", "cpu", "swapped"]
 Decode = Literal["gpu", "tiled", "cpu"]
 
 GB = 10**9
-BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.001, "fp8": 1.001, "bnb8": 1.01, "bnb4": 0.57}
+BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.002, "fp8": 1.002, "bnb8": 1.01, "bnb4": 0.57}
 """Of a block's matrices, with their scales; ``as_is`` has what the machine computes in."""
 WORDS: Mapping[Precision, str] = {
     "as_is": "weights as they are",
@@ -54,7 +54,8 @@ OPERATIONS_PER_BYTE = 10_000
 class Machine:
     """What is there, in bytes. ``vram_*`` are 0 without a GPU; free is what this program may use.
 
-    ``disk_free`` is for quantised weights; those that an earlier start has kept count as free.
+    ``disk_free`` is for quantised weights; those that an earlier start has kept count as free. Where attention is not
+    fused, its scores are held, which takes memory by the square of the tokens.
     """
 
     vram_total: int
@@ -62,6 +63,7 @@ class Machine:
     ram_total: int
     ram_free: int
     disk_free: int
+    fused_attention: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PartSizes:
         block_weights, largest_block_weights: of all blocks and of the largest, without their modulation.
         modulation_weights: matrices that see one vector per step; a table can stand for them.
         other_weights: of the transformer, outside of its blocks.
-        width: of the transformer's tokens.
+        width, heads: of the transformer's tokens, and of its attention.
         vae_channels: at the full size of a picture.
         rest: part -> weights, for the parts beside the transformer.
         bytes_per_weight: part -> bytes.
@@ -86,6 +88,7 @@ class PartSizes:
     modulation_weights: int
     other_weights: int
     width: int
+    heads: int
     vae_channels: int
     rest: Mapping[str, int]
     bytes_per_weight: Mapping[str, int]
@@ -155,6 +158,7 @@ class Way:
     decode: Decode
     take_turns: bool
     resident_blocks: int
+    fused_attention: bool = True
 
     @property
     def all_resident(self) -> bool:
@@ -187,7 +191,8 @@ class Way:
 
     def activation_bytes(self) -> int:
         values = self.workload.tokens * self.sizes.width * ACTIVATIONS_PER_TOKEN
-        return values * self.sizes.bytes_per_weight["transformer"]
+        scores = 0 if self.fused_attention else 2 * self.sizes.heads * self.workload.tokens**2
+        return (values + scores) * self.sizes.bytes_per_weight["transformer"]
 
     def vram(self) -> int:
         """The most that is needed at once on the GPU."""
@@ -197,9 +202,10 @@ class Way:
         activations = self.activation_bytes()
         chosen = self.resident_blocks and self.precision not in STAY_ON_GPU
         free = max(self.wishes.preserved_bytes, activations) if chosen else activations
-        return self._weights_vram() + free + (self.sizes.bytes_of("vae") if self._vae_stays() else 0)
+        return self.weights_vram() + free + (self.sizes.bytes_of("vae") if self._vae_stays() else 0)
 
-    def _weights_vram(self) -> int:
+    def weights_vram(self) -> int:
+        """Of the transformer, while it samples."""
         buffers = 0 if self.all_resident else SWAP_BUFFERS * self._largest_block_bytes()
         return self.other_bytes() + self.resident_bytes() + buffers
 
@@ -207,7 +213,7 @@ class Way:
         return not self.take_turns and self.decode != "cpu"
 
     def _decoding_vram(self) -> int:
-        held = 0 if self.take_turns else self._weights_vram()
+        held = 0 if self.take_turns else self.weights_vram()
         if self.decode == "cpu":
             return held
         return held + self.sizes.bytes_of("vae") + self.workload.decode_bytes(self.sizes, self.decode)
@@ -281,7 +287,7 @@ def ways(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes)
         return
     counts = range(parts.blocks + 1) if wishes.swap else (parts.blocks,)
     for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
-        way = Way(parts, workload, wishes, True, precision, decode, turns, count)
+        way = Way(parts, workload, wishes, True, precision, decode, turns, count, machine.fused_attention)
         if _allowed(way, machine):
             yield way
 

@@ -24,6 +24,7 @@ FULL_SIZE = PartSizes(
     modulation_weights=3_398_492_160,
     other_weights=414_016_576,
     width=3072,
+    heads=24,
     vae_channels=128,
     rest={
         "vae": 246_478_000,
@@ -59,13 +60,15 @@ def part_sizes(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> PartSizes:
         elif block:
             blocks[block[0]] = blocks.get(block[0], 0) + count
     config = _config(checkpoint, "transformer")
+    heads = int(config.get("num_attention_heads", 24))
     return PartSizes(
         blocks=len(blocks),
         block_weights=sum(blocks.values()),
         largest_block_weights=max(blocks.values(), default=0),
         modulation_weights=modulation,
         other_weights=sum(weights["transformer"].values()) - sum(blocks.values()) - modulation,
-        width=int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128)),
+        width=heads * int(config.get("attention_head_dim", 128)),
+        heads=heads,
         vae_channels=int(_config(checkpoint, "vae").get("block_out_channels", [128])[0]),
         rest={part: sum(weights[part].values()) for part in WEIGHTS_PARTS if part != "transformer"},
         bytes_per_weight={part: BYTES[dtypes[part]] for part in WEIGHTS_PARTS},
