@@ -100,7 +100,7 @@ def _plan(way: Way, machine: Machine, wishes: Wishes) -> MemoryPlan:
 
 
 def _notices(way: Way, machine: Machine, wishes: Wishes) -> Iterator[str]:
-    if wishes.precision not in ("auto", way.precision):
+    if wishes.precision != "auto" and wishes.precision != way.precision:
         yield (
             f"{WORDS[wishes.precision].capitalize()} cannot be swapped, and the GPU cannot hold them all: "
             f"{WORDS[way.precision]} are used instead."
