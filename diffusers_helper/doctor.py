@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FramePackError, UnusableCheckpoint
+from .machine import read_ram
 from .media.files import nearest_existing
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
 from .settings import Settings
 
 LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
 OPTIONAL_PACKAGES = ("xformers", "sageattention", "flash-attn", "bitsandbytes", "torch-tensorrt")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SPARE_DISK_GB = 1.0
 KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "math")
 
@@ -263,21 +263,9 @@ def _kernel_works(kernel: str, tokens: Any) -> bool:
 
 
 def _memory() -> Fact:
-    """RAM; of a container, its limit."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total = min(memory.total, _container_limit_bytes() or memory.total)
-    free = min(memory.available, total)
-    value = {"total_gb": round(total / 1e9, 1), "free_gb": round(free / 1e9, 1)}
+    ram = read_ram()
+    value = {"total_gb": round(ram.total / 1e9, 1), "free_gb": round(ram.free / 1e9, 1)}
     return Fact("ram", value, f"{value['free_gb']} of {value['total_gb']} GB free")
-
-
-def _container_limit_bytes() -> int | None:
-    try:
-        return int(CONTAINER_LIMIT.read_text())
-    except (OSError, ValueError):  # no such file outside a container, the word "max" in one without a limit
-        return None
 
 
 def _folders(settings: Settings) -> Iterator[Fact]:

@@ -14,6 +14,7 @@ import torch
 
 from diffusers_helper import doctor, residency, settings
 from diffusers_helper.doctor import Fact, Report
+from diffusers_helper.machine import Ram
 from diffusers_helper.memory_ways import GB, Machine
 from diffusers_helper.models import load
 from diffusers_helper.models.load import Compute
@@ -134,10 +135,9 @@ def test_what_a_13b_checkpoint_would_need_is_foretold(
     assert "GB of RAM" in refused.text
 
 
-def test_a_container_limit_counts(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("1000000000\n")
-    monkeypatch.setattr(doctor, "CONTAINER_LIMIT", tmp_path / "memory.max")
-    assert _fact(doctor.examine(chosen), "ram").value["total_gb"] == 1.0
+def test_ram_is_what_the_plan_counts_with(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "read_ram", lambda: Ram(total=2 * GB, free=GB // 2))
+    assert _fact(doctor.examine(chosen), "ram").value == {"total_gb": 2.0, "free_gb": 0.5}
 
 
 def _usage(free: int) -> Any:
