@@ -8,6 +8,7 @@ import torch
 
 from tools.pocket import camera, motion
 from tools.pocket.captions import MOVE_SHARES, Caption, Figure, camera_caption
+from tools.pocket.evaluation.scenes import draw_scene, moves_seen
 from tools.pocket.evaluation.shape_track import follow
 from tools.pocket.shape_captions import FIGURE_MOVES, GROUNDS, ROUND, draw_caption, draw_shape_caption
 from tools.pocket.shapes import paint_figures, paint_ground
@@ -114,3 +115,11 @@ def test_sentences_that_say_nothing_come_in_many_scripts_and_mean_holding_still(
     letters = "".join(c.text for c in drawn)
     for first, last in ((0x430, 0x44F), (0x4E00, 0x9FBF), (0xAC00, 0xD7A3), (0x627, 0x64A)):
         assert any(first <= ord(letter) <= last for letter in letters)
+
+
+def test_a_drawn_scene_can_be_measured() -> None:
+    scene = draw_scene(np.random.default_rng(0), canvas(384), "bounce", (SIDE, SIDE))
+    assert scene.picture.shape == (3, SIDE, SIDE)
+    assert scene.caption.figures[0].move == "bounce"
+    still = scene.picture[:, None].expand(-1, 37, -1, -1)
+    assert set(moves_seen(scene, still)) == {"hold"}

@@ -22,6 +22,7 @@ from tools.pocket.shapes import paint_figures, paint_ground
 
 LOG = logging.getLogger(__name__)
 PAIR_SHARE = 0.25
+TIMES = (np.arange(37) / camera.FPS).astype(np.float32)  # of the frames of one section
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,28 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, canvases: torch.Tensor, move: str, size: tuple[int, int]) -> Scene:
-    """A scene whose first figure makes `move`; sometimes a second one rests beside it."""
+    """A scene whose first figure makes `move`; sometimes a second one rests beside it.
+
+    Drawn until its true video is measured as written: where shape and ground look alike, nothing could be measured.
+    """
+    while True:
+        caption = _draw_caption(rng, move)
+        canvas = canvases[int(rng.integers(len(canvases)))][None]
+        view = camera.render(canvas, camera.draw_paths(rng, ["hold"], [""], TIMES[:1], canvases.shape[1]), *size)[0]
+        ground = paint_ground(rng, caption, view)
+        true = paint_figures(rng, ground.expand(-1, len(TIMES), -1, -1), caption, TIMES)
+        scene = Scene(caption, true[:, 0], ground)
+        if moves_seen(scene, true) == [figure.move for figure in caption.figures]:
+            return scene
+
+
+def _draw_caption(rng: np.random.Generator, move: str) -> Caption:
     first, second, third = (str(c) for c in rng.choice(list(COLOURS), 3, replace=False))
     shapes = [shape for shape in SHAPE_WORDS if move != "spin" or shape not in ROUND]
     figures = [Figure(str(rng.choice(shapes)), first, move, "", second if move == "recolour" else "")]
     if rng.random() < PAIR_SHARE:
         figures.append(Figure(str(rng.choice(list(SHAPE_WORDS))), third, "hold"))
-    caption = shape_caption(rng, tuple(figures), str(rng.choice(list(GROUNDS))))
-    now, canvas = np.zeros(1, dtype=np.float32), canvases[int(rng.integers(len(canvases)))][None]
-    view = camera.render(canvas, camera.draw_paths(rng, ["hold"], [""], now, canvases.shape[1]), *size)[0]
-    ground = paint_ground(rng, caption, view)
-    return Scene(caption, paint_figures(rng, ground, caption, now)[:, 0], ground)
+    return shape_caption(rng, tuple(figures), str(rng.choice(list(GROUNDS))))
 
 
 def moves_seen(scene: Scene, clip: torch.Tensor) -> list[str]:
