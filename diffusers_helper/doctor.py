@@ -160,6 +160,8 @@ def _driver_shows_gpu() -> bool:
 def _gpus() -> Fact:
     import torch
 
+    from .models.load import gpu_is_too_old
+
     gpus = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -173,7 +175,13 @@ def _gpus() -> Fact:
             }
         )
     text = "; ".join(f"{g['name']}, {g['vram_free_gb']} of {g['vram_total_gb']} GB VRAM free" for g in gpus)
-    return Fact("device", {"kind": "cuda", "gpus": gpus}, text)
+    return Fact("device", {"kind": "cuda", "gpus": gpus}, text, _TOO_OLD if gpu_is_too_old() else None)
+
+
+_TOO_OLD = (
+    "This PyTorch has no code for a GPU so old, and the CPU is used instead. PyTorch's builds for CUDA 12.6 have: "
+    "install one of the version in requirements.txt into .venv from https://download.pytorch.org/whl/cu126."
+)
 
 
 def _processor() -> Fact:
@@ -198,21 +206,22 @@ def _attention(settings: Settings) -> Fact:
     """The kernel that the transformer's attention would use, and which of PyTorch's own work; each is tried."""
     import torch
 
+    from .models.attention import attention_is_fused
+    from .models.load import gpu_is_too_old
     from .models.speed import attention_of
 
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and not gpu_is_too_old()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     chosen = attention_of(settings, torch.device(device), dtype)
     tokens = torch.zeros(1, 2, 64, 128, device=device, dtype=dtype)
-    used = _kernel_of_pytorch(tokens)
+    used, fused = _kernel_of_pytorch(tokens), attention_is_fused(torch.device(device), dtype)
     works = {kernel: _kernel_works(kernel, tokens) for kernel in KERNELS}
     in_use = chosen.kernel.backend.value
-    value = {"in_use": in_use, "why": chosen.why, "kernel": used, "device": device, "works": works}
+    value = {"in_use": in_use, "why": chosen.why, "kernel": used, "fused": fused, "device": device, "works": works}
     if in_use != "native":
         return Fact("attention", value, f"{chosen.kernel.title}, on the {device.upper()}: {chosen.why}")
     text = f"{chosen.kernel.title} on the {device.upper()}, kernel {used}"
-    fix = " ".join(chosen.notices) or (_UNFUSED if used == "math" else None)
-    return Fact("attention", value, text, fix)
+    return Fact("attention", value, text, " ".join((*chosen.notices, *(() if fused else (_UNFUSED,)))) or None)
 
 
 def _forecast(settings: Settings) -> Fact:
@@ -243,9 +252,10 @@ def _kernel_of_pytorch(tokens: Any) -> str:
 
 
 _UNFUSED = (
-    "The plain kernel keeps every product of two tokens in memory. A fused one needs a GPU of the Ampere generation or "
-    "newer (compute capability 8.0), or a CPU build of PyTorch for this processor; and --flash-sdp and "
-    "--mem-efficient-sdp must not forbid it."
+    "Attention holds a score for every pair of tokens here, more GPU memory than the weights of a 13B checkpoint "
+    "take. The kernels that do without want a GPU of the Ampere generation or newer (RTX 30xx, compute capability "
+    "8.0); RTX 20xx and GTX 16xx are older. On such a GPU use the pocket, or try a small latent window. If yours "
+    "is newer: --flash-sdp and --mem-efficient-sdp must not both forbid it."
 )
 
 

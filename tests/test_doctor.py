@@ -16,7 +16,7 @@ from diffusers_helper import doctor, residency, settings
 from diffusers_helper.doctor import Fact, Report
 from diffusers_helper.machine import Ram
 from diffusers_helper.memory_ways import GB, Machine
-from diffusers_helper.models import load
+from diffusers_helper.models import attention, load
 from diffusers_helper.models.load import Compute
 
 
@@ -117,6 +117,30 @@ def test_a_gpu_beside_a_cpu_build_is_a_gap(
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "built for the CPU" in _fix(doctor.examine(chosen), "torch")
+
+
+def test_attention_that_is_not_fused_is_a_gap(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "attention_is_fused", lambda device, dtype: False)
+    fact = doctor._attention(chosen)
+    assert not fact.value["fused"]
+    assert "RTX 20xx" in (fact.fix or "")
+    assert "small latent window" in (fact.fix or "")
+
+
+@pytest.mark.parametrize(("capability", "kind"), [((6, 1), "cpu"), ((7, 5), "cuda"), ((15, 0), "cuda")])
+def test_a_gpu_that_pytorch_has_no_code_for_is_not_used(
+    capability: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {
+        "is_available": True, "device_count": 1, "get_device_name": "GTX 1080", "mem_get_info": (7 * GB, 8 * GB),
+        "get_device_capability": capability, "get_arch_list": ["sm_75", "sm_90a", "compute_120"],
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    compute = load.choose_compute()
+    assert compute.device.type == kind
+    fix = doctor._gpus().fix or ""
+    assert ("cu126" in fix, "as old as GTX 1080" in compute.reason) == (kind == "cpu", kind == "cpu")
 
 
 def test_what_a_13b_checkpoint_would_need_is_foretold(

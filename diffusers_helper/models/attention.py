@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from torch import Tensor
+from torch.backends import cuda
 
 from .transformer import FramePackTransformer
 
@@ -139,9 +140,29 @@ def use_attention(transformer: FramePackTransformer, attention: Attention) -> No
 def allow_fused_kernels(flash: bool, memory_efficient: bool) -> None:
     """Keep PyTorch's own function from kernels that somebody does not want. Holds for the process."""
     if not flash:
-        torch.backends.cuda.enable_flash_sdp(False)
+        cuda.enable_flash_sdp(False)
     if not memory_efficient:
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        cuda.enable_mem_efficient_sdp(False)
+
+
+def attention_is_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch's own attention works in pieces there, and never holds the scores of all pairs of tokens.
+
+    The fused kernels take bfloat16 from compute capability 8.0 on. Where none serves, scores and their softmax are held
+    in float32: 8 bytes for each pair of tokens and each head. Kernels that ``allow_fused_kernels`` has switched off do
+    not count.
+    """
+    if device.type != "cuda":
+        return True
+    tokens = _few_tokens(device, dtype)
+    asked = cuda.SDPAParams(tokens, tokens, tokens, None, 0.0, False, False)
+    kernels = (cuda.can_use_flash_attention, cuda.can_use_efficient_attention, cuda.can_use_cudnn_attention)
+    return any(can_use(asked) for can_use in kernels)
+
+
+def _few_tokens(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Shaped as the transformer's."""
+    return torch.zeros(1, HEADS, 64, 128, device=device, dtype=dtype)
 
 
 def _random_tokens(device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[Tensor, Tensor, Tensor]:

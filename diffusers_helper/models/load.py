@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,14 +48,24 @@ def choose_compute() -> Compute:
 
     The VAE's 3D convolutions take most of the time on a CPU; bench/results holds the measured ratio.
     """
+    lacking = "no CUDA device"
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        return Compute(torch.device("cuda"), torch.bfloat16, torch.float16, torch.float16, f"CUDA device {name}")
+        if not gpu_is_too_old():
+            return Compute(torch.device("cuda"), torch.bfloat16, torch.float16, torch.float16, f"CUDA device {name}")
+        lacking = f"this PyTorch has no code for a GPU as old as {name}"
     abilities = torch.cpu.get_capabilities()
     native = next((name for name in ("amx_bf16", "avx512_bf16") if abilities.get(name)), None)
     vae_dtype = torch.bfloat16 if native else torch.float32
-    reason = f"no CUDA device: the CPU in float32, the VAE in {'bfloat16 by ' + native if native else 'float32 too'}"
+    reason = f"{lacking}: the CPU in float32, the VAE in {'bfloat16 by ' + native if native else 'float32 too'}"
     return Compute(torch.device("cpu"), torch.float32, vae_dtype, torch.float32, reason)
+
+
+def gpu_is_too_old() -> bool:
+    """Whether this build of PyTorch has no code for the GPU; newer GPUs than it knows run what it has."""
+    served = [int(name) for name in re.findall(r"sm_(\d+)", " ".join(torch.cuda.get_arch_list()))]
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor < min(served, default=0)
 
 
 @dataclass(frozen=True)

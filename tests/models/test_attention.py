@@ -13,10 +13,20 @@ from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend
 
 from diffusers_helper import settings
 from diffusers_helper.models import attention
-from diffusers_helper.models.attention import KERNELS, SDPA, Kernel, choose_attention, resolve_wish, use_attention
+from diffusers_helper.models.attention import (
+    HEADS,
+    KERNELS,
+    SDPA,
+    Kernel,
+    attention_is_fused,
+    choose_attention,
+    resolve_wish,
+    use_attention,
+)
 from diffusers_helper.models.speed import attention_of, quicken
 from diffusers_helper.models.transformer import FramePackTransformer
 
@@ -172,6 +182,41 @@ def test_pytorchs_kernels_can_be_forbidden(tmp_path: Path) -> None:
     attention_of(settings.resolve({}, environment, tmp_path / "none.json"), CPU, torch.float32)
     assert not torch.backends.cuda.flash_sdp_enabled()
     assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+@pytest.mark.parametrize("serves", ["none", "flash", "efficient", "cudnn"])
+def test_attention_is_fused_where_one_of_pytorchs_kernels_takes_the_numbers(
+    serves: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU of 2018 has none for bfloat16."""
+    asked = []
+
+    def answer(kernel: str) -> Callable[[Any], bool]:
+        return lambda tokens: asked.append(tokens.query.dtype) or kernel == serves
+
+    monkeypatch.setattr(attention, "_few_tokens", lambda device, dtype: torch.zeros(1, 2, 8, 128, dtype=dtype))
+    for kernel in ("flash", "efficient", "cudnn"):
+        monkeypatch.setattr(attention.cuda, f"can_use_{kernel}_attention", answer(kernel))
+    assert attention_is_fused(torch.device("cuda"), torch.bfloat16) == (serves != "none")
+    assert set(asked) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cpu_has_a_fused_kernel_of_its_own(dtype: torch.dtype) -> None:
+    tokens = torch.zeros(1, 2, 64, 128, dtype=dtype)
+    assert torch._fused_sdp_choice(tokens, tokens, tokens) == SDPBackend.FLASH_ATTENTION.value
+    assert attention_is_fused(CPU, dtype)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_fused_attention_needs_no_room_for_scores() -> None:
+    device, tokens = torch.device("cuda"), 8192
+    given = [torch.randn(1, HEADS, tokens, 128, device=device, dtype=torch.bfloat16) for _ in range(3)]
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    functional.scaled_dot_product_attention(*given)
+    scores_bytes = torch.cuda.max_memory_allocated() - before
+    assert attention_is_fused(device, torch.bfloat16) == (scores_bytes < HEADS * tokens**2 * 4)
 
 
 def test_a_transformer_of_its_own_is_not_touched() -> None:
