@@ -60,7 +60,7 @@ class QuantisedLinear(nn.Module):
         if weight.dtype.itemsize < 2:
             raise UnusableCheckpoint(
                 f"these weights are {weight.dtype} already: quantised again they would be rounded twice, and without "
-                "their scales they are wrong. Take the checkpoint in 16 bits, or run this one as it is."
+                "their scales they are wrong. Take the checkpoint in 16 bits."
             )
         scale = _scale(weight, cls.largest)
         return cls._codes(torch.div(weight, scale)), scale
@@ -192,7 +192,8 @@ def bitsandbytes() -> ModuleType:
     if find_spec("bitsandbytes") is None:
         raise UnusableInput(
             "8-bit and 4-bit weights by bitsandbytes need that package, and it is not installed. Install it with "
-            "`.venv/bin/python -m pip install -r requirements-optional.txt`, or choose int8 weights, which need none."
+            "`.venv/bin/python -m pip install bitsandbytes -c requirements-optional.txt`, as `bash start.sh standard` "
+            "does where there is an NVIDIA GPU; or choose int8 weights, which need none."
         )
     return import_module("bitsandbytes")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ FULL_SIZE = PartSizes(
 """FramePack I2V and F1, 13B, on a GPU."""
 BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
 """Of a weight, by the name that safetensors gives its dtype."""
+NARROW = re.compile(r"(U|I|F)[1-8](_|$)")
+"""Names of dtypes of at most 8 bits."""
 
 
 def part_sizes(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> PartSizes:
@@ -47,9 +49,11 @@ def part_sizes(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> PartSizes:
         dtypes: part -> what it computes in, one of BYTES.
 
     Raises:
-        UnusableCheckpoint: a header or a config cannot be read.
+        UnusableCheckpoint: a header or a config cannot be read, or weights have 8 bits or fewer already.
     """
     tensors = {part: list(_tensors(part, checkpoint.folders[part])) for part in WEIGHTS_PARTS}
+    for part, found in tensors.items():
+        _refuse_narrow(checkpoint.folders[part], part, found)
     weights = {part: {name: count for name, count, _ in tensors[part]} for part in WEIGHTS_PARTS}
     blocks: dict[str, int] = {}
     modulation = 0
@@ -85,6 +89,18 @@ def _tensors(part: str, folder: Path) -> Iterator[tuple[str, int, str]]:
             yield from ((name, math.prod(entry["shape"]), str(entry["dtype"])) for name, entry in entries)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. {FETCH_AGAIN}") from None
+
+
+def _refuse_narrow(folder: Path, part: str, tensors: Iterable[tuple[str, int, str]]) -> None:
+    """Their scales are in no form that is read here, and as they stand they are wrong."""
+    name, kind = next(((name, kind) for name, _, kind in tensors if NARROW.match(kind)), ("", ""))
+    if kind:
+        raise UnusableCheckpoint(
+            f"the {part} in {folder} has weights of 8 bits or fewer already: {name} is {kind}. Without the scales that "
+            "belong to them they are wrong, and quantised again they would be rounded twice. Take the checkpoint in 16 "
+            "bits, as `bash start.sh download framepack` fetches it; this program makes int8 weights of it by itself "
+            "where memory is short, and fp8 ones with --fp8-scaled."
+        )
 
 
 def _header(file: Path) -> dict[str, dict[str, Any]]:
