@@ -1,20 +1,23 @@
-"""What swap, table and quantisation do to a video: frames of one section against those of the plain transformer.
+"""What every way to run does to a video: frames of one section against those of the plain way.
 
     python -m bench.precision [--steps 12] [--write]
 
-The pocket on the CPU, the same prompt, picture and noise each time: PSNR of all frames. Beside it, the relative error
-of weights, the pocket's and made-up ones. Rows of bitsandbytes are there where it is installed.
+The pocket on the CPU, loaded and run by the engine as its memory plan says, the plan changed to what a small GPU would
+get; the same prompt, picture and noise each time: PSNR of all frames. Beside it, the relative error of weights, the
+pocket's and made-up ones. Rows of bitsandbytes are there where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,22 +26,22 @@ from torch import Tensor, nn
 from torch.distributions import Laplace, StudentT
 
 from bench.machine import RESULTS, ROOT, machine
-from diffusers_helper.conditioning.picture import encode_picture_tokens
-from diffusers_helper.conditioning.prompt import encode_prompt
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
-from diffusers_helper.engine import Conditioning, section_denoiser
+from diffusers_helper.engine import Engine
 from diffusers_helper.media.fit import choose_bucket, resize_and_crop
+from diffusers_helper.memory_plan import MemoryPlan
 from diffusers_helper.models.load import choose_compute, load_parts
-from diffusers_helper.models.modulation import tabulate
-from diffusers_helper.models.quantise import KINDS, Quantisation, quantisable, quantise
-from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.models.quantise import KINDS, quantisable
+from diffusers_helper.models.table import WEIGHTS_PARTS, find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.models.weights import load_transformer, wishes_of
 from diffusers_helper.request import Request
+from diffusers_helper.residency import Planner
 from diffusers_helper.sections.context import f1_context
 from diffusers_helper.sections.history import gather_context
-from diffusers_helper.transport import ThreadTransport
-from diffusers_helper.vae.codec import decode_clip, encode_picture, to_frames
+from diffusers_helper.settings import resolve
+from diffusers_helper.vae.codec import to_frames
 
 PROMPT, SEED, WINDOW = "the camera pans left", 7, 9
 SPREADS: dict[str, Callable[[], Tensor]] = {
@@ -48,83 +51,109 @@ SPREADS: dict[str, Callable[[], Tensor]] = {
     "Student's t, 5": lambda: 0.015 * StudentT(5.0).sample((512, 3072)),
 }
 Row = dict[str, Any]
-Change = Callable[[FramePackTransformer], object]
 
 
-def swapped(share: float) -> Change:
-    """Blocks pass through, but for a share that stays."""
+@dataclass(frozen=True)
+class Way:
+    """How to run: settings, whether a table stands for the modulation, what the plan becomes, rungs of the ladder.
 
-    def change(transformer: FramePackTransformer) -> object:
-        size = sum(t.nbytes for block in transformer.blocks for t in (*block.parameters(), *block.buffers()))
-        return transformer.swap_blocks(ThreadTransport(), int(1.1 * share * size))
+    Attributes:
+        stays: share of the transformer's blocks that stay while the others pass through; None: nothing is swapped.
+    """
 
-    return change
-
-
-def quantised(precision: Quantisation, multiply: bool = False, swap: bool = False) -> Change:
-    """In 8 or 4 bits; with the table and swapped as well where asked for."""
-
-    def change(transformer: FramePackTransformer) -> None:
-        quantise(transformer, precision, multiply=multiply)
-        if swap:
-            tabulate(transformer)
-            swapped(0.5)(transformer)
-
-    return change
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"quantise": "off"})
+    table: bool = True
+    stays: float | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    rungs: tuple[str, ...] = ()
 
 
-def changes() -> dict[str, Change]:
+def quantised(name: str, **more: Any) -> dict[str, Any]:
+    """Settings for weights in 8 or 4 bits."""
+    return {"quantise": name, **more}
+
+
+def ways() -> dict[str, Way]:
     """Everything that a CPU can run."""
-    found: dict[str, Change] = {
-        "swapped, none stays": swapped(0.0),
-        "swapped, half stays": swapped(0.5),
-        "swapped, all stay": swapped(1.0),
-        "modulation table": tabulate,
-        "int8": quantised("int8"),
-        "int8, table, swapped": quantised("int8", swap=True),
-        "int8, 8-bit products": quantised("int8", multiply=True),
-        "fp8": quantised("fp8"),
-        "fp8, table, swapped": quantised("fp8", swap=True),
-        "fp8, 8-bit products": quantised("fp8", multiply=True),
+    lent = {"take_turns": True}
+    found = {
+        "modulation table": Way(),
+        "swapped, none stays": Way(table=False, stays=0.0),
+        "swapped, half stays, with table": Way(stays=0.5),
+        "swapped, all stay, parts take turns": Way(stays=1.0, plan=lent),
+        "encoders on call": Way(stays=0.0, rungs=("encode", "encode")),
+        "fewer blocks after running out of memory": Way(stays=1.0, rungs=("sample", "sample", "sample")),
+        "int8": Way(quantised("int8")),
+        "int8, half stays": Way(quantised("int8"), stays=0.5),
+        "int8, 8-bit products": Way(quantised("int8", quantised_matmul=True)),
+        "fp8": Way(quantised("fp8")),
+        "fp8, half stays": Way(quantised("fp8"), stays=0.5),
+        "fp8, 8-bit products": Way(quantised("fp8", quantised_matmul=True)),
     }
     if find_spec("bitsandbytes"):
-        found |= {"bitsandbytes, 8 bits": quantised("bnb8"), "bitsandbytes, 4 bits": quantised("bnb4")}
+        found["bitsandbytes, 8 bits"] = Way(quantised("bnb8"))
+        found["bitsandbytes, 4 bits"] = Way(quantised("bnb4"))
+        found["bitsandbytes, 4 bits, parts take turns"] = Way(quantised("bnb4"), stays=1.0, plan=lent)
     return found
+
+
+def as_on_a_gpu(plan: MemoryPlan, way: Way, transformer_bytes: int) -> MemoryPlan:
+    """The plan, changed as ``way`` says; parts come and go where the transformer is swapped."""
+    if way.stays is not None:
+        held = int(way.stays * transformer_bytes)
+        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held)
+    return replace(plan, **way.plan)
 
 
 class Section:
     """One F1 section of the pocket, ready to be made again and again."""
 
-    @torch.inference_mode()
-    def __init__(self, steps: int) -> None:
-        self._compute = choose_compute()
-        checkpoint = find_checkpoint("pocket", ROOT / "hf_download")
-        self._parts = parts = load_parts(checkpoint, self._compute)
+    def __init__(self, steps: int, models_dir: Path) -> None:
+        """``models_dir``: where quantised weights are kept."""
+        self._compute, self._models_dir = choose_compute(), models_dir
+        self._checkpoint = find_checkpoint("pocket", ROOT / "hf_download")
+        self._request = Request.parse(
+            {"picture": "-", "prompt": PROMPT, "steps": steps, "seed": SEED, "teacache": False}
+        )
         pixels = data.astronaut()
-        pixels = resize_and_crop(pixels, *choose_bucket(*pixels.shape[:2], checkpoint.buckets))
-        prompt = encode_prompt(PROMPT, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2)
-        tokens = encode_picture_tokens(pixels, parts.feature_extractor, parts.image_encoder)
-        self._conditioning = Conditioning(prompt, None, tokens, encode_picture(parts.vae, pixels))
-        self._start = self._conditioning.start.mean
-        shape = (*self._start.shape[:2], WINDOW, *self._start.shape[3:])
-        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-        self._sigmas = flow_sigmas(steps, flow_mu(token_count(*shape[2:])))
-        self._request = Request.parse({"picture": "-", "steps": steps, "teacache": False})
+        self._picture = resize_and_crop(pixels, *choose_bucket(*pixels.shape[:2], self._checkpoint.buckets))
 
-    def latents(self, change: Change = lambda transformer: None) -> Tensor:
-        """[1, C, T, H, W], from a transformer that was changed first."""
-        transformer = copy.deepcopy(self._parts.transformer)
-        change(transformer)
-        context = gather_context(f1_context(WINDOW), self._start, self._start)
-        made = section_denoiser(transformer, self._compute, self._request, self._conditioning, context)
-        *_, last = sample(made.denoise, self._noise, self._sigmas)
-        return last.denoised
+    @cached_property
+    def _transformer_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self._checkpoint.folders["transformer"].glob("*.safetensors")) * 2
 
-    @torch.inference_mode()
-    def frames(self, latents: Tensor) -> Tensor:
-        """[F, height, width, 3] float64."""
-        clip = decode_clip(self._parts.vae, torch.cat([self._start, latents], dim=2))
-        return torch.from_numpy(to_frames(clip)).double()
+    def engine(self, way: Way) -> Engine:
+        """The pocket, loaded as ``way`` says."""
+        settings = resolve({**way.settings, "models_dir": str(self._models_dir)}, {}, self._models_dir / "none")
+        wishes = replace(wishes_of(settings)[0], modulation_table=way.table)
+        change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)
+
+        class Changed(Planner):
+            def for_job(self, *arguments: Any) -> MemoryPlan:
+                return change(super().for_job(*arguments))
+
+        planner = Changed(self._checkpoint, self._compute, wishes, self._models_dir)
+        planner.plan = change(planner.plan)
+        parts = load_parts(
+            self._checkpoint, self._compute, lambda *where: load_transformer(*where, planner.plan, settings)
+        )
+        return Engine(self._checkpoint, self._compute, parts, planner)
+
+    def make(self, way: Way) -> tuple[Tensor, Tensor]:
+        """Latents [1, C, T, H, W] and frames [F, height, width, 3] float64."""
+        engine = self.engine(way)
+        engine.prepare(self._request, *self._picture.shape[:2])
+        for stage in way.rungs:
+            engine.use_less_memory(stage)  # type: ignore[arg-type]  # the stages' names
+        conditioning = engine.encode(self._request, self._picture)
+        start = conditioning.start.mean
+        noise = torch.randn((*start.shape[:2], WINDOW, *start.shape[3:]), generator=torch.Generator().manual_seed(SEED))
+        sigmas = flow_sigmas(self._request.steps, flow_mu(token_count(*noise.shape[2:])))
+        made = engine.denoiser(self._request, conditioning, gather_context(f1_context(WINDOW), start, start))
+        with torch.inference_mode():
+            *_, last = sample(made.denoise, noise, sigmas)
+        clip = engine.decode(torch.cat([start, last.denoised], dim=2))
+        return last.denoised, torch.from_numpy(to_frames(clip)).double()
 
 
 def psnr(frames: Tensor, plain: Tensor) -> float | None:
@@ -134,14 +163,13 @@ def psnr(frames: Tensor, plain: Tensor) -> float | None:
 
 
 def videos(steps: int) -> Iterator[Row]:
-    """Every change, and how far its frames are from the plain ones."""
-    section = Section(steps)
-    plain = section.latents()
-    frames = section.frames(plain)
-    for name, change in changes().items():
-        latents = section.latents(change)
-        equal = bool(torch.equal(latents, plain))
-        yield {"way": name, "equal_latents": equal, "psnr_db": psnr(section.frames(latents), frames)}
+    """Every way, and how far its frames are from the plain ones."""
+    with TemporaryDirectory() as folder:
+        section = Section(steps, Path(folder))
+        plain, frames = section.make(Way(table=False))
+        for name, way in ways().items():
+            latents, made = section.make(way)
+            yield {"way": name, "equal_latents": bool(torch.equal(latents, plain)), "psnr_db": psnr(made, frames)}
 
 
 def spreads() -> Iterator[Row]:
