@@ -7,7 +7,8 @@ set -euo pipefail
 home="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)"
 readonly home
 readonly python="$home/.venv/bin/python"
-readonly cpu_index=https://download.pytorch.org/whl/cpu
+readonly torch_index=https://download.pytorch.org/whl
+readonly cpu_index=$torch_index/cpu
 
 say() { printf 'start.sh: %s\n' "$*" >&2; }
 
@@ -157,6 +158,43 @@ make_ready() { # make_ready NAME
     ) 9<"$home/requirements.txt"
 }
 
+# What a preset uses and the program can do without. Each package is installed alone, without those that it asks for, so
+# that no pin of requirements.txt gives way; .venv/installed-NAME remembers it. What failed, the next start tries again.
+
+is_offline() { # is_offline FLAGS...
+    [[ " $* " == *" --offline "* || ${HF_HUB_OFFLINE:-} == 1 || ${HF_HUB_OFFLINE:-} == [Tt][Rr][Uu][Ee] ]]
+}
+
+pin_of() { grep "^$1==" "$home/requirements-optional.txt"; }
+
+has() { cmp -s "$home/.venv/installed-$1" <(pin_of "$1"); } # has PACKAGE
+
+bring() { # bring PACKAGE [INDEX]
+    local status=0
+    (
+        trap 'exit 130' INT
+        wait_for_turn
+        has "$1" && exit
+        say "$(pin_of "$1") comes too, at most 0.1 GB to download; the program runs without it as well"
+        pip install --no-deps --retries 1 --timeout 15 ${2:+--index-url "$2"} "$(pin_of "$1")" &&
+            pin_of "$1" >"$home/.venv/installed-$1"
+    ) 9<"$home/requirements.txt" || status=$?
+    ((status != 130)) || exit 130
+    return "$status"
+}
+
+cuda_index() { # where PyTorch keeps packages built for the CUDA of the one that is installed
+    local cuda
+    cuda="$("$python" -I -c 'import torch; print(torch.version.cuda.replace(".", ""))' 2>/dev/null)" || return
+    printf '%s\n' "$torch_index/cu$cuda"
+}
+
+bring_xformers() {
+    local index
+    has xformers && return
+    index="$(cuda_index)" && bring xformers "$index"
+}
+
 # Presets are variables. One that is set already stays as it is, and a flag goes before all of them.
 
 by_default() { # by_default NAME=VALUE...
@@ -167,29 +205,32 @@ by_default() { # by_default NAME=VALUE...
     done
 }
 
-is_downloaded() { # is_downloaded CHECKPOINT
-    local part
-    [[ $1 == framepack ]] && part=FramePackI2V_HY || part=FramePack_F1_I2V_HY_20250503
-    [[ -f ${HF_HOME:-$home/hf_download}/hub/models--lllyasviel--$part/refs/main ]]
-}
+can_use_gpu() { has_nvidia_gpu && [[ ${CUDA_VISIBLE_DEVICES-0} != "" && ${CUDA_VISIBLE_DEVICES-0} != -1 ]]; }
 
-choose_checkpoint() { # a large one where there is a GPU and its files are here; the program checks the rest
-    local name
+choose_checkpoint() { # choose_checkpoint FLAGS...: a large one where there is a GPU and all its files are here
+    local found
     if [[ -n ${FRAMEPACK_CHECKPOINT:-} ]]; then return; fi
-    if ! has_nvidia_gpu; then
+    export FRAMEPACK_CHECKPOINT=pocket
+    if ! can_use_gpu; then
         say "no NVIDIA GPU, so the pocket, which a CPU can run"
-        export FRAMEPACK_CHECKPOINT=pocket
         return
     fi
-    for name in framepack framepack-f1; do
-        if is_downloaded "$name"; then
-            say "an NVIDIA GPU and a downloaded $name, so that; what goes where is planned from free memory"
-            export FRAMEPACK_CHECKPOINT=$name
-            return
-        fi
-    done
-    say "an NVIDIA GPU, but no large checkpoint yet, so the pocket; 'bash start.sh download framepack' fetches one"
-    export FRAMEPACK_CHECKPOINT=pocket
+    found="$("$python" -c "$find_large" "$@" 2>/dev/null)" || found=
+    case $found in
+        "complete "*)
+            FRAMEPACK_CHECKPOINT=${found#complete }
+            say "an NVIDIA GPU and a downloaded $FRAMEPACK_CHECKPOINT, so that;" \
+                "what goes where is planned from free memory"
+            ;;
+        "begun "*)
+            say "an NVIDIA GPU, but ${found#begun } is not complete, so the pocket;" \
+                "'bash start.sh download ${found#begun }' fetches the rest"
+            ;;
+        *)
+            say "an NVIDIA GPU, but no large checkpoint yet, so the pocket;" \
+                "'bash start.sh download framepack' fetches one"
+            ;;
+    esac
 }
 
 use_less_ram_where_little() {
@@ -203,18 +244,42 @@ use_less_ram_where_little() {
 
 new_password() { od -An -N9 -tx1 /dev/urandom | tr -d ' \n'; }
 
-use_preset() { # use_preset NAME
-    local standard=(FRAMEPACK_USE_BNB=1 FRAMEPACK_BNB_LOAD_IN_4BIT=1 FRAMEPACK_BNB_CPU_OFFLOAD=1
-        FRAMEPACK_XFORMERS_MODE=standard FRAMEPACK_USE_MEMORY_V2=1 FRAMEPACK_FAST_START=1)
-    if [[ $1 == pocket ]]; then by_default FRAMEPACK_CHECKPOINT=pocket; else choose_checkpoint; fi
+use_packages() { # use_packages FLAGS...: those that can be had
+    if has bitsandbytes || { ! is_offline "$@" && bring bitsandbytes; }; then
+        by_default FRAMEPACK_USE_BNB=1 FRAMEPACK_BNB_LOAD_IN_4BIT=1 FRAMEPACK_BNB_CPU_OFFLOAD=1
+    else
+        say "bitsandbytes cannot be installed now: weights that do not fit are kept in int8 instead"
+    fi
+    if has xformers || { ! is_offline "$@" && bring_xformers; }; then
+        by_default FRAMEPACK_XFORMERS_MODE=standard
+    else
+        say "xFormers cannot be installed now, or not for this PyTorch: PyTorch's own attention is used instead"
+    fi
+}
+
+use_gpu_preset() { # use_gpu_preset NAME FLAGS...
+    by_default FRAMEPACK_FAST_START=1
+    if ! can_use_gpu; then
+        say "no NVIDIA GPU: of $1 only the quick start is left;" \
+            "4-bit weights, xFormers and all about GPU memory have no effect"
+        return
+    fi
+    by_default FRAMEPACK_USE_MEMORY_V2=1
+    use_packages "${@:2}"
     case $1 in
-        auto) use_less_ram_where_little ;;
-        standard) by_default "${standard[@]}" ;;
-        16gb) by_default "${standard[@]}" FRAMEPACK_PRESERVED_MEMORY_GB=8 ;;
+        16gb) by_default FRAMEPACK_PRESERVED_MEMORY_GB=8 ;;
         low-ram)
-            by_default "${standard[@]}" FRAMEPACK_SMALL_HOST_COPY=1 \
+            by_default FRAMEPACK_SMALL_HOST_COPY=1 \
                 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,max_split_size_mb:128
             ;;
+    esac
+}
+
+use_preset() { # use_preset NAME FLAGS...
+    if [[ $1 == pocket ]]; then by_default FRAMEPACK_CHECKPOINT=pocket; else choose_checkpoint "${@:2}"; fi
+    case $1 in
+        auto) use_less_ram_where_little ;;
+        standard | 16gb | low-ram) use_gpu_preset "$@" ;;
         share)
             use_less_ram_where_little
             if [[ -z ${FRAMEPACK_AUTH:-} ]]; then
@@ -235,6 +300,23 @@ readonly run_command="$only_our_packages
 runpy.run_module('diffusers_helper', run_name='__main__', alter_sys=True)"
 readonly run_page="$only_our_packages
 runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+readonly find_large="$only_our_packages
+import argparse
+from diffusers_helper import settings
+from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint, part_folders
+parser = argparse.ArgumentParser(add_help=False)
+settings.add_flags(parser, settings.PAGE_KNOBS)
+folder = settings.resolve(vars(parser.parse_known_args()[0])).models_dir
+begun = ''
+for name in ('framepack', 'framepack-f1'):
+    try:
+        find_checkpoint(name, folder)
+        sys.exit(print('complete', name))
+    except UnusableCheckpoint:
+        if 'transformer' in part_folders(CHECKPOINTS[name], folder):
+            begun = begun or 'begun ' + name
+print(begun)"
 export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
 
 case "${1:-page}" in
@@ -254,8 +336,8 @@ case "${1:-page}" in
                 shift
                 ;;
         esac
-        if [[ ${1:-} != --help && ${1:-} != --version ]]; then use_preset "$preset"; fi
         make_ready run
+        if [[ ${1:-} != --help && ${1:-} != --version ]]; then use_preset "$preset" "$@"; fi
         exec "$python" -c "$run_page" "$home/demo_gradio.py" "$@"
         ;;
     *)

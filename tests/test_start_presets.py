@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_helper.errors import InvalidSetting
+from diffusers_helper.models.table import CHECKPOINTS, repository_folder
 from diffusers_helper.settings import PageSettings, resolve_page
 
+from .conftest import ROOT
 from .installation import Installation
 
 TELL_VARIABLES = "import json, os; print(json.dumps(dict(os.environ)))"
@@ -22,15 +25,39 @@ STANDARD = {
 
 @pytest.fixture
 def telling(ready: Installation) -> Installation:
-    """The page tells its variables; there is a GPU, a PyTorch for it, and a downloaded checkpoint."""
+    """The page tells its variables; there is a GPU, with a PyTorch, packages and a downloaded checkpoint for it."""
     (ready.home / "demo_gradio.py").write_text(TELL_VARIABLES)
     ready.tool("nvidia-smi", GPU)
     stamp = ready.home / ".venv" / "installed-run"
     stamp.write_text(stamp.read_text().replace("cpu", "cuda", 1))
-    downloaded = ready.home / "hf_download/hub/models--lllyasviel--FramePackI2V_HY/refs"
-    downloaded.mkdir(parents=True)
-    (downloaded / "main").write_text("abc")
+    site = next((ready.home / ".venv" / "lib").glob("python*/site-packages"))
+    (site / "torch.py").write_text("class version: cuda = '13.0'")
+    for name in ("errors.py", "faults.py", "settings.py", "models/__init__.py", "models/table.py"):
+        (ready.home / "diffusers_helper" / "models").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "diffusers_helper" / name, ready.home / "diffusers_helper" / name)
+    (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
+    for name in ("bitsandbytes", "xformers"):
+        ready.wheel(name, "1.0")
+    download(ready, "framepack")
     return ready
+
+
+def download(here: Installation, name: str) -> None:
+    """Every file that a part needs, all empty."""
+    for part, source in CHECKPOINTS[name].sources.items():
+        repository = repository_folder(here.home / "hf_download", source.repository)
+        folder = repository / "snapshots" / "abc" / source.subfolder
+        for place in (repository / "refs", folder):
+            place.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / "main").write_text("abc")
+        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+        for file in ("config.json", f"{stem}.safetensors", "tokenizer.json", "preprocessor_config.json"):
+            (folder / file).touch()
+
+
+def transformer_of(here: Installation, name: str) -> Path:
+    folder = repository_folder(here.home / "hf_download", CHECKPOINTS[name].sources["transformer"].repository)
+    return folder / "snapshots" / "abc" / "diffusion_pytorch_model.safetensors"
 
 
 def resolved(here: Installation, *words: str) -> tuple[PageSettings, str]:
@@ -62,6 +89,122 @@ def test_what_every_preset_comes_to(telling: Installation, preset: str, expected
     chosen, said = resolved(telling, preset)
     assert {name: getattr(chosen, name) for name in expected} == expected
     assert "an NVIDIA GPU and a downloaded framepack" in said or preset == "pocket"
+
+
+@pytest.mark.parametrize("preset", ["standard", "16gb", "low-ram"])
+def test_a_preset_installs_what_it_uses_once(telling: Installation, preset: str) -> None:
+    said = resolved(telling, preset)[1]
+    assert [telling.installed(name) for name in ("bitsandbytes", "xformers", "torch")] == ["1.0", "1.0", "1.0"]
+    assert "bitsandbytes==1.0 comes too" in said
+    again = resolved(telling, preset)[1]
+    assert "bitsandbytes" not in again
+    assert "xformers" not in again
+
+
+def test_a_changed_pin_is_installed(telling: Installation) -> None:
+    resolved(telling, "standard")
+    telling.wheel("bitsandbytes", "2.0")
+    pins = telling.home / "requirements-optional.txt"
+    pins.write_text(pins.read_text().replace("bitsandbytes==1.0", "bitsandbytes==2.0"))
+    resolved(telling, "standard")
+    assert (telling.installed("bitsandbytes"), telling.installed("xformers")) == ("2.0", "1.0")
+
+
+@pytest.mark.parametrize("package", ["bitsandbytes", "xformers"])
+def test_what_cannot_be_installed_is_said_and_tried_again(telling: Installation, package: str) -> None:
+    wheel = telling.wheels / f"{package}-1.0-py3-none-any.whl"
+    wheel.rename(telling.tools / wheel.name)
+    chosen, said = resolved(telling, "standard")
+    assert (chosen.use_bnb, chosen.xformers_mode == "standard") == (package != "bitsandbytes", package != "xformers")
+    assert ("bitsandbytes cannot be installed now: weights that do not fit are kept in int8" in said) != chosen.use_bnb
+    assert ("PyTorch's own attention is used instead" in said) == (package == "xformers")
+    (telling.tools / wheel.name).rename(wheel)
+    chosen, _ = resolved(telling, "standard")
+    assert (chosen.use_bnb, chosen.xformers_mode) == (True, "standard")
+
+
+@pytest.mark.parametrize("how", ["variable", "flag"])
+def test_offline_nothing_is_installed_and_the_page_starts(telling: Installation, how: str) -> None:
+    if how == "variable":
+        telling.variables = {"HF_HUB_OFFLINE": "1"}
+    chosen, said = resolved(telling, "standard", *(["--offline"] if how == "flag" else []))
+    assert (chosen.use_bnb, chosen.bnb_load_in_4bit, chosen.xformers_mode) == (False, False, "off")
+    assert "bitsandbytes cannot be installed now" in said
+    telling.variables = {}
+    resolved(telling, "standard")
+    telling.variables = {"HF_HUB_OFFLINE": "true"}
+    assert resolved(telling, "standard")[0].use_bnb, "what is installed serves offline"
+
+
+def test_xformers_comes_from_the_index_of_pytorchs_cuda(telling: Installation) -> None:
+    pip = next((telling.home / ".venv" / "lib").glob("python*/site-packages")) / "pip"
+    shutil.rmtree(pip)
+    pip.mkdir()
+    (pip / "__main__.py").write_text("import sys; print('pip', *sys.argv[1:])")
+    said = resolved(telling, "standard")[1]
+    assert "--index-url https://download.pytorch.org/whl/cu130 xformers==1.0" in said
+    assert "--no-deps --retries 1 --timeout 15 bitsandbytes==1.0" in said
+
+
+def test_a_pytorch_for_the_cpu_gets_no_xformers(telling: Installation) -> None:
+    site = next((telling.home / ".venv" / "lib").glob("python*/site-packages"))
+    (site / "torch.py").write_text("class version: cuda = None")
+    chosen, said = resolved(telling, "standard")
+    assert (chosen.use_bnb, chosen.xformers_mode) == (True, "off")
+    assert "or not for this PyTorch" in said
+
+
+@pytest.mark.parametrize(
+    ("preset", "hidden"),
+    [
+        ("standard", {}), ("16gb", {}), ("low-ram", {}),
+        ("standard", {"CUDA_VISIBLE_DEVICES": ""}), ("standard", {"CUDA_VISIBLE_DEVICES": "-1"}),
+    ],
+)  # fmt: skip
+def test_without_a_gpu_the_presets_start_and_say_what_is_left_out(
+    telling: Installation, preset: str, hidden: dict[str, str]
+) -> None:
+    telling.variables = hidden
+    if not hidden:
+        telling.tool("nvidia-smi", "exit 9")
+    chosen, said = resolved(telling, preset)
+    assert (chosen.checkpoint, chosen.fast_start) == ("pocket", True)
+    without = ("use_bnb", "bnb_load_in_4bit", "use_memory_v2", "small_host_copy", "cuda_alloc_conf")
+    assert not any(getattr(chosen, name) for name in without)
+    assert (chosen.xformers_mode, chosen.least_preserved_gb) == ("off", 6.0)
+    assert f"of {preset} only the quick start is left" in said
+
+
+def test_a_checkpoint_that_is_not_complete_is_not_taken(telling: Installation) -> None:
+    transformer_of(telling, "framepack").unlink()
+    chosen, said = resolved(telling)
+    assert chosen.checkpoint == "pocket"
+    assert "framepack is not complete" in said
+    assert "'bash start.sh download framepack' fetches the rest" in said
+    download(telling, "framepack-f1")
+    assert resolved(telling)[0].checkpoint == "framepack-f1"
+
+
+@pytest.mark.parametrize("how", ["flag", "variable", "file"])
+def test_checkpoints_are_looked_for_where_the_program_looks(telling: Installation, how: str, tmp_path: Path) -> None:
+    (telling.home / "hf_download").rename(tmp_path / "elsewhere")
+    words: list[str] = []
+    if how == "flag":
+        words = ["--models-dir", str(tmp_path / "elsewhere")]
+    elif how == "variable":
+        telling.variables = {"HF_HOME": str(tmp_path / "elsewhere")}
+    else:
+        (telling.home / "settings.json").write_text(json.dumps({"models_dir": str(tmp_path / "elsewhere")}))
+    assert resolved(telling, "auto", *words)[0].checkpoint == "framepack"
+
+
+def test_a_bad_setting_is_left_to_the_program(telling: Installation) -> None:
+    telling.variables = {"FRAMEPACK_USE_BNB": "yes"}
+    done = telling.start("auto")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    with pytest.raises(InvalidSetting, match="FRAMEPACK_USE_BNB='yes'"):
+        resolve_page({}, json.loads(done.stdout), Path("nowhere.json"))
 
 
 def test_without_a_word_it_is_auto(telling: Installation) -> None:
