@@ -39,6 +39,8 @@ ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
 SWAP_BUFFERS = 3
 ACTIVATIONS_PER_TOKEN = 24
 """Values of the transformer's width that a block holds at once for each token."""
+BYTES_PER_SCORE = 8
+"""Of attention that is not fused: a score and its softmax, in float32."""
 DECODE_VALUES_PER_PIXEL = 8.5
 """Values per pixel and VAE channel at the widest point of decoding 17 frames at once."""
 DECODED_AT_ONCE, TILE = 17, 256
@@ -191,8 +193,8 @@ class Way:
 
     def activation_bytes(self) -> int:
         values = self.workload.tokens * self.sizes.width * ACTIVATIONS_PER_TOKEN
-        scores = 0 if self.fused_attention else 2 * self.sizes.heads * self.workload.tokens**2
-        return (values + scores) * self.sizes.bytes_per_weight["transformer"]
+        scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
+        return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE
 
     def vram(self) -> int:
         """The most that is needed at once on the GPU."""
