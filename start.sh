@@ -177,7 +177,7 @@ bring() { # bring PACKAGE [INDEX]
         has "$1" && exit
         say "$(pin_of "$1") comes too, at most 0.1 GB to download; the program runs without it as well"
         pip install --no-deps --retries 1 --timeout 15 ${2:+--index-url "$2"} "$(pin_of "$1")" &&
-            pin_of "$1" >"$home/.venv/installed-$1"
+            "$python" -I -c "import $1" >&2 && pin_of "$1" >"$home/.venv/installed-$1"
     ) 9<"$home/requirements.txt" || status=$?
     ((status != 130)) || exit 130
     return "$status"

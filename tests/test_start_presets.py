@@ -123,6 +123,15 @@ def test_what_cannot_be_installed_is_said_and_tried_again(telling: Installation,
     assert (chosen.use_bnb, chosen.xformers_mode) == (True, "standard")
 
 
+def test_a_package_that_is_broken_is_not_used(telling: Installation) -> None:
+    telling.wheel("bitsandbytes", "1.0", "raise OSError('libcudart.so.12: no such file')")
+    for _ in range(2):
+        chosen, said = resolved(telling, "standard")
+        assert not chosen.use_bnb
+        assert "libcudart.so.12" in said
+        assert "int8 instead" in said
+
+
 @pytest.mark.parametrize("how", ["variable", "flag"])
 def test_offline_nothing_is_installed_and_the_page_starts(telling: Installation, how: str) -> None:
     if how == "variable":

@@ -188,14 +188,20 @@ def quantise(
 
 
 def bitsandbytes() -> ModuleType:
-    """The library; raises UnusableInput when it is missing."""
+    """The library; raises UnusableInput when it is missing or broken."""
     if find_spec("bitsandbytes") is None:
         raise UnusableInput(
             "8-bit and 4-bit weights by bitsandbytes need that package, and it is not installed. Install it with "
             "`.venv/bin/python -m pip install bitsandbytes -c requirements-optional.txt`, as `bash start.sh standard` "
             "does where there is an NVIDIA GPU; or choose int8 weights, which need none."
         )
-    return import_module("bitsandbytes")
+    try:
+        return import_module("bitsandbytes")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UnusableInput(
+            f"bitsandbytes is installed and cannot be used: {error}. Remove it with "
+            "`.venv/bin/python -m pip uninstall bitsandbytes`, or choose int8 weights, which do not need it."
+        ) from error
 
 
 def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.device) -> nn.Module:

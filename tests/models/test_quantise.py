@@ -20,6 +20,7 @@ from diffusers_helper.models.quantise import (
     Fp8Linear,
     Int8Linear,
     Quantisation,
+    bitsandbytes,
     can_multiply,
     quantisable,
     quantise,
@@ -149,6 +150,14 @@ def test_without_bitsandbytes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("diffusers_helper.models.quantise.find_spec", lambda name: None)
     with pytest.raises(UnusableInput, match=r"bitsandbytes.*requirements-optional\.txt.*int8"):
         quantise(copy.deepcopy(pack.transformer()), "bnb4")
+
+
+def test_a_broken_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bitsandbytes.py").write_text("raise OSError('libcudart.so.12: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    with pytest.raises(UnusableInput, match=r"cannot be used: libcudart\.so\.12.*int8"):
+        bitsandbytes()
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bnb8", 0.005), ("bnb4", 0.12)])
