@@ -319,6 +319,7 @@ def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
         return _checkpoint(name, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
     free = shutil.disk_usage(nearest_existing(models_dir)).free / 1e9
     fix = f"If you want it: `bash start.sh download {name}` ({missing:.1f} GB)."
+    fix += f" Where memory is short, the first start adds {known.quantised_gb:.1f} GB of 8-bit weights."
     if missing > free:
         fix += f" Only {free:.1f} GB are free in {models_dir}; choose another folder with --models-dir or HF_HOME."
     return _checkpoint(name, known.size_gb, False, f"{missing:.1f} of {known.size_gb:.1f} GB missing", fix)

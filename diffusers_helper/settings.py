@@ -169,7 +169,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("bnb_cpu_offload", "FRAMEPACK_BNB_CPU_OFFLOAD", "0", _truth, "4-bit weights leave the GPU for decoding"),
     Knob(
         "use_memory_v2", "FRAMEPACK_USE_MEMORY_V2", "0", _truth,
-        "swap blocks ahead of their use; done wherever blocks must be swapped, with this flag and without",
+        "changes nothing by itself any more: where blocks must be swapped, they always come ahead of their use",
     ),
     Knob("small_host_copy", "FRAMEPACK_SMALL_HOST_COPY", "0", _truth, "blocks that stay on the GPU are not in RAM too"),
     Knob(

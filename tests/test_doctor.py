@@ -70,6 +70,7 @@ def test_the_attention_in_use_is_named_and_why_it_is_not_another(tmp_path: Path)
 def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings.Settings) -> None:
     report = doctor.examine(chosen)
     assert "bash start.sh download framepack" in _fix(report, "checkpoint framepack")
+    assert "adds 9.9 GB of 8-bit weights" in _fix(report, "checkpoint framepack")
     assert report.as_dict()["checkpoint framepack"]["present"] is False
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import AlreadyRunning, OutputFailed, UnusableCheckpoint, UnusableInput
 from ..events import Downloaded, Downloading, Event, Notice
-from ..media.files import make_folder, written_whole
+from ..media.files import make_folder, nearest_existing, written_whole
 from .hub import MAIN, Hub, HubFile, Trouble, size_of
 from .table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders, repository_folder
 
@@ -50,10 +50,20 @@ def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = Fa
         raise UnusableInput(f"unknown checkpoint {name!r}; the names are {', '.join(CHECKPOINTS)}")
     parts = list(known.sources) if verify else missing_parts(known, models_dir)
     if parts:
+        if known.quantised_gb:
+            yield Notice(message=_later(known, models_dir))
         with _alone(models_dir):
             yield from _Download(name, known, models_dir, hub, verify).run(parts)
     find_checkpoint(name, models_dir)
     yield Downloaded(checkpoint=name, folder=str(models_dir))
+
+
+def _later(known: KnownCheckpoint, models_dir: Path) -> str:
+    free = shutil.disk_usage(nearest_existing(models_dir)).free / 1e9
+    return (
+        f"{known.size_gb:.1f} GB in all; where memory is short, the first start adds a file of 8-bit weights, "
+        f"{known.quantised_gb:.1f} GB. {free:.1f} GB are free in {models_dir}."
+    )
 
 
 def missing_parts(known: KnownCheckpoint, models_dir: Path) -> list[str]:

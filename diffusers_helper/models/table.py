@@ -38,21 +38,27 @@ class PartSource:
 
 @dataclass(frozen=True)
 class KnownCheckpoint:
-    """A checkpoint by name: a local folder, or hub repositories. ``kinds``: the samplings it was trained for."""
+    """A checkpoint by name: a local folder, or hub repositories.
+
+    Attributes:
+        kinds: the samplings it was trained for.
+        quantised_gb: of the file of 8-bit weights that the first start makes where memory is short.
+    """
 
     title: str
     kinds: tuple[str, ...]
     folder: Path | None = None
     sources: Mapping[str, PartSource] = field(default_factory=dict)
+    quantised_gb: float = 0.0
 
     @property
     def size_gb(self) -> float:
         return sum(source.size_gb for source in self.sources.values())
 
 
-def _hunyuan(transformer_repository: str) -> Mapping[str, PartSource]:
+def _large(title: str, kind: str, transformer_repository: str) -> KnownCheckpoint:
     base, siglip = "hunyuanvideo-community/HunyuanVideo", "lllyasviel/flux_redux_bfl"
-    return {
+    sources = {
         "transformer": PartSource(transformer_repository, "", 25.8),
         "vae": PartSource(base, "vae", 0.5),
         "text_encoder": PartSource(base, "text_encoder", 15.0),
@@ -62,16 +68,15 @@ def _hunyuan(transformer_repository: str) -> Mapping[str, PartSource]:
         "image_encoder": PartSource(siglip, "image_encoder", 0.9),
         "feature_extractor": PartSource(siglip, "feature_extractor", 0.01),
     }
+    return KnownCheckpoint(title, (kind,), sources=sources, quantised_gb=9.9)
 
 
 CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
     "pocket": KnownCheckpoint(
         "the small checkpoint that ships with this program", ("f1", "framepack"), ROOT / "checkpoints" / "pocket"
     ),
-    "framepack": KnownCheckpoint("FramePack I2V 13B", ("framepack",), sources=_hunyuan("lllyasviel/FramePackI2V_HY")),
-    "framepack-f1": KnownCheckpoint(
-        "FramePack F1 13B", ("f1",), sources=_hunyuan("lllyasviel/FramePack_F1_I2V_HY_20250503")
-    ),
+    "framepack": _large("FramePack I2V 13B", "framepack", "lllyasviel/FramePackI2V_HY"),
+    "framepack-f1": _large("FramePack F1 13B", "f1", "lllyasviel/FramePack_F1_I2V_HY_20250503"),
 }
 PARTS = (*WEIGHTS_PARTS, "tokenizer", "tokenizer_2", "feature_extractor")
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,14 @@ def test_a_whole_checkpoint_can_be_loaded(server: HubServer, pocket: Path, tmp_p
     assert load_parts(find_checkpoint("small", tmp_path), choose_compute()).transformer.config.patch_size
     assert isinstance(events[-1], Downloaded)
     assert not notices(events)
+
+
+def test_a_large_one_says_what_comes_besides(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKPOINTS, "small", replace(CHECKPOINTS["small"], quantised_gb=9.9))  # type: ignore[arg-type]
+    assert "the first start adds a file of 8-bit weights, 9.9 GB" in notices(fetch(server, tmp_path))[0]
+    assert not notices(fetch(server, tmp_path)), "nothing is to be fetched"
 
 
 def test_progress_ends_at_all_bytes(server: HubServer, tmp_path: Path) -> None:
