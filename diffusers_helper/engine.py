@@ -9,21 +9,20 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .caches.step_cache import BlockCache
 from .caches.teacache import TeaCache
 from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
-from .conditioning.prompt import PromptEmbedding, encode_prompt
+from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .memory import load_model_chunked
 from .memory_plan import MemoryPlan
@@ -66,17 +65,27 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class SectionDenoiser:
-    """The denoiser of one section, and how often its step cache computed."""
+    """The denoiser of one section, and how often its step cache computed.
+
+    ``ready`` lets the transformer come to the device if it is not there.
+    """
 
     denoise: Denoiser
     cache: BlockCache | None
     negative_cache: BlockCache | None = None
     table: ModulationTable | None = None
+    ready: Callable[[], None] = field(default=lambda: None)
 
     def begin(self, sigmas: Tensor) -> None:
         """Before the first step: make the modulation table's rows for these noise levels, [steps]."""
+        self.ready()
         if self.table is not None:
             self.table.prepare(self.denoise.time_inputs(sigmas))
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """One evaluation of the model; see ``Denoiser``."""
+        self.ready()
+        return self.denoise(x, sigma)
 
     @property
     def last_step_computed(self) -> bool:
@@ -136,11 +145,13 @@ class Engine:
         plan = self._planner.for_job(request, height, width)
         self._residency.follow(plan)
         self._begin_ladder(plan.decode)
-        return replace(plan, notices=(*self._notices, *plan.notices))
+        notices, why = (*self._notices, *plan.notices), self._residency.told(plan)
+        return replace(self._residency.plan, why=why, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
-        self._decode_how = decode
-        self._rungs = {"encode": self._free_rung(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
+        self._decode_how, self._encode_on_call = decode, False
+        self._vae_on_cpu: nn.Module | None = None
+        self._rungs = {"encode": self._encode_rungs(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
 
     def use_less_memory(self, stage: Stage) -> str | None:
         """After running out of memory: go one rung down the ladder of ``stage`` for the rest of this video.
@@ -153,6 +164,12 @@ class Engine:
         self._residency.clear()
         yield f"{self._compute.device} ran out of memory: what was not in use has been freed, and it is tried again."
 
+    def _encode_rungs(self) -> Iterator[str]:
+        yield from self._free_rung()
+        if self._moves("text_encoder"):
+            self._encode_on_call = True
+            yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
+
     def _sample_rungs(self) -> Iterator[str]:
         yield from self._free_rung()
         while self._residency.fewer_resident_blocks():
@@ -160,6 +177,7 @@ class Engine:
             yield f"The GPU ran out of memory: only {blocks} blocks of the transformer stay on it now, which is slower."
 
     def _decode_rungs(self) -> Iterator[str]:
+        self._residency.take_turns()
         yield from self._free_rung()
         if self._decode_how == "gpu":
             self._decode_how = "tiled"
@@ -167,6 +185,10 @@ class Engine:
         if self._decode_how == "tiled":
             self._decode_how = "cpu"
             yield "The GPU ran out of memory: clips are decoded on the CPU now, which takes minutes."
+
+    def _moves(self, part: str) -> bool:
+        """Whether it computes elsewhere than where its weights live."""
+        return self._residency.plan.residency[part] != "cpu"
 
     @torch.inference_mode()
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
@@ -177,41 +199,43 @@ class Engine:
             negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
             picture_tokens=self._cached(
                 f"tokens:{key}",
-                ("image_encoder",),
+                "image_encoder",
                 lambda: encode_picture_tokens(picture, parts.feature_extractor, parts.image_encoder),
             ),
-            start=self._cached(f"latent:{key}", ("vae",), lambda: encode_picture(parts.vae, picture)),
+            start=self._cached(f"latent:{key}", "vae", lambda: encode_picture(parts.vae, picture)),
         )
 
     def _prompt(self, text: str) -> PromptEmbedding:
-        parts = self._parts
-        return self._cached(
-            f"prompt:{content_key(text)}",
-            ("text_encoder", "text_encoder_2"),
-            lambda: encode_prompt(text, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2),
+        parts, key = self._parts, content_key(text)
+        tokens, cut = self._cached(
+            f"features:{key}", "text_encoder", lambda: llama_features(text, parts.tokenizer, parts.text_encoder)
         )
+        pooled = self._cached(
+            f"pooled:{key}", "text_encoder_2", lambda: pooled_by_clip(text, parts.tokenizer_2, parts.text_encoder_2)
+        )
+        return PromptEmbedding(tokens, pooled, cut)
 
-    def _cached(self, key: str, parts: Sequence[str], make: Callable[[], T]) -> T:
-        """From the cache, else made while ``parts`` are where they compute."""
+    def _cached(self, key: str, part: str, make: Callable[[], T]) -> T:
+        """From the cache, else made while ``part`` is where it computes."""
 
         def visit() -> T:
-            with ExitStack() as visits:
-                for part in parts:
-                    visits.enter_context(self._residency.visit(part))
+            with self._residency.visit(part, self._encode_on_call):
                 return make()
 
         return self._cache.get(key, visit)
 
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
         """See ``section_denoiser``."""
-        self._residency.before_sampling()
-        return section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
+        made = section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
+        return replace(made, ready=self._residency.before_sampling)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
-        if self._decode_how == "cpu" and self._compute.device.type != "cpu":
-            return decode_clip(deepcopy(self._parts.vae).to("cpu", torch.float32), latents)
+        if self._decode_how == "cpu" and self._moves("vae"):
+            if self._vae_on_cpu is None:
+                self._vae_on_cpu = deepcopy(self._residency.at_home("vae")).to(torch.float32)
+            return decode_clip(self._vae_on_cpu, latents)
         self._residency.before_decoding()
         with self._residency.visit("vae"):
             return decode_clip(self._parts.vae, latents, self._decode_how == "tiled")

@@ -206,7 +206,7 @@ def _sample_section(
 ) -> Generator[Event, None, Tensor]:
     """Denoise one section, telling each step; returns its latents."""
     context = gather_context(section.context, history, start)
-    denoiser = run.engine.denoiser(run.request, conditioning, context)
+    denoiser = run.attempt("sample", lambda: run.engine.denoiser(run.request, conditioning, context))
     noise = torch.randn((*start.shape[:2], len(section.context.target), *start.shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
     run.attempt("sample", lambda: denoiser.begin(sigmas[:-1]))
@@ -228,7 +228,7 @@ def _with_retries(run: Run, denoiser: SectionDenoiser) -> Callable[[Tensor, Tens
 
         def step() -> Tensor:
             restore()
-            return denoiser.denoise(x, sigma)
+            return denoiser(x, sigma)
 
         return run.attempt("sample", step)
 

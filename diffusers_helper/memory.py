@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -167,9 +167,9 @@ def _complete_models() -> weakref.WeakSet[nn.Module]:
 class DynamicSwapInstaller:
     """Weights on call: a model stays in RAM, and each of its weights is copied to the GPU whenever it is asked for.
 
-    It suits models that are used seldom; nothing is copied ahead and nothing is copied back. A module of any class will
-    do, as long as it asks for its weights by name; a model that names its ``device`` names the one it computes on.
-    Works without CUDA too, for other devices and for dtypes.
+    It suits models that are used seldom; nothing is copied ahead and nothing is copied back, and a copy is gone after
+    its use. A module of any class will do, as long as it asks for its weights by name; a model that names its
+    ``device`` names the one it computes on. Works without CUDA too, for other devices and for dtypes.
     """
 
     @staticmethod
@@ -183,11 +183,9 @@ class DynamicSwapInstaller:
         DynamicSwapInstaller.uninstall_model(model)
         for module in model.modules():
             original = module.__class__
-            swapped = type(
-                f"DynamicSwap_{original.__name__}", (original,), {"__getattr__": _arriving(original, kwargs)}
-            )
-            module.__dict__["_class_before_swap"] = original
-            module.__class__ = swapped
+            if hasattr(original, "device") or any(True for _ in _own_tensors(module)):
+                module.__dict__["_class_before_swap"] = original
+                module.__class__ = _on_call(original, kwargs)
 
     @staticmethod
     def uninstall_model(model: nn.Module) -> None:
@@ -196,6 +194,16 @@ class DynamicSwapInstaller:
             original = module.__dict__.pop("_class_before_swap", None)
             if original is not None:
                 module.__class__ = original
+
+
+def _on_call(original: type[nn.Module], kwargs: dict[str, Any]) -> type[nn.Module]:
+    """A class whose modules get their weights on call. Printed it reads as the original: transformers keeps what it
+    knows of a class under that text, such as which outputs are hidden states."""
+    members = {"__getattr__": _arriving(original, kwargs)}
+    members |= {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    if "device" in kwargs and hasattr(original, "device"):
+        members["device"] = torch.device(kwargs["device"])
+    return type(f"DynamicSwap_{original.__name__}", (original,), members)
 
 
 def _arriving(original: type[nn.Module], kwargs: dict[str, Any]) -> Any:
@@ -229,23 +237,29 @@ class Loan:
         """Whether the model is on another device."""
         return bool(self._own)
 
+    @property
+    def bytes_away(self) -> int:
+        """What it takes of the other device."""
+        return sum(own.nbytes for _, own in self._own)
+
     @torch.inference_mode(False)
     def go(self, device: torch.device) -> None:
-        """Copy all weights to ``device``; out of memory, the model is back in RAM."""
+        """Copy all weights to ``device``; whatever fails on the way, the model is back in RAM."""
         if self.away:
             return
         try:
-            for tensor in _tensors(self.model):
-                copy = _moved(tensor.data, device)
+            for tensor, copy in _copies(_tensors(self.model), device):
                 self._own.append((tensor, tensor.data))
                 tensor.data = copy
-        except torch.OutOfMemoryError:
+        except BaseException:
             self.leave()
             raise
 
     @torch.inference_mode(False)
     def leave(self) -> None:
         """Drop the copies. Nothing is copied back."""
+        if not self.away:
+            return
         for tensor, own in self._own:
             tensor.data = own
         self._own.clear()
@@ -267,20 +281,48 @@ def _check_amount(amount: float) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    return chain(model.parameters(), model.buffers())
+    return chain(model.parameters(), model.buffers(), *map(_beside_packed, model.modules()))
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Without those of the modules in it."""
+    return chain(module.parameters(recurse=False), module.buffers(recurse=False), _beside_packed(module))
+
+
+def _beside_packed(module: nn.Module) -> Iterator[Tensor]:
+    """What bitsandbytes keeps beside a packed weight, where no module lists it: scales, code books, the codes again."""
+    weight = module._parameters.get("weight")
+    packed = getattr(weight, "quant_state", None)
+    of_8_bits, of_4_bits = ("CB", "SCB"), ("absmax", "code", "offset")
+    for holder, names in (
+        (weight, of_8_bits),
+        (getattr(module, "state", None), of_8_bits),
+        (packed, of_4_bits),
+        (getattr(packed, "state2", None), of_4_bits),
+    ):
+        found = (getattr(holder, name, None) for name in names)
+        yield from (tensor for tensor in found if isinstance(tensor, Tensor))
 
 
 def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
     """The modules that have weights of their own."""
-    for module in model.modules():
-        if any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))):
-            yield module
+    return (module for module in model.modules() if any(True for _ in _own_tensors(module)))
 
 
 def _move_own(module: nn.Module, device: torch.device) -> None:
     """Move a module's own weights, without those of the modules in it."""
-    for tensor in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
-        tensor.data = _moved(tensor.data, device)
+    for tensor, copy in _copies(_own_tensors(module), device):
+        tensor.data = copy
+
+
+def _copies(tensors: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each tensor with its copy on ``device``; those that share their bytes go on sharing them."""
+    made: dict[tuple[int, torch.Size, torch.dtype], Tensor] = {}
+    for tensor in tensors:
+        content = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        if content not in made:
+            made[content] = _moved(tensor.data, device)
+        yield tensor, made[content]
 
 
 def _pieces(model: nn.Module, largest_bytes: int) -> Iterator[list[Tensor]]:
@@ -299,11 +341,11 @@ def _pieces(model: nn.Module, largest_bytes: int) -> Iterator[list[Tensor]]:
 def _move_piece(piece: list[Tensor], target: torch.device) -> None:
     """Move some tensors; once more after freeing when they do not fit."""
     try:
-        copies = [_moved(tensor.data, target) for tensor in piece]
+        copies = list(_copies(piece, target))
     except torch.OutOfMemoryError:
         free_unused()
-        copies = [_moved(tensor.data, target) for tensor in piece]
-    for tensor, copy in zip(piece, copies, strict=True):
+        copies = list(_copies(piece, target))
+    for tensor, copy in copies:
         tensor.data = copy
 
 

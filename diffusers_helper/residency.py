@@ -1,22 +1,25 @@
 """Carries out memory plans: brings each part to the device that needs it, and away again.
 
 All parts but the transformer live in RAM. The device gets a copy for as long as it is needed, and nothing is copied
-back. The transformer stays on the device, or its blocks pass through it (see swap.py). Where the plan says ``cpu``,
-nothing moves.
+back. The transformer stays on the device, or its blocks pass through it (see swap.py); packed by bitsandbytes it cannot
+be swapped by blocks, and takes turns as a whole. Where the plan says ``cpu``, nothing moves.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
+from torch import nn
 
+from .errors import OutOfMemory
+from .machine import read_ram
 from .media.files import nearest_existing
 from .memory import (
     DynamicSwapInstaller,
@@ -26,7 +29,8 @@ from .memory import (
     offload_model_from_device_for_memory_preservation,
 )
 from .memory_plan import MemoryPlan, plan_memory
-from .memory_ways import STAY_ON_GPU, Machine, Wishes, Workload
+from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, Machine, Wishes, Workload
+from .models.attention import attention_is_fused
 from .models.load import Compute, Parts
 from .models.quantised_file import kept_bytes, quantised_folder
 from .models.sizes import BYTES, FULL_SIZE, part_sizes
@@ -37,7 +41,6 @@ from .transport import Transport, best_transport
 
 log = logging.getLogger(__name__)
 
-CONTAINER = Path("/sys/fs/cgroup")
 ROOM_TO_WORK_BYTES = 10**9
 """What an encoder needs on the device besides its weights."""
 
@@ -54,13 +57,13 @@ class Planner:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         self._device, self.wishes = compute.device, wishes
         self._sizes = part_sizes(checkpoint, dtype_names(compute))
-        machine = look(compute.device, models_dir)
+        machine = _with_attention(look(compute.device, models_dir), compute)
         kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
         self._machine = replace(machine, disk_free=machine.disk_free + kept)
         self.plan = plan_memory(self._machine, self._sizes, largest_workload(checkpoint.buckets), wishes)
 
     def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
-        """The plan for one video, with what the device has free now. The numbers of the weights are chosen already.
+        """The plan for one video, with what the device has free now. The weights are loaded, their numbers fixed.
 
         Raises OutOfMemory when it cannot be made.
         """
@@ -68,13 +71,20 @@ class Planner:
         preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
         wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
         workload = Workload.of(height, width, request.latent_window, request.steps)
-        return plan_memory(machine, self._sizes, workload, wishes)
+        made = plan_memory(machine, self._sizes, workload, wishes)
+        if made.precision != self.plan.precision:
+            raise OutOfMemory(
+                "the weights that bitsandbytes has packed do not fit onto the GPU any more. Close other programs that "
+                f"use it; or start this one again, and it takes {made.precision} weights."
+            )
+        return made
 
 
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
-    return plan_memory(look(compute.device, models_dir), sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
+    machine = _with_attention(look(compute.device, models_dir), compute)
+    return plan_memory(machine, sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
 
 
 def dtype_names(compute: Compute) -> dict[str, str]:
@@ -93,23 +103,12 @@ def look(device: torch.device, models_dir: Path) -> Machine:
     """What this machine has; in a container, what that may use."""
     disk = shutil.disk_usage(nearest_existing(models_dir)).free
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
-    ram = psutil.virtual_memory()
-    container = _container()
-    if container is None:
-        return Machine(total, _vram_free(device), ram.total, ram.available, disk)
-    limit, free = container
-    return Machine(total, _vram_free(device), min(limit, ram.total), min(free, ram.available), disk)
+    ram = read_ram()
+    return Machine(total, _vram_free(device), ram.total, ram.free, disk)
 
 
-def _container() -> tuple[int, int] | None:
-    """The limit and what is free of it, files in the cache counted as free; None outside and where there is none."""
-    try:
-        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        rows = (line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        cached = sum(int(count) for name, count in rows if name in ("active_file", "inactive_file"))
-    except (OSError, ValueError):
-        return None
-    return limit, max(limit - used + cached, 0)
+def _with_attention(machine: Machine, compute: Compute) -> Machine:
+    return replace(machine, fused_attention=attention_is_fused(compute.device, compute.transformer_dtype))
 
 
 def _vram_free(device: torch.device) -> int:
@@ -120,7 +119,11 @@ def _vram_free(device: torch.device) -> int:
 
 
 class Residency:
-    """Who is on the device when."""
+    """Who is on the device when.
+
+    Attributes:
+        plan: what is followed. The blocks that stay are counted as the swap has chosen them.
+    """
 
     def __init__(
         self,
@@ -139,59 +142,123 @@ class Residency:
         self.follow(plan)
 
     def follow(self, plan: MemoryPlan) -> None:
-        """From now on, go by ``plan``."""
-        before, self.plan = self.plan, plan
-        if plan.residency["transformer"] == "gpu" and self._swap is None:
+        """From now on, go by ``plan``. It counts when all of it is carried out."""
+        for part, loan in self._loans.items():
+            if plan.residency[part] != "gpu":
+                loan.leave()
+        if plan.residency["transformer"] != "cpu":
+            self._place_transformer(plan)
+        self.plan = self._counted(plan)
+
+    def _place_transformer(self, plan: MemoryPlan) -> None:
+        """Once it is swapped or lent it stays so: a plan by which it need not leave lets all of it stay."""
+        stays = plan.residency["transformer"] == "gpu"
+        if self._swap is not None:
+            self._swap.limit(self._allowed_bytes(plan))
+        elif self._packed is None and stays:
             load_model_chunked(self._parts.transformer, self._device)
-        elif plan.residency["transformer"] == "swapped" and plan.precision in STAY_ON_GPU:
+        elif plan.precision in STAY_ON_GPU:
             self._packed = self._packed or self._lent_transformer()
-        elif plan.residency["transformer"] == "swapped" and self._swap is None:
-            self._swap = self._parts.transformer.swap_blocks(
-                self._make_transport(self._device), plan.resident_bytes, keep_host_copy=not self._small_host_copy
-            )
-        elif self._swap is not None and plan.resident_bytes != before.resident_bytes:
-            self._swap.limit(plan.resident_bytes)
+        else:
+            self._swap = self._swapped_transformer(plan)
 
     def _lent_transformer(self) -> Loan:
-        """Packed by bitsandbytes it cannot be swapped by blocks, but it can take turns as a whole."""
         offload_model_from_device_for_memory_preservation(self._parts.transformer, self._device, aggressive=True)
         return Loan(self._parts.transformer)
 
-    @contextmanager
-    def visit(self, part: str) -> Iterator[None]:
-        """A part is on the device while this lasts; where it does not fit, its weights come as they are used."""
+    def _swapped_transformer(self, plan: MemoryPlan) -> BlockSwap:
+        """From RAM, or from the device, where what stays has been until now."""
+        transport = self._make_transport(self._device)
+        try:
+            return self._parts.transformer.swap_blocks(
+                transport, self._allowed_bytes(plan), keep_host_copy=not self._small_host_copy
+            )
+        except BaseException:
+            transport.close()
+            raise
+
+    def _allowed_bytes(self, plan: MemoryPlan) -> int:
+        """Of blocks that stay; where all are to, no rounding of the plan keeps one away."""
+        return sys.maxsize if plan.resident_blocks == len(self._parts.transformer.blocks) else plan.resident_bytes
+
+    def _counted(self, plan: MemoryPlan) -> MemoryPlan:
+        """The plan with the blocks that do stay."""
+        blocks = self._parts.transformer.blocks
+        if self._swap is not None:
+            return replace(plan, resident_blocks=len(self._swap.resident), resident_bytes=self._swap.resident_bytes)
+        if plan.residency["transformer"] == "gpu":
+            return replace(plan, resident_blocks=len(blocks), resident_bytes=sum(map(_bytes_of, blocks)))
+        return plan
+
+    def told(self, plan: MemoryPlan) -> str:
+        """``plan`` in words, with the blocks that do stay and the time that the others take."""
+        if self._swap is None or not self._swap.bytes_per_pass:
+            return plan.why
+        of_all = f" of {len(self._parts.transformer.blocks)} blocks"
+        why = plan.why.replace(f"{plan.resident_blocks}{of_all}", f"{self.plan.resident_blocks}{of_all}")
+        size, speed = self._swap.bytes_per_pass, self._swap.bus_speed
+        return (
+            f"{why} A step copies {size / GB:.1f} GB, which takes {size / speed:.1f} s "
+            f"at the measured {speed / GB:.1f} GB/s."
+        )
+
+    def visit(self, part: str, on_call: bool = False) -> AbstractContextManager[None]:
+        """A part is on the device while this lasts; where it does not fit, its weights come as they are used.
+
+        Args:
+            on_call: let them come so without trying.
+        """
         loan = self._loans[part]
         if self.plan.residency[part] == "cpu" or loan.away:
-            yield
-            return
-        on_call = not self._make_room(loan.model)
-        if on_call:
+            return nullcontext()
+        if on_call or not self._make_room(loan.model):
             log.info("%s does not fit onto %s: its weights come as they are used", part, self._device)
-            DynamicSwapInstaller.install_model(loan.model, device=self._device)
-        else:
-            loan.go(self._device)
+            return self._called(loan.model)
+        return self._lent(loan, stays=self.plan.residency[part] == "gpu")
+
+    @contextmanager
+    def _called(self, model: nn.Module) -> Iterator[None]:
+        DynamicSwapInstaller.install_model(model, device=self._device)
         try:
             yield
         finally:
-            if on_call:
-                DynamicSwapInstaller.uninstall_model(loan.model)
-            elif self.plan.residency[part] != "gpu":
+            DynamicSwapInstaller.uninstall_model(model)
+
+    @contextmanager
+    def _lent(self, loan: Loan, stays: bool) -> Iterator[None]:
+        loan.go(self._device)
+        try:
+            yield
+        finally:
+            if not stays:
                 loan.leave()
 
-    def _make_room(self, model: torch.nn.Module) -> bool:
-        """Whether ``model`` fits onto the device, after the others have left if they must."""
-        needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + ROOM_TO_WORK_BYTES
-        if self._device.type != "cuda" or _unused_vram(self._device) >= needed:
+    def _make_room(self, model: nn.Module) -> bool:
+        """Whether ``model`` fits onto the device, after the others have left if they must; not if that is in vain."""
+        needed = _bytes_of(model) + ROOM_TO_WORK_BYTES
+        if _unused_vram(self._device) >= needed:
             return True
+        if _unused_vram(self._device) + self._idle_bytes() < needed:
+            return False
         self.clear()
         return _unused_vram(self._device) >= needed
 
+    def _idle_bytes(self) -> int:
+        """What ``clear`` would give back."""
+        loans = [*self._loans.values(), *([self._packed] if self._packed else [])]
+        return sum(loan.bytes_away for loan in loans) + (self._swap.idle_bytes if self._swap else 0)
+
     def clear(self) -> None:
-        """Let everything leave the device that can; it comes back when it is needed."""
+        """Let everything leave the device that need not be copied back; it comes again when it is needed."""
         for loan in self._loans.values():
             loan.leave()
         self._transformer_leaves()
         free_unused()
+
+    def at_home(self, part: str) -> nn.Module:
+        """The part, in RAM."""
+        self._loans[part].leave()
+        return self._loans[part].model
 
     def before_sampling(self) -> None:
         """It is the transformer's turn; blocks that are swapped come by themselves."""
@@ -203,6 +270,10 @@ class Residency:
         if self.plan.take_turns:
             self._transformer_leaves()
 
+    def take_turns(self) -> None:
+        """Whatever the plan says, the transformer leaves as far as it can while a clip is decoded."""
+        self.plan = replace(self.plan, take_turns=True)
+
     def _transformer_leaves(self) -> None:
         if self._swap is not None:
             self._swap.rest()
@@ -210,16 +281,28 @@ class Residency:
             self._packed.leave()
 
     def fewer_resident_blocks(self) -> bool:
-        """Halve what stays on the device while sampling; False when nothing stays already."""
-        if self._swap is None or not self.plan.resident_bytes:
+        """Halve what stays on the device while sampling; False where that cannot be done."""
+        if not self.plan.resident_blocks or not (self._swap or self._can_be_swapped()):
             return False
         blocks = self.plan.resident_blocks // 2
         held = self.plan.resident_bytes // 2 if blocks else 0
-        self.follow(replace(self.plan, resident_blocks=blocks, resident_bytes=held))
+        residency = {**self.plan.residency, "transformer": "swapped"}
+        self.follow(replace(self.plan, residency=residency, resident_blocks=blocks, resident_bytes=held))
         return True
+
+    def _can_be_swapped(self) -> bool:
+        """Whether blocks that are on the device for good may become ones that pass through, and RAM has room."""
+        may = self.plan.residency["transformer"] == "gpu" and self.plan.precision not in STAY_ON_GPU
+        return may and self.plan.resident_bytes + SPARE_RAM <= read_ram().free
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _unused_vram(device: torch.device) -> int:
-    """Free for the driver, or held by PyTorch and unused."""
+    """Free for the driver, or held by PyTorch and unused; without a GPU everything fits."""
+    if device.type != "cuda":
+        return sys.maxsize
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + held

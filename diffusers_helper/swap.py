@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
-from .transport import Transport
+from .transport import PROBE_BYTES, Transport, bytes_per_second
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +138,14 @@ class Ring:
         return start
 
     def last_use(self, start: int, end: int) -> Any:
-        """The mark after which these bytes may be written.
-
-        Marks that were given out are forgotten, also for bytes beside: whoever writes there writes later.
-        """
-        used = [(copy, mark) for copy, mark in self._left if copy.overlaps(start, end)]
-        self._left = deque(entry for entry in self._left if entry not in used)
-        return used[-1][1] if used else None
+        """The mark after which these bytes may be written."""
+        used = [mark for copy, mark in self._left if copy.overlaps(start, end)]
+        return used[-1] if used else None
 
     def take(self, copy: Copy) -> None:
+        """Its bytes are being written. The marks before are forgotten, also for bytes beside: whoever writes there
+        writes later."""
+        self._left = deque(entry for entry in self._left if not entry[0].overlaps(copy.start, copy.end))
         self._taken.append(copy)
         self._head = copy.end
 
@@ -165,7 +165,7 @@ class BlockSwap:
         resident_bytes: so much of the device may be taken by blocks that stay there.
         ring_bytes: of the device, for blocks that pass through; at least one, three of the largest when left out.
         stays: modules within the blocks that belong on the device always, because they are used beside the passes.
-        keep_host_copy: of resident blocks, so that they leave the device without being copied back.
+        keep_host_copy: of resident blocks. Without it they leave the device only where ``limit`` says so.
 
     Attributes:
         bytes_moved: to the device, so far.
@@ -194,6 +194,8 @@ class BlockSwap:
         self._under_way: deque[Copy] = deque()
         self._next = 0
         self._pass: Generator[nn.Module, None, None] = self._run()
+        self.resident: frozenset[int] = frozenset()
+        self._streamed = list(range(len(blocks)))
         self.limit(resident_bytes)
 
     def __enter__(self) -> BlockSwap:
@@ -221,32 +223,54 @@ class BlockSwap:
         return min(max(wanted, max(sizes, default=0)), sum(sizes))
 
     @property
+    def resident_bytes(self) -> int:
+        """Of the blocks that stay."""
+        return sum(self._blocks[index].size for index in self.resident)
+
+    @property
     def device_bytes(self) -> int:
         """The most that the blocks take of the device."""
-        return self.ring_bytes + sum(self._blocks[index].size for index in self.resident)
+        return self.ring_bytes + self.resident_bytes
+
+    @property
+    def idle_bytes(self) -> int:
+        """What ``rest`` would give back now."""
+        ring = 0 if self._ring is None else self._ring.buffer.nbytes
+        return ring + self._keep_host_copy * sum(flat.nbytes for flat in self._resident.values())
+
+    @cached_property
+    def bus_speed(self) -> float:
+        """Bytes per second, measured when it is first asked for."""
+        return bytes_per_second(self._transport, min(PROBE_BYTES, self.ring_bytes))
 
     def limit(self, resident_bytes: int) -> None:
-        """Choose anew which blocks stay. All leave at once; those that stay come back at the next pass."""
-        self.rest()
-        self.resident = choose_resident([block.size for block in self._blocks], resident_bytes)
-        self._streamed = [index for index in range(len(self._blocks)) if index not in self.resident]
+        """Choose anew which blocks stay. Those that may not leave at once; those that may come with the next pass."""
+        chosen = choose_resident([block.size for block in self._blocks], resident_bytes)
+        if chosen != self.resident:
+            self._release(self._resident.keys() - chosen)
+            self.resident = chosen
+            self._streamed = [index for index in range(len(self._blocks)) if index not in chosen]
 
     def rest(self) -> None:
-        """Take nothing of the device until the next pass, which brings the resident blocks back."""
-        self._pass.close()
-        self._forget()
-        self._transport.synchronize()
-        for index, flat in self._resident.items():
-            self._blocks[index].bring_home(flat)
-        self._resident.clear()
-        self._ring = None
+        """Give back what needs no copying; the next pass brings it again."""
+        self._release(self._resident.keys() if self._keep_host_copy else ())
 
     def close(self) -> None:
         """The blocks are ordinary modules on the host again, and passes hand them out as they are."""
-        self.rest()
+        self._release(self._resident.keys())
         self.resident, self._streamed = frozenset(), []
         for block in self._blocks:
             block.close()
+
+    def _release(self, leaving: Iterable[int]) -> None:
+        """Give back the ring, and of the resident blocks those that are leaving."""
+        self._pass.close()
+        self._forget()
+        self._transport.synchronize()
+        self._ring = None
+        for index in sorted(leaving):
+            self._blocks[index].bring_home(self._resident[index])
+            del self._resident[index]
 
     def _run(self) -> Generator[nn.Module, None, None]:
         self._settle()
@@ -265,8 +289,9 @@ class BlockSwap:
 
     def _lend(self, block: PackedBlock) -> Iterator[nn.Module]:
         """Hand out a block that passes through; when it comes back, its bytes are free for the next."""
-        copy, ring = self._under_way.popleft(), self._settled_ring()
+        copy, ring = self._under_way[0], self._settled_ring()
         self._transport.wait(copy.ticket)
+        self._under_way.popleft()
         block.bind(ring.buffer[copy.start : copy.end])
         try:
             yield block.module
@@ -304,7 +329,9 @@ class BlockSwap:
 
     def _forget(self) -> None:
         """The next pass begins with nothing under way. Copies keep their order: no old one overwrites a new one."""
-        for copy in self._under_way:
-            self._settled_ring().give_back(copy, self._transport.mark())
+        if self._under_way:
+            ring, mark = self._settled_ring(), self._transport.mark()
+            for copy in self._under_way:
+                ring.give_back(copy, mark)
         self._under_way.clear()
         self._next = 0

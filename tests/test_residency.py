@@ -271,18 +271,6 @@ def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> N
         assert made.use_less_memory(stage) is None  # type: ignore[arg-type]
 
 
-def test_a_container_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(residency, "CONTAINER", tmp_path)
-    cpu = torch.device("cpu")
-    without = residency.look(cpu, tmp_path)
-    (tmp_path / "memory.max").write_text("2000000000\n")
-    (tmp_path / "memory.current").write_text("1800000000\n")
-    (tmp_path / "memory.stat").write_text("anon 7\nactive_file 100000000\ninactive_file 200000000\n")
-    assert (residency.look(cpu, tmp_path).ram_total, residency.look(cpu, tmp_path).ram_free) == (2 * GB, GB // 2)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert residency.look(cpu, tmp_path).ram_total == without.ram_total
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
     checkpoint: Checkpoint, photograph: Path, tmp_path: Path

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -168,14 +169,67 @@ def test_no_byte_is_written_while_it_is_read(
             assert end <= other or other_end <= first or ended <= reads or done <= began
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_at_rest_nothing_of_the_device_is_held(keep: bool) -> None:
-    swap = BlockSwap(numbered([500] * 6), ThreadTransport(), 2500, keep_host_copy=keep)
+def test_at_rest_nothing_of_the_device_is_held() -> None:
+    swap = BlockSwap(numbered([500] * 6), ThreadTransport(), 2500)
     assert list(numbers(swap())) == list(range(6))
+    assert swap.idle_bytes == swap.device_bytes
+    swap.rest()
+    assert (swap._ring, swap._resident, swap.idle_bytes) == (None, {}, 0)
+    assert list(numbers(swap())) == list(range(6))
+
+
+def test_without_a_host_copy_only_blocks_that_leave_for_good_come_home() -> None:
+    """At rest the ring goes; with a lower limit so many blocks come home as must, and no more."""
+    swap = BlockSwap(numbered([500] * 6), ThreadTransport(), 5000, keep_host_copy=False)
+    assert list(numbers(swap())) == list(range(6))
+    away = {index for index, block in enumerate(swap._blocks) if block.host is None}
+    assert away == swap.resident
+    assert swap.idle_bytes == swap.ring_bytes
     swap.rest()
     assert swap._ring is None
-    assert all(block.host is not None for block in swap._blocks)
+    assert {index for index, block in enumerate(swap._blocks) if block.host is None} == away
+    moved = swap.bytes_moved
     assert list(numbers(swap())) == list(range(6))
+    assert swap.bytes_moved - moved <= 2 * swap.bytes_per_pass
+    swap.limit(2500)
+    stay = {index for index, block in enumerate(swap._blocks) if block.host is None}
+    assert stay == swap.resident & away
+    assert stay
+    assert list(numbers(swap())) == list(range(6))
+
+
+class Failing(ThreadTransport):
+    """Waits in vain, or cannot begin, when it is told to."""
+
+    fails_to: str = ""
+
+    def begin(self, *arguments: Any) -> Any:
+        if self.fails_to == "begin":
+            raise RuntimeError("no copy")
+        return super().begin(*arguments)
+
+    def wait(self, ticket: Any) -> None:
+        if self.fails_to == "wait":
+            raise RuntimeError("lost on the way")
+        super().wait(ticket)
+
+
+@pytest.mark.parametrize("fails_to", ["begin", "wait"])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_copy_that_fails_costs_its_pass_only(fails_to: str, at: int) -> None:
+    transport = Failing()
+    swap = BlockSwap(numbered([500, 900, 300, 700, 500]), transport)
+    list(swap())
+
+    def broken_pass() -> None:
+        for number, _ in enumerate(swap()):
+            transport.fails_to = fails_to if number == at else ""
+
+    with pytest.raises(RuntimeError):
+        broken_pass()
+    transport.fails_to = ""
+    for _ in range(3):
+        assert list(numbers(swap())) == list(range(5))
 
 
 def test_copies_by_a_real_thread_hide_behind_the_computation() -> None:

@@ -31,28 +31,18 @@ def template_length(tokenizer: PreTrainedTokenizerBase) -> int:
     return len(tokenizer(TEMPLATE.partition("{}")[0])["input_ids"])
 
 
-def encode_prompt(
-    prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
-    text_encoder: LlamaModel,
-    tokenizer_2: PreTrainedTokenizerBase,
-    text_encoder_2: CLIPTextModel,
-) -> PromptEmbedding:
-    """Encode ``prompt``: inside the template for Llama, as it is for CLIP."""
-    tokens, cut = _llama_features(prompt, tokenizer, text_encoder)
-    return PromptEmbedding(tokens, _clip_pooled(prompt, tokenizer_2, text_encoder_2), cut)
-
-
-def _llama_features(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: LlamaModel) -> tuple[Tensor, int]:
-    """Third last hidden state of the prompt's tokens, [1, L, D], and the number of tokens cut off at the end."""
+def llama_features(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: LlamaModel) -> tuple[Tensor, int]:
+    """Third last hidden state of the prompt's tokens inside the template, [1, L, D], and the number of tokens cut off
+    at the end."""
     crop = template_length(tokenizer)
     text = TEMPLATE.format(prompt)
     ids = tokenizer(text, max_length=PROMPT_TOKENS_MAX + crop, truncation=True, return_tensors="pt")["input_ids"]
     whole = len(tokenizer(text, verbose=False)["input_ids"])
-    output = encoder(input_ids=ids.to(encoder.device), output_hidden_states=True)
+    output = encoder(input_ids=ids.to(encoder.device), output_hidden_states=True, use_cache=False)
     return output.hidden_states[FEATURE_LAYER][:, crop:].cpu(), whole - ids.shape[1]
 
 
-def _clip_pooled(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextModel) -> Tensor:
+def pooled_by_clip(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextModel) -> Tensor:
+    """CLIP's vector of the prompt as it is, [1, D']."""
     inputs = tokenizer(prompt, max_length=CLIP_TOKENS_MAX, truncation=True, padding="max_length", return_tensors="pt")
     return encoder(input_ids=inputs["input_ids"].to(encoder.device)).pooler_output.cpu()

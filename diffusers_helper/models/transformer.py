@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..swap import BlockSource, BlockSwap
-from ..transport import PROBE_BYTES, Transport, bytes_per_second
+from ..transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             len(swap.resident),
             len(self.blocks),
             transport.device,
-            _pace(swap, transport),
+            _pace(swap),
         )
         return swap
 
@@ -182,12 +182,11 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         return patches.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, -1, frames, height, width)
 
 
-def _pace(swap: BlockSwap, transport: Transport) -> str:
+def _pace(swap: BlockSwap) -> str:
     """What passes through, and how fast the bus is today."""
     if not swap.bytes_per_pass:
         return "none pass through"
-    speed = bytes_per_second(transport, min(PROBE_BYTES, swap.ring_bytes))
-    return f"{swap.bytes_per_pass / 1e9:.2f} GB pass through in a step, by a bus of {speed / 1e9:.1f} GB/s"
+    return f"{swap.bytes_per_pass / 1e9:.2f} GB pass through in a step, by a bus of {swap.bus_speed / 1e9:.1f} GB/s"
 
 
 def _attention_mask(tokens: Tensor, text_mask: Tensor) -> Tensor | None:

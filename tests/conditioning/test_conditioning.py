@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerFast
 
 from diffusers_helper.conditioning import cache as caching
 from diffusers_helper.conditioning.picture import encode_picture_tokens
-from diffusers_helper.conditioning.prompt import TEMPLATE, encode_prompt, template_length
+from diffusers_helper.conditioning.prompt import (
+    TEMPLATE,
+    PromptEmbedding,
+    llama_features,
+    pooled_by_clip,
+    template_length,
+)
 from diffusers_helper.engine import Engine
 from diffusers_helper.memory_ways import Wishes
 from diffusers_helper.models.load import Compute, Parts, load_parts
@@ -43,7 +49,8 @@ def make_engine(pocket: Path, parts: Parts) -> Engine:
 
 def encode(prompt: str, parts: Parts) -> Any:
     with torch.inference_mode():
-        return encode_prompt(prompt, parts.tokenizer, parts.text_encoder, parts.tokenizer_2, parts.text_encoder_2)
+        tokens, cut = llama_features(prompt, parts.tokenizer, parts.text_encoder)
+        return PromptEmbedding(tokens, pooled_by_clip(prompt, parts.tokenizer_2, parts.text_encoder_2), cut)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
