@@ -57,7 +57,7 @@ class Planner:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         self._device, self.wishes = compute.device, wishes
         self._sizes = part_sizes(checkpoint, dtype_names(compute))
-        machine = _with_attention(look(compute.device, models_dir), compute)
+        machine = look(compute, models_dir)
         kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
         self._machine = replace(machine, disk_free=machine.disk_free + kept)
         self.plan = plan_memory(self._machine, self._sizes, largest_workload(checkpoint.buckets), wishes)
@@ -83,7 +83,7 @@ class Planner:
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
-    machine = _with_attention(look(compute.device, models_dir), compute)
+    machine = look(compute, models_dir)
     return plan_memory(machine, sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
 
 
@@ -99,16 +99,13 @@ def largest_workload(buckets: Sequence[tuple[int, int]]) -> Workload:
     return Workload.of(*max(buckets, key=lambda size: size[0] * size[1]))
 
 
-def look(device: torch.device, models_dir: Path) -> Machine:
+def look(compute: Compute, models_dir: Path) -> Machine:
     """What this machine has; in a container, what that may use."""
-    disk = shutil.disk_usage(nearest_existing(models_dir)).free
+    device, disk = compute.device, shutil.disk_usage(nearest_existing(models_dir)).free
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = read_ram()
-    return Machine(total, _vram_free(device), ram.total, ram.free, disk)
-
-
-def _with_attention(machine: Machine, compute: Compute) -> Machine:
-    return replace(machine, fused_attention=attention_is_fused(compute.device, compute.transformer_dtype))
+    fused = attention_is_fused(device, compute.transformer_dtype)
+    return Machine(total, _vram_free(device), ram.total, ram.free, disk, fused)
 
 
 def _vram_free(device: torch.device) -> int:
