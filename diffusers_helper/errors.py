@@ -75,3 +75,10 @@ class BrokenNumbers(FramePackError):
 
 class CancelRequested(Exception):
     """Thrown into a running generation to end it; the finished sections stay as a playable video."""
+
+
+def says_gpu_is_lost(error: BaseException) -> bool:
+    """Whether CUDA has failed: from then on it fails at every call of this process. Memory that ran out is no such
+    failure."""
+    words = str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in words and "out of memory" not in words

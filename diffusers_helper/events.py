@@ -121,12 +121,16 @@ class Finished(Ended):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Ended):
-    """The job ended by an error. What was finished is at ``path``; ``folder`` can be resumed, None when not begun."""
+    """The job ended by an error. What was finished is at ``path``; ``folder`` can be resumed, None when not begun.
+
+    ``gpu_lost``: the GPU works for no job of this process any more.
+    """
 
     event: ClassVar[str] = "failed"
     error: str
     exit_code: int
     folder: str | None
+    gpu_lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

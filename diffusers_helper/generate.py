@@ -26,7 +26,7 @@ from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser, Stage
-from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder
+from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
 from .events import Cancelled, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
@@ -155,13 +155,14 @@ def _to_the_end(run: Run) -> Iterator[Event]:
         yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
     except Exception as error:
         log.exception("unexpected error in %s", folder)
-        yield Failed(**run.totals(), folder=folder, error=_in_words(error), exit_code=1)
+        lost = says_gpu_is_lost(error)
+        yield Failed(**run.totals(), folder=folder, error=_in_words(error), exit_code=1, gpu_lost=lost)
 
 
 def _in_words(error: Exception) -> str:
     if is_out_of_memory(error):
         return f"{OUT_OF_MEMORY}: {error}"
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+    if says_gpu_is_lost(error):
         return f"{GPU_LOST} {str(error).splitlines()[0]}"
     return f"{type(error).__name__}: {error}"
 

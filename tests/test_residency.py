@@ -245,6 +245,7 @@ def test_other_failures_are_told_apart(
     assert isinstance(last, Failed)
     assert words in last.error
     assert bool(made.taken) is tried_again
+    assert last.gpu_lost is ("stopped working" in words)
 
 
 def test_the_ladder_frees_then_decodes_in_tiles_then_on_the_cpu(checkpoint: Checkpoint) -> None:

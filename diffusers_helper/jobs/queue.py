@@ -49,6 +49,7 @@ class JobQueue:
         self._checkpoint, self._clock = checkpoint, clock
         self._ledger = Ledger(self.output_dir / OWN_FOLDER)
         self._changed = self._ledger.changed
+        self._resting = ""
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
         self._recover()
 
@@ -67,12 +68,12 @@ class JobQueue:
     @property
     def notices(self) -> tuple[str, ...]:
         """What is wrong with the queue itself; empty when all is well."""
-        return self._ledger.notices
+        return (*self._ledger.notices, self._resting) if self._resting else self._ledger.notices
 
     @property
     def paused(self) -> bool:
         """Whether no further job is begun."""
-        return self._ledger.paused
+        return self._ledger.paused or bool(self._resting)
 
     def jobs(self) -> list[Job]:
         """The running one, the queued in their order, then the ended, newest end first."""
@@ -249,6 +250,12 @@ class JobQueue:
             self._ledger.keep(job)
             return job
 
+    def rest(self, why: str) -> None:
+        """Begin no further job until a user unpauses the queue or it is opened anew; ``why`` is among the notices."""
+        with self._changed:
+            self._resting = why
+            self._ledger.show()
+
     def wait(self, seconds: float) -> None:
         """Until something changes, at most ``seconds``."""
         with self._changed:
@@ -353,6 +360,7 @@ class JobQueue:
     def _set_paused(self, paused: bool) -> None:
         with self._changed:
             self._ledger.set_paused(paused)
+            self._resting = self._resting if paused else ""
 
 
 def _shown_at(job: Job) -> tuple[int, int]:

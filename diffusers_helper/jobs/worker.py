@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from .. import faults
-from ..errors import FramePackError
+from ..errors import FramePackError, says_gpu_is_lost
 from ..events import Cancelled, Ended, Event, Failed, Finished, SectionDone
 from .executor import Execution, Executor
 from .job import Job, State
@@ -17,6 +18,10 @@ from .queue import JobQueue
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
+GPU_LOST = (
+    "The GPU stopped working at job {job}, so no further job is begun. Start the program again; then jobs are begun "
+    "again, and job {job} can go on."
+)
 
 
 class Worker:
@@ -60,6 +65,8 @@ class Worker:
                 self._queue.wait(IDLE_SECONDS)
                 continue
             last = self._carry_out(job)
+            if isinstance(last, Failed) and last.gpu_lost:
+                self._queue.rest(GPU_LOST.format(job=job.id))
             self._queue.end(job.id, last, self._state(last))
 
     def _carry_out(self, job: Job) -> Ended:
@@ -72,7 +79,7 @@ class Worker:
             return _failed(job, str(error), error.exit_code)
         except Exception as error:
             log.exception("job %d", job.id)
-            return _failed(job, f"{type(error).__name__}: {error}", 1)
+            return replace(_failed(job, f"{type(error).__name__}: {error}", 1), gpu_lost=says_gpu_is_lost(error))
 
     def _follow(self, job: Job, execution: Execution) -> Ended:
         """Write down the events; returns the last one, which is not yet written down."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
-from diffusers_helper.events import Ended, Event, Preview, SectionDone, Started
-from diffusers_helper.jobs.executor import LocalExecutor
+from diffusers_helper.events import Ended, Event, Failed, Preview, SectionDone, Started
+from diffusers_helper.jobs.executor import Execution, LocalExecutor
 from diffusers_helper.jobs.job import ENDED, Job, Keep
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.media.video import probe
 from diffusers_helper.request import Request
 from tests.jobs_support import Hold, ScriptedExecutor, at_step, make_picture, make_request, wait_until
+from tests.jobs_support import working as working_on
 
 
 @pytest.fixture
@@ -130,6 +133,56 @@ def test_what_a_job_raises_fails_that_job_only(
     good = ended(queue, queue.add(request_))
     assert (bad.state, bad.progress.error) == ("failed", "RuntimeError: a bug")
     assert good.state == "done"
+
+
+class LostGPU(ScriptedExecutor):
+    """The GPU is lost at the second job, after its first section or before anything; then at every other."""
+
+    where: str = "section"
+
+    def submit(self, request: Request, folder: Path | None) -> Any:
+        played = super().submit(request, folder)
+        return played if len(self.submitted) == 1 else LosingExecution(played, self.where)
+
+
+class LosingExecution:
+    def __init__(self, played: Execution, where: str) -> None:
+        self._played, self._where = played, where
+        self.cancel = played.cancel
+
+    def events(self) -> Iterator[Event]:
+        error = RuntimeError("CUDA error: unspecified launch failure")
+        if self._where == "loading":
+            raise error
+        for event in self._played.events():
+            yield event
+            if isinstance(event, SectionDone):
+                folder = str(Path(event.path).parent)
+                yield Failed(error=f"the GPU stopped working. {error}", exit_code=1, folder=folder, gpu_lost=True)
+                return
+
+
+@pytest.mark.parametrize("where", ["section", "loading"])
+def test_a_lost_gpu_fails_its_job_alone(queue: JobQueue, request_: Request, where: str) -> None:
+    """The queue rests and says why; the other jobs wait for the next start, or for somebody who insists."""
+    jobs = [queue.add(request_) for _ in range(4)]
+    executor = LostGPU(queue.output_dir)
+    executor.where = where
+    with working_on(queue, executor):
+        ended(queue, jobs[1])
+        assert queue.paused
+        (notice,) = queue.notices
+        assert f"stopped working at job {jobs[1].id}, so no further job is begun. Start the program again" in notice
+        time.sleep(0.05)
+        assert [queue.job(job.id).state for job in jobs] == ["done", "failed", "queued", "queued"]
+        assert queue.job(jobs[1].id).can_go_on == (where == "section")
+        queue.unpause()
+        ended(queue, jobs[2])
+    assert [queue.job(job.id).state for job in jobs] == ["done", "failed", "failed", "queued"]
+    queue.close()
+    again = JobQueue(queue.output_dir)
+    assert (again.paused, again.notices) == (False, ())
+    again.close()
 
 
 def test_stopping_the_worker_interrupts_the_job_and_a_new_one_goes_on(queue: JobQueue, request_: Request) -> None:
