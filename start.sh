@@ -169,15 +169,19 @@ pin_of() { grep "^$1==" "$home/requirements-optional.txt"; }
 
 has() { cmp -s "$home/.venv/installed-$1" <(pin_of "$1"); } # has PACKAGE
 
-bring() { # bring PACKAGE [INDEX]
+bring() { # bring PACKAGE MODULE [INDEX]; one whose module cannot be imported goes again, since others would import it
     local status=0
     (
         trap 'exit 130' INT
         wait_for_turn
         has "$1" && exit
         say "$(pin_of "$1") comes too, at most 0.1 GB to download; the program runs without it as well"
-        pip install --no-deps --retries 1 --timeout 15 ${2:+--index-url "$2"} "$(pin_of "$1")" &&
-            "$python" -I -c "import $1" >&2 && pin_of "$1" >"$home/.venv/installed-$1"
+        pip install --no-deps --retries 1 --timeout 15 ${3:+--index-url "$3"} "$(pin_of "$1")" || exit 1
+        if ! "$python" -I -c "import $2" >&2; then
+            pip uninstall --yes "$1"
+            exit 1
+        fi
+        pin_of "$1" >"$home/.venv/installed-$1"
     ) 9<"$home/requirements.txt" || status=$?
     ((status != 130)) || exit 130
     return "$status"
@@ -192,7 +196,7 @@ cuda_index() { # where PyTorch keeps packages built for the CUDA of the one that
 bring_xformers() {
     local index
     has xformers && return
-    index="$(cuda_index)" && bring xformers "$index"
+    index="$(cuda_index)" && bring xformers xformers.ops "$index"
 }
 
 # Presets are variables. One that is set already stays as it is, and a flag goes before all of them.
@@ -245,7 +249,7 @@ use_less_ram_where_little() {
 new_password() { od -An -N9 -tx1 /dev/urandom | tr -d ' \n'; }
 
 use_packages() { # use_packages FLAGS...: those that can be had
-    if has bitsandbytes || { ! is_offline "$@" && bring bitsandbytes; }; then
+    if has bitsandbytes || { ! is_offline "$@" && bring bitsandbytes bitsandbytes; }; then
         by_default FRAMEPACK_USE_BNB=1 FRAMEPACK_BNB_LOAD_IN_4BIT=1 FRAMEPACK_BNB_CPU_OFFLOAD=1
     else
         say "bitsandbytes cannot be installed now: weights that do not fit are kept in int8 instead"

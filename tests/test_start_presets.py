@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ def telling(ready: Installation) -> Installation:
         (ready.home / "diffusers_helper" / "models").mkdir(exist_ok=True)
         shutil.copy(ROOT / "diffusers_helper" / name, ready.home / "diffusers_helper" / name)
     (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
-    for name in ("bitsandbytes", "xformers"):
-        ready.wheel(name, "1.0")
+    ready.wheel("bitsandbytes", "1.0")
+    ready.wheel("xformers", "1.0", "import sys; sys.modules['xformers.ops'] = sys")
     download(ready, "framepack")
     return ready
 
@@ -123,13 +124,15 @@ def test_what_cannot_be_installed_is_said_and_tried_again(telling: Installation,
     assert (chosen.use_bnb, chosen.xformers_mode) == (True, "standard")
 
 
-def test_a_package_that_is_broken_is_not_used(telling: Installation) -> None:
-    telling.wheel("bitsandbytes", "1.0", "raise OSError('libcudart.so.12: no such file')")
-    for _ in range(2):
-        chosen, said = resolved(telling, "standard")
-        assert not chosen.use_bnb
-        assert "libcudart.so.12" in said
-        assert "int8 instead" in said
+@pytest.mark.parametrize("package", ["bitsandbytes", "xformers"])
+def test_a_package_that_is_broken_does_not_stay(telling: Installation, package: str) -> None:
+    """Other packages import it whether it is wanted or not."""
+    telling.wheel(package, "1.0", "raise OSError('libcudart.so.12: no such file')")
+    chosen, said = resolved(telling, "standard")
+    assert (chosen.use_bnb, chosen.xformers_mode == "standard") == (package != "bitsandbytes", package != "xformers")
+    assert "libcudart.so.12" in said
+    with pytest.raises(subprocess.CalledProcessError):
+        telling.installed(package)
 
 
 @pytest.mark.parametrize("how", ["variable", "flag"])
@@ -146,10 +149,13 @@ def test_offline_nothing_is_installed_and_the_page_starts(telling: Installation,
 
 
 def test_xformers_comes_from_the_index_of_pytorchs_cuda(telling: Installation) -> None:
-    pip = next((telling.home / ".venv" / "lib").glob("python*/site-packages")) / "pip"
+    site = next((telling.home / ".venv" / "lib").glob("python*/site-packages"))
+    pip = site / "pip"
     shutil.rmtree(pip)
     pip.mkdir()
     (pip / "__main__.py").write_text("import sys; print('pip', *sys.argv[1:])")
+    for name in ("bitsandbytes", "xformers"):
+        (site / f"{name}.py").write_text("import sys; sys.modules['xformers.ops'] = sys")
     said = resolved(telling, "standard")[1]
     assert "--index-url https://download.pytorch.org/whl/cu130 xformers==1.0" in said
     assert "--no-deps --retries 1 --timeout 15 bitsandbytes==1.0" in said
