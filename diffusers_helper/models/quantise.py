@@ -177,7 +177,7 @@ def quantise(
 
     Raises:
         UnusableCheckpoint: the weights have 8 bits already.
-        UnusableInput: bitsandbytes is asked for and not installed.
+        UnusableInput: bitsandbytes is asked for and not installed, or broken.
     """
     library = bitsandbytes() if precision not in KINDS else None
     for name, linear in quantisable(transformer).items():
@@ -198,10 +198,15 @@ def bitsandbytes() -> ModuleType:
     try:
         return import_module("bitsandbytes")
     except (ImportError, OSError, RuntimeError) as error:
-        raise UnusableInput(
-            f"bitsandbytes is installed and cannot be used: {error}. Remove it with "
-            "`.venv/bin/python -m pip uninstall bitsandbytes`, or choose int8 weights, which do not need it."
-        ) from error
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> UnusableInput:
+    first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+    return UnusableInput(
+        f"bitsandbytes is installed and cannot be used: {first_line}. Remove it with "
+        "`.venv/bin/python -m pip uninstall bitsandbytes`, or choose int8 weights, which do not need it."
+    )
 
 
 def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.device) -> nn.Module:
@@ -215,5 +220,10 @@ def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.devic
         made.weight = library.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     if linear.bias is not None:
         made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-    packed: nn.Module = made.to(device)
+    try:
+        packed: nn.Module = made.to(device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # it comes without code for this CUDA, and says so only now
+        raise _broken(error) from error
     return packed

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +159,26 @@ def test_a_broken_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
     with pytest.raises(UnusableInput, match=r"cannot be used: libcudart\.so\.12.*int8"):
         bitsandbytes()
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(RuntimeError("CUDA binary not found\nmore"), UnusableInput), (torch.OutOfMemoryError("full"), None)],
+)
+def test_a_bitsandbytes_that_cannot_pack_is_named(
+    failure: Exception, raised: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(nn.Linear):
+        def __init__(self, *shape: int, bias: bool, **_: object) -> None:
+            super().__init__(*shape, bias=bias)
+
+        def to(self, *_: object) -> Failing:  # type: ignore[override]
+            raise failure
+
+    parameter = SimpleNamespace(Linear4bit=Failing, Params4bit=lambda weight, **_: nn.Parameter(weight, False))
+    monkeypatch.setattr("diffusers_helper.models.quantise.bitsandbytes", lambda: SimpleNamespace(nn=parameter))
+    with pytest.raises(raised or type(failure), match="full" if raised is None else r"CUDA binary not found\. Remove"):
+        quantise(copy.deepcopy(pack.transformer()), "bnb4")
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bnb8", 0.005), ("bnb4", 0.12)])
