@@ -150,7 +150,6 @@ def test_what_a_13b_checkpoint_would_need_is_foretold(
     half = torch.float16
     compute = Compute(torch.device("cuda"), torch.bfloat16, half, half, "a GPU")
     monkeypatch.setattr(load, "choose_compute", lambda: compute)
-    monkeypatch.setattr(residency, "attention_is_fused", lambda device, dtype: True)
     monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB))
     plan = _fact(doctor.examine(chosen), "memory plan 13B")
     assert (plan.value["fits"], plan.value["precision"]) == (True, "int8")
