@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from diffusers_helper import transport
 from diffusers_helper.swap import BlockSwap
 from diffusers_helper.transport import PAGE_BYTES, CudaTransport, bytes_per_second
 
-from .test_swap import numbered, numbers
-
-
-class Event:
-    """Every copy has ended when it was asked for."""
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-
-class Stream:
-    """Does at once what it is asked for."""
-
-    def __init__(self, device: object = None) -> None:
-        """Of any device."""
-
-    def wait_event(self, event: Event) -> None:
-        assert isinstance(event, Event)
-
-    def record_event(self) -> Event:
-        return Event()
+from .cuda_streams import Device, install
+from .test_swap import numbered
 
 
 class Driver:
     """Locks up to ``room`` bytes, in whole pages, none of them twice."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, room: int, device: Device) -> None:
+        self.room, self.device = room, device
         self.locked: dict[int, int] = {}
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802 - the driver's name
@@ -51,31 +34,54 @@ class Driver:
         return 0
 
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        assert not self.device.busy, "it might still be read"
         del self.locked[address]
         return 0
 
 
+@pytest.fixture(params=[True, False], ids=["copies hurry", "computation hurries"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Device:
+    made = Device(copies_hurry=request.param)
+    install(made, monkeypatch)
+    return made
+
+
 @pytest.fixture(params=[10**9, 12_000, 0], ids=["all is locked", "some", "none"])
-def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    made = Driver(request.param)
+def driver(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    made = Driver(request.param, device)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(transport, "STAGING_BYTES", 1000)
     return made
 
 
+def compute(device: Device, blocks: Iterator[nn.Module], check: Callable[[int, Tensor], None]) -> None:
+    """Queue, for each block, a computation that reads the weights it has then."""
+    for number, block in enumerate(blocks):
+        (weights,) = (parameter.data for parameter in block.parameters())
+        device.computation.queue(partial(check, number, weights))
+
+
 @pytest.mark.parametrize("keep", [True, False])
-def test_blocks_arrive_and_nothing_stays_locked(driver: Driver, keep: bool, caplog: pytest.LogCaptureFixture) -> None:
-    cuda, sizes = CudaTransport("cpu"), [100, 2000, 1500, 700, 2000, 900]
+def test_blocks_arrive_and_nothing_stays_locked(
+    driver: Driver, device: Device, keep: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every computation finds the weights of its own block, however far one stream is ahead of the other."""
+    cuda, sizes, seen = CudaTransport("cpu"), [100, 2000, 1500, 700, 2000, 900], list[int]()
+
+    def check(number: int, weights: Tensor) -> None:
+        assert (weights == number).all()
+        seen.append(number)
+
     swap = BlockSwap(numbered(sizes), cuda, 3000, keep_host_copy=keep)
     for _ in range(3):
-        assert list(numbers(swap())) == list(range(len(sizes)))
+        compute(device, swap(), check)
     assert cuda.staged == ("refuses to lock" in caplog.text) == (driver.room < 10**9)
+    swap.limit(1000)
+    compute(device, swap(), check)
     swap.close()
+    assert seen == [*range(len(sizes))] * 4
     assert not driver.locked
+    assert device.copies[0].copied_bytes == swap.bytes_moved, "all beside the computation"
     cuda.close()
 
 
