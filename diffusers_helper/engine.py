@@ -174,7 +174,7 @@ class Engine:
         yield from self._free_rung()
         while self._residency.fewer_resident_blocks():
             blocks = self._residency.plan.resident_blocks
-            yield f"The GPU ran out of memory: only {blocks} blocks of the transformer stay on it now, which is slower."
+            yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
 
     def _decode_rungs(self) -> Iterator[str]:
         self._residency.take_turns()

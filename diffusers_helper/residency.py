@@ -29,7 +29,7 @@ from .memory import (
     offload_model_from_device_for_memory_preservation,
 )
 from .memory_plan import MemoryPlan, plan_memory
-from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, Machine, Wishes, Workload
+from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Machine, Wishes, Workload
 from .models.attention import attention_is_fused
 from .models.load import Compute, Parts
 from .models.quantised_file import kept_bytes, quantised_folder
@@ -75,7 +75,7 @@ class Planner:
         if made.precision != self.plan.precision:
             raise OutOfMemory(
                 "the weights that bitsandbytes has packed do not fit onto the GPU any more. Close other programs that "
-                f"use it; or start this one again, and it takes {made.precision} weights."
+                f"use it; or start this one again, and it takes {WORDS[made.precision]}."
             )
         return made
 
