@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +203,103 @@ def test_a_loan_that_does_not_fit_stays_at_home(fake: FakeGPU) -> None:
     assert on_gpu(model, fake) == 0
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), KeyboardInterrupt()])
+def test_a_loan_that_is_broken_off_is_undone(error: BaseException, fake: FakeGPU) -> None:
+    model, inputs, taken = stack(4), torch.randn(2, 32), fake._take
+    before = model(inputs)
+
+    def break_off(tensor: Tensor) -> Tensor:
+        if len(fake.copies) == 3:
+            raise error
+        return taken(tensor)
+
+    fake._take = break_off  # type: ignore[method-assign]
+    loan = memory.Loan(model)
+    with pytest.raises(type(error)):
+        loan.go(GPU)
+    assert (on_gpu(model, fake), loan.away, loan.bytes_away) == (0, False, 0)
+    assert torch.equal(model(inputs), before)
+
+
+class Packed(nn.Module):
+    """As bitsandbytes keeps its weights: 4 bits with a state on the parameter, 8 bits with one on the module."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(64, dtype=torch.uint8), requires_grad=False)
+        second = SimpleNamespace(absmax=torch.ones(2), code=torch.ones(3))
+        scales = SimpleNamespace(absmax=torch.ones(4), code=torch.ones(5), offset=torch.tensor(0.5), state2=second)
+        if bits == 4:
+            self.weight.quant_state = scales  # type: ignore[attr-defined]
+        else:
+            self.state = SimpleNamespace(CB=self.weight.data, SCB=torch.ones(6))
+
+    def hidden(self) -> list[Tensor]:
+        holders = vars(self).get("state"), getattr(self.weight, "quant_state", None)
+        found = [each for holder in holders if holder for each in vars(holder).values()]
+        second = [each for holder in found if isinstance(holder, SimpleNamespace) for each in vars(holder).values()]
+        return [each for each in (*found, *second) if isinstance(each, Tensor)]
+
+
+@pytest.mark.parametrize(("bits", "hidden"), [(4, 5), (8, 2)])
+def test_packed_weights_move_with_what_lies_beside_them(bits: int, hidden: int, fake: FakeGPU) -> None:
+    """And what are two names of the same bytes stay so."""
+    model = Packed(bits)
+    tensors = [model.weight, *model.hidden()]
+    assert len(tensors) == 1 + hidden
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    size = sum(dict(zip(addresses, (tensor.nbytes for tensor in tensors), strict=True)).values())
+    loan = memory.Loan(model)
+    loan.go(GPU)
+    assert all(fake.has(tensor) for tensor in tensors)
+    assert fake.held == size
+    loan.leave()
+    assert [tensor.data_ptr() for tensor in tensors] == addresses
+    fake.copies.clear()
+    memory.load_model_chunked(model, GPU)
+    assert all(fake.has(tensor) for tensor in tensors)
+    memory.offload_model_from_device_for_memory_preservation(model, GPU, aggressive=True)
+    assert not any(fake.has(tensor) for tensor in tensors)
+
+
+@pytest.fixture
+def bitsandbytes() -> Any:
+    return pytest.importorskip("bitsandbytes")
+
+
+@pytest.mark.parametrize("kind", ["Linear4bit", "Linear8bitLt"])
+def test_all_that_bitsandbytes_makes_moves(bitsandbytes: Any, kind: str, fake: FakeGPU) -> None:
+    """Before its first use, which moves the states of 8 bits from the weight to the module, and after it."""
+    torch.manual_seed(0)
+    options = {} if kind == "Linear4bit" else {"has_fp16_weights": False}
+    model = getattr(bitsandbytes.nn, kind)(64, 128, **options).requires_grad_(False).eval().to("cpu")
+    inputs, outputs = torch.randn(3, 64), []
+    for _ in range(2):
+        loan = memory.Loan(model)
+        loan.go(GPU)
+        assert all(fake.has(tensor) for tensor in tensors_within(model))
+        loan.leave()
+        assert not any(fake.has(tensor) for tensor in tensors_within(model))
+        outputs.append(model(inputs))
+    assert torch.equal(*outputs)
+
+
+def tensors_within(model: Any) -> Iterator[Tensor]:
+    """Of everything that a module holds, however deep."""
+    waiting, seen = [model], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            yield each
+        if isinstance(each, dict | list | tuple):
+            waiting += each.values() if isinstance(each, dict) else each
+        elif hasattr(each, "__dict__") and not isinstance(each, type):
+            waiting += vars(each).values()
+
+
 class Peculiar(nn.Module):
     """A class with its own way of finding attributes, a tied weight, a buffer and a weight that is None."""
 
@@ -227,6 +326,7 @@ def test_weights_on_call_for_any_class() -> None:
     assert model(inputs.double()).dtype == torch.float64
     memory.DynamicSwapInstaller.install_model(model, device="cpu")
     assert isinstance(model, Peculiar)
+    assert str(type(model)) == str(Peculiar)
     assert torch.equal(model(inputs), before)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     memory.DynamicSwapInstaller.uninstall_model(model)
