@@ -27,6 +27,7 @@ from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .memory import load_model_chunked
 from .memory_plan import MemoryPlan
 from .memory_ways import Decode
+from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
 from .models.speed import quicken
@@ -106,9 +107,16 @@ class Engine:
     """A checkpoint, ready to run."""
 
     def __init__(
-        self, checkpoint: Checkpoint, compute: Compute, parts: Parts, planner: Planner, notices: Sequence[str] = ()
+        self,
+        checkpoint: Checkpoint,
+        compute: Compute,
+        parts: Parts,
+        planner: Planner,
+        attention: Attention | None = None,
+        notices: Sequence[str] = (),
     ) -> None:
-        self.checkpoint, self._notices = checkpoint, notices
+        """``attention`` and ``notices`` are told with every video."""
+        self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self._parts, self._planner = compute, parts, planner
         self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
@@ -127,25 +135,27 @@ class Engine:
         settings = chosen or resolve()
         compute = choose_compute()
         wishes, notices = wishes_of(settings)
+        allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
         planner = Planner(checkpoint, compute, wishes, settings.models_dir)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
-        said = list(notices)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
             transformer = load_transformer(checkpoint, compute, planner.plan, settings)
-            said.extend(quicken(transformer, compute.device, compute.transformer_dtype, settings))
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer
 
-        return cls(checkpoint, compute, load_parts(checkpoint, compute, load), planner, said)
+        parts = load_parts(checkpoint, compute, load)
+        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
+        return cls(checkpoint, compute, parts, planner, attention, (*notices, *attention.notices))
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
         plan = self._planner.for_job(request, height, width)
         self._residency.follow(plan)
         self._begin_ladder(plan.decode)
-        notices, why = (*self._notices, *plan.notices), self._residency.told(plan)
+        kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
+        why, notices = self._residency.told(plan) + kernel, (*self._notices, *plan.notices)
         return replace(self._residency.plan, why=why, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:

@@ -43,7 +43,7 @@ from .workfolder import SavedSection, WorkFolder, frames_in
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller size or latent window"
+OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller latent window or size"
 GPU_LOST = "the GPU stopped working. Start the program again; the video can go on from its last finished section."
 
 

@@ -8,10 +8,11 @@ be swapped by blocks, and takes turns as a whole. Where the plan says ``cpu``, n
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .memory import (
     load_model_chunked,
     offload_model_from_device_for_memory_preservation,
 )
-from .memory_plan import MemoryPlan, plan_memory
+from .memory_plan import SMALL_WINDOW, MemoryPlan, plan_memory
 from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Machine, Wishes, Workload
 from .models.attention import attention_is_fused
 from .models.load import Compute, Parts
@@ -60,7 +61,16 @@ class Planner:
         machine = look(compute, models_dir)
         kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
         self._machine = replace(machine, disk_free=machine.disk_free + kept)
-        self.plan = plan_memory(self._machine, self._sizes, largest_workload(checkpoint.buckets), wishes)
+        self.plan = self._plan_to_load(max(checkpoint.buckets, key=math.prod))
+
+    def _plan_to_load(self, size: tuple[int, int]) -> MemoryPlan:
+        """For the usual latent window; where that does not fit, for a small one, which a video may ask for."""
+        try:
+            return plan_memory(self._machine, self._sizes, Workload.of(*size), self.wishes)
+        except OutOfMemory:
+            with suppress(OutOfMemory):
+                return plan_memory(self._machine, self._sizes, Workload.of(*size, SMALL_WINDOW), self.wishes)
+            raise
 
     def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
         """The plan for one video, with what the device has free now. The weights are loaded, their numbers fixed.
@@ -84,7 +94,7 @@ def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> Me
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
     machine = look(compute, models_dir)
-    return plan_memory(machine, sizes, largest_workload(FRAMEPACK_BUCKETS), wishes)
+    return plan_memory(machine, sizes, Workload.of(*max(FRAMEPACK_BUCKETS, key=math.prod)), wishes)
 
 
 def dtype_names(compute: Compute) -> dict[str, str]:
@@ -92,11 +102,6 @@ def dtype_names(compute: Compute) -> dict[str, str]:
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     dtypes = {"transformer": compute.transformer_dtype, "vae": compute.vae_dtype}
     return {part: names[dtypes.get(part, compute.encoder_dtype)] for part in WEIGHTS_PARTS}
-
-
-def largest_workload(buckets: Sequence[tuple[int, int]]) -> Workload:
-    """Of the sizes (height, width) that a checkpoint makes."""
-    return Workload.of(*max(buckets, key=lambda size: size[0] * size[1]))
 
 
 def look(compute: Compute, models_dir: Path) -> Machine:

@@ -156,6 +156,20 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_loading(
         Engine.load(checkpoint)
 
 
+def test_where_the_usual_latent_window_does_not_fit_a_small_one_is_loaded_for(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(residency, "look", lambda compute, folder: Machine(5 * GB, 4 * GB, 34 * GB, 30 * GB, 99 * GB))
+    monkeypatch.setattr(residency, "part_sizes", lambda checkpoint, dtypes: FULL_SIZE)
+    planner = Planner(replace(checkpoint, buckets=((640, 608),)), FLOAT32, Wishes(), tmp_path)
+    assert planner.plan.peak_vram_bytes <= 4 * GB
+    monkeypatch.setattr(residency, "_vram_free", lambda device: 4 * GB)
+    usual, small = (Request.parse({"picture": "-", "latent_window": window}) for window in (9, 3))
+    assert planner.for_job(small, 640, 608).precision == "int8"
+    with pytest.raises(OutOfMemory, match="A latent window of 3 would fit"):
+        planner.for_job(usual, 640, 608)
+
+
 class Short(PackEngine):
     """An engine that runs out of memory at one stage, until it has been told often enough to use less."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..settings import Settings
@@ -10,10 +12,8 @@ from .compile import compile_blocks, why_not
 from .transformer import FramePackTransformer
 
 
-def quicken(
-    transformer: FramePackTransformer, device: torch.device, dtype: torch.dtype, chosen: Settings
-) -> tuple[str, ...]:
-    """Do what the settings ask for; what is not done, and why, is returned for the user.
+def quicken(transformer: FramePackTransformer, device: torch.device, dtype: torch.dtype, chosen: Settings) -> Attention:
+    """Do what the settings ask for; returns the attention in use, and in its notices all that is not done.
 
     Args:
         device, dtype: in which the transformer computes.
@@ -23,7 +23,7 @@ def quicken(
     refusal = _compile_refusal(chosen, device) if chosen.compile else ""
     if chosen.compile and not refusal:
         compile_blocks(transformer, whole=attention.kernel == SDPA)
-    return (*attention.notices, refusal) if refusal else attention.notices
+    return replace(attention, notices=(*attention.notices, refusal)) if refusal else attention
 
 
 def attention_of(chosen: Settings, device: torch.device, dtype: torch.dtype, head_width: int = 128) -> Attention:

@@ -48,7 +48,7 @@ def test_other_sizes_compile_nothing_again(tmp_path: Path) -> None:
     sizes = [tiny_inputs(), tiny_inputs(8, 12, 9), tiny_inputs(12, 8, 3, frames=5)]
     with torch.inference_mode():
         plain = [transformer(**inputs) for inputs in sizes]
-        assert quicken(transformer, CPU, torch.float32, chosen(tmp_path)) == ()
+        assert quicken(transformer, CPU, torch.float32, chosen(tmp_path)).notices == ()
         torch.testing.assert_close(transformer(**sizes[0]), plain[0], rtol=1e-4, atol=1e-5)
         graphs = counters["stats"]["unique_graphs"]
         assert graphs
@@ -87,12 +87,12 @@ def test_steps_of_the_modulation_table_compile_nothing_again(tmp_path: Path) -> 
 
 def test_fast_start_goes_before_compile(tmp_path: Path) -> None:
     transformer = tiny_transformer()
-    (notice,) = quicken(transformer, CPU, torch.float32, chosen(tmp_path, fast_start="1"))
+    (notice,) = quicken(transformer, CPU, torch.float32, chosen(tmp_path, fast_start="1")).notices
     assert "--fast-start goes before --compile" in notice
     assert all(block._compiled_call_impl is None for block in transformer.blocks)
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    (notice,) = quicken(tiny_transformer(), CPU, torch.float32, chosen(tmp_path))
+    (notice,) = quicken(tiny_transformer(), CPU, torch.float32, chosen(tmp_path)).notices
     assert "there is no C++ compiler" in notice
