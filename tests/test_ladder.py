@@ -75,7 +75,14 @@ def test_sampling_goes_down_its_ladder(
 ) -> None:
     made = engine(checkpoint, change)
     transformer = made._parts.transformer
-    transformer.forward = failing(transformer.forward, len(words), at=1)  # type: ignore[method-assign]
+    short = failing(transformer.forward, len(words), at=1)
+
+    def forward(**inputs: Any) -> Any:
+        packed = made._residency._packed
+        assert packed is None or packed.away, "what a rung sent away comes back"
+        return short(**inputs)
+
+    transformer.forward = forward  # type: ignore[method-assign]
     frames, events = video(made, photograph, tmp_path)
     assert np.array_equal(frames, plain)
     said = told(events)
@@ -131,6 +138,7 @@ def test_decoding_goes_down_its_ladder_to_a_copy_on_the_cpu(
     assert [each in message for each, message in zip(words, told(events), strict=True)] == [True] * 3
     made.decode(torch.zeros(1, 16, 1, 4, 4))
     assert copied == [False]
+    assert made._residency.plan.take_turns, "for the sections to come"
 
 
 @pytest.mark.parametrize("change", [moving("swapped", "gpu", take_turns=True, **SOME), PACKED])
