@@ -22,7 +22,7 @@ from typing import Any
 
 from .errors import FramePackError, UnusableCheckpoint
 from .machine import read_ram
-from .media.files import nearest_existing
+from .media.files import free_bytes, nearest_existing
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
 from .settings import Settings
 
@@ -317,7 +317,7 @@ def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
     missing = _missing_gb(known, models_dir)
     if not missing:
         return _checkpoint(name, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
-    free = shutil.disk_usage(nearest_existing(models_dir)).free / 1e9
+    free = free_bytes(models_dir) / 1e9
     fix = f"If you want it: `bash start.sh download {name}` ({missing:.1f} GB)."
     fix += f" Where memory is short, the first start adds {known.quantised_gb:.1f} GB of 8-bit weights."
     if missing > free:

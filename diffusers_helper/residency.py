@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -21,7 +20,7 @@ from torch import nn
 
 from .errors import OutOfMemory
 from .machine import read_ram
-from .media.files import nearest_existing
+from .media.files import free_bytes
 from .memory import (
     DynamicSwapInstaller,
     Loan,
@@ -106,7 +105,7 @@ def dtype_names(compute: Compute) -> dict[str, str]:
 
 def look(compute: Compute, models_dir: Path) -> Machine:
     """What this machine has; in a container, what that may use."""
-    device, disk = compute.device, shutil.disk_usage(nearest_existing(models_dir)).free
+    device, disk = compute.device, free_bytes(models_dir)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = read_ram()
     fused = attention_is_fused(device, compute.transformer_dtype)

@@ -87,15 +87,20 @@ def nearest_existing(folder: Path) -> Path:
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk where ``folder`` is or will be."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
 def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises OutputFailed when the disk of ``folder`` has less than ``needed_bytes`` free."""
     try:
-        free_bytes = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise _failed(folder, error) from error
-    if free_bytes < needed_bytes:
+    if free < needed_bytes:
         raise OutputFailed(
-            f"Not enough space in {folder}: {math.ceil(needed_bytes / 1e6)} MB needed, {free_bytes // 10**6} MB free. "
+            f"Not enough space in {folder}: {math.ceil(needed_bytes / 1e6)} MB needed, {free // 10**6} MB free. "
             "Free some space or choose another output folder."
         )
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import AlreadyRunning, OutputFailed, UnusableCheckpoint, UnusableInput
 from ..events import Downloaded, Downloading, Event, Notice
-from ..media.files import make_folder, nearest_existing, written_whole
+from ..media.files import free_bytes, make_folder, written_whole
 from .hub import MAIN, Hub, HubFile, Trouble, size_of
 from .table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders, repository_folder
 
@@ -59,7 +59,7 @@ def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = Fa
 
 
 def _later(known: KnownCheckpoint, models_dir: Path) -> str:
-    free = shutil.disk_usage(nearest_existing(models_dir)).free / 1e9
+    free = free_bytes(models_dir) / 1e9
     return (
         f"{known.size_gb:.1f} GB in all; where memory is short, the first start adds a file of 8-bit weights, "
         f"{known.quantised_gb:.1f} GB. {free:.1f} GB are free in {models_dir}."

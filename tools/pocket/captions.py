@@ -172,6 +172,12 @@ def _adjective(rng: np.random.Generator, speed: str) -> str:
     return {"slowly": one(rng, SLOW_ADJECTIVES), "quickly": one(rng, QUICK_ADJECTIVES), "": ""}[speed]
 
 
+def _camera_does(rng: np.random.Generator, what: str, adverb: str, adverb_first: bool) -> str:
+    """A whole sentence, such as "the view slowly pans left"."""
+    words = (adverb, what) if adverb_first else (what, adverb)
+    return " ".join((one(rng, CAMERAS), *words))
+
+
 def _side_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
     sideways = move in ("left", "right")
     verbs, nouns = (SIDE_VERBS, SIDE_NOUNS) if sideways else (RISE_VERBS, RISE_NOUNS)
@@ -179,10 +185,8 @@ def _side_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
     if rng.random() < 0.3:  # the plainest wording is the most frequent
         verb, where = verbs[0 if sideways else rng.integers(2)], move
     kind = rng.integers(0, 7)
-    if kind <= 2:
-        return f"{one(rng, CAMERAS)} {verb} {where} {adverb}"
-    if kind == 3:
-        return f"{one(rng, CAMERAS)} {adverb} {verb} {where}"
+    if kind <= 3:
+        return _camera_does(rng, f"{verb} {where}", adverb, adverb_first=kind == 3)
     if kind == 4:
         return f"{_adjective(rng, speed)} {one(rng, nouns)} {where}"
     stem = {"pans": "pan", "goes": "go"}.get(verb, verb[:-1])
@@ -209,10 +213,8 @@ def _turn_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
     if rng.random() < 0.3:
         verb, where = TURN_VERBS[rng.integers(2)], move
     kind = rng.integers(0, 7)
-    if kind <= 2:
-        return f"{one(rng, CAMERAS)} {verb} {where} {adverb}"
-    if kind == 3:
-        return f"{one(rng, CAMERAS)} {adverb} {verb} {where}"
+    if kind <= 3:
+        return _camera_does(rng, f"{verb} {where}", adverb, adverb_first=kind == 3)
     if kind == 4:
         article = one(rng, ("", "a", "the camera makes a"))
         return f"{article} {_adjective(rng, speed)} {one(rng, TURN_ADJECTIVES[move])} {one(rng, TURN_NOUNS)}"
