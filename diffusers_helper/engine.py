@@ -155,8 +155,8 @@ class Engine:
         self._residency.follow(plan)
         self._begin_ladder(plan.decode)
         kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
-        why, notices = self._residency.told(plan) + kernel, (*self._notices, *plan.notices)
-        return replace(self._residency.plan, why=why, notices=notices)
+        words, notices = plan.words + self._residency.copies + kernel, (*self._notices, *plan.notices)
+        return replace(self._residency.plan, words=words, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
         self._decode_how, self._encode_on_call = decode, False

@@ -39,7 +39,7 @@ class MemoryPlan:
         resident_bytes: of the blocks that stay.
         take_turns: the transformer leaves the GPU while a clip is decoded.
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
-        why: one sentence for people.
+        words: the plan for people; ``{resident_blocks}`` stands for that number.
         notices: what was asked for and could not be had.
     """
 
@@ -52,8 +52,13 @@ class MemoryPlan:
     decode: Decode
     peak_vram_bytes: int
     peak_ram_bytes: int
-    why: str
+    words: str
     notices: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """The plan in words."""
+        return self.words.format(resident_blocks=self.resident_blocks)
 
 
 def plan_memory(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> MemoryPlan:
@@ -94,7 +99,7 @@ def _plan(way: Way, machine: Machine, wishes: Wishes) -> MemoryPlan:
         decode=way.decode,
         peak_vram_bytes=way.vram(),
         peak_ram_bytes=way.ram(),
-        why=_why(way, machine),
+        words=_words(way, machine),
         notices=tuple(_notices(way, machine, wishes)),
     )
 
@@ -123,13 +128,13 @@ def _notices(way: Way, machine: Machine, wishes: Wishes) -> Iterator[str]:
         )
 
 
-def _why(way: Way, machine: Machine) -> str:
+def _words(way: Way, machine: Machine) -> str:
     ram = f"{way.ram() / GB:.1f} of {machine.ram_free / GB:.1f} GB free RAM"
     if not way.on_gpu:
         return f"{WORDS[way.precision]}, all on the CPU, with at most {ram}."
     where = "all blocks on the GPU"
     if not way.all_resident:
-        where = f"{way.resident_blocks} of {way.sizes.blocks} blocks on the GPU, the others swapped in from RAM"
+        where = f"{{resident_blocks}} of {way.sizes.blocks} blocks on the GPU, the others swapped in from RAM"
     turns = ", which is cleared for decoding" if way.take_turns else ""
     decode = {"gpu": "", "tiled": ", decoding in tiles", "cpu": ", decoding on the CPU"}[way.decode]
     vram = f"{way.vram() / GB:.1f} of {machine.vram_free / GB:.1f} GB free VRAM"

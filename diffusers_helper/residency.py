@@ -191,15 +191,14 @@ class Residency:
             return replace(plan, resident_blocks=len(blocks), resident_bytes=sum(map(_bytes_of, blocks)))
         return plan
 
-    def told(self, plan: MemoryPlan) -> str:
-        """``plan`` in words, with the blocks that do stay and the time that the others take."""
+    @property
+    def copies(self) -> str:
+        """In words, what a step copies to the device and how long that takes; empty where nothing is swapped."""
         if self._swap is None or not self._swap.bytes_per_pass:
-            return plan.why
-        of_all = f" of {len(self._parts.transformer.blocks)} blocks"
-        why = plan.why.replace(f"{plan.resident_blocks}{of_all}", f"{self.plan.resident_blocks}{of_all}")
+            return ""
         size, speed = self._swap.bytes_per_pass, self._swap.bus_speed
         return (
-            f"{why} A step copies {size / GB:.1f} GB, which takes {size / speed:.1f} s "
+            f" A step copies {size / GB:.1f} GB, which takes {size / speed:.1f} s "
             f"at the measured {speed / GB:.1f} GB/s."
         )
 

@@ -320,9 +320,9 @@ def test_the_blocks_that_stay_are_told_as_they_are(
     checkpoint: Checkpoint, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not as they were planned; and how long the others take to pass through."""
-    why = "int8 weights, 4 of 8 blocks on the GPU, the others swapped in from RAM."
+    words = "int8 weights, {resident_blocks} of 8 blocks on the GPU, the others swapped in from RAM."
     monkeypatch.setattr("diffusers_helper.swap.bytes_per_second", lambda transport, size: 25.1e9)
-    made = engine(checkpoint, moving("swapped", "gpu", why=why, **SOME))
+    made = engine(checkpoint, moving("swapped", "gpu", words=words, **SOME))
     _, events = video(made, photograph, tmp_path)
     (plan,) = (event for event in events if isinstance(event, Plan))
     swap = made._residency._swap
