@@ -57,6 +57,12 @@ def test_calm_is_neither_motion_nor_noise() -> None:
     assert not measures.is_calm(dissolved)
 
 
+def test_a_pan_that_starts_from_rest() -> None:
+    seconds = np.arange(37) / 30
+    assert measures.starts_from_rest(pan(list(-26 * np.minimum(seconds, 1) ** 2 / 2)), "right")
+    assert not measures.starts_from_rest(pan(list(-26 * seconds)), "right")
+
+
 def test_a_steady_pan_passes_its_seams() -> None:
     assert measures.seams_passed(pan(list(np.arange(73) * 0.8)), "left", 36) == [True]
     assert measures.seams_passed(pan(list(-np.arange(73) * 0.8)), "right", 36) == [True]

@@ -31,7 +31,7 @@ def canvas(size: int = 256) -> torch.Tensor:
 
 def seen_by_camera(move: str, speed: str = "", times: np.ndarray = TIMES) -> torch.Tensor:
     """Frames [3, F, side, side] of a steady camera move."""
-    path = camera.draw_paths(np.random.default_rng(1), [move], [speed], times, 256, distance=0.0)
+    path = camera.draw_paths(np.random.default_rng(1), [camera.Move(move, speed)], times, 256, distance=0.0)
     return camera.render(canvas(), path, SIDE, SIDE)[0]
 
 
@@ -45,7 +45,7 @@ def test_a_camera_that_rolls_clockwise_turns_the_picture_counterclockwise() -> N
     picture[:, 126:130, 150:] = 255  # a bar from near the centre to the right
     times = np.array([0.0, 1.2], dtype=np.float32)
     rng = np.random.default_rng(2)
-    path = camera.draw_paths(rng, ["clockwise"], [""], times, 256, distance=0.0)
+    path = camera.draw_paths(rng, [camera.Move("clockwise")], times, 256, distance=0.0)
     path = replace(path, x=path.x * 0 + 127.5, y=path.y * 0 + 127.5)
     first, last = camera.render(picture, path, 128, 128)[0, 0]
     rows = torch.arange(128.0)[:, None]
@@ -58,6 +58,21 @@ def test_speed_is_measured() -> None:
     seconds = float(TIMES[-1])
     assert slow == pytest.approx(-0.5 * camera.ROLL_PER_SECOND * seconds, rel=0.15)
     assert quick == pytest.approx(-1.6 * camera.ROLL_PER_SECOND * seconds, rel=0.15)
+
+
+def test_a_soft_start_gathers_speed_and_loses_half_of_its_time() -> None:
+    gone = camera.steady_seconds(np.array([0.0, 0.5, 1.0, 3.0]), soft_start=True)
+    assert gone == pytest.approx([0, 0.125, 0.5, 2.5])
+    times = np.arange(37) / camera.FPS
+    assert camera.steady_seconds(times, soft_start=False) is times
+
+
+def test_diagonals_name_both_sides() -> None:
+    rng = np.random.default_rng(0)
+    for move in camera.DIAGONALS:
+        texts = {camera_caption(rng, move, "", soft_start=True).text.lower() for _ in range(200)}
+        assert len(texts) > 80
+        assert all(move.split()[1] in text for text in texts)
 
 
 def test_turns_have_words_that_pans_have_not() -> None:
@@ -100,7 +115,7 @@ def test_figures_are_followed(move: str, shape: str, ground: str) -> None:
     rng = np.random.default_rng(5)
     figure = Figure(shape, "orange", move, "", "cyan" if move == "recolour" else "")
     other = Figure("ring", "black", "hold")
-    caption = Caption("", "hold", "", (figure, other), ground)
+    caption = Caption("", "hold", figures=(figure, other), ground=ground)
     still = seen_by_camera("hold") * 0.2 + 0.1
     bare = paint_ground(rng, caption, still)
     clip = paint_figures(rng, bare, caption, TIMES)

@@ -21,6 +21,9 @@ PAN_PIXELS_PER_SECOND = 26.0
 ZOOM_PER_SECOND = 0.34  # change of ln(scale) a second
 ROLL_PER_SECOND = 0.5  # radians a second: 21 pixels at a third of a 128-pixel side from the centre
 
+SOFT_START_SECONDS = 1.0  # a camera that starts gently gathers speed evenly over this time
+HALF = 0.5**0.5  # of a diagonal, along each axis
+
 # name -> (x, y, zoom, roll): the direction in which the centre of the view moves on the canvas; zoom > 0 comes closer,
 # roll > 0 turns the camera clockwise
 MOVES: dict[str, tuple[float, float, float, float]] = {
@@ -33,7 +36,12 @@ MOVES: dict[str, tuple[float, float, float, float]] = {
     "out": (0, 0, -1, 0),
     "clockwise": (0, 0, 0, 1),
     "counterclockwise": (0, 0, 0, -1),
+    "up left": (-HALF, -HALF, 0, 0),
+    "up right": (HALF, -HALF, 0, 0),
+    "down left": (-HALF, HALF, 0, 0),
+    "down right": (HALF, HALF, 0, 0),
 }
+DIAGONALS = ("up left", "up right", "down left", "down right")
 SPEEDS: dict[str, float] = {"slowly": 0.5, "": 1.0, "quickly": 1.6}
 
 
@@ -48,22 +56,34 @@ class Path:
     angle: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Move:
+    """What the camera does: a name of `MOVES`, a word of `SPEEDS`, and whether it starts from rest."""
+
+    name: str
+    speed: str = ""
+    soft_start: bool = False
+
+
+def steady_seconds(seconds: np.ndarray, soft_start: bool) -> np.ndarray:
+    """For how many seconds at full speed the camera has moved after `seconds`."""
+    if not soft_start:
+        return seconds
+    gathering = np.minimum(seconds, SOFT_START_SECONDS)
+    return seconds - gathering + gathering**2 / (2 * SOFT_START_SECONDS)
+
+
 def draw_paths(
-    rng: np.random.Generator,
-    moves: list[str],
-    speeds: list[str],
-    seconds: np.ndarray,
-    canvas_size: int,
-    distance: float = 0.1,
+    rng: np.random.Generator, moves: list[Move], seconds: np.ndarray, canvas_size: int, distance: float = 0.1
 ) -> Path:
-    """Steady paths for the named moves and speeds at the given times (seconds, `[F]`); speed varies by 4 %.
+    """Paths for the moves at the given times (seconds, `[F]`); speed varies by 4 %.
 
     `distance` is the mean ln of the scale: larger shows more of the canvas and finer detail.
     """
-    direction = np.array([MOVES[m] for m in moves], dtype=np.float32)
-    pace = np.array([SPEEDS[s] for s in speeds], dtype=np.float32) * np.exp(rng.normal(0, 0.04, len(moves)))
-    middle = seconds.mean()
-    shift = (seconds - middle)[None] * pace[:, None]
+    direction = np.array([MOVES[m.name] for m in moves], dtype=np.float32)
+    pace = np.array([SPEEDS[m.speed] for m in moves], dtype=np.float32) * np.exp(rng.normal(0, 0.04, len(moves)))
+    gone = np.stack([steady_seconds(seconds, m.soft_start) for m in moves])
+    shift = (gone - gone.mean(1, keepdims=True)) * pace[:, None]
     start_scale = np.exp(rng.uniform(distance - 0.35, distance + 0.35, len(moves)))[:, None]
     x0, y0 = rng.normal(canvas_size / 2, canvas_size / 9, (2, len(moves), 1))
     x = x0 + direction[:, :1] * PAN_PIXELS_PER_SECOND * shift * start_scale

@@ -12,9 +12,11 @@ import numpy as np
 # Zooms and turns need most practice: how far a place moves depends on where it is.
 MOVE_SHARES = {
     "hold": 0.14,
-    **dict.fromkeys(("left", "right", "up", "down"), 0.09),
-    **dict.fromkeys(("in", "out", "clockwise", "counterclockwise"), 0.125),
+    **dict.fromkeys(("left", "right", "up", "down"), 0.08),
+    **dict.fromkeys(("in", "out", "clockwise", "counterclockwise"), 0.1),
+    **dict.fromkeys(("up left", "up right", "down left", "down right"), 0.035),
 }
+SOFT_START_SHARE = 0.12
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -33,6 +35,12 @@ SIDE_VERBS = listed("""
 RISE_VERBS = ("pans", "tilts", "moves", "looks", "goes", "travels", "turns", "drifts")
 SIDE_NOUNS = ("pan", "camera pan", "turn", "sweep", "tracking shot", "camera move", "truck", "panning shot")
 RISE_NOUNS = ("tilt", "pan", "camera move", "camera tilt", "pedestal")
+DIAGONAL_VERBS = ("pans", "moves", "tilts", "goes", "travels", "drifts", "slides")
+DIAGONAL_NOUNS = ("pan", "diagonal pan", "camera move", "camera pan", "diagonal camera move")
+SOFT_STARTS = listed("""
+    with a soft start; with a gentle start; easing in; starting from rest; gathering speed; picking up speed;
+    speeding up gently; accelerating smoothly; starting gently
+""")
 CAMERAS = ("the camera", "camera", "the view", "our view", "the lens", "the cameraman", "the shot")
 ZOOM_PHRASES = {
     "in": listed("""
@@ -78,6 +86,16 @@ SIDES = {
     "down": listed("""
         down; downwards; downward; to the bottom; towards the ground; towards the bottom
     """),
+    **{
+        f"{rise} {side}": listed(f"""
+            {rise} {side}; {rise} and {side}; {rise} and to the {side}; {rise}wards and to the {side};
+            {side} and {rise}; to the {edge} {side}; diagonally {rise} and {side}; diagonally {rise} {side};
+            diagonally to the {edge} {side}; towards the {corner} {side} corner; {rise}-{side}; to the {corner} {side};
+            diagonally {rise} to the {side}
+        """)
+        for rise, edge, corner in (("up", "upper", "top"), ("down", "lower", "bottom"))
+        for side in ("left", "right")
+    },
 }
 HOLD = listed("""
     the camera holds still; hold still; static shot; static camera; the camera does not move; a still picture;
@@ -154,6 +172,7 @@ class Caption:
     text: str
     move: str
     speed: str = ""
+    soft_start: bool = False
     figures: tuple[Figure, ...] = ()
     ground: str = ""
 
@@ -179,11 +198,10 @@ def _camera_does(rng: np.random.Generator, what: str, adverb: str, adverb_first:
 
 
 def _side_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
-    sideways = move in ("left", "right")
-    verbs, nouns = (SIDE_VERBS, SIDE_NOUNS) if sideways else (RISE_VERBS, RISE_NOUNS)
+    verbs, nouns = _PAN_WORDS.get(move, (DIAGONAL_VERBS, DIAGONAL_NOUNS))
     where, adverb, verb = one(rng, SIDES[move]), adverb_of(rng, speed), one(rng, verbs)
     if rng.random() < 0.3:  # the plainest wording is the most frequent
-        verb, where = verbs[0 if sideways else rng.integers(2)], move
+        verb, where = verbs[rng.integers(2) if verbs is RISE_VERBS else 0], move
     kind = rng.integers(0, 7)
     if kind <= 3:
         return _camera_does(rng, f"{verb} {where}", adverb, adverb_first=kind == 3)
@@ -290,14 +308,20 @@ def finish(rng: np.random.Generator, text: str) -> str:
     return text + ("." if rng.random() < 0.4 else "")
 
 
-def camera_caption(rng: np.random.Generator, move: str, speed: str) -> Caption:
-    """A sentence for a camera move; "hold" has no speed."""
+def camera_caption(rng: np.random.Generator, move: str, speed: str, soft_start: bool = False) -> Caption:
+    """A sentence for a camera move; "hold" has neither speed nor start."""
     if move == "hold":
         return Caption(finish(rng, _surround(rng, _hold_sentence(rng))), move)
-    sentence = _SENTENCES.get(move, _side_sentence)
-    return Caption(finish(rng, _surround(rng, sentence(rng, move, speed))), move, speed)
+    sentence = _SENTENCES.get(move, _side_sentence)(rng, move, speed)
+    if soft_start:
+        sentence += one(rng, (" ", ", ")) + one(rng, SOFT_STARTS)
+    return Caption(finish(rng, _surround(rng, sentence)), move, speed, soft_start)
 
 
+_PAN_WORDS = {
+    **dict.fromkeys(("left", "right"), (SIDE_VERBS, SIDE_NOUNS)),
+    **dict.fromkeys(("up", "down"), (RISE_VERBS, RISE_NOUNS)),
+}
 _SENTENCES = {
     "in": _zoom_sentence,
     "out": _zoom_sentence,

@@ -83,7 +83,8 @@ def render_clips(
     """Instants of the captioned scenes, `[B, 3, L, H, W]` in -1..1."""
     chosen = canvases[torch.from_numpy(rng.integers(0, len(canvases), len(captions)))]
     seconds = camera.latent_times(length)
-    path = camera.draw_paths(rng, [c.move for c in captions], [c.speed for c in captions], seconds, canvases.shape[1])
+    moves = [camera.Move(c.move, c.speed, c.soft_start) for c in captions]
+    path = camera.draw_paths(rng, moves, seconds, canvases.shape[1])
     clips = camera.render(chosen, path, *size)
     for row, caption in enumerate(captions):
         if caption.figures:

@@ -76,6 +76,7 @@ def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group
         "vae": lambda: photographs.vae(studio, photos),
         "moves": lambda: photographs.moves(studio, photos, kinds),
         "speed": lambda: photographs.speed(studio, photos, kinds),
+        "soft-starts": lambda: photographs.soft_starts(studio, photos, kinds),
         "shapes": shapes,
         "long": lambda: photographs.long_videos(studio, photos, kinds),
         "one-frame": lambda: photographs.one_frame(studio, photos),
@@ -109,7 +110,7 @@ def as_text(rows: list[Row]) -> str:
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    every = ["vae", "moves", "speed", "shapes", "long", "one-frame", "bad-prompts", "size", "time"]
+    every = ["vae", "moves", "speed", "soft-starts", "shapes", "long", "one-frame", "bad-prompts", "size", "time"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="checkpoints/pocket")
     parser.add_argument("--json", action="store_true", help="the object on one line")

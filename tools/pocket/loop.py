@@ -42,6 +42,30 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
+class KernelMuon(torch.optim.Muon):
+    """Muon for convolution kernels `[O, I, T, H, W]` in `channels_last_3d`, each seen as the matrix `[O, T*H*W*I]`.
+
+    Its parameters are views: a step changes the kernels themselves.
+    """
+
+    def __init__(self, kernels: list[nn.Parameter], peak: float) -> None:
+        self.kernels = kernels
+        self.matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in kernels]
+        group = {"params": self.matrices, "peak": peak}
+        super().__init__([group], lr=peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Any = None) -> Any:
+        """One step from the kernels' gradients."""
+        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
+            if kernel.grad is not None:
+                matrix.grad = _as_matrix(kernel.grad.contiguous(memory_format=torch.channels_last_3d))
+        return super().step(closure)
+
+
+def _as_matrix(kernel: torch.Tensor) -> torch.Tensor:
+    return kernel.permute(0, 2, 3, 4, 1).view(len(kernel), -1)
+
+
 class Average:
     """Exponential moving average of a module's parameters, in float32."""
 

@@ -34,15 +34,11 @@ class Motion:
     def strengths(self, side: int) -> dict[str, float]:
         """Pixels by which each camera move is seen; the camera moves the other way than what is before it."""
         radius = side / 3
+        camera = (-self.right, -self.down, self.zoom * radius, -self.roll * radius)
         return {
-            "left": self.right,
-            "right": -self.right,
-            "up": self.down,
-            "down": -self.down,
-            "in": self.zoom * radius,
-            "out": -self.zoom * radius,
-            "clockwise": -self.roll * radius,
-            "counterclockwise": self.roll * radius,
+            name: sum(seen * part for seen, part in zip(camera, direction, strict=True))
+            for name, direction in MOVES.items()
+            if name != "hold"
         }
 
     def camera_move(self, side: int) -> str:

@@ -26,6 +26,10 @@ PROMPTS = {
     "out": "the camera zooms out",
     "clockwise": "the camera rolls clockwise",
     "counterclockwise": "the camera rolls counterclockwise",
+    "up left": "the camera pans up and to the left",
+    "up right": "the camera pans up and to the right",
+    "down left": "the camera pans down and to the left",
+    "down right": "the camera pans down and to the right",
 }
 
 
@@ -35,10 +39,9 @@ def true_latents(models: data.Models, canvases: torch.Tensor, size: tuple[int, i
     for move in PROMPTS:
         rng = np.random.default_rng(4)
         seconds = camera.latent_times(data.SHORT)
-        path = camera.draw_paths(rng, [move] * len(canvases), [""] * len(canvases), seconds, canvases.shape[1])
-        first = camera.draw_paths(
-            np.random.default_rng(4), ["hold"] * len(canvases), [""] * len(canvases), seconds, canvases.shape[1]
-        )
+        path = camera.draw_paths(rng, [camera.Move(move)] * len(canvases), seconds, canvases.shape[1])
+        still = [camera.Move("hold")] * len(canvases)
+        first = camera.draw_paths(np.random.default_rng(4), still, seconds, canvases.shape[1])
         path = camera.Path(
             path.x - path.x[:, :1] + first.x[:, :1],
             path.y - path.y[:, :1] + first.y[:, :1],
@@ -87,7 +90,7 @@ def move_accuracy(
     canvases = canvases[:count]
     truth = true_latents(models, canvases, size)
     rng = np.random.default_rng(4)
-    path = camera.draw_paths(rng, ["hold"] * count, [""] * count, camera.latent_times(data.SHORT), canvases.shape[1])
+    path = camera.draw_paths(rng, [camera.Move("hold")] * count, camera.latent_times(data.SHORT), canvases.shape[1])
     pixels = camera.render(canvases, path, *size)[:, :, 0].to(models.vae.device)
     still = truth[0][:, :, 1:]
     lines = []

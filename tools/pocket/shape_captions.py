@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from tools.pocket.camera import SPEEDS
-from tools.pocket.captions import MOVE_SHARES, SIDES, Caption, Figure, adverb_of, camera_caption, finish, listed, one
+from tools.pocket.captions import (
+    MOVE_SHARES,
+    SIDES,
+    SOFT_START_SHARE,
+    Caption,
+    Figure,
+    adverb_of,
+    camera_caption,
+    finish,
+    listed,
+    one,
+)
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -77,7 +88,7 @@ def shape_caption(rng: np.random.Generator, figures: tuple[Figure, ...], ground:
     text = one(rng, (" and ", " while ", ", ", ", and ")).join(_clause(rng, figure) for figure in figures)
     if rng.random() < 0.2:
         text += " " + one(rng, GROUNDS[ground])
-    return Caption(finish(rng, text), "hold", "", figures, ground)
+    return Caption(finish(rng, text), "hold", figures=figures, ground=ground)
 
 
 def draw_figure(rng: np.random.Generator, colour: str, becomes: str, hold_share: float = 0.0) -> Figure:
@@ -106,4 +117,5 @@ def draw_caption(rng: np.random.Generator, shape_share: float = 0.1, empty_share
     if rng.random() < shape_share:
         return draw_shape_caption(rng)
     speed = str(rng.choice(list(SPEEDS), p=[0.2, 0.6, 0.2]))
-    return camera_caption(rng, str(rng.choice(list(MOVE_SHARES), p=list(MOVE_SHARES.values()))), speed)
+    move = str(rng.choice(list(MOVE_SHARES), p=list(MOVE_SHARES.values())))
+    return camera_caption(rng, move, speed, soft_start=rng.random() < SOFT_START_SHARE)

@@ -41,6 +41,7 @@ _COLOURS = ["", *COLOURS]
 MEANINGS = {
     "motion": [*MOVES, *FIGURE_MOTIONS],
     "speed": list(SPEEDS),
+    "start": ["", "soft start"],
     "shape": ["", *SHAPE_WORDS],
     "colour": _COLOURS,
     "becomes": _COLOURS,
@@ -53,13 +54,14 @@ MEANINGS = {
 def meaning(caption: Caption) -> dict[str, str]:
     """What a caption says, by property; "other" is the second of two figures."""
     if not caption.figures:
-        values = {"motion": caption.move, "speed": caption.speed}
+        values = {"motion": caption.move, "speed": caption.speed, "start": "soft start" if caption.soft_start else ""}
         return {name: values.get(name, "") for name in MEANINGS}
     nobody = Figure("", "", "")
     first, other = (*caption.figures, nobody)[:2]
     return {
         "motion": f"shape {first.move}",
         "speed": first.speed,
+        "start": "",
         "shape": first.shape,
         "colour": first.colour,
         "becomes": first.becomes,

@@ -170,22 +170,28 @@ class Trainer:
             while buffer.filled < self.args.first_fill * weight:
                 buffer.renew(self.rng, self.models, self.canvases, 16)
 
-    def one_step(self, rate: float, high_share: float) -> float:
-        """Draw, backpropagate, update; returns the loss."""
+    def backward(self, high_share: float) -> float:
+        """Draw one plan's batch and add its gradients; returns its loss."""
         batch = draw_training_batch(self.rng, self.buffers, self.weights, self.args)
         count, _, frames, height, width = batch.targets.shape
         sigma = draw_sigma(self.rng, count, frames * height * width // 4, high_share).to(self.device)
         with loop.autocast(self.device):
             loss = velocity_loss(self.model, batch, sigma).mean()
-        loss.backward()
+        (loss / self.args.plans).backward()
+        self.clips += count
+        return float(loss.detach())
+
+    def one_step(self, rate: float, high_share: float) -> float:
+        """Draw, backpropagate, update; returns the loss."""
+        losses = [self.backward(high_share) for _ in range(self.args.plans)]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             loop.set_rate(optimizer, rate)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model)
-        self.step, self.clips = self.step + 1, self.clips + count
-        return float(loss.detach())
+        self.step += 1
+        return sum(losses) / len(losses)
 
     def probe(self) -> str:
         """Move accuracy of a one-step prediction on canvases that are never trained on."""
@@ -231,7 +237,8 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=40)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=24, help="clips of 64x64 pixels (fewer of larger ones) a plan")
+    parser.add_argument("--plans", type=int, default=2, help="context plans whose gradients make one step")
     parser.add_argument(
         "--sizes", type=parse_size, nargs="+", default=[(64, 64)], help="HEIGHTxWIDTH of training frames"
     )

@@ -1,7 +1,9 @@
 """Train the VAE: first whole on single frames, then its decoder on moving clips.
 
 `python -m tools.pocket.train_vae frames --minutes 20`, then
-`python -m tools.pocket.train_vae clips --minutes 15 --resume --from-instants --side 48 --batch 4`.
+`python -m tools.pocket.train_vae clips --minutes 15 --resume --from-instants --side 48 --batch 4`. The `clips` stage
+leaves the encoder alone, unless `--anchor` lets it go on learning near where it was: a transformer that knows its
+latents then soon knows the new ones.
 State lies in `--work`; `--resume` goes on from it, `--from-folder checkpoints/pocket/vae` from exported weights alone.
 
 Shape legend: B clips, T latent frames, F = 4T-3 video frames, H x W pixels.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +29,38 @@ STATE = "vae.pt"
 LATENT_PENALTY = 1e-4
 LATENT_NOISE = 0.08
 FINE = 0.4  # ln of canvas pixels per frame pixel: finer detail than the transformer is shown
+PERFECT = 3e-4  # squared error, 41 dB: better is not worth striving for
+NARROW = 12  # channels; kernels that read or write fewer are left to AdamW
 
 
 def draw_frames(rng: np.random.Generator, canvases: torch.Tensor, count: int, side: int) -> torch.Tensor:
     """Single views, `[count, 3, side, side]`."""
     chosen = canvases[torch.from_numpy(rng.integers(0, len(canvases), count))]
     times = np.zeros(1, dtype=np.float32)
-    path = camera.draw_paths(rng, ["hold"] * count, [""] * count, times, canvases.shape[1], distance=FINE)
+    path = camera.draw_paths(rng, [camera.Move("hold")] * count, times, canvases.shape[1], distance=FINE)
     return camera.render(chosen, path, side, side)[:, :, 0]
 
 
 def draw_clips(rng: np.random.Generator, canvases: torch.Tensor, count: int, frames: int, side: int) -> torch.Tensor:
     """Moving views with every move and speed, `[count, 3, frames, side, side]`."""
     chosen = canvases[torch.from_numpy(rng.integers(0, len(canvases), count))]
-    moves = [str(m) for m in rng.choice(list(camera.MOVES), count)]
-    speeds = [str(s) for s in rng.choice(list(camera.SPEEDS), count)]
+    names, speeds = rng.choice(list(camera.MOVES), count), rng.choice(list(camera.SPEEDS), count)
+    moves = [camera.Move(str(name), str(speed)) for name, speed in zip(names, speeds, strict=True)]
     times = np.arange(frames, dtype=np.float32) / camera.FPS
-    path = camera.draw_paths(rng, moves, speeds, times, canvases.shape[1], distance=FINE)
+    path = camera.draw_paths(rng, moves, times, canvases.shape[1], distance=FINE)
     return camera.render(chosen, path, side, side)
 
 
 def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared error, with some absolute error and error of neighbouring-pixel differences for sharp edges.
-
-    Over `[..., H, W]`.
+    """Mean log of each sample's squared error, which is what PSNR measures, with some absolute error and error of
+    neighbouring-pixel differences for sharp edges. Over `[B, ..., H, W]`.
     """
     made = made.float()
     error = made - wanted
     across = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return 6 * error.square().mean() + 0.3 * error.abs().mean() + 0.1 * (across + down)
+    squared = error.square().flatten(1).mean(1)
+    return 0.05 * (squared + PERFECT).log().mean() + 0.3 * error.abs().mean() + 0.1 * (across + down)
 
 
 def psnr(made: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -73,15 +78,30 @@ def frame_step(vae: AutoencoderKLHunyuanVideo, frames: torch.Tensor) -> tuple[to
     return picture_loss(made, frames) + LATENT_PENALTY * latents.float().square().mean(), made
 
 
-def clip_step(vae: AutoencoderKLHunyuanVideo, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and reconstruction of `[B, 3, F, H, W]` from its instants, the encoder frozen."""
-    batch = len(clip)
-    instants = clip[:, :, :: camera.FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1)
-    with torch.no_grad():
-        latents = codec.encode_frames(vae, instants).unflatten(0, (batch, -1)).transpose(1, 2)
-    noise = torch.rand(batch, 1, 1, 1, 1, device=clip.device) * LATENT_NOISE
-    made = codec.decode_latents(vae, latents + torch.randn_like(latents) * noise)
-    return picture_loss(made, clip), made
+class ClipStep:
+    """Loss and reconstruction of `[B, 3, F, H, W]` from its instants.
+
+    The encoder is frozen, or held by `anchor`: the weight of the squared distance of its latents to those that it made
+    at the start, relative to their own.
+    """
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, anchor: float) -> None:
+        self.anchor, self.before = anchor, deepcopy(vae).requires_grad_(False)
+
+    def __call__(self, vae: AutoencoderKLHunyuanVideo, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        instants = clip[:, :, :: camera.FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1)
+        with torch.set_grad_enabled(self.anchor > 0):
+            means = codec.encode_frames(vae, instants)
+        latents = means.unflatten(0, (len(clip), -1)).transpose(1, 2)
+        noise = torch.rand(len(clip), 1, 1, 1, 1, device=clip.device) * LATENT_NOISE
+        made = codec.decode_latents(vae, latents + torch.randn_like(latents) * noise)
+        loss = picture_loss(made, clip)
+        return (loss + self.anchor * self._drift(means, instants) if self.anchor else loss), made
+
+    def _drift(self, means: torch.Tensor, instants: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            before = codec.encode_frames(self.before, instants).float()
+        return (means - before).square().mean() / before.square().mean()
 
 
 def make_start(canvases: torch.Tensor) -> AutoencoderKLHunyuanVideo:
@@ -111,6 +131,17 @@ def load_vae(
     return vae
 
 
+def make_optimizers(vae: AutoencoderKLHunyuanVideo, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Muon for the kernels between wide features, AdamW for everything else that the stage trains."""
+    whole = args.stage == "frames" or args.anchor > 0
+    parts = [vae] if whole else [vae.decoder, vae.post_quant_conv]
+    trained = [parameter for part in parts for parameter in part.parameters()]
+    kernels = [p for p in trained if p.ndim == 5 and min(p.shape[:2]) > NARROW]
+    others = [p for p in trained if p.ndim < 5 or min(p.shape[:2]) <= NARROW]
+    adam = torch.optim.AdamW([{"params": others, "peak": args.rate}], lr=args.rate, weight_decay=1e-4)
+    return [loop.KernelMuon(kernels, args.rate), adam]
+
+
 def draw_batch(args: argparse.Namespace, rng: np.random.Generator, canvases: torch.Tensor) -> torch.Tensor:
     """One batch of frames or of clips, as the stage asks."""
     if args.stage == "frames":
@@ -127,22 +158,20 @@ def train(args: argparse.Namespace) -> None:
     canvases = load_canvases(args.work, args.canvases)
     state = loop.load_state(args.work / STATE) if args.resume else None
     vae = load_vae(args, canvases, state).to(device, memory_format=torch.channels_last_3d)
-    trained = (
-        vae.parameters() if args.stage == "frames" else [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    )
-    optimizer = torch.optim.AdamW([{"params": list(trained), "peak": args.rate}], lr=args.rate, weight_decay=1e-4)
+    optimizers = make_optimizers(vae, args)
     average, clock = loop.Average(vae, 0.998), loop.Clock(args.minutes)
-    rng, step_of = np.random.default_rng(), frame_step if args.stage == "frames" else clip_step
+    rng, step_of = np.random.default_rng(), frame_step if args.stage == "frames" else ClipStep(vae, args.anchor)
     step, saved = 0, 0.0
     while clock.progress < 1:
-        loop.set_rate(optimizer, loop.warm_cosine(clock.progress))
         batch = draw_batch(args, rng, canvases).to(device)
         with loop.autocast(device):
             loss, made = step_of(vae, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            loop.set_rate(optimizer, loop.warm_cosine(clock.progress))
+            optimizer.step()
+        vae.zero_grad(set_to_none=True)
         average.update(vae)
         step += 1
         if step % 20 == 0:
@@ -167,6 +196,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--anchor", type=float, default=0.0, help="clips stage: train the encoder too, held by this")
     parser.add_argument("--single-share", type=float, default=0.3, help="share of single frames in the clips stage")
     parser.add_argument("--canvases", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)

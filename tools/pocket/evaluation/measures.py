@@ -77,6 +77,13 @@ def is_calm(clip: torch.Tensor) -> bool:
     return motion_per_frame(clip) < CALM_PIXELS and psnr(clip[None, :, -1], clip[None, :, 0]) > SAME_PICTURE_DB
 
 
+def starts_from_rest(clip: torch.Tensor, move: str) -> bool:
+    """For a pan: whether its first third covers less than half of the way of its last third."""
+    along = motion.trace(clip)[:, :2] @ -torch.tensor(MOVES[move][:2]).float()
+    third = len(along) // 3
+    return float(along[:third].sum()) < 0.5 * float(along[-third:].sum())
+
+
 def seams_passed(clip: torch.Tensor, move: str, section_frames: int) -> list[bool]:
     """For a pan: whether its motion goes on through each seam, without a stop and without a jump."""
     wanted = -torch.tensor(MOVES[move][:2]).float()

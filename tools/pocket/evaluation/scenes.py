@@ -42,7 +42,7 @@ def draw_scene(rng: np.random.Generator, canvases: torch.Tensor, move: str, size
     while True:
         caption = _draw_caption(rng, move)
         canvas = canvases[int(rng.integers(len(canvases)))][None]
-        view = camera.render(canvas, camera.draw_paths(rng, ["hold"], [""], TIMES[:1], canvases.shape[1]), *size)[0]
+        view = camera.render(canvas, camera.draw_paths(rng, [camera.Move("hold")], TIMES[:1], len(canvas[0])), *size)[0]
         ground = paint_ground(rng, caption, view)
         true = paint_figures(rng, ground.expand(-1, len(TIMES), -1, -1), caption, TIMES)
         scene = Scene(caption, true[:, 0], ground)

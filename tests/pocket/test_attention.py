@@ -1,0 +1,32 @@
+"""The attention that training uses on a CPU is attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from tools.pocket import attention
+
+
+@pytest.fixture(params=[1, 200, 10**6])
+def cached_scores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(attention, "CACHED_SCORES", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("cached_scores")
+@pytest.mark.parametrize("masked", [False, True])
+def test_output_and_gradients_are_those_of_torch(masked: bool) -> None:
+    torch.manual_seed(1)
+    query, key, value, wanted = (torch.randn(2, 9, 3, 4, dtype=torch.float64) for _ in range(4))
+    inputs = [t.requires_grad_() for t in (query, key, value)]
+    mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    mask[1, :, :, 5:] = not masked
+    made = attention.small_attention(*inputs, attn_mask=mask if masked else None)
+    true = scaled_dot_product_attention(*(t.transpose(1, 2) for t in inputs), attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(made, true, atol=1e-6, rtol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad(made, inputs, wanted), torch.autograd.grad(true, inputs, wanted), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
