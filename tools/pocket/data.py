@@ -159,7 +159,7 @@ def draw_cut(rng: np.random.Generator, length: int) -> Cut:
     chance = rng.random()
     if chance < 0.1:
         return _one_frame_cut(rng, length)
-    return _f1_cut(rng, length) if chance < 0.5 else _i2v_cut(rng, length)
+    return _f1_cut(rng, length) if chance < 0.45 else _i2v_cut(rng, length)
 
 
 def _one_frame_cut(rng: np.random.Generator, length: int) -> Cut:
