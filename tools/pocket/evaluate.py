@@ -32,6 +32,19 @@ from tools.pocket.photos import load_photos
 LOG = logging.getLogger(__name__)
 HELD_OUT_SEED, HELD_OUT = 77, 100  # canvases that are never trained on
 KINDS = ["framepack", "f1"]
+GROUPS = [
+    "vae",
+    "moves",
+    "speed",
+    "soft-starts",
+    "real-cfg",
+    "shapes",
+    "long",
+    "one-frame",
+    "bad-prompts",
+    "size",
+    "time",
+]
 
 
 def folder_size(checkpoint: Checkpoint) -> photographs.Group:
@@ -77,6 +90,7 @@ def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group
         "moves": lambda: photographs.moves(studio, photos, kinds),
         "speed": lambda: photographs.speed(studio, photos, kinds),
         "soft-starts": lambda: photographs.soft_starts(studio, photos, kinds),
+        "real-cfg": lambda: photographs.real_cfg(studio, photos, kinds),
         "shapes": shapes,
         "long": lambda: photographs.long_videos(studio, photos, kinds),
         "one-frame": lambda: photographs.one_frame(studio, photos),
@@ -110,11 +124,10 @@ def as_text(rows: list[Row]) -> str:
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    every = ["vae", "moves", "speed", "soft-starts", "shapes", "long", "one-frame", "bad-prompts", "size", "time"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="checkpoints/pocket")
     parser.add_argument("--json", action="store_true", help="the object on one line")
-    parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="GROUP", help=", ".join(every))
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--photos", type=int, default=10)
     parser.add_argument("--scenes", type=int, default=5, help="shape scenes for every move and kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ class Trainer:
         self.step, self.clips = 0, 0
         if state is not None:
             self._restore(state)
+        self.workers = ThreadPoolExecutor(args.plans)  # a plan each: two threads on one plan would wait for each other
         self.buffers, self.weights = [], []
         for height, width in args.sizes:
             for length, share in ((data.SHORT, 1 - args.long_share), (data.LONG, args.long_share)):
@@ -170,27 +172,31 @@ class Trainer:
             while buffer.filled < self.args.first_fill * weight:
                 buffer.renew(self.rng, self.models, self.canvases, 16)
 
-    def backward(self, high_share: float) -> float:
-        """Draw one plan's batch and add its gradients; returns its loss."""
+    def draw(self, high_share: float) -> tuple[data.Batch, torch.Tensor]:
+        """One plan's batch with its noise levels."""
         batch = draw_training_batch(self.rng, self.buffers, self.weights, self.args)
         count, _, frames, height, width = batch.targets.shape
-        sigma = draw_sigma(self.rng, count, frames * height * width // 4, high_share).to(self.device)
+        return batch, draw_sigma(self.rng, count, frames * height * width // 4, high_share).to(self.device)
+
+    def backward(self, drawn: tuple[data.Batch, torch.Tensor]) -> float:
+        """Add one plan's gradients; returns its loss."""
+        torch.set_num_threads(max(1, self.args.threads // self.args.plans))
         with loop.autocast(self.device):
-            loss = velocity_loss(self.model, batch, sigma).mean()
+            loss = velocity_loss(self.model, *drawn).mean()
         (loss / self.args.plans).backward()
-        self.clips += count
         return float(loss.detach())
 
     def one_step(self, rate: float, high_share: float) -> float:
         """Draw, backpropagate, update; returns the loss."""
-        losses = [self.backward(high_share) for _ in range(self.args.plans)]
+        drawn = [self.draw(high_share) for _ in range(self.args.plans)]
+        losses = list(self.workers.map(self.backward, drawn))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             loop.set_rate(optimizer, rate)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model)
-        self.step += 1
+        self.step, self.clips = self.step + 1, self.clips + sum(len(sigma) for _, sigma in drawn)
         return sum(losses) / len(losses)
 
     def probe(self) -> str:

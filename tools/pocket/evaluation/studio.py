@@ -44,11 +44,12 @@ class Studio:
     steps: int
     seed: int
     save: Path | None = None
+    real_cfg: float = 1.0
 
     def request(self, prompt: str, kind: str = "framepack", seconds: float = 1.0, picture: str = "-") -> Request:
         """A request with the studio's steps and seed."""
         fields = {"picture": picture, "prompt": prompt, "kind": kind, "seconds": seconds, "teacache": False}
-        return Request.parse({**fields, "steps": self.steps, "seed": self.seed})
+        return Request.parse({**fields, "steps": self.steps, "seed": self.seed, "real_cfg": self.real_cfg})
 
     def video(
         self, picture: torch.Tensor, prompt: str, kind: str, seconds: float = 1.0, name: str = ""
