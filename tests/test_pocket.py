@@ -18,8 +18,8 @@ from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
+from tools.pocket.evaluation.photos import load_photos
 from tools.pocket.evaluation.studio import Studio
-from tools.pocket.photos import load_photos
 
 
 def test_diffusers_own_pipeline_runs_it(pocket: Path, photograph: Path) -> None:

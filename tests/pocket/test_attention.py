@@ -30,3 +30,18 @@ def test_output_and_gradients_are_those_of_torch(masked: bool) -> None:
         torch.autograd.grad(made, inputs, wanted), torch.autograd.grad(true, inputs, wanted), strict=True
     ):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_in_the_arithmetic_of_training() -> None:
+    torch.manual_seed(2)
+    inputs = [torch.randn(2, 40, 3, 8).requires_grad_() for _ in range(3)]
+    wanted = torch.randn(2, 40, 3, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = attention.small_attention(*inputs)
+    true = scaled_dot_product_attention(*(t.transpose(1, 2) for t in inputs)).transpose(1, 2)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.float(), true, atol=2e-2, rtol=2e-2)
+    for one, other in zip(
+        torch.autograd.grad(made.float(), inputs, wanted), torch.autograd.grad(true, inputs, wanted), strict=True
+    ):
+        assert float((one - other).norm() / other.norm()) < 2e-2

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from tools.pocket import motion
-from tools.pocket.evaluation import measures
+from tools.pocket.evaluation import measures, motion
 from tools.pocket.evaluation.measures import Row
 
 SIDE = 64
@@ -52,6 +51,7 @@ def test_calm_is_neither_motion_nor_noise() -> None:
     still = picture(SIDE, SIDE)[:, None].expand(-1, 12, -1, -1).clone()
     assert measures.is_calm(still)
     assert not measures.is_calm(pan(list(np.arange(0, 12, 1.0))))
+    assert not measures.is_calm(pan(list(np.arange(12) * 0.43)))  # "slowly"
     dissolved = still.clone()
     dissolved[:, 6:] = torch.randn(3, 6, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     assert not measures.is_calm(dissolved)
@@ -60,7 +60,9 @@ def test_calm_is_neither_motion_nor_noise() -> None:
 def test_a_pan_that_starts_from_rest() -> None:
     seconds = np.arange(37) / 30
     assert measures.starts_from_rest(pan(list(-26 * np.minimum(seconds, 1) ** 2 / 2)), "right")
-    assert not measures.starts_from_rest(pan(list(-26 * seconds)), "right")
+    assert measures.starts_from_rest(pan(list(-26 * seconds)), "right") is False
+    assert measures.starts_from_rest(pan(list(-26 * seconds)), "left") is None
+    assert measures.starts_from_rest(pan(list(0 * seconds)), "right") is None
 
 
 def test_a_steady_pan_passes_its_seams() -> None:

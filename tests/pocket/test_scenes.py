@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tools.pocket import camera, motion
-from tools.pocket.captions import MOVE_SHARES, Caption, Figure, camera_caption
+from tools.pocket import camera
+from tools.pocket.captions import MOVE_SHARES, SIDES, Caption, Figure, camera_caption
+from tools.pocket.evaluation import motion
+from tools.pocket.evaluation.measures import starts_from_rest
 from tools.pocket.evaluation.scenes import draw_scene, moves_seen
 from tools.pocket.evaluation.shape_track import follow
 from tools.pocket.shape_captions import FIGURE_MOVES, GROUNDS, ROUND, draw_caption, draw_shape_caption
@@ -63,16 +65,24 @@ def test_speed_is_measured() -> None:
 def test_a_soft_start_gathers_speed_and_loses_half_of_its_time() -> None:
     gone = camera.steady_seconds(np.array([0.0, 0.5, 1.0, 3.0]), soft_start=True)
     assert gone == pytest.approx([0, 0.125, 0.5, 2.5])
-    times = np.arange(37) / camera.FPS
-    assert camera.steady_seconds(times, soft_start=False) is times
+    assert camera.steady_seconds(TIMES, soft_start=False) == pytest.approx(TIMES)
 
 
-def test_diagonals_name_both_sides() -> None:
+@pytest.mark.parametrize("move", camera.DIAGONALS)
+def test_diagonals_name_both_sides(move: str) -> None:
+    rise, side = move.split()
+    edges = {"up": ("up", "top"), "down": ("down", "bottom", "lower")}
+    assert all(side in words and any(edge in words for edge in edges[rise]) for words in SIDES[move])
     rng = np.random.default_rng(0)
-    for move in camera.DIAGONALS:
-        texts = {camera_caption(rng, move, "", soft_start=True).text.lower() for _ in range(200)}
-        assert len(texts) > 80
-        assert all(move.split()[1] in text for text in texts)
+    assert len({camera_caption(rng, move, "", soft_start=True).text for _ in range(200)}) > 80
+
+
+def test_the_camera_that_starts_softly_is_seen_to() -> None:
+    times = np.arange(37, dtype=np.float32) / camera.FPS
+    for soft in (False, True):
+        move = camera.Move("left", soft_start=soft)
+        path = camera.draw_paths(np.random.default_rng(1), [move], times, 256, distance=0.0)
+        assert starts_from_rest(camera.render(canvas(), path, SIDE, SIDE)[0], "left") is soft
 
 
 def test_turns_have_words_that_pans_have_not() -> None:

@@ -14,6 +14,7 @@ from tools.pocket.canvases import draw_canvases
 
 LOG = logging.getLogger(__name__)
 DEFAULT_WORK = Path(".pocket")
+HELD_OUT_SEED, HELD_OUT = 77, 100  # canvases that are never trained on
 CHUNK = 50
 
 

@@ -17,6 +17,22 @@ MOVE_SHARES = {
     **dict.fromkeys(("up left", "up right", "down left", "down right"), 0.035),
 }
 SOFT_START_SHARE = 0.12
+# the plainest sentence for each move
+PROMPTS = {
+    "hold": "the camera holds still",
+    "left": "the camera pans left",
+    "right": "the camera pans right",
+    "up": "the camera pans up",
+    "down": "the camera pans down",
+    "in": "the camera zooms in",
+    "out": "the camera zooms out",
+    "clockwise": "the camera rolls clockwise",
+    "counterclockwise": "the camera rolls counterclockwise",
+    "up left": "the camera pans up and to the left",
+    "up right": "the camera pans up and to the right",
+    "down left": "the camera pans down and to the left",
+    "down right": "the camera pans down and to the right",
+}
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -38,7 +54,7 @@ RISE_NOUNS = ("tilt", "pan", "camera move", "camera tilt", "pedestal")
 DIAGONAL_VERBS = ("pans", "moves", "tilts", "goes", "travels", "drifts", "slides")
 DIAGONAL_NOUNS = ("pan", "diagonal pan", "camera move", "camera pan", "diagonal camera move")
 SOFT_STARTS = listed("""
-    with a soft start; with a gentle start; easing in; starting from rest; gathering speed; picking up speed;
+    with a soft start; with a gentle start; easing into it; starting from rest; gathering speed; picking up speed;
     speeding up gently; accelerating smoothly; starting gently
 """)
 CAMERAS = ("the camera", "camera", "the view", "our view", "the lens", "the cameraman", "the shot")
@@ -234,8 +250,9 @@ def _turn_sentence(rng: np.random.Generator, move: str, speed: str) -> str:
     if kind <= 3:
         return _camera_does(rng, f"{verb} {where}", adverb, adverb_first=kind == 3)
     if kind == 4:
-        article = one(rng, ("", "a", "the camera makes a"))
-        return f"{article} {_adjective(rng, speed)} {one(rng, TURN_ADJECTIVES[move])} {one(rng, TURN_NOUNS)}"
+        turn = f"{_adjective(rng, speed)} {one(rng, TURN_ADJECTIVES[move])} {one(rng, TURN_NOUNS)}".strip()
+        article = "an" if turn[0] in "aeiou" else "a"
+        return f"{one(rng, ('', article, f'the camera makes {article}'))} {turn}"
     stem = verb[:-1]
     if kind == 5:
         return f"{stem}{one(rng, ('', ' the camera'))} {where} {adverb}"
@@ -291,7 +308,7 @@ def _surround(rng: np.random.Generator, text: str) -> str:
     elif chance < 0.36:
         text = f"{_describe(rng)}. {text}"
     elif chance < 0.40:
-        text = f"{_gibberish(rng)} {text}"
+        text = f"{text} {_gibberish(rng)}"  # last: encoders cut long texts, and what is left should name the move
     if rng.random() < 0.15:
         text = f"{text}, {one(rng, STYLES)}"
     return text

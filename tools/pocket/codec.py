@@ -193,3 +193,9 @@ def encode_frames(vae: AutoencoderKLHunyuanVideo, frames: torch.Tensor) -> torch
 def decode_latents(vae: AutoencoderKLHunyuanVideo, latents: torch.Tensor) -> torch.Tensor:
     """Unscaled latents `[B, 16, T, h, w]` -> `[B, 3, 4T-3, H, W]`."""
     return vae.decoder(vae.post_quant_conv(latents))
+
+
+def psnr(made: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Mean over the batch of the peak signal-to-noise ratio in dB, both in -1..1."""
+    error = (made.float().clamp(-1, 1) - wanted).square().flatten(1).mean(1)
+    return float((10 * torch.log10(4 / error.clamp_min(1e-8))).mean())

@@ -34,6 +34,7 @@ from tools.pocket.shapes import paint_shapes
 WINDOW = 9
 SHORT, LONG = 1 + WINDOW, 1 + 4 * WINDOW  # paddings 0 to 3, as long videos have them
 TEXT_TOKENS = 40
+CHANGED = 0.05  # mean square of scaled latents, whose variance is 1
 EMPTY_SHARE = 0.08  # of captions, for real CFG
 
 
@@ -144,10 +145,8 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a training sample lies in a clip: its plan, the instants to be made, and the known stretch of history.
-
-    `first` is the clip's instant of `plan.target[0]`; `known` are the instants that the history holds, in time order.
-    """
+    """Where a training sample lies in a clip: its plan, the instants that are to be made, and those that the history
+    holds (`known`), in time order."""
 
     plan: ContextPlan
     targets: tuple[int, ...]
@@ -207,6 +206,7 @@ class Batch:
     """Everything for one training step; `context` are keyword arguments of the transformer."""
 
     targets: torch.Tensor  # [B, 16, T, h, w]
+    changed: torch.Tensor  # [B, 1, T, h, w] bool: places that differ from the first picture
     indices: torch.Tensor  # [T]
     features: Features
     context: dict[str, torch.Tensor | None]
@@ -228,4 +228,5 @@ def make_batch(clips: torch.Tensor, features: Features, cut: Cut, noise: float =
     for name, level in names:
         context[name], context[f"indices_{name}"] = _level(seen, cut, getattr(cut.plan, level))
     targets = clips[:, :, list(cut.targets)]
-    return Batch(targets, torch.tensor(cut.plan.target, device=clips.device), features, context)
+    changed = (targets - clips[:, :, :1]).square().mean(1, keepdim=True) > CHANGED
+    return Batch(targets, changed, torch.tensor(cut.plan.target, device=clips.device), features, context)

@@ -8,6 +8,7 @@ details of every group. `--only moves speed` measures some groups, `--photos 5 -
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import subprocess
@@ -22,15 +23,14 @@ import torch
 from diffusers_helper.engine import Engine
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 from tools.pocket import loop
-from tools.pocket.bank import DEFAULT_WORK, load_canvases
+from tools.pocket.bank import DEFAULT_WORK, HELD_OUT, HELD_OUT_SEED, load_canvases
 from tools.pocket.evaluation import photographs
 from tools.pocket.evaluation.measures import Row
+from tools.pocket.evaluation.photos import load_photos
 from tools.pocket.evaluation.scenes import shape_moves
 from tools.pocket.evaluation.studio import Studio
-from tools.pocket.photos import load_photos
 
 LOG = logging.getLogger(__name__)
-HELD_OUT_SEED, HELD_OUT = 77, 100  # canvases that are never trained on
 KINDS = ["framepack", "f1"]
 GROUPS = [
     "vae",
@@ -73,28 +73,29 @@ def speed_of_making(args: argparse.Namespace) -> photographs.Group:
 
 
 def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group]]:
-    """Everything that can be measured; what is not asked for is not made."""
+    """Everything that can be measured; what is not asked for is not made, the studio included."""
     checkpoint = find_checkpoint(args.checkpoint, Path("hf_download"))
-    if set(args.only) <= {"size", "time"}:
-        return {"size": lambda: folder_size(checkpoint), "time": lambda: speed_of_making(args)}
-    studio = Studio(Engine.load(checkpoint), args.steps, args.seed, args.save)
     size, kinds = (args.size[0], args.size[1]), args.kinds
     photos = dict(list(load_photos(*size).items())[: args.photos])
 
+    @functools.cache
+    def studio() -> Studio:
+        return Studio(Engine.load(checkpoint), args.steps, args.seed, args.save)
+
     def shapes() -> photographs.Group:
         canvases = load_canvases(DEFAULT_WORK, HELD_OUT, HELD_OUT_SEED)
-        return shape_moves(studio, canvases, args.scenes, kinds, size)
+        return shape_moves(studio(), canvases, args.scenes, kinds, size)
 
     return {
-        "vae": lambda: photographs.vae(studio, photos),
-        "moves": lambda: photographs.moves(studio, photos, kinds),
-        "speed": lambda: photographs.speed(studio, photos, kinds),
-        "soft-starts": lambda: photographs.soft_starts(studio, photos, kinds),
-        "real-cfg": lambda: photographs.real_cfg(studio, photos, kinds),
+        "vae": lambda: photographs.vae(studio(), photos),
+        "moves": lambda: photographs.moves(studio(), photos, kinds),
+        "speed": lambda: photographs.speed(studio(), photos, kinds),
+        "soft-starts": lambda: photographs.soft_starts(studio(), photos, kinds),
+        "real-cfg": lambda: photographs.real_cfg(studio(), photos, kinds),
         "shapes": shapes,
-        "long": lambda: photographs.long_videos(studio, photos, kinds),
-        "one-frame": lambda: photographs.one_frame(studio, photos),
-        "bad-prompts": lambda: photographs.bad_prompts(studio, photos, kinds),
+        "long": lambda: photographs.long_videos(studio(), photos, kinds),
+        "one-frame": lambda: photographs.one_frame(studio(), photos),
+        "bad-prompts": lambda: photographs.bad_prompts(studio(), photos, kinds),
         "size": lambda: folder_size(checkpoint),
         "time": lambda: speed_of_making(args),
     }

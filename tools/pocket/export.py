@@ -24,7 +24,6 @@ from tools.pocket.vae_facts import VaeFacts, measure_vae
 
 LOG = logging.getLogger(__name__)
 TARGET = Path("checkpoints/pocket")
-TRANSFORMER_STATE = "transformer.pt"
 # height, width; the first is the default for square pictures
 BUCKETS = [[128, 128], [112, 144], [144, 112], [96, 160], [160, 96], [112, 176], [176, 112]]
 INDEX = {
@@ -78,7 +77,7 @@ def export_encoders(folder: Path, work: Path) -> None:
 def export_transformer(folder: Path, work: Path) -> None:
     """The averaged weights of the transformer, under the name of diffusers' class."""
     model = transformer.make_transformer()
-    state = loop.load_state(work / TRANSFORMER_STATE)
+    state = loop.load_state(work / transformer.STATE)
     if state is not None:
         model.load_state_dict(state["average"])
     model.to(torch.bfloat16).save_pretrained(folder / "transformer")

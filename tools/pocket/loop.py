@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 LOG = logging.getLogger(__name__)
+_LAYOUT = torch.channels_last_3d
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -57,8 +58,8 @@ class KernelMuon(torch.optim.Muon):
     def step(self, closure: Any = None) -> Any:
         """One step from the kernels' gradients."""
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            if kernel.grad is not None:
-                matrix.grad = _as_matrix(kernel.grad.contiguous(memory_format=torch.channels_last_3d))
+            gradient = kernel.grad
+            matrix.grad = None if gradient is None else _as_matrix(gradient.contiguous(memory_format=_LAYOUT))
         return super().step(closure)
 
 
@@ -81,17 +82,13 @@ class Average:
         for key, value in module.state_dict().items():
             self.shadow[key].lerp_(value.float(), 1 - decay)
 
-    def copy_to(self, module: nn.Module) -> None:
-        """Load the averaged weights into a module of the same shape."""
-        module.load_state_dict({k: v.to(module.state_dict()[k].dtype) for k, v in self.shadow.items()})
-
 
 class Clock:
-    """Progress of a stage that is given minutes rather than steps; time already spent counts after a resume."""
+    """Progress of a stage that is given minutes rather than steps."""
 
-    def __init__(self, minutes: float, spent_seconds: float = 0.0) -> None:
+    def __init__(self, minutes: float) -> None:
         self.total = minutes * 60
-        self.start = time.monotonic() - spent_seconds
+        self.start = time.monotonic()
 
     @property
     def spent(self) -> float:

@@ -14,23 +14,9 @@ import torch
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.sections.context import f1_context, i2v_context
 from tools.pocket import camera, data
+from tools.pocket.captions import PROMPTS
 from tools.pocket.encoders import picture_pixels
-
-PROMPTS = {
-    "hold": "the camera holds still",
-    "left": "the camera pans left",
-    "right": "the camera pans right",
-    "up": "the camera pans up",
-    "down": "the camera pans down",
-    "in": "the camera zooms in",
-    "out": "the camera zooms out",
-    "clockwise": "the camera rolls clockwise",
-    "counterclockwise": "the camera rolls counterclockwise",
-    "up left": "the camera pans up and to the left",
-    "up right": "the camera pans up and to the right",
-    "down left": "the camera pans down and to the left",
-    "down right": "the camera pans down and to the right",
-}
+from tools.pocket.transformer import predict_velocity
 
 
 def true_latents(models: data.Models, canvases: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -68,18 +54,7 @@ def predict(
     batch = data.make_batch(clips, features, cut)
     noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(1)).to(first.device)
     ones = torch.ones(count, device=first.device)
-    velocity = model(
-        hidden_states=noise,
-        timestep=ones * 1000,
-        guidance=ones * 10_000,
-        encoder_hidden_states=features.prompt,
-        encoder_attention_mask=features.mask,
-        pooled_projections=features.pooled,
-        image_embeds=features.picture,
-        indices_latents=batch.indices,
-        **batch.context,
-    )
-    return noise - velocity.float()
+    return noise - predict_velocity(model, noise, ones, batch)
 
 
 @torch.no_grad()

@@ -42,8 +42,10 @@ SHAPE_WORDS = {
 ROUND = ("circle", "ring")  # nobody sees these spin
 # what moves -> how often; "hold" is a shape that stays where it is
 FIGURE_MOVES = {
-    **dict.fromkeys(("left", "right", "up", "down", "grow", "shrink"), 0.1),
-    **dict.fromkeys(("spin", "bounce", "recolour"), 0.12),
+    **dict.fromkeys(("left", "right", "up", "down"), 0.07),
+    "grow": 0.08,
+    "shrink": 0.12,
+    **dict.fromkeys(("spin", "bounce", "recolour"), 0.16),
     "hold": 0.04,
 }
 FIGURE_VERBS = {

@@ -23,14 +23,13 @@ from transformers import SiglipVisionModel
 from diffusers_helper.models.transformer import FramePackTransformer
 from tools.pocket import codec, data, loop, train_encoders, train_vae, transformer
 from tools.pocket.attention import use_small_attention
-from tools.pocket.bank import DEFAULT_WORK, load_canvases
+from tools.pocket.bank import DEFAULT_WORK, HELD_OUT, HELD_OUT_SEED, load_canvases
 from tools.pocket.encoders import TextEncoders
 from tools.pocket.probe import move_accuracy
 from tools.pocket.vae_facts import measure_vae
 
 LOG = logging.getLogger(__name__)
-STATE = "transformer.pt"
-GUIDANCE = 10_000.0
+CHANGE_WEIGHT = 10.0
 
 
 def load_models(args: argparse.Namespace, canvases: torch.Tensor, device: torch.device) -> data.Models:
@@ -65,21 +64,16 @@ def draw_sigma(rng: np.random.Generator, count: int, tokens: int, high_share: fl
 
 
 def velocity_loss(model: FramePackTransformer, batch: data.Batch, sigma: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the velocity, `[B]`."""
+    """Mean squared error of the velocity, `[B]`.
+
+    What changes counts more than what rests: a small shape on a still ground would hardly be seen otherwise.
+    """
     noise = torch.randn_like(batch.targets)
-    level = sigma.view(-1, 1, 1, 1, 1)
-    made = model(
-        hidden_states=batch.targets.lerp(noise, level),
-        timestep=sigma * 1000,
-        guidance=torch.full_like(sigma, GUIDANCE),
-        encoder_hidden_states=batch.features.prompt,
-        encoder_attention_mask=batch.features.mask,
-        pooled_projections=batch.features.pooled,
-        image_embeds=batch.features.picture,
-        indices_latents=batch.indices,
-        **batch.context,
-    )
-    return (made.float() - (noise - batch.targets)).square().flatten(1).mean(1)
+    noisy = batch.targets.lerp(noise, sigma.view(-1, 1, 1, 1, 1))
+    made = transformer.predict_velocity(model, noisy, sigma, batch)
+    error = (made - (noise - batch.targets)).square().mean(1, keepdim=True).flatten(1)
+    weight = 1 + CHANGE_WEIGHT * batch.changed.flatten(1)
+    return (error * weight).sum(1) / weight.sum(1)
 
 
 def make_optimizers(model: FramePackTransformer, rate: float) -> list[torch.optim.Optimizer]:
@@ -114,18 +108,21 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, loop.pick_device(args.device)
-        self.rng = np.random.default_rng(args.seed)
+        self.rng = np.random.default_rng()
         self.canvases = load_canvases(args.work, args.canvases)
-        self.held_out = load_canvases(args.work, 100, seed=77)
+        self.held_out = load_canvases(args.work, HELD_OUT, HELD_OUT_SEED)
         self.models = load_models(args, self.canvases, self.device)
-        state = loop.load_state(args.work / STATE) if args.resume else None
+        state = loop.load_state(args.work / transformer.STATE) if args.resume else None
         self.model = self._start_model(state)
         self.average = loop.Average(self.model, args.average)
         self.optimizers = make_optimizers(self.model, args.rate)
         self.step, self.clips = 0, 0
         if state is not None:
             self._restore(state)
-        self.workers = ThreadPoolExecutor(args.plans)  # a plan each: two threads on one plan would wait for each other
+        # A worker for each plan: threads that share one plan wait for each other. Gradients may be added from several
+        # threads at a time; autograd locks each parameter's accumulation.
+        share = max(1, args.threads // args.plans)
+        self.workers = ThreadPoolExecutor(args.plans, initializer=torch.set_num_threads, initargs=(share,))
         self.buffers, self.weights = [], []
         for height, width in args.sizes:
             for length, share in ((data.SHORT, 1 - args.long_share), (data.LONG, args.long_share)):
@@ -148,6 +145,8 @@ class Trainer:
         if not self.args.restart_from_average:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+                for group in optimizer.param_groups:
+                    group["peak"] = self.args.rate
 
     def save(self) -> None:
         """Write the resumable state."""
@@ -158,7 +157,7 @@ class Trainer:
             "step": self.step,
             "clips": self.clips,
         }
-        loop.save_state(self.args.work / STATE, content)
+        loop.save_state(self.args.work / transformer.STATE, content)
 
     def renew(self, instants: int) -> None:
         """Put new clips into one buffer, drawn as often as it is trained on; `instants` counts 64-pixel frames."""
@@ -180,7 +179,6 @@ class Trainer:
 
     def backward(self, drawn: tuple[data.Batch, torch.Tensor]) -> float:
         """Add one plan's gradients; returns its loss."""
-        torch.set_num_threads(max(1, self.args.threads // self.args.plans))
         with loop.autocast(self.device):
             loss = velocity_loss(self.model, *drawn).mean()
         (loss / self.args.plans).backward()
@@ -190,7 +188,7 @@ class Trainer:
         """Draw, backpropagate, update; returns the loss."""
         drawn = [self.draw(high_share) for _ in range(self.args.plans)]
         losses = list(self.workers.map(self.backward, drawn))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer in self.optimizers:
             loop.set_rate(optimizer, rate)
             optimizer.step()
@@ -254,7 +252,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--average", type=float, default=0.998)
     parser.add_argument("--high-share", type=float, default=0.5, help="share of noise levels near 1 at the start")
     parser.add_argument("--high-share-end", type=float, default=0.25)
-    parser.add_argument("--worn-share", type=float, default=0.3, help="share of batches with grainy or soft history")
+    parser.add_argument("--worn-share", type=float, default=0.3, help="share of grainy histories, and of soft ones")
     parser.add_argument("--long-share", type=float, default=0.3, help="share of batches with history or distance")
     parser.add_argument("--shape-share", type=float, default=0.2, help="share of scenes with coloured shapes")
     parser.add_argument("--capacity", type=int, default=8192)
@@ -263,7 +261,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--probe-seconds", type=float, default=150)
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--canvases", type=int, default=2000)
-    parser.add_argument("--seed", type=int)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument(

@@ -2,8 +2,8 @@
 
 `python -m tools.pocket.train_vae frames --minutes 20`, then
 `python -m tools.pocket.train_vae clips --minutes 15 --resume --from-instants --side 48 --batch 4`. The `clips` stage
-leaves the encoder alone, unless `--anchor` lets it go on learning near where it was: a transformer that knows its
-latents then soon knows the new ones.
+leaves the encoder alone, unless `--anchor` lets it go on learning near where this run finds it: a transformer that
+knows its latents then soon knows the new ones.
 State lies in `--work`; `--resume` goes on from it, `--from-folder checkpoints/pocket/vae` from exported weights alone.
 
 Shape legend: B clips, T latent frames, F = 4T-3 video frames, H x W pixels.
@@ -63,12 +63,6 @@ def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return 0.05 * (squared + PERFECT).log().mean() + 0.3 * error.abs().mean() + 0.1 * (across + down)
 
 
-def psnr(made: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Mean over the batch of the peak signal-to-noise ratio in dB, both in -1..1."""
-    error = (made.float().clamp(-1, 1) - wanted).square().flatten(1).mean(1)
-    return float((10 * torch.log10(4 / error.clamp_min(1e-8))).mean())
-
-
 def frame_step(vae: AutoencoderKLHunyuanVideo, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and reconstruction of single frames `[B, 3, H, W]`."""
     latents = codec.encode_frames(vae, frames)
@@ -86,7 +80,8 @@ class ClipStep:
     """
 
     def __init__(self, vae: AutoencoderKLHunyuanVideo, anchor: float) -> None:
-        self.anchor, self.before = anchor, deepcopy(vae).requires_grad_(False)
+        self.anchor = anchor
+        self.before = deepcopy(vae).requires_grad_(False) if anchor else vae
 
     def __call__(self, vae: AutoencoderKLHunyuanVideo, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         instants = clip[:, :, :: camera.FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1)
@@ -181,7 +176,7 @@ def train(args: argparse.Namespace) -> None:
                 step,
                 clock.spent / 60,
                 loss.detach(),
-                psnr(made.detach(), batch),
+                codec.psnr(made.detach(), batch),
             )
         if clock.spent - saved > 60 or clock.progress >= 1:
             saved = clock.spent

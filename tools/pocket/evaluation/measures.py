@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from tools.pocket import motion
 from tools.pocket.camera import FPS, MOVES
-from tools.pocket.train_vae import psnr
+from tools.pocket.codec import psnr
+from tools.pocket.evaluation import motion
 
 STILL_PER_FRAME = motion.STILL_PIXELS / FPS
 SEAM_FRAMES = 8  # looked at on either side of a seam
 STOP_SHARE = 0.3  # of the steady motion; less than this around a seam is a stop
 JUMP_PIXELS = 2.0
-CALM_PIXELS = 0.5  # a frame
 SAME_PICTURE_DB = 16.0
 
 
@@ -74,14 +73,15 @@ def motion_per_frame(clip: torch.Tensor) -> float:
 
 def is_calm(clip: torch.Tensor) -> bool:
     """Neither motion nor noise: the last frame still is the first picture."""
-    return motion_per_frame(clip) < CALM_PIXELS and psnr(clip[None, :, -1], clip[None, :, 0]) > SAME_PICTURE_DB
+    return motion_per_frame(clip) < STILL_PER_FRAME and psnr(clip[None, :, -1], clip[None, :, 0]) > SAME_PICTURE_DB
 
 
-def starts_from_rest(clip: torch.Tensor, move: str) -> bool:
-    """For a pan: whether its first third covers less than half of the way of its last third."""
+def starts_from_rest(clip: torch.Tensor, move: str) -> bool | None:
+    """For a pan: whether its first third goes less than half as far as its last third; None if it does not pan."""
     along = motion.trace(clip)[:, :2] @ -torch.tensor(MOVES[move][:2]).float()
     third = len(along) // 3
-    return float(along[:third].sum()) < 0.5 * float(along[-third:].sum())
+    start, end = float(along[:third].sum()), float(along[-third:].sum())
+    return start < 0.5 * end if end > STILL_PER_FRAME * motion.STRIDE * third else None
 
 
 def seams_passed(clip: torch.Tensor, move: str, section_frames: int) -> list[bool]:
