@@ -45,4 +45,4 @@ class StopSignal:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        sys.stderr.write("\nstopping when the step under way ends; finished sections are kept (again: stop at once)\n")
+        sys.stderr.write("\nstopping; a video ends with its present step and keeps finished sections (again: now)\n")
