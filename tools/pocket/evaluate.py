@@ -80,7 +80,7 @@ def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group
 
     @functools.cache
     def studio() -> Studio:
-        return Studio(Engine.load(checkpoint), args.steps, args.seed, args.save)
+        return Studio(Engine.load(checkpoint), args.steps, args.seed, args.save, args.real_cfg)
 
     def shapes() -> photographs.Group:
         canvases = load_canvases(DEFAULT_WORK, HELD_OUT, HELD_OUT_SEED)
@@ -104,7 +104,7 @@ def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """The table and the details of the groups that are asked for."""
     table: list[Row] = []
-    how = {name: getattr(args, name) for name in ("size", "steps", "seed", "photos", "scenes", "kinds")}
+    how = {name: getattr(args, name) for name in ("size", "steps", "seed", "real_cfg", "photos", "scenes", "kinds")}
     details: dict[str, Any] = {}
     for name, measure in groups(args).items():
         if name not in args.only:
@@ -135,6 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[128, 128], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=31337)
+    parser.add_argument("--real-cfg", type=float, default=1.0, help="for all groups but real-cfg")
     parser.add_argument("--repeats", type=int, default=2, help="measurements of the time, for either side")
     parser.add_argument("--save", type=Path, help="keep a strip of seven frames of every video here")
     parser.add_argument("--threads", type=int, default=2)
