@@ -102,12 +102,12 @@ class Checkpoint:
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
 
     def fingerprint(self) -> str:
-        """A short hash of the configs, and of every weights file's size and samples all over it."""
+        """A short hash of the configs but for their line ends, and of every weights file's size and samples of it."""
         digest = hashlib.sha256()
         for part in PARTS:
             for file in sorted(self.folders[part].iterdir()):
                 if file.suffix == ".json":
-                    digest.update(file.read_bytes())
+                    digest.update(_with_plain_line_ends(file.read_bytes()))
                 elif file.suffix == ".safetensors":
                     _update_with_samples(digest, file)
         return digest.hexdigest()[:16]
@@ -225,6 +225,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UnusableCheckpoint(f"{file} is damaged: it must hold a JSON object")
     return content
+
+
+def _with_plain_line_ends(content: bytes) -> bytes:
+    """A clone may write others, and in JSON they mean nothing."""
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _update_with_samples(digest: hashlib._Hash, file: Path) -> None:

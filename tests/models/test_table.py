@@ -8,7 +8,7 @@ import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models.load import choose_compute, load_parts
-from diffusers_helper.models.table import CHECKPOINTS, PARTS, find_checkpoint
+from diffusers_helper.models.table import CHECKPOINTS, PARTS, Checkpoint, find_checkpoint
 
 
 @pytest.fixture
@@ -32,6 +32,33 @@ def test_other_weights_of_the_same_shape_have_another_fingerprint(copy: Path, tm
     whole[len(whole) // 3] ^= 1
     weights.write_bytes(whole)
     assert find_checkpoint(str(copy), tmp_path).fingerprint() != before
+
+
+def _of_one_config(folder: Path, config: bytes) -> Checkpoint:
+    """A checkpoint whose parts are one config each, all the same."""
+    for part in PARTS:
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "config.json").write_bytes(config)
+    return Checkpoint("x", "x", ("f1",), {part: folder / part for part in PARTS}, ((64, 64),))
+
+
+@pytest.mark.parametrize(
+    ("config", "other"),
+    [
+        (b"{\n}\n", b"{\r\n}\r\n"), (b"{\n}\n", b"{\r}\r"), (b"{\n}\n", b"{\r\n}\n"), (b"{\n}\n", b"{\n}\r"),
+        (b"{\n\n}", b"{\r\n\r\n}"), (b"{\n\n}", b"{\r\r}"), (b"{\n\n}", b"{\r\n\r}"), (b"\n", b"\r\n"),
+        (b'{"a": "\\r\\n"}\n', b'{"a": "\\r\\n"}\r\n'), ('{"a": "é"}\n'.encode(), '{"a": "é"}\r\n'.encode()),
+    ],
+)  # fmt: skip
+def test_line_ends_of_the_configs_leave_the_fingerprint(tmp_path: Path, config: bytes, other: bytes) -> None:
+    before = _of_one_config(tmp_path / "a", config).fingerprint()
+    assert _of_one_config(tmp_path / "b", other).fingerprint() == before
+
+
+def test_whatever_else_a_config_says_changes_the_fingerprint(tmp_path: Path) -> None:
+    configs = (b"{}", b"{ }", b"{}\n", b"{}\n\n", b"{\t}", b"{\n}", b'{"a": "\\n"}', b'{"a": "\\r\\n"}', b'{"a": 1}')
+    found = {_of_one_config(tmp_path, config).fingerprint() for config in configs}
+    assert len(found) == len(configs)
 
 
 def test_the_pocket_is_small(pocket: Path) -> None:
