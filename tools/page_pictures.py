@@ -45,7 +45,7 @@ def take(browser: Browser, photo: Path, docs: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, _page(Path(folder)) as address:
         page = _opened(browser, address)
         _ask(page, photo)
-        page.locator("[data-live=video] video").wait_for()
+        page.locator("[data-live=video] video").wait_for(state="attached")
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             page.locator("[data-live=preview] img").wait_for()

@@ -169,6 +169,22 @@ def last_frame(path: Path) -> np.ndarray:
         return frames[0].to_ndarray(format="rgb24")
 
 
+def middle_frame(path: Path) -> np.ndarray:
+    """The frame shown half way through, uint8 [H, W, 3]; decodes from the key frame before it. Raises UnusableInput."""
+    with _reading(path) as (container, stream):
+        middle = (stream.duration or 0) // 2
+        container.seek(middle, stream=stream)
+        frames = container.decode(stream)
+        shown = next(frames, None)
+        for frame in frames:
+            if frame.pts is None or frame.pts > middle:
+                break
+            shown = frame
+        if shown is None:
+            raise UnusableInput(f"{path} holds no frame.")
+        return shown.to_ndarray(format="rgb24")
+
+
 def probe(path: Path) -> VideoInfo:
     """Frame count, rate, size and codec, from the header alone. Raises UnusableInput."""
     with _reading(path) as (_, stream):

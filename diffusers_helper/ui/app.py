@@ -36,7 +36,7 @@ def launch_options(desk: Desk) -> dict[str, Any]:
     return {
         "theme": theme.make(),
         "css": "\n".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))),
-        "head": f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        "head": "\n".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in sorted(HERE.glob("*.js"))),
         "footer_links": [],
         "allowed_paths": [str((desk.settings.output_dir / PICTURES).absolute())],
         "enable_monitoring": False,

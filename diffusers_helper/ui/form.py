@@ -45,7 +45,7 @@ def _start_picture(**properties: Any) -> gr.Image:
 
 
 FIELDS: tuple[Field, ...] = (
-    _field("picture", _start_picture, sources=["upload", "clipboard"], height=300),
+    _field("picture", _start_picture, sources=["upload", "clipboard"], height=208),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
     _field("kind", gr.Radio),

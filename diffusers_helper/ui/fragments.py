@@ -10,27 +10,31 @@ import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..jobs.job import ENDED, Job, Keep
-from . import fetching, fragments_queue, machine, strips
+from . import fetching, fragments_queue, machine, screen, strips
 from .desk import Desk
+from .fragments_queue import Wish
+from .recent import recent
 from .texts import Texts
-from .words import duration
+from .words import duration, say
 
 GB = 1e9
+OF_JOB = ("job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
+"""The fragments that show one job."""
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
 
-def render(desk: Desk, language: str) -> dict[str, str]:
-    """Every fragment by the id of its place. ``lost`` and ``title`` are texts for the script."""
-    texts = Texts(language)
+def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str]:
+    """Every fragment by the id of its place, as one page wishes to see it. ``lost`` is a text for the script."""
+    texts, wish = Texts(language), wish or Wish()
     jobs = desk.queue.jobs()
-    job = chosen(jobs)
+    job = chosen(jobs, wish.show)
     return {
-        **fragments_queue.render(desk, texts),
+        **fragments_queue.render(desk, texts, wish),
         **(of_job(job, texts) if job else _without_job(texts)),
+        "recent": recent(jobs, job, texts) if job else "",
         "others": others(jobs, desk.queue.paused, texts),
         "warnings": warnings(desk, texts),
         "disk": machine_now(desk, texts),
@@ -39,8 +43,11 @@ def render(desk: Desk, language: str) -> dict[str, str]:
     }
 
 
-def chosen(jobs: Sequence[Job]) -> Job | None:
-    """The job that the Generate tab shows: the running one, else the last that ended, else the first that waits."""
+def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
+    """The job on the stage: the one that is wanted, the running one, the last that ended, or the first that waits."""
+    for job in jobs:
+        if job.id == wanted:
+            return job
     for states in (("running",), ENDED, ("queued",)):
         found = [job for job in jobs if job.state in states]
         if found:
@@ -52,24 +59,20 @@ def of_job(job: Job, texts: Texts) -> dict[str, str]:
     """All that the Generate tab shows of one job."""
     return {
         "job": headline(job, texts),
-        "video": video(job, texts),
+        "video": screen.video(job, texts),
+        "preview": screen.preview(job, texts),
+        "views": screen.views(job, texts),
         "stop": buttons(job, texts),
         "sections": strips.sections(job, texts),
         "steps": strips.steps(job, texts),
-        "preview": preview(job, texts),
         "notices": notices(job, texts),
         "announce": announcement(job, texts),
     }
 
 
 def _without_job(texts: Texts) -> dict[str, str]:
-    empty = f'<div class="nothing"><p>{say(texts, "job.none")}</p><p>{say(texts, "job.none_hint")}</p></div>'
-    return {**dict.fromkeys(("video", "stop", "sections", "steps", "preview", "notices", "announce"), ""), "job": empty}
-
-
-def say(texts: Texts, key: str, **values: Any) -> str:
-    """A text as HTML."""
-    return escape(texts(key, **values))
+    empty = f'<div class="blank"><p>{say(texts, "job.none")}</p><p>{say(texts, "job.none_hint")}</p></div>'
+    return {**dict.fromkeys(OF_JOB, ""), "job": empty}
 
 
 def headline(job: Job, texts: Texts) -> str:
@@ -108,28 +111,6 @@ def announcement(job: Job, texts: Texts) -> str:
     state = texts(f"job.state_{job.state}")
     done = {"sections_done": told.sections_done, "sections": told.sections}
     return say(texts, "job.announce", job=job.id, state=state, **done)
-
-
-def video(job: Job, texts: Texts) -> str:
-    """The finished frames as a playing video; before there are any, the start picture."""
-    told = job.progress
-    shape = f'style="aspect-ratio: {told.width} / {told.height}"' if told.width else ""
-    if told.video is None:
-        dim = "dim" if job.state == "running" else ""
-        return f'<figure class="screen {dim}"><img src="media/{job.id}/thumb.png" alt="" {shape}></figure>'
-    address = f"media/{job.id}/video.mp4?v={told.frames}"
-    label = say(texts, "job.video_done" if job.state == "done" else "job.video_so_far")
-    player = f'<video src="{address}" {shape} aria-label="{label}" autoplay muted loop playsinline controls></video>'
-    return f'<figure class="screen">{player}</figure>'
-
-
-def preview(job: Job, texts: Texts) -> str:
-    """What the running section looks like to the model by now."""
-    if job.state != "running" or job.progress.preview is None or not job.progress.step:
-        return ""
-    picture = f'<img src="media/{job.id}/preview.png?v={job.progress.previews}" alt="">'
-    caption = f"<figcaption>{say(texts, 'job.preview')}</figcaption>"
-    return f'<figure class="preview">{caption}<div>{picture}</div></figure>'
 
 
 def notices(job: Job, texts: Texts) -> str:

@@ -14,40 +14,38 @@ from pathlib import Path
 from ..jobs.job import ENDED, Job
 from ..request import DRAW_A_SEED
 from .desk import Desk
+from .icons import svg
 from .texts import Texts
 from .words import duration, number
+from .words import say as _words
 
+LONGEST_NUMBER = 10
 STEP = 24
 MOST = 1200
 """So many jobs are shown at first, and at most, in each of the two lists."""
 
-ICONS: Mapping[str, str] = {
-    "up": "M12 19V5M6 11l6-6 6 6",
-    "down": "M12 5v14M6 13l6 6 6-6",
-    "next": "M12 20V9M7 13l5-5 5 5M5 4h14",
-    "edit": "M4 20l1-5L16 4l4 4L9 19l-5 1M14 6l4 4",
-    "duplicate": "M9 9h11v11H9zM5 15H4V4h11v1",
-    "remove": "M6 6l12 12M18 6L6 18",
-    "cancel": "M6 6l12 12M18 6L6 18",
-}
-"""Strokes on a square of 24."""
-
 
 @dataclass(frozen=True)
 class Wish:
-    """What one page wants to see: so many ``waiting`` jobs, and ``count`` of the ended ones that match."""
+    """What one page wants to see: so many ``waiting`` jobs, ``count`` of the ended ones that match, one on the stage.
+
+    Attributes:
+        show: the job on the stage; 0 for the one that is at work.
+    """
 
     find: str = ""
     state: str = ""
     count: int = STEP
     waiting: int = STEP
+    show: int = 0
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wish:
         """From the parameters of a request, whatever they hold."""
         state = query.get("state", "")
-        counts = (_count(query.get(name, "")) for name in ("count", "waiting"))
-        return cls(query.get("find", "")[:200], state if state in ENDED else "", *counts)
+        count, waiting = (_count(query.get(name, "")) for name in ("count", "waiting"))
+        show = _number(query.get("show", ""))
+        return cls(query.get("find", "")[:200], state if state in ENDED else "", count, waiting, show)
 
     def takes(self, job: Job) -> bool:
         """Whether the job is one that is looked for."""
@@ -89,8 +87,12 @@ def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
 
 
 def _count(text: str) -> int:
-    wanted = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else STEP
-    return max(STEP, min(wanted, MOST))
+    return max(STEP, min(_number(text), MOST))
+
+
+def _number(text: str) -> int:
+    """A small number that a request names; 0 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < LONGEST_NUMBER else 0
 
 
 def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
@@ -260,11 +262,6 @@ def _empty(texts: Texts, key: str) -> str:
     return f'<p class="q-empty">{_words(texts, key)}</p>'
 
 
-def _words(texts: Texts, key: str, **values: object) -> str:
-    """A text, safe to stand in HTML."""
-    return escape(texts(key, **values))
-
-
 def _button(
     act: str, job: int, words: str, *, value: str = "", confirm: str = "", hint: str = "", kind: str = ""
 ) -> str:
@@ -284,5 +281,5 @@ def _icon(act: str, job: Job, texts: Texts, *, usable: bool, confirm: str) -> st
     extra = (f' data-confirm="{confirm}"' if confirm else "") + ("" if usable else " disabled")
     return (
         f'<button type="button" class="q-icon" data-act="{act}" data-job="{job.id}" aria-label="{name}" '
-        f'title="{name}"{extra}><svg viewBox="0 0 24 24" aria-hidden="true"><path d="{ICONS[act]}"/></svg></button>'
+        f'title="{name}"{extra}>{svg(act)}</button>'
     )

@@ -38,9 +38,11 @@ ADVANCED = (
     "cfg_rescale", "negative_prompt", "latent_window", "mp4_crf", "preserved_memory_gb",
 )  # fmt: skip
 
-STAGE = """<div class="stage">{job}{notices}{video}{stop}{sections}{steps}{preview}
+STAGE = """<div class="stage">{job}{notices}
+<div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
-LIVE = ("job", "notices", "video", "stop", "sections", "steps", "preview", "announce")
+"""From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
+LIVE = ("job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ def build(page: Page) -> Form:
     """The form on the left, the running or last job on the right."""
     form = Form(page)
     with gr.Row(elem_id="generate"):
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(elem_id="ask"):
             plan, speed = _ask(page, form)
-            row = _start_row(page)
             _advanced(page, form)
-        with gr.Column(scale=6, min_width=320):
+            with gr.Column(elem_id="start-bar"):
+                row = _start_row(page)
+        with gr.Column(elem_id="stage"):
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
     stage.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
@@ -114,7 +117,8 @@ def _advanced(page: Page, form: Form) -> None:
 
 def _start(page: Page, form: Form, row: StartRow) -> None:
     form_now = [page.language, *form.components]
-    row.start.click(_add(page.desk, form), form_now, row.said, **COMMAND)
+    added = row.start.click(_add(page.desk, form), form_now, row.said, **COMMAND)
+    added.success(None, None, None, js="() => framepack.toStage()", **PRIVATE)
     row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **COMMAND)
     row.leave.click(lambda: (0, ""), None, [form.editing, row.said], **PRIVATE)
     form.editing.change(_show_editing, [form.editing, page.language], [row.start, row.editing, row.said], **PRIVATE)

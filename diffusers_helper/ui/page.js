@@ -97,6 +97,7 @@
       const wanted = fragments[place.dataset.live];
       if (wanted !== undefined && place.shown !== wanted) put(place, wanted);
     }
+    document.dispatchEvent(new Event('framepack-shown'));
   }
 
   // New pictures and videos are loaded before they take the place of the old ones, so that nothing flickers.
@@ -112,6 +113,7 @@
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
     if (lists) patch(place, content);
     else place.replaceChildren(content);
+    document.dispatchEvent(new Event('framepack-shown'));
     if (focused?.act) {
       const same = [...place.querySelectorAll('[data-act]')];
       same.find(one => one.dataset.act === focused.act && one.dataset.job === focused.job)?.focus();
@@ -195,6 +197,12 @@
     }
   }
 
+  // After Start the stage shows what is at work; on a narrow screen it lies below the form.
+  function toStage() {
+    wish({show: ''});
+    document.querySelector('#stage')?.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+  }
+
   function agreed(button) {
     return !button.dataset.confirm || confirm(button.dataset.confirm);
   }
@@ -211,6 +219,6 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();
-  window.framepack = {language, speak, soon, agreed, wish, settled};
+  window.framepack = {language, speak, soon, agreed, wish, settled, toStage};
   poll();
 })();

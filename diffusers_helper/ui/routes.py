@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio.to_thread
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -29,11 +30,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
-from . import fragments, fragments_queue
+from ..media.video import middle_frame
+from . import fragments
 from .desk import Desk
 from .fragments_queue import Wish
 from .pace import ASK_AGAIN, Pace
-from .texts import LANGUAGES, Texts
+from .texts import LANGUAGES
 
 NO_STORE = {"Cache-Control": "no-store"}
 REVALIDATED = {"Cache-Control": "private, no-cache"}
@@ -46,6 +48,8 @@ SHARED_SECONDS = 0.9
 
 PAGE_NAME_CHARACTERS = 40
 READ_AT_ONCE_BYTES = 2**21
+
+POSTER_PIXELS = 640
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -86,7 +90,7 @@ class LiveAnswers:
 
     KEPT_ANSWERS = 24
 
-    def __init__(self, desk: Desk, render: Callable[[Desk, str], dict[str, str]] = fragments.render) -> None:
+    def __init__(self, desk: Desk, render: Callable[[Desk, str, Wish], dict[str, str]] = fragments.render) -> None:
         self._desk, self._render = desk, render
         self._rendering = threading.Lock()
         self._kept: dict[tuple[str, Wish], _Rendered] = {}
@@ -118,7 +122,10 @@ class LiveAnswers:
         with self._rendering:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
-                content = {"running": self._desk.queue.is_running, "fragments": self._fragments(language, wish)}
+                content = {
+                    "running": self._desk.queue.is_running,
+                    "fragments": self._render(self._desk, language, wish),
+                }
                 text = json.dumps(content, ensure_ascii=False, sort_keys=True)
                 seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
                 body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
@@ -128,10 +135,6 @@ class LiveAnswers:
                     key, seen, body, gzip.compress(body, 4), time.monotonic()
                 )
             return found
-
-    def _fragments(self, language: str, wish: Wish) -> dict[str, str]:
-        shown = self._render(self._desk, language)
-        return shown if wish == Wish() else {**shown, **fragments_queue.render(self._desk, Texts(language), wish)}
 
 
 class Media:
@@ -154,15 +157,26 @@ class Media:
             return PlainTextResponse("\n".join(json.dumps(event, ensure_ascii=False) for event in told))
         if name == "video.mp4":
             return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
+        if name == "poster.jpg":
+            return self._poster(self._within(self._queue.result(job_id), ".mp4"), request)
         return self._picture(self._picture_file(job_id, name), request)
 
     def _picture_file(self, job_id: int, name: str) -> Path:
         if name == "thumb.png":
             return self._within(self._queue.thumbnail(job_id), ".png")
+        if name == "start.png":
+            return self._within(self._fitted_picture(job_id) or self._queue.thumbnail(job_id), ".png")
         preview = self._queue.job(job_id).progress.preview
         if name == "preview.png" and preview:
             return self._within(Path(preview), ".png")
         raise UnusableInput(f"a job has no {name}")
+
+    def _fitted_picture(self, job_id: int) -> Path | None:
+        """The start picture as the video begins with it: in the work folder, later beside the video."""
+        told = self._queue.job(job_id).progress
+        places = [Path(told.folder, "picture.png")] if told.folder else []
+        places += [Path(told.video).with_suffix(".png")] if told.video else []
+        return next(filter(Path.is_file, places), None)
 
     def _within(self, path: Path, suffix: str) -> Path:
         """The file itself. Raises UnusableInput when it is none, of another kind, or lies elsewhere."""
@@ -177,6 +191,18 @@ class Media:
         if answer is not held:
             held.close()
         return answer
+
+    def _poster(self, path: Path, request: Request) -> Response:
+        """A frame of the video, decoded only for those who have not seen it."""
+        status = path.stat()
+        headers = {**REVALIDATED, "ETag": f'"poster-{status.st_mtime_ns:x}-{status.st_size:x}"'}
+        known = _unless_known(Response(headers=headers), request)
+        if known.status_code == 304:
+            return known
+        picture, content = Image.fromarray(middle_frame(path)), io.BytesIO()
+        picture.thumbnail((POSTER_PIXELS, POSTER_PIXELS))
+        picture.save(content, "JPEG", quality=85)
+        return Response(content.getvalue(), media_type="image/jpeg", headers=headers)
 
     def _picture(self, path: Path, request: Request) -> Response:
         """Read at once, since a preview is replaced while it is asked for."""

@@ -12,7 +12,9 @@ from .texts import Texts
 SectionState = Literal["done", "running", "to_come"]
 SIGNS = {"done": "✓", "running": "▶", "to_come": ""}
 MOST_LABELS = 8
-"""With more sections, only the narrow strip and its tooltips have room."""
+"""With more sections, only thin segments over a scale have room; their words are tooltips."""
+TICKS_SECONDS = (1, 2, 5, 10, 15, 30, 60)
+MOST_TICKS = 10
 
 
 def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
@@ -43,11 +45,23 @@ def section_state(job: Job, number: int) -> SectionState:
 def sections(job: Job, texts: Texts) -> str:
     """The sections as they follow each other in the video."""
     places = sections_in_time(job)
-    cells = "".join(_section(job, place, len(places) <= MOST_LABELS, texts) for place in places)
+    labelled = len(places) <= MOST_LABELS
+    cells = "".join(_section(job, place, labelled, texts) for place in places)
     from_end = job.request.kind == "framepack"
     order = escape(texts("job.sections_from_end" if from_end else "job.sections_forward"))
     title = f"<h3>{escape(texts('job.sections'))} <small>{order}</small></h3>"
-    return f'<section class="strip">{title}<ol class="sections">{cells}</ol></section>'
+    thin, scale = ("", "") if labelled else (" thin", _scale(places[-1][2], texts))
+    return f'<section class="strip">{title}<ol class="sections{thin}">{cells}</ol>{scale}</section>'
+
+
+def _scale(seconds: float, texts: Texts) -> str:
+    """Ticks under the strip, at round times."""
+    apart = next((step for step in TICKS_SECONDS if seconds / step <= MOST_TICKS), TICKS_SECONDS[-1])
+    ticks = "".join(
+        f'<span style="left: {100 * at / seconds:.2f}%">{escape(texts("job.seconds", seconds=at))}</span>'
+        for at in range(0, int(seconds) + 1, apart)
+    )
+    return f'<div class="scale" aria-hidden="true">{ticks}</div>'
 
 
 def _section(job: Job, place: tuple[int, float, float], labelled: bool, texts: Texts) -> str:
@@ -77,7 +91,7 @@ def steps(job: Job, texts: Texts) -> str:
         for kind, count in zip(("computed", "reused", "to-come"), counts.values(), strict=True)
     )
     return (
-        f'<section class="strip"><h3>{escape(texts("job.steps"))}</h3>'
+        f'<section class="strip steps-strip"><h3>{escape(texts("job.steps"))}</h3>'
         f'<div class="steps" role="img" aria-label="{summary}">{cells}</div>'
         f'<p class="legend" aria-hidden="true">{legend}</p></section>'
     )

@@ -21,13 +21,16 @@ PINE = colors.Color(
 )  # fmt: skip
 
 
+CORNERS = sizes.Size(name="corners", xxs="6px", xs="6px", sm="6px", md="6px", lg="6px", xl="10px", xxl="10px")
+
+
 def make() -> gr.themes.Base:
     """The theme that ``launch`` is given."""
     return gr.themes.Base(
         primary_hue=PINE,
         secondary_hue=PINE,
         neutral_hue=INK,
-        radius_size=sizes.radius_md,
+        radius_size=CORNERS,
         font=[*map(fonts.Font, SANS), "sans-serif"],
         font_mono=[*map(fonts.Font, MONO), "monospace"],
     ).set(

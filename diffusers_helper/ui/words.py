@@ -1,10 +1,16 @@
-"""Numbers in the words of a language."""
+"""Texts as HTML, and numbers in the words of a language."""
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from .texts import Texts
+
+
+def say(texts: Texts, key: str, **values: Any) -> str:
+    """A text, safe to stand in HTML."""
+    return escape(texts(key, **values))
 
 
 def number(value: Any) -> str:

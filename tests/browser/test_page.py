@@ -56,6 +56,7 @@ def test_from_a_picture_to_the_finished_video(
     ask_for(page, make_picture(tmp_path), "a cat walks")
     assert hold.reached.wait(20)
     page.locator("[data-live=preview] img").wait_for()
+    page.locator("[data-view=video]").click()
     page.locator("[data-live=video] video").wait_for()
     assert "a cat walks" in text_of(page, "job")
     hold.go.set()

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from diffusers_helper.errors import OutputFailed, UnusableInput
-from diffusers_helper.media.video import VideoInfo, join_segments, last_frame, probe, read_frames, write_segment
+from diffusers_helper.media.video import (
+    VideoInfo,
+    join_segments,
+    last_frame,
+    middle_frame,
+    probe,
+    read_frames,
+    write_segment,
+)
 
 from .conftest import Clip
 
@@ -72,6 +80,14 @@ def test_the_last_frame_is_the_last_one(tmp_path: Path, moving_clip: Clip) -> No
     video = tmp_path / "video.mp4"
     join_segments(segments_of(tmp_path, [5, 32], moving_clip), video, "{}", 30)
     assert np.array_equal(last_frame(video), read_frames(video)[-1])
+
+
+@pytest.mark.parametrize("lengths", [[5, 32], [4], [1]])
+def test_the_middle_frame_is_half_way_through(tmp_path: Path, moving_clip: Clip, lengths: list[int]) -> None:
+    video = tmp_path / "video.mp4"
+    join_segments(segments_of(tmp_path, lengths, moving_clip), video, "{}", 30)
+    about = read_frames(video)[max(sum(lengths) // 2 - 1, 0) :][:3]
+    assert any(np.array_equal(middle_frame(video), frame) for frame in about)
 
 
 def test_a_section_can_be_put_in_front_and_joined_again(tmp_path: Path, moving_clip: Clip) -> None:

@@ -15,7 +15,8 @@ from diffusers_helper import doctor
 from diffusers_helper.jobs.job import ENDED, Job, JobProgress, State
 from diffusers_helper.request import Request
 from diffusers_helper.sections.plan import plan_video
-from diffusers_helper.ui import fragments, machine, strips, system_tab
+from diffusers_helper.ui import fragments, machine, screen, strips, system_tab
+from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from .serving import make_desk, settings_for, without_checkpoint
@@ -107,14 +108,61 @@ def test_what_is_heard_does_not_change_with_every_step() -> None:
 
 
 def test_the_video_changes_its_address_with_its_frames_only() -> None:
-    assert fragments.video(make_job(), EN) == fragments.video(make_job(told={"step": 20, "previews": 31}), EN)
-    assert "video.mp4?v=73" in fragments.video(make_job(), EN)
-    assert "thumb.png" in fragments.video(make_job(told={"video": None}), EN)
+    assert screen.video(make_job(), EN) == screen.video(make_job(told={"step": 20, "previews": 31}), EN)
+    assert "video.mp4?v=73" in screen.video(make_job(), EN)
+    assert "video.mp4" not in screen.video(make_job(told={"video": None}), EN)
 
 
-def test_the_preview_is_there_while_it_runs() -> None:
-    assert "preview.png?v=30" in fragments.preview(make_job(), EN)
-    assert fragments.preview(make_job("done"), EN) == ""
+def test_the_preview_runs_through_the_section_s_latent_frames_in_real_time() -> None:
+    shown = screen.preview(make_job(), EN)
+    assert "preview.png?v=30" in shown
+    assert "--frames: 9; animation: film 1.20s steps(9) infinite" in shown
+    assert "steps(5)" in screen.preview(make_job(latent_window=5), EN)
+    assert screen.preview(make_job("done"), EN) == ""
+
+
+def views(job: Job) -> list[str]:
+    return [str(a["data-view"]) for _, a in Parts(screen.views(job, EN)).tags if "data-view" in a]
+
+
+def test_the_screen_offers_what_there_is_to_see_the_best_first() -> None:
+    assert views(make_job()) == ["preview", "video", "start"]
+    assert views(make_job("done")) == ["video", "start", "both"]
+    assert 'data-default="start"' in screen.views(make_job("queued", told={"video": None}), EN)
+    assert views(make_job("failed", told={"video": None})) == []
+
+
+def test_the_picture_s_real_size_is_told_and_bounds_how_far_it_is_stretched() -> None:
+    assert "160 × 96" in Parts(screen.views(make_job(), EN)).text
+    assert "--wide: 160; --high: 96" in screen.video(make_job(), EN)
+
+
+def test_a_video_can_be_watched_frame_by_frame_and_in_a_loop() -> None:
+    parts = Parts(screen.views(make_job("done"), EN))
+    names = [a["data-player"] for _, a in parts.tags if "data-player" in a]
+    assert names == ["play", "back", "forward", "loop", "full"]
+    assert all(a.get("aria-label") for tag, a in parts.tags if tag in ("button", "input") and "data-view" not in a)
+    assert "data-player" not in screen.views(make_job(told={"video": None}), EN)
+
+
+def test_the_last_results_stand_below_the_stage_and_the_running_one_with_them(stage: Stage) -> None:
+    first, second = stage.ended(prompt=HOSTILE), stage.ended("cancelled")
+    stage.ended("failed", sections_done=0)
+    running = stage.add()
+    stage.queue.claim()
+    shown = fragments.render(stage.desk, "en", Wish(show=first.id))
+    cards = [a for _, a in Parts(shown["recent"]).tags if "data-wish" in a]
+    assert [card["data-wish"] for card in cards] == ["show=", f"show={second.id}", f"show={first.id}"]
+    assert [card["data-wish"] for card in cards if "aria-current" in card] == [f"show={first.id}"]
+    assert HOSTILE in str(cards[-1]["aria-label"])
+    assert EN("job.title", job=first.id) in shown["job"]
+    for wish in (None, Wish(show=99)):
+        assert EN("job.title", job=running.id) in fragments.render(stage.desk, "en", wish)["job"]
+
+
+def test_a_single_result_has_no_strip(stage: Stage) -> None:
+    stage.ended()
+    assert fragments.render(stage.desk, "en")["recent"] == ""
 
 
 def acts(content: str) -> dict[str, dict[str, str | None]]:
@@ -197,6 +245,14 @@ def test_a_long_video_keeps_its_labels_in_the_tooltips() -> None:
     content = strips.sections(make_job(seconds=60), EN)
     assert "<small>0.0" not in content
     assert re.search('title="Section 50, 0.0 to 1.3 s', content)
+
+
+@pytest.mark.parametrize(("seconds", "ticks"), [(12, 7), (60, 7), (120, 9)])
+def test_a_long_video_has_thin_segments_over_a_scale(seconds: int, ticks: int) -> None:
+    parts = Parts(strips.sections(make_job(seconds=seconds), EN))
+    assert parts.with_class("thin") == 1
+    assert len([a for tag, a in parts.tags if tag == "span" and "left:" in (a.get("style") or "")]) == ticks
+    assert Parts(strips.sections(make_job(), EN)).with_class("scale") == 0
 
 
 def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:

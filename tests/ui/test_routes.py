@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import shutil
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from diffusers_helper.events import Step
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.routes import HeldFile, LiveAnswers, Readiness
 
@@ -98,7 +102,7 @@ class Rendering:
     def ask(self, language: str) -> Any:
         return self.answers._fresh(language, Wish())
 
-    def __call__(self, desk: Any, language: str) -> dict[str, str]:
+    def __call__(self, desk: Any, language: str, wish: Wish) -> dict[str, str]:
         self.count += 1
         return {"job": language}
 
@@ -163,6 +167,22 @@ def test_the_media_of_a_job_are_served(served: Served, done: Job) -> None:
     assert get(served, f"/media/{done.id}/preview.png").status_code == 404
 
 
+def test_a_poster_is_a_frame_of_the_video_and_not_its_start(served: Served, done: Job) -> None:
+    answer = get(served, f"/media/{done.id}/poster.jpg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    poster = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+    frames = read_frames(served.queue.result(done.id)).astype(int)
+    assert np.abs(poster - frames[len(frames) // 2]).mean() < np.abs(poster - frames[0]).mean()
+
+
+def test_the_start_picture_is_the_fitted_one_as_soon_as_it_is_there(served: Served, done: Job) -> None:
+    beside = served.queue.result(done.id).with_suffix(".png")
+    assert get(served, f"/media/{done.id}/start.png").content == beside.read_bytes()
+    beside.unlink()
+    thumbnail = served.queue.thumbnail(done.id).read_bytes()
+    assert get(served, f"/media/{done.id}/start.png").content == thumbnail
+
+
 def test_the_preview_of_a_running_job_is_served(served: Served, tmp_path: Path) -> None:
     hold = Hold(at_step(2, 2))
     served.executor.after = hold
@@ -188,7 +208,7 @@ def test_a_part_of_a_video_is_served(served: Served, done: Job, asked: str, stat
         assert answer.content == served.queue.result(done.id).read_bytes()[part]
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "thumb.png"])
+@pytest.mark.parametrize("name", ["video.mp4", "thumb.png", "start.png", "poster.jpg"])
 def test_what_the_browser_has_is_not_sent_again(served: Served, done: Job, name: str) -> None:
     first = get(served, f"/media/{done.id}/{name}")
     again = get(served, f"/media/{done.id}/{name}", If_None_Match=first.headers["etag"])
@@ -276,7 +296,7 @@ def test_files_outside_of_the_output_folder_are_not_served_whatever_a_job_says(
         tmp_path / "no",
     ):
         pointing(path)
-        for name in ("video.mp4", "preview.png"):
+        for name in ("video.mp4", "preview.png", "poster.jpg"):
             assert get(served, f"/media/{done.id}/{name}").status_code == 404, (path, name)
 
 

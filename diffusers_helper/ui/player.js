@@ -1,0 +1,129 @@
+// The screen of the stage: which picture it shows, and the player of a video, frame by frame.
+// The server renders what there is; this remembers what is looked at, whatever is rendered anew.
+(() => {
+  const chosen = {};
+  let drawing = false;
+
+  function remembered(key, otherwise) {
+    try { return localStorage.getItem('framepack.' + key) ?? otherwise; } catch { return otherwise; }
+  }
+
+  function remember(key, value) {
+    try { localStorage.setItem('framepack.' + key, value); } catch { /* private windows may refuse */ }
+  }
+
+  const stage = () => document.querySelector('.stage');
+  const film = () => stage()?.querySelector('.screen video');
+
+  // What was chosen for this job as long as it is offered, else what the server thinks best.
+  function look() {
+    const bar = stage()?.querySelector('.views');
+    const screen = stage()?.querySelector('.screen');
+    if (!screen) return;
+    const offered = bar ? [...bar.querySelectorAll('[data-view]')] : [];
+    const wish = chosen.job === bar?.dataset.job ? chosen.view : null;
+    const view = offered.find(one => one.dataset.view === wish) ? wish : bar?.dataset.default || 'start';
+    for (const one of offered) one.setAttribute('aria-pressed', one.dataset.view === view);
+    screen.dataset.view = stage().dataset.view = view;
+    beat();
+    wire();
+  }
+
+  // A new preview goes on where the last one was in its loop.
+  function beat() {
+    for (const one of stage().getAnimations({subtree: true})) if (one.animationName === 'film') one.startTime = 0;
+  }
+
+  function wire() {
+    const video = film();
+    const player = stage().querySelector('.player');
+    if (!video || !player) return;
+    const loops = remembered('loop', 'on') === 'on';
+    video.loop = loops;
+    player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
+    player.querySelector('[data-cut]').oninput = event => cut(event.target.value);
+    player.querySelector('[type=range]:not([data-cut])').oninput = event => go(event.target.value - 1);
+    if (!drawing) draw();
+  }
+
+  function cut(percent) {
+    stage().querySelector('.screen').style.setProperty('--cut', percent + '%');
+  }
+
+  function fps() {
+    return Number(film().dataset.fps) || 30;
+  }
+
+  function frames() {
+    return Number(stage().querySelector('.player').dataset.frames);
+  }
+
+  function now() {
+    return Math.min(Math.floor(film().currentTime * fps() + .01), frames() - 1);
+  }
+
+  // The middle of a frame's time, so that no rounding shows its neighbour.
+  function go(frame) {
+    film().pause();
+    film().currentTime = (Math.min(Math.max(frame, 0), frames() - 1) + .5) / fps();
+  }
+
+  // Slider, count and button follow the video for as long as there is one.
+  function draw() {
+    const video = film();
+    const player = stage()?.querySelector('.player');
+    drawing = Boolean(video && player);
+    if (!drawing) return;
+    const frame = String(now() + 1);
+    const slider = player.querySelector('[type=range]');
+    if (slider.value !== frame) slider.value = frame;
+    const count = player.querySelector('output');
+    if (count.textContent !== frame) count.textContent = frame;
+    player.classList.toggle('playing', !video.paused);
+    requestAnimationFrame(draw);
+  }
+
+  const acts = {
+    play: () => (film().paused ? film().play() : film().pause()),
+    back: () => go(now() - 1),
+    forward: () => go(now() + 1),
+    loop: () => { remember('loop', film().loop ? 'off' : 'on'); wire(); },
+    full: () => (document.fullscreenElement ? document.exitFullscreen() : stage().querySelector('.screen').requestFullscreen()),
+  };
+  const KEYS = {',': 'back', '.': 'forward', ' ': 'play'};
+
+  function pressed(event) {
+    const view = event.target.closest?.('[data-view]');
+    if (view?.closest('.views')) {
+      Object.assign(chosen, {job: view.closest('.views').dataset.job, view: view.dataset.view});
+      look();
+    }
+    const act = event.target.closest?.('[data-player]')?.dataset.player;
+    if (act && film()) acts[act]();
+    if (event.target.closest?.('[data-shot=video]') && film()) acts.play();
+  }
+
+  function typed(event) {
+    const busy = event.target.closest?.('input:not([type=range]), textarea, select, [contenteditable]');
+    const act = KEYS[event.key];
+    if (!act || busy || event.ctrlKey || event.metaKey || event.altKey || !film()?.checkVisibility()) return;
+    if (event.key === ' ' && event.target.closest?.('button, a, summary, [role=tab]')) return;
+    event.preventDefault();
+    acts[act]();
+  }
+
+  // A poster in the history plays while it is pointed at.
+  function hover(event) {
+    const poster = event.target.closest?.('[data-film]');
+    if (!poster || poster.querySelector('video')) return;
+    const video = document.createElement('video');
+    Object.assign(video, {src: poster.dataset.film, muted: true, loop: true, playsInline: true, autoplay: true});
+    poster.append(video);
+    poster.addEventListener('pointerleave', () => video.remove(), {once: true});
+  }
+
+  document.addEventListener('click', pressed);
+  document.addEventListener('keydown', typed);
+  document.addEventListener('pointerover', hover);
+  document.addEventListener('framepack-shown', look);
+})();

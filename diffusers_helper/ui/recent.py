@@ -1,0 +1,39 @@
+"""The last results, small, below the stage: a click shows one there. A pure function of the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..jobs.job import ENDED, Job
+from .texts import Texts
+from .words import number, say
+
+MOST = 12
+
+
+def recent(jobs: Sequence[Job], shown: Job, texts: Texts) -> str:
+    """The running job and the newest that have a video; empty while there is nothing but what the stage shows."""
+    running = [job for job in jobs if job.state == "running"]
+    made = [job for job in jobs if job.state in ENDED and job.progress.video][:MOST]
+    if [*running, *made] in ([], [shown]):
+        return ""
+    cards = "".join(_card(job, job == shown, texts) for job in (*running, *made))
+    title = f"<h3>{say(texts, 'job.recent')}</h3>"
+    return f'{title}<ul class="recent" data-parts="recent">{cards}</ul>'
+
+
+def _card(job: Job, shown: bool, texts: Texts) -> str:
+    running = job.state == "running"
+    label = say(texts, "job.show", job=job.id, prompt=job.request.prompt[:100])
+    current = ' aria-current="true"' if shown else ""
+    seconds = say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
+    words = say(texts, "job.state_running") if running else seconds
+    return (
+        f'<li><button type="button" class="result {job.state}" data-wish="show={"" if running else job.id}" '
+        f'aria-label="{label}" title="{label}"{current}>{_picture(job)}<span>{words}</span></button></li>'
+    )
+
+
+def _picture(job: Job) -> str:
+    name = "start.png" if job.state == "running" else f"poster.jpg?v={job.progress.frames}"
+    return f'<img src="media/{job.id}/{name}" alt="" loading="lazy">'

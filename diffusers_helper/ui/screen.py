@@ -1,0 +1,105 @@
+"""The screen of the stage, and what can be looked at on it: pure functions of the job.
+
+Every picture stands in a figure that says by ``data-shot`` what it is; the page's script shows the one that is wanted.
+"""
+
+from __future__ import annotations
+
+from ..jobs.job import Job
+from .icons import svg
+from .texts import Texts
+from .words import say
+
+VIEWS = ("preview", "video", "start", "both")
+"""What can be looked at; ``both`` is the start picture drawn over the video, as far as a slider says."""
+
+FRAMES_PER_LATENT = 4
+
+
+def video(job: Job, texts: Texts) -> str:
+    """The start picture, and the finished frames as a playing video as soon as there are any."""
+    return _start(job) + (_video(job, texts) if job.progress.video else "")
+
+
+def _start(job: Job) -> str:
+    told = job.progress
+    address = f"media/{job.id}/start.png?v={told.frames if job.state == 'done' else 0}"
+    return f'<figure class="shot" data-shot="start"{_shape(job)}><img src="{address}" alt=""></figure>'
+
+
+def _video(job: Job, texts: Texts) -> str:
+    address = f"media/{job.id}/video.mp4?v={job.progress.frames}"
+    label = say(texts, "job.video_done" if job.state == "done" else "job.video_so_far")
+    film = f'<video src="{address}" data-fps="{job.progress.fps}" aria-label="{label}" autoplay muted loop playsinline>'
+    return f'<figure class="shot" data-shot="video"{_shape(job)}>{film}</video></figure>'
+
+
+def preview(job: Job, texts: Texts) -> str:
+    """What the running section looks like to the model by now: its latent frames side by side, run through in time."""
+    if not has_preview(job):
+        return ""
+    frames = job.request.latent_window
+    seconds = frames * FRAMES_PER_LATENT / (job.progress.fps or job.request.fps)
+    pace = f"--frames: {frames}; animation: film {seconds:.2f}s steps({frames}) infinite"
+    picture = f'<img src="media/{job.id}/preview.png?v={job.progress.previews}" alt="" style="{pace}">'
+    label = say(texts, "job.preview")
+    return (
+        f'<figure class="shot film" data-shot="preview"{_shape(job)} role="img" aria-label="{label}">{picture}</figure>'
+    )
+
+
+def has_preview(job: Job) -> bool:
+    """Whether there is a look at the section that is being made."""
+    return job.state == "running" and job.progress.preview is not None and job.progress.step > 0
+
+
+def views(job: Job, texts: Texts) -> str:
+    """What can be looked at, as buttons; how large the picture really is; and the player of a video."""
+    offered = offered_views(job)
+    buttons = "".join(
+        f'<button type="button" data-view="{view}">{say(texts, f"job.view_{view}")}</button>' for view in offered
+    )
+    group = f'<div class="segments" role="group" aria-label="{say(texts, "job.views")}">{buttons}</div>'
+    told = job.progress
+    size = f'<span class="size">{told.width} × {told.height}</span>' if told.width else ""
+    return (
+        f'{player(job, texts)}<div class="views" data-job="{job.id}" data-default="{offered[0]}">'
+        f"{group if len(offered) > 1 else ''}{size}</div>"
+    )
+
+
+def offered_views(job: Job) -> list[str]:
+    """Those of VIEWS that there are, the best first."""
+    there = {"preview": has_preview(job), "video": bool(job.progress.video), "start": True, "both": job.state == "done"}
+    return [view for view in VIEWS if there[view] and not (view == "both" and not job.progress.video)]
+
+
+def player(job: Job, texts: Texts) -> str:
+    """Buttons and a slider for the video, frame by frame; empty without one."""
+    told = job.progress
+    if not told.video:
+        return ""
+
+    def button(name: str) -> str:
+        words = say(texts, f"job.player_{name}")
+        return (
+            f'<button type="button" class="q-icon" data-player="{name}" aria-label="{words}" '
+            f'title="{words}">{_drawing(name)}</button>'
+        )
+
+    place = f'<input type="range" min="1" max="{told.frames}" value="1" aria-label="{say(texts, "job.player_place")}">'
+    cut = f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
+    count = f'<output>1</output><span class="of"> / {told.frames}</span>'
+    keys = button("play") + button("back") + place + button("forward") + f'<span class="count">{count}</span>'
+    return f'<div class="player" data-frames="{told.frames}">{keys}{cut}{button("loop")}{button("full")}</div>'
+
+
+def _drawing(name: str) -> str:
+    if name != "play":
+        return svg(name)
+    return f'<span class="when-paused">{svg("play")}</span><span class="when-playing">{svg("pause")}</span>'
+
+
+def _shape(job: Job) -> str:
+    told = job.progress
+    return f' style="--wide: {told.width}; --high: {told.height}"' if told.width else ""
