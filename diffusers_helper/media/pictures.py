@@ -1,8 +1,9 @@
 """The one place where picture files are decoded: whatever a user drops becomes uint8 [H, W, 3] sRGB or a clear refusal.
 
-Formats are told apart by content, never by name, and only the decoders listed here ever see the bytes. The size is
-checked before a pixel is decoded. The decoders are Pillow's own, called directly, so that neither its global limit
-nor the process-wide warning filters take part in the decision.
+Formats are told apart by content, never by name, and only the decoders listed here ever see the bytes. A picture is
+usable if all its pixels can be decoded, and refused if some are missing; what stands beside them does not reach the
+decoder (``pixel_data.py``). The size is checked before a pixel is decoded. The decoders are Pillow's own, called
+directly, so that neither its global limit nor the process-wide warning filters take part in the decision.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -25,21 +26,43 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import UnusablePicture
+from . import pixel_data
 
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 40_000_000
+MAX_FILE_BYTES = 1_000_000_000
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF or BMP"
 
 _HEAD_BYTES = 512
-_READERS: tuple[tuple[bytes, str, Callable[[IO[bytes]], Image.Image]], ...] = (
-    (rb"\x89PNG\r\n\x1a\n", "image/png", PngImageFile),
-    (rb"\xff\xd8\xff", "image/jpeg", JpegImageFile),
-    (rb"RIFF.{4}WEBP", "image/webp", WebPImageFile),
-    (rb".{4}ftypavi[fs]", "image/avif", AvifImageFile),
-    (rb"GIF8[79]a", "image/gif", GifImageFile),
-    (rb"BM", "image/bmp", BmpImageFile),
+
+
+class _Format(NamedTuple):
+    """How a file begins, its type, what of it is decoded, and by what."""
+
+    pattern: bytes
+    media_type: str
+    pixels_of: Callable[[bytes], pixel_data.PixelData]
+    decoder: Callable[[IO[bytes]], Image.Image]
+
+
+_FORMATS = (
+    _Format(rb"\x89PNG\r\n\x1a\n", "image/png", pixel_data.of_png, PngImageFile),
+    _Format(rb"\xff\xd8\xff", "image/jpeg", pixel_data.of_jpeg, JpegImageFile),
+    _Format(rb"RIFF.{4}WEBP", "image/webp", pixel_data.of_webp, WebPImageFile),
+    _Format(rb".{4}ftyp(.{4}){0,15}?avi[fs]", "image/avif", pixel_data.of_avif, AvifImageFile),
+    _Format(rb"GIF8[79]a", "image/gif", pixel_data.as_it_is, GifImageFile),
+    _Format(rb"BM", "image/bmp", pixel_data.as_it_is, BmpImageFile),
 )
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _REFUSED: tuple[tuple[bytes, str], ...] = (
     (rb"(?i)(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!doctype svg).*<svg)", "an SVG drawing"),
     (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", "a web page"),
@@ -75,7 +98,7 @@ def _matching(head: bytes, pattern: bytes) -> bool:
 
 def media_type(head: bytes) -> str | None:
     """The type of an accepted picture that begins with ``head``, such as image/png; None for anything else."""
-    return next((kind for pattern, kind, _ in _READERS if _matching(head, pattern)), None)
+    return next((known.media_type for known in _FORMATS if _matching(head, known.pattern)), None)
 
 
 def describe(head: bytes) -> str:
@@ -83,15 +106,26 @@ def describe(head: bytes) -> str:
     return next((kind for pattern, kind in _REFUSED if _matching(head, pattern)), "not a known picture format")
 
 
-def _reader(head: bytes, path: Path) -> Callable[[IO[bytes]], Image.Image]:
-    """The decoder for a file that begins with ``head``."""
+def _format(head: bytes, path: Path) -> _Format:
+    """The format of a file that begins with ``head``."""
     if not head:
         raise UnusablePicture(f"The picture {_name(path)} is empty (0 bytes). Save or upload it again.")
-    for pattern, _, reader in _READERS:
-        if _matching(head, pattern):
-            return reader
+    for known in _FORMATS:
+        if _matching(head, known.pattern):
+            return known
     kind = describe(head)
     raise UnusablePicture(f"{_name(path)} is {kind}, which is not accepted. Save it as {ACCEPTED} and try again.")
+
+
+def _whole(file: IO[bytes], path: Path) -> bytes:
+    """All bytes of the file."""
+    file.seek(0)
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise UnusablePicture(
+            f"The picture file {_name(path)} is larger than {MAX_FILE_BYTES / 1e9:g} GB. Save it again, smaller."
+        )
+    return data
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
@@ -101,6 +135,19 @@ def _check_size(image: Image.Image, path: Path) -> None:
             f"The picture {_name(path)} is {width}x{height} ({width * height / 1e6:.0f} megapixels); "
             f"the limit is {MAX_PIXELS // 10**6} megapixels. Make it smaller and try again."
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says."""
+    turn = _TURNS.get(pixel_data.orientation(image.info.get("exif") or b""))
+    return image if turn is None else image.transpose(turn)
+
+
+def _without_empty_alpha(image: Image.Image) -> Image.Image:
+    """A BMP whose alpha is 0 everywhere has none: programs that know no alpha leave it so."""
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -143,14 +190,25 @@ def _over_white(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _decoded(file: IO[bytes], path: Path) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises UnusablePicture for what is refused, and whatever the decoder raises for damage."""
-    reader = _reader(file.read(_HEAD_BYTES), path)
-    file.seek(0)
-    image = reader(file)
+def _image(found: pixel_data.PixelData, ending: bytes, known: _Format, path: Path) -> Image.Image:
+    """Every pixel decoded. Raises UnusablePicture for a size over the limit, and what the decoder raises for damage."""
+    image = known.decoder(io.BytesIO(found.stream + ending))
     _check_size(image, path)
     image.load()
-    return np.array(_over_white(_eight_bit(ImageOps.exif_transpose(image))))
+    beside = {"icc_profile": found.profile, "exif": found.exif}
+    image.info.update({key: value for key, value in beside.items() if value is not None})
+    return image
+
+
+def _decoded(file: IO[bytes], path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]. Raises UnusablePicture for what is refused, and whatever the decoder raises for damage."""
+    known = _format(file.read(_HEAD_BYTES), path)
+    found = known.pixels_of(_whole(file, path))
+    image = _image(found, found.endings[0], known, path)
+    for ending in found.endings[1:]:
+        if ImageChops.difference(image, _image(found, ending, known, path)).getbbox() is not None:
+            raise OSError("image file is truncated")
+    return np.array(_over_white(_eight_bit(_upright(_without_empty_alpha(image)))))
 
 
 def open_picture(path: Path) -> np.ndarray:

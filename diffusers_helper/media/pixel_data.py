@@ -1,0 +1,229 @@
+"""Of a picture file, what its decoder is given: the pixels, without what stands beside them.
+
+Texts, previews, resolutions and whatever else programs write beside the pixels never decide whether a picture is
+usable. They are stepped over here, neither read nor decompressed. Two things are kept because they change what is seen:
+the colour profile and the orientation. Damage in the pixels is left for the decoder to find.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+MAX_PROFILE_BYTES = 4_000_000
+"""Of a colour profile, unpacked. Those of printers, the largest in use, have about half."""
+
+
+@dataclass(frozen=True)
+class PixelData:
+    """What a decoder is given.
+
+    Attributes:
+        stream: a file of the same format, as far as the pixels need it.
+        profile: the colour profile that stood beside the pixels, where the stream has it no more.
+        exif: the EXIF block, of which nothing but the orientation is read.
+        endings: what follows the stream. Where the end is missing there are several, and the picture is whole if its
+            pixels are the same with each.
+    """
+
+    stream: bytes
+    profile: bytes | None = None
+    exif: bytes | None = None
+    endings: tuple[bytes, ...] = (b"",)
+
+
+def as_it_is(data: bytes) -> PixelData:
+    """For formats whose decoder stumbles over nothing that stands beside the pixels."""
+    return PixelData(data)
+
+
+# PNG: a signature, then chunks of length, kind, data and checksum. Those that may be left out begin small.
+
+_PNG_SIGNATURE_BYTES = 8
+_PNG_CHUNK = re.compile(rb".{4}([A-Za-z]{4})", re.DOTALL)
+_PNG_PIXELS = re.compile(rb".{4}(PLTE|tRNS|IDAT|IEND)", re.DOTALL)
+
+
+def of_png(data: bytes) -> PixelData:
+    """The critical chunks and tRNS. What an animation adds to its first picture is left out, too."""
+    stream = bytearray(data[:_PNG_SIGNATURE_BYTES])
+    beside: dict[bytes, bytes] = {}
+    for kind, start, end in _png_chunks(data):
+        if _makes_pixels(kind):
+            stream += data[start:end]
+        elif kind in (b"iCCP", b"eXIf"):
+            beside[kind] = data[start + 8 : end - 4]
+    profile = _unpacked_profile(beside[b"iCCP"]) if b"iCCP" in beside else None
+    return PixelData(bytes(stream), profile, beside.get(b"eXIf"))
+
+
+def _makes_pixels(kind: bytes) -> bool:
+    return kind[:1].isupper() or kind == b"tRNS"
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each chunk. After a wrong length, what makes pixels is sought."""
+    at = _PNG_SIGNATURE_BYTES
+    while header := _PNG_CHUNK.match(data, at):
+        kind, end = header[1], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if _makes_pixels(kind) or end == len(data) or _PNG_CHUNK.match(data, end):
+            yield kind, at, end
+            at = end
+        elif found := _PNG_PIXELS.search(data, at + 8):
+            at = found.start()
+        else:
+            return
+
+
+def _unpacked_profile(packed: bytes) -> bytes | None:
+    """What an iCCP chunk holds: a name, a zero, the method (a zero), and the profile, compressed."""
+    inflater = zlib.decompressobj()
+    try:
+        profile = inflater.decompress(packed.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        profile = b""
+    if inflater.eof:
+        return profile
+    log.warning("The picture's colour profile is ignored: it is damaged or larger than %d bytes", MAX_PROFILE_BYTES)
+    return None
+
+
+# JPEG: segments of marker, length and data. Behind the first scan's header come compressed pixels up to the end marker.
+
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xfe])")
+_JPEG_BARE = {*range(0xD0, 0xD9)}
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN = 0xDA
+_JPEG_PIXELS = {*range(0xC0, 0xD0), *range(_JPEG_SCAN, 0xE0)}
+_JPEG_END = b"\xff\xd9"
+_JPEG_NOISE = b"\xaa" * 64
+_JPEG_COEFFICIENTS = 64
+_LONGEST_SCAN_HEADER_BYTES = 14
+
+
+def of_jpeg(data: bytes) -> PixelData:
+    """Tables, frame and scans, with the two segments that say how colours are stored. A missing end is made up for."""
+    stream, beside, components = bytearray(data[:2]), list[bytes](), 0
+    endings: tuple[bytes, ...] = (b"",)
+    for code, segment in _jpeg_segments(data):
+        if code in _JPEG_PIXELS or _says_how_colours_are_stored(segment):
+            stream += segment
+        elif segment.startswith((b"Exif\0\0", b"ICC_PROFILE\0"), 4):
+            beside.append(segment[4:])
+        if code in _JPEG_FRAMES:
+            components = segment[9] if len(segment) > 9 else 0
+        elif code == _JPEG_SCAN and _JPEG_END not in segment and _carry_everything(segment, components):
+            endings = (_JPEG_END, _JPEG_NOISE + _next_restart(segment) + _JPEG_NOISE + _JPEG_END)
+    exif = next((block for block in beside if block.startswith(b"Exif")), None)
+    return PixelData(bytes(stream).rstrip(b"\xff"), _joined_profile(beside), exif, endings)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(code, marker and all) of each segment; the first scan comes last, with all that follows it."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        code, start = found[1][0], found.start()
+        if code == _JPEG_SCAN:
+            yield code, data[start:]
+        if code == _JPEG_SCAN or found[0] == _JPEG_END:
+            return
+        length = 0 if code in _JPEG_BARE else max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
+        at = start + 2 + length
+        yield code, data[start:at]
+
+
+def _says_how_colours_are_stored(segment: bytes) -> bool:
+    """Whether it is a JFIF or an Adobe segment, and long enough to say so."""
+    jfif = segment.startswith(b"\xff\xe0") and segment.startswith(b"JFIF\0", 4) and len(segment) >= 18
+    return jfif or (segment.startswith(b"\xff\xee") and segment.startswith(b"Adobe", 4) and len(segment) >= 16)
+
+
+def _carry_everything(scans: bytes, components: int) -> bool:
+    """Whether the scans, by their headers, bring every coefficient of every component down to its last bit."""
+    carried: dict[int, set[int]] = {}
+    for mark in re.finditer(rb"\xff\xda", scans):
+        length = int.from_bytes(scans[mark.end() : mark.end() + 2], "big")
+        header = scans[mark.end() : mark.end() + min(length, _LONGEST_SCAN_HEADER_BYTES)]
+        if len(header) < 8 or header[-1] & 0x0F:
+            continue
+        for component in header[3:-3:2]:
+            carried.setdefault(component, set()).update(range(header[-3], header[-2] + 1))
+    return sum(len(coefficients) >= _JPEG_COEFFICIENTS for coefficients in carried.values()) >= components
+
+
+def _next_restart(scans: bytes) -> bytes:
+    """The restart marker (they count from 0 to 7 and begin again) that would come next in the last scan."""
+    restarts = [bytes((0xFF, code)) for code in range(0xD0, 0xD8)]
+    places = [scans.rfind(restart, scans.rfind(b"\xff\xda")) for restart in restarts]
+    last = places.index(max(places)) if max(places) >= 0 else -1
+    return restarts[(last + 1) % 8]
+
+
+def _joined_profile(blocks: list[bytes]) -> bytes | None:
+    """The colour profile from its numbered pieces, each told how many there are; None where some are missing."""
+    pieces = sorted(block[12:] for block in blocks if block.startswith(b"ICC_PROFILE\0"))
+    if not pieces:
+        return None
+    if pieces[0][1:2] == bytes((len(pieces),)):
+        return b"".join(piece[2:] for piece in pieces)
+    log.warning("The picture's colour profile is ignored: pieces of it are missing")
+    return None
+
+
+# WebP: RIFF chunks of kind, length and data, padded to even lengths.
+
+_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP")
+
+
+def of_webp(data: bytes) -> PixelData:
+    """The frames and the colour profile, up to the end of the file, whatever its header says of the length."""
+    frames, exif, at = bytearray(), None, 12
+    while at + 8 <= len(data):
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        end = at + 8 + length + length % 2
+        if kind in _WEBP_PIXELS:
+            frames += data[at:end]
+        elif kind == b"EXIF":
+            exif = data[at + 8 : end]
+        at = end
+    frames += b"\0" * (len(frames) % 2)
+    return PixelData(b"RIFF" + struct.pack("<L", len(frames) + 4) + b"WEBP" + bytes(frames), exif=exif)
+
+
+# AVIF: boxes. The pixels say by themselves how they are turned, and EXIF is an item that can be given another kind.
+
+_AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def of_avif(data: bytes) -> PixelData:
+    """The whole file, with its EXIF hidden from the decoder."""
+    return PixelData(_AVIF_EXIF_ITEM.sub(rb"\1skip", data))
+
+
+# EXIF: a TIFF file of tags; the first directory has the orientation.
+
+_ORIENTATION_TAG = 0x0112
+_INTEGERS = {1: "B", 3: "H", 4: "L"}
+
+
+def orientation(exif: bytes) -> int:
+    """How the picture is to be turned, 1 to 8 in EXIF's numbers; 1 (not at all) where nothing can be read."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
+        (at,) = struct.unpack_from(f"{order}L", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == _ORIENTATION_TAG:
+                (value,) = struct.unpack_from(order + _INTEGERS[kind], tiff, entry + 8)
+                return value if value in range(1, 9) else 1
+    except (struct.error, KeyError):
+        pass
+    return 1
