@@ -4,6 +4,30 @@
 picture, a checkpoint, a folder to resume), 1 when the run itself failed.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ProblemKind = Literal["missing", "number", "whole_number", "too_long", "choice", "other"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field of a request, as data: whoever shows it finds the words.
+
+    Attributes:
+        value: what was given instead.
+        limits: what is allowed: ``low`` and ``high`` of a number, ``most`` characters, ``choices``.
+    """
+
+    field: str
+    kind: ProblemKind
+    value: Any = None
+    limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
 
 class FramePackError(Exception):
     """The base of every error that is meant for a user's eyes."""
@@ -18,7 +42,14 @@ class UnusableInput(FramePackError):
 
 
 class InvalidRequest(UnusableInput):
-    """A field of the request is missing, of the wrong type or out of range."""
+    """A field of the request is missing, of the wrong type or out of range.
+
+    ``problems`` says the same as the message, field by field, where it was a field.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class InvalidSetting(UnusableInput):

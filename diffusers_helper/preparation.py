@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, Problem
 from .media.fit import choose_bucket, resize_and_crop
 from .media.pictures import open_picture
 from .models.table import Checkpoint
@@ -50,10 +50,14 @@ def check_offered(request: Request, checkpoint: Checkpoint) -> dict[str, tuple[i
     """
     if request.kind not in checkpoint.kinds:
         makes = " or ".join(checkpoint.kinds)
-        raise InvalidRequest(f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}")
+        problem = Problem("kind", "choice", request.kind, {"choices": tuple(checkpoint.kinds)})
+        message = f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
+        raise InvalidRequest(message, [problem])
     sizes = {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
     if request.size is not None and request.size not in sizes:
-        raise InvalidRequest(f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}")
+        problem = Problem("size", "choice", request.size, {"choices": tuple(sizes)})
+        message = f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}"
+        raise InvalidRequest(message, [problem])
     return sizes
 
 

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.fields import FieldInfo
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, Problem, ProblemKind
 
 SEED_MAX = 2**63 - 1
 DRAW_A_SEED = -1
 
-Text = Annotated[str, StringConstraints(max_length=10_000)]
+MOST_CHARACTERS = 10_000
+Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
 
 
 class Request(BaseModel):
@@ -62,7 +63,9 @@ class Request(BaseModel):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise InvalidRequest("\n".join(_explain(cls, problem) for problem in error.errors())) from None
+            told = error.errors()
+            message = "\n".join(_explain(cls, problem) for problem in told)
+            raise InvalidRequest(message, [_as_data(cls, problem) for problem in told]) from None
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -89,6 +92,30 @@ class Request(BaseModel):
         return self.model_copy(update={"seed": secrets.randbelow(SEED_MAX + 1)})
 
 
+def _as_data(model: type[BaseModel], problem: Mapping[str, Any]) -> Problem:
+    name = ".".join(str(part) for part in problem["loc"])
+    field = model.model_fields.get(name)
+    kind, limits = _rule(field, problem["type"]) if field else ("other", {})
+    return Problem(name, kind, None if kind == "missing" else problem["input"], limits)
+
+
+def _rule(field: FieldInfo, broken: str) -> tuple[ProblemKind, Mapping[str, Any]]:
+    """Which rule of ``field`` was broken, and its limits."""
+    if broken == "missing":
+        return "missing", {}
+    limits = _bounds(field)
+    if len(limits) == 2:
+        whole = field.annotation is int
+        return "whole_number" if whole else "number", {"low": limits["ge"], "high": limits["le"]}
+    if broken == "string_too_long":
+        return "too_long", {"most": MOST_CHARACTERS}
+    return "other", {}
+
+
+def _bounds(field: FieldInfo) -> dict[str, Any]:
+    return {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "le") if hasattr(rule, key)}
+
+
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "request"
     value = repr(problem["input"])
@@ -107,7 +134,7 @@ def _description(model: type[BaseModel], name: str) -> str:
 
 def _allowed(field: FieldInfo, problem: Mapping[str, Any]) -> str:
     """What a field takes, in words; by its bounds where it has them."""
-    limits = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "le") if hasattr(rule, key)}
+    limits = _bounds(field)
     if len(limits) == 2:
         number = "a whole number" if field.annotation is int else "a number"
         return f"{number} from {limits['ge']} to {limits['le']}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.errors import InvalidRequest, Problem
 from diffusers_helper.request import SEED_MAX, Request
 
 GOOD = {"picture": "photo.png"}
@@ -91,6 +91,23 @@ def test_wrong_fields_are_named(fields: dict[str, Any], words: str) -> None:
         Request.parse(fields)
     assert words in str(refusal.value)
     assert len(str(refusal.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, Problem("picture", "missing")),
+        ({**GOOD, "steps": 0}, Problem("steps", "whole_number", 0, {"low": 1, "high": 100})),
+        ({**GOOD, "seconds": None}, Problem("seconds", "number", None, {"low": 1, "high": 120})),
+        ({**GOOD, "prompt": "x" * 10_001}, Problem("prompt", "too_long", "x" * 10_001, {"most": 10_000})),
+        ({**GOOD, "size": "big"}, Problem("size", "other", "big", {})),
+        ({**GOOD, "colour": 1}, Problem("colour", "other", 1, {})),
+    ],
+)
+def test_what_is_wrong_is_told_as_data_too(fields: dict[str, Any], problem: Problem) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Request.parse(fields)
+    assert refusal.value.problems == (problem,)
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:

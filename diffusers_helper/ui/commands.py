@@ -25,7 +25,7 @@ class Commands:
 
     def __init__(self, page: Page, form: Form) -> None:
         self._queue, self._form = page.desk.queue, form
-        self.outputs = [*form.components, form.editing, page.tabs]
+        self.outputs = [form.editing, *form.components, page.tabs]
         self._acts: Mapping[str, Callable[[Job, str, Texts], list[Any] | None]] = {
             "up": lambda job, value, texts: self._shift(job, -1),
             "down": lambda job, value, texts: self._shift(job, 1),
@@ -113,5 +113,6 @@ class Commands:
         gr.Info(texts("queue.told_last_frame", job=job.id))
         return self._filled({"picture": frame})
 
-    def _filled(self, fields: Mapping[str, Any], editing: int = 0) -> list[Any]:
-        return [*self._form.values_of(fields), editing, gr.Tabs(selected="generate")]
+    def _filled(self, fields: Mapping[str, Any], editing: Any = None) -> list[Any]:
+        """The form with ``fields``; the job that is edited stays the same unless another is named."""
+        return [editing or gr.skip(), *self._form.values_of(fields), gr.Tabs(selected="generate")]

@@ -1,44 +1,80 @@
-"""The form's draft: kept in the browser at every change, put back when the page opens. Everything but the picture.
+"""The form's draft: kept in the browser at every change, put back when the page opens and when editing ends.
 
-It is kept without asking the server. The start-up preset goes over a draft of an earlier run of the program, but not
-over one of this run, so that a reload loses nothing.
+It is kept without asking the server, for each tab of the browser, and a new tab begins with the newest. While a queued
+job is edited the draft stays as it was, so that leaving brings it back. The start-up preset goes over a draft of an
+earlier run of the program, but not over one of this run, so that a reload loses nothing.
+
+The picture is kept by the last two parts of the upload's path, and comes back only as one of the uploads that are here.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ..media.pictures import media_type
 from .form import NAMES, Form, changes
 from .page import PRIVATE, Page
+from .server import uploads_folder
 
-KEPT = tuple(name for name in NAMES if name != "picture")
+HEAD_BYTES = 512
+_KEPT_NAME = re.compile(r"[0-9a-f]{64}/[^/\\\0]{1,255}")
+"""A folder named by the SHA-256 of the file, as Gradio makes it, and the file."""
 
 
-def remember(page: Page, form: Form) -> None:
-    """Wire the form's components to the browser's memory."""
-    # Key and secret are fixed: random ones, the default, would forget all at each start. It is no secret to keep.
-    kept = gr.BrowserState(None, storage_key="framepack.draft", secret="framepack")  # noqa: S106
-    components = [form[name] for name in KEPT]
-    gr.on(changes(components), None, components, kept, js=_collect(page.desk.run), **PRIVATE)
-    page.opened(lambda draft: restored(draft, form, page), kept, components)
+def remember(page: Page, form: Form) -> gr.Textbox:
+    """Wire the form's components to the browser's memory; returns where the draft stands when a handler gets it.
+
+    A handler that takes it needs ``framepack.draft()`` in its place.
+    """
+    kept = gr.Textbox(visible="hidden")
+    form_now, keep = [form.editing, *form.components], _keep(page.desk.run)
+    gr.on(changes(form.components), None, form_now, None, js=keep, **PRIVATE)
+    opened = page.opened(lambda draft: restored(draft, form, page), kept, form.components, js="() => framepack.draft()")
+    opened.then(None, form_now, None, js=keep, **PRIVATE)
+    return kept
 
 
 def restored(draft: Any, form: Form, page: Page) -> list[Any]:
-    """The values of KEPT when the page opens."""
-    draft = draft if isinstance(draft, dict) else {}
-    shown = draft.get("values")
+    """The values of all components as the draft, JSON from a browser, has them; what it lacks stays as it is."""
+    kept = _read(draft)
+    shown = kept.get("values")
     fields = form.usable(form.meant(shown)) if isinstance(shown, dict) else {}
     startup = page.desk.startup
-    if startup and draft.get("run") != page.desk.run:
+    if startup and kept.get("run") != page.desk.run:
         fields = {**fields, **startup.values}
+    fields.pop("picture", None)
     values = dict(zip(NAMES, form.values_of(fields), strict=True))
-    return [values[name] for name in KEPT]
+    if isinstance(shown, dict):
+        values["picture"] = upload_named(shown.get("picture"), uploads_folder(page.desk.settings.output_dir))
+    return list(values.values())
 
 
-def _collect(run: str) -> str:
+def upload_named(name: Any, uploads: Path) -> str | None:
+    """The path of the picture among ``uploads`` that a browser calls ``name``; None when there is no such picture."""
+    if not isinstance(name, str) or not _KEPT_NAME.fullmatch(name):
+        return None
+    with suppress(OSError, ValueError):
+        place = (uploads / name).resolve(strict=True)
+        if place.is_file() and place.is_relative_to(uploads.resolve()):
+            with place.open("rb") as file:
+                return str(place) if media_type(file.read(HEAD_BYTES)) else None
+    return None
+
+
+def _read(draft: Any) -> dict[str, Any]:
+    with suppress(ValueError, TypeError, RecursionError):
+        kept = json.loads(draft)
+        return kept if isinstance(kept, dict) else {}
+    return {}
+
+
+def _keep(run: str) -> str:
     """What the browser does with the components' values."""
-    by_name = f"Object.fromEntries({json.dumps(KEPT)}.map((name, place) => [name, values[place]]))"
-    return f"(...values) => ({{run: {json.dumps(run)}, values: {by_name}}})"
+    by_name = f"Object.fromEntries({json.dumps(NAMES)}.map((name, place) => [name, values[place]]))"
+    return f"(editing, ...values) => framepack.keep({json.dumps(run)}, editing, {by_name})"

@@ -82,7 +82,8 @@ class Form:
         defaults: field -> value; the checkpoint's best kind, else the request's own.
         resets: the reset buttons, by field.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
-            return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``.
+            return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
+            again, the draft comes back (starting.py).
     """
 
     def __init__(self, page: Page) -> None:
@@ -166,16 +167,13 @@ class Form:
         """Those of ``fields`` that a request takes: for what comes from a browser's memory."""
         return {name: value for name, value in fields.items() if name in NAMES and _is_allowed(name, value)}
 
-    def request_of(self, values: Sequence[Any], language: str = "en") -> Request:
+    def request_of(self, values: Sequence[Any]) -> Request:
         """The request that the components' values mean.
 
         Raises:
             InvalidRequest: no picture, or a field that is out of range; names it.
         """
-        fields = self.fields_of(values)
-        if "picture" not in fields:
-            raise InvalidRequest(Texts(language)("generate.no_picture"))
-        return Request.parse(fields)
+        return Request.parse(self.fields_of(values))
 
     def _offers(self, name: str, value: Any) -> bool:
         return name not in self._choices or _shown(name, value) in self._choices[name]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ..jobs.job import Job
-from . import draft
 from .commands import Commands
 from .desk import Desk
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
 from .page import COMMAND, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
-from .texts import Texts
+from .starting import connect, mode_bar, start_row
 
 CAMERA_MOVES = (
     "the camera pans left",
@@ -45,34 +41,23 @@ STAGE = """<div class="stage">{job}{notices}
 LIVE = ("job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
 
 
-@dataclass(frozen=True)
-class StartRow:
-    """One button that adds a job; while a queued job is edited, one that saves it and one that stops editing."""
-
-    start: gr.Button
-    editing: gr.Row
-    save: gr.Button
-    leave: gr.Button
-    said: gr.HTML
-
-
 def build(page: Page) -> Form:
     """The form on the left, the running or last job on the right."""
     form = Form(page)
     with gr.Row(elem_id="generate"):
         with gr.Column(elem_id="ask"):
+            mode = mode_bar()
             plan, speed = _ask(page, form)
             _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
-                row = _start_row(page)
+                row = start_row(page, mode)
         with gr.Column(elem_id="stage"):
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
     stage.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
     speed.input(_knobs_of, speed, [form[name] for name in LEVELS["balanced"]], **PRIVATE)
-    _start(page, form, row)
-    _keep_looking_ahead(page, form, [speed, plan])
-    draft.remember(page, form)
+    connect(page, form, row)
+    _keep_looking_ahead(page, form, [row.refused, speed, plan])
     return form
 
 
@@ -99,64 +84,10 @@ def _example_buttons(desk: Desk) -> str:
     return f'<div class="examples">{"".join(buttons)}</div>'
 
 
-def _start_row(page: Page) -> StartRow:
-    start = page.t(gr.Button, "generate.start", variant="primary", size="lg", elem_id="start")
-    with gr.Row(visible=False, elem_id="editing") as editing:
-        save = page.t(gr.Button, "generate.save", variant="primary", elem_id="save")
-        leave = page.t(gr.Button, "generate.stop_editing", elem_id="stop-editing")
-    said = gr.HTML(elem_id="said", html_template='<p role="status">${value}</p>')
-    live("others", elem_id="others")
-    return StartRow(start, editing, save, leave, said)
-
-
 def _advanced(page: Page, form: Form) -> None:
     with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"), gr.Row(elem_classes="fields"):
         for name in ADVANCED:
             form.place_with_reset(name, elem_id=f"field-{name}")
-
-
-def _start(page: Page, form: Form, row: StartRow) -> None:
-    form_now = [page.language, *form.components]
-    added = row.start.click(_add(page.desk, form), form_now, row.said, **COMMAND)
-    added.success(None, None, None, js="() => framepack.toStage()", **PRIVATE)
-    row.save.click(_save(page.desk, form), [form.editing, *form_now], [row.said, form.editing], **COMMAND)
-    row.leave.click(lambda: (0, ""), None, [form.editing, row.said], **PRIVATE)
-    form.editing.change(_show_editing, [form.editing, page.language], [row.start, row.editing, row.said], **PRIVATE)
-
-
-def _add(desk: Desk, form: Form) -> Callable[..., Any]:
-    @told
-    def add(language: str, *values: Any) -> str:
-        texts = Texts(language)
-        said = _where(desk.queue.add(form.request_of(values, language)), desk, texts)
-        gr.Info(said, title="FramePack", duration=4)
-        return said
-
-    return add
-
-
-def _where(job: Job, desk: Desk, texts: Texts) -> str:
-    """Which place in the queue a new job has, the running one counted."""
-    if desk.queue.paused:
-        return texts("generate.queued_paused", job=job.id)
-    ahead = [other.id for other in desk.queue.jobs() if other.state in ("running", "queued")]
-    place = ahead.index(job.id) + 1 if job.id in ahead else 1
-    return texts("generate.queued" if place > 1 else "generate.starts_now", job=job.id, place=place)
-
-
-def _save(desk: Desk, form: Form) -> Callable[..., Any]:
-    @told
-    def save(editing: int, language: str, *values: Any) -> tuple[str, int]:
-        job = desk.queue.edit(editing, form.request_of(values, language))
-        return Texts(language)("generate.saved", job=job.id), 0
-
-    return save
-
-
-def _show_editing(editing: int, language: str) -> tuple[Any, Any, Any]:
-    """Which buttons are there; what was said last stays when editing ends."""
-    said = Texts(language)("generate.editing", job=editing) if editing else gr.skip()
-    return gr.update(visible=not editing), gr.update(visible=bool(editing)), said
 
 
 def _example(event: gr.EventData) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, Problem
 from ..request import Request
 from ..sections.plan import plan_video
 from .desk import Desk
 from .form import NAMES, Form
+from .refusals import quiet
 from .speed import level_of
 from .texts import Texts
 from .words import duration, number
@@ -32,12 +33,21 @@ def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     return gr.update(value=level_of(fields), info=sets)
 
 
-def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
-    """What will be made and how long it takes; or what is wrong with the form."""
+def problems_of(fields: Mapping[str, Any]) -> Sequence[Problem]:
+    """What is wrong with the form but for a missing picture."""
     try:
-        request = Request.parse({"picture": "none", **fields})
+        Request.parse({"picture": "none", **fields})
     except InvalidRequest as error:
-        return f'<p class="plan wrong" role="alert">{html.escape(str(error)).replace(chr(10), "<br>")}</p>'
+        return error.problems
+    return ()
+
+
+def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
+    """What will be made and how long it takes; or which fields stand in the way."""
+    if problems := problems_of(fields):
+        names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
+        return f'<p class="plan wrong">{html.escape(texts("refusal.plan", fields=names))}</p>'
+    request = Request.parse({"picture": "none", **fields})
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     length = texts("generate.plan_length", seconds=f"{plan.frames / request.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
@@ -60,10 +70,11 @@ def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]
 
 
 def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any]) -> list[Any]:
-    """Updates for speed, plan, IDLE and the form's reset buttons, in this order."""
+    """What is wrong, as refusals.py tells it; then updates for speed, plan, IDLE and the form's reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
     return [
+        quiet(problems_of(fields), "picture" in fields, texts),
         speed_update(fields, texts),
         plan_html(fields, desk, texts),
         *idle_updates(fields, texts),

@@ -77,6 +77,7 @@
         const news = await answer.json();
         ({seen, running} = news);
         fragments = news.fragments;
+        document.dispatchEvent(new CustomEvent('framepack-news', {detail: news}));
       }
       lost(false);
     } catch {
@@ -219,6 +220,6 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();
-  window.framepack = {language, speak, soon, agreed, wish, settled, toStage};
+  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage});
   poll();
 })();

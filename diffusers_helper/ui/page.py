@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ..errors import FramePackError
 from .desk import Desk
@@ -60,9 +61,9 @@ class Page:
     tabs: gr.Tabs
     blocks: gr.Blocks
 
-    def opened(self, handler: Callable[..., Any], inputs: Any, outputs: Any, js: str | None = None) -> None:
+    def opened(self, handler: Callable[..., Any], inputs: Any, outputs: Any, js: str | None = None) -> Dependency:
         """Run ``handler`` when somebody opens the page, or comes back to it."""
-        self.blocks.load(handler, inputs, outputs, js=js, **PRIVATE)
+        return self.blocks.load(handler, inputs, outputs, js=js, **PRIVATE)
 
 
 @dataclass(frozen=True)

@@ -95,43 +95,6 @@ def test_every_live_place_has_a_fragment(stage: Stage) -> None:
     assert places <= set(render(stage.desk, "en"))
 
 
-def test_start_adds_a_job_and_says_where_it_stands(stage: Stage) -> None:
-    stage.add()
-    add = generate_tab._add(stage.desk, stage.form)
-    picture = str(stage.queue.picture(1))
-    said = add("en", *stage.values(picture=picture, prompt="second"))
-    assert said == "Job 2 is number 2 in the queue."
-    assert [job.request.prompt for job in stage.queue.jobs()] == ["a wave", "second"]
-
-
-def test_start_in_a_paused_queue_says_that_it_waits(stage: Stage) -> None:
-    stage.queue.pause()
-    add = generate_tab._add(stage.desk, stage.form)
-    picture = stage.queue.picture(stage.add().id)
-    assert "paused" in add("en", *stage.values(picture=str(picture)))
-
-
-def test_start_without_a_picture_says_so_and_adds_nothing(stage: Stage) -> None:
-    with pytest.raises(gr.Error, match="start picture"):
-        generate_tab._add(stage.desk, stage.form)("en", *stage.values())
-    assert stage.queue.jobs() == []
-
-
-def test_an_error_is_text_and_no_markup(stage: Stage) -> None:
-    with pytest.raises(gr.Error) as caught:
-        generate_tab._add(stage.desk, stage.form)("en", *stage.values(picture="<img src=x>.png"))
-    assert "<img" not in caught.value.message
-
-
-def test_saving_changes_the_job_that_is_edited(stage: Stage) -> None:
-    job = stage.add()
-    picture = str(stage.queue.picture(job.id))
-    said, editing = generate_tab._save(stage.desk, stage.form)(job.id, "en", *stage.values(picture=picture, prompt="x"))
-    assert (said, editing) == ("Job 1 is changed.", 0)
-    assert stage.queue.job(job.id).request.prompt == "x"
-    assert len(stage.queue.jobs()) == 1
-
-
 def test_a_level_sets_its_knobs_and_custom_none() -> None:
     assert generate_tab._knobs_of("fast") == list(generate_tab.LEVELS["fast"].values())
     assert generate_tab._knobs_of("custom") == [gr.skip()] * 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import gradio as gr
 import pytest
 from gradio.data_classes import ImageData
 
-from diffusers_helper.errors import InvalidRequest, UnusablePicture
+from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.request import SEED_MAX, Request
-from diffusers_helper.ui.draft import KEPT, restored
+from diffusers_helper.ui.draft import restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import IDLE, idle_updates, look_ahead, plan_html, speed_update
+from diffusers_helper.ui.server import uploads_folder
 from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
+from diffusers_helper.ui.starting import Starting
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
+from ..jobs_support import make_picture
 from .stage import Stage, make_stage
 
 OTHER: dict[str, Any] = {
@@ -90,11 +95,10 @@ def test_a_size_that_the_checkpoint_does_not_make_stays_out(stage: Stage) -> Non
     assert shown["size"] == shown["kind"] == gr.skip()
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_without_a_picture_it_says_so(stage: Stage, language: str) -> None:
+def test_without_a_picture_it_says_so(stage: Stage) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        stage.form.request_of(values(stage.form, picture=None), language)
-    assert str(caught.value) == Texts(language)("generate.no_picture")
+        stage.form.request_of(values(stage.form, picture=None))
+    assert caught.value.problems == (Problem("picture", "missing"),)
 
 
 def test_a_picture_that_is_gone_is_said_to_be_when_a_job_is_added(stage: Stage) -> None:
@@ -116,7 +120,9 @@ def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str,
     shown[NAMES.index(name)] = value
     with pytest.raises(InvalidRequest, match=f"^{name}: "):
         stage.form.request_of(shown)
-    assert name in look_ahead(stage.form, stage.desk, "en", shown)[1]
+    refused, _, plan, *_ = look_ahead(stage.form, stage.desk, "en", shown)
+    assert list(json.loads(refused)["fields"]) == [name]
+    assert Texts("en")(f"generate.{name}") in plan
 
 
 def test_the_plan_says_the_true_length(stage: Stage) -> None:
@@ -127,10 +133,26 @@ def test_the_plan_says_the_true_length(stage: Stage) -> None:
     assert Texts("en")("generate.plan_time_unknown") in plan
 
 
-def test_the_plan_s_problem_is_text_and_no_markup(stage: Stage) -> None:
-    plan = plan_html({**stage.form.defaults, "seed": "<img src=x>"}, stage.desk, Texts("en"))
-    assert "<img" not in plan
-    assert "&lt;img" in plan
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, language: str) -> None:
+    shown = values(stage.form)
+    for name, wrong in (("seconds", None), ("seed", "<b>"), ("prompt", "x" * 10_001), ("size", "big"), ("steps", 0)):
+        shown[NAMES.index(name)] = wrong
+    texts = Texts(language)
+    assert json.loads(look_ahead(stage.form, stage.desk, language, shown)[0])["fields"] == {
+        "prompt": texts("refusal.too_long", most=10_000),
+        "seed": texts("refusal.seed_whole_number", low=-1, high=SEED_MAX),
+        "seconds": texts("refusal.number", low=1, high=120),
+        "steps": texts("refusal.whole_number", low=1, high=100),
+        "size": texts("refusal.other"),
+    }
+
+
+def test_a_size_of_another_checkpoint_is_refused_with_those_of_this_one(stage: Stage, tmp_path: Path) -> None:
+    shown = values(stage.form, picture=str(make_picture(tmp_path)))
+    shown[NAMES.index("size")] = "640x640"
+    said, refused = Starting(stage.desk, stage.form).add("en", *shown)
+    assert (said, json.loads(refused)["fields"]) == ("", {"size": "This checkpoint makes: 64x64."})
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -165,23 +187,58 @@ def test_resets_say_the_default_and_wake_up_when_there_is_something_to_reset(sta
     assert updates["teacache"] == gr.update(value="Default: on", interactive=False)
 
 
-def draft_of(form: Form, run: str, **fields: Any) -> dict[str, Any]:
+def draft_of(form: Form, run: str, **fields: Any) -> str:
     shown = dict(zip(NAMES, form.values_of({**form.defaults, **fields}), strict=True))
-    return {"run": run, "values": {name: shown[name] for name in KEPT}}
+    return json.dumps({"run": run, "values": {**shown, "picture": fields.get("picture")}})
 
 
 def opened(stage: Stage, draft: Any) -> dict[str, Any]:
-    return dict(zip(KEPT, restored(draft, stage.form, stage.page), strict=True))
+    return dict(zip(NAMES, restored(draft, stage.form, stage.page), strict=True))
 
 
 def test_a_draft_comes_back(stage: Stage) -> None:
     shown = opened(stage, draft_of(stage.form, stage.desk.run, prompt="mine", seed=7))
-    assert (shown["prompt"], shown["seed"]) == ("mine", "7")
+    assert (shown["prompt"], shown["seed"], shown["picture"]) == ("mine", "7", None)
 
 
-@pytest.mark.parametrize("draft", [None, 7, [], {}, {"values": 3}, {"values": {"steps": "many", "kind": [], "x": 1}}])
+@pytest.mark.parametrize("draft", [None, 7, "", "[]", "{}", '{"values": 3}', "[" * 100_000])
 def test_a_broken_draft_changes_nothing(stage: Stage, draft: Any) -> None:
     assert all(value == gr.skip() for value in opened(stage, draft).values())
+
+
+def test_what_makes_no_sense_in_a_draft_is_left_out(stage: Stage) -> None:
+    shown = opened(stage, json.dumps({"values": {"steps": "many", "kind": [], "x": 1, "seconds": 3}}))
+    assert {name for name, value in shown.items() if value != gr.skip()} == {"seconds", "picture"}
+
+
+def upload(stage: Stage, name: str, content: bytes) -> Path:
+    """A file among the uploads, as Gradio keeps it; its folder is its name for a browser."""
+    place = uploads_folder(stage.desk.settings.output_dir) / hashlib.sha256(content).hexdigest() / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    return place
+
+
+def test_a_draft_brings_its_picture_as_long_as_it_is_among_the_uploads(stage: Stage, tmp_path: Path) -> None:
+    place = upload(stage, "夜 1.png", make_picture(tmp_path).read_bytes())
+    draft = draft_of(stage.form, stage.desk.run, picture=f"{place.parent.name}/{place.name}")
+    assert opened(stage, draft)["picture"] == str(place)
+    place.unlink()
+    assert opened(stage, draft)["picture"] is None
+
+
+def test_no_other_file_comes_with_a_draft(stage: Stage, tmp_path: Path) -> None:
+    outside = make_picture(tmp_path)
+    folder = upload(stage, "notes.txt", b"no picture").parent
+    (folder / "link.png").symlink_to(outside)
+    uploads, name = folder.parent, folder.name
+    (uploads / "other").mkdir()
+    (uploads / "other" / "a.png").write_bytes(outside.read_bytes())
+    for wrong in (
+        str(outside), f"{name}/notes.txt", f"{name}/link.png", f"{name}/gone.png", f"{name}/..", "other/a.png",
+        f"{name}/../other/a.png", f"../{outside.name}", f"{name}/{'x' * 300}", f"{name}/\0", f"{name}/", "", 7, [name],
+    ):  # fmt: skip
+        assert upload_named(wrong, uploads) is None, wrong
 
 
 def test_the_startup_preset_goes_over_a_draft_of_an_earlier_run_only(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Adding what the form holds as a job, editing a queued job in the form, and the way back from editing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..errors import InvalidCommand
+from ..jobs.job import Job
+from . import draft, refusals
+from .desk import Desk
+from .form import Form
+from .page import COMMAND, PRIVATE, Page, live, told
+from .refusals import REFUSED, insisting
+from .texts import Texts
+
+NOTHING_WRONG = refusals.quiet((), True, Texts())
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """One button that adds a job; while a queued job is edited others, and words that say so.
+
+    Attributes:
+        mode: says which job is edited, above the form.
+        anew: adds the changes as a job of their own; shown once it is too late to save them.
+        refused: hidden; what is wrong with the form, see refusals.py.
+    """
+
+    mode: gr.HTML
+    start: gr.Button
+    buttons: gr.Row
+    save: gr.Button
+    anew: gr.Button
+    leave: gr.Button
+    said: gr.HTML
+    refused: gr.Textbox
+
+
+def mode_bar() -> gr.HTML:
+    """Stands above the form."""
+    return gr.HTML(elem_id="editing-mode", visible=False)
+
+
+def start_row(page: Page, mode: gr.HTML) -> StartRow:
+    """The buttons in the layout that is open."""
+    start = page.t(gr.Button, "generate.start", variant="primary", size="lg", elem_id="start")
+    with gr.Row(visible=False, elem_id="editing") as buttons:
+        save = page.t(gr.Button, "generate.save", variant="primary", elem_id="save")
+        anew = page.t(gr.Button, "generate.start_anew", variant="primary", elem_id="start-anew")
+        leave = page.t(gr.Button, "generate.cancel_editing", elem_id="cancel-editing")
+    said = gr.HTML(elem_id="said", html_template='<p role="status">${value}</p>')
+    live("others", elem_id="others")
+    return StartRow(mode, start, buttons, save, anew, leave, said, gr.Textbox(visible="hidden"))
+
+
+def connect(page: Page, form: Form, row: StartRow) -> None:
+    """What the buttons do, and what entering and leaving the mode does."""
+    starting = Starting(page.desk, form)
+    kept = draft.remember(page, form)
+    form_now = [page.language, *form.components]
+    added = row.start.click(told(starting.add), form_now, [row.said, row.refused], **COMMAND)
+    added.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
+    row.anew.click(told(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
+    row.save.click(told(starting.save), [form.editing, *form_now], [row.said, row.refused, form.editing], **COMMAND)
+    row.leave.click(lambda: (0, "", NOTHING_WRONG), None, [form.editing, row.said, row.refused], **PRIVATE)
+    row.refused.change(None, row.refused, None, js="text => framepack.refused(text)", **PRIVATE)
+    form.editing.change(
+        lambda editing, language, kept: [*_mode(editing, language), *_filled(editing, kept, form, page)],
+        [form.editing, page.language, kept],
+        [row.mode, row.start, row.buttons, *form.components],
+        js="(editing, language) => [framepack.edits(editing), language, framepack.draft()]",
+        **PRIVATE,
+    )
+
+
+class Starting:
+    """What the buttons do. Each answers with what was done and what is wrong with the form, as refusals.py tells it;
+    raises FramePackError for what is not the form's fault."""
+
+    def __init__(self, desk: Desk, form: Form) -> None:
+        self._desk, self._form = desk, form
+
+    def add(self, language: str, *values: Any) -> tuple[str, str]:
+        """Queue a job."""
+        texts = Texts(language)
+        try:
+            job = self._desk.queue.add(self._form.request_of(values))
+        except REFUSED as error:
+            return "", insisting(error, texts)
+        return _where(job, self._desk, texts), NOTHING_WRONG
+
+    def add_anew(self, language: str, *values: Any) -> tuple[str, str, Any]:
+        """Queue what came too late for the edited job, and end editing."""
+        said, refused = self.add(language, *values)
+        return said, refused, 0 if said else gr.skip()
+
+    def save(self, editing: int, language: str, *values: Any) -> tuple[str, str, Any]:
+        """Change the edited job, and end editing."""
+        texts, queue = Texts(language), self._desk.queue
+        if queue.job(editing).state != "queued":
+            raise InvalidCommand(texts("queue.too_late", job=editing))
+        try:
+            job = queue.edit(editing, self._form.request_of(values))
+        except REFUSED as error:
+            return "", insisting(error, texts), gr.skip()
+        return texts("generate.saved", job=job.id), NOTHING_WRONG, 0
+
+
+def _where(job: Job, desk: Desk, texts: Texts) -> str:
+    """When a new job's turn is: its place among those that wait, as the queue's tab counts them."""
+    if desk.queue.paused:
+        return texts("generate.queued_paused", job=job.id)
+    jobs = desk.queue.jobs()
+    waiting = [other.id for other in jobs if other.state == "queued"]
+    first = not any(other.state == "running" for other in jobs) and waiting[:1] in ([], [job.id])
+    if first or job.id not in waiting:
+        return texts("generate.starts_now", job=job.id)
+    return texts("generate.queued", job=job.id, place=waiting.index(job.id) + 1)
+
+
+def _mode(editing: int, language: str) -> tuple[Any, Any, Any]:
+    """What is shown while a job is edited; the script marks when its turn has come."""
+    texts, on = Texts(language), bool(editing)
+    words = "".join(
+        f'<p class="{name}">{escape(texts(f"generate.editing_{name}", job=editing))}</p>'
+        for name in ("in_time", "too_late")
+    )
+    mode = gr.update(value=f'<div role="status">{words}</div>', visible=on)
+    return mode, gr.update(visible=not on), gr.update(visible=on)
+
+
+def _filled(editing: int, kept: Any, form: Form, page: Page) -> list[Any]:
+    """For the form: the draft again when editing ends."""
+    return [gr.skip() for _ in form.components] if editing else draft.restored(kept, form, page)
