@@ -67,7 +67,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         presets.load(chosen.preset)
     queue = JobQueue(chosen.output_dir, lookup)
     server.empty_uploads(chosen.output_dir)
-    worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir))
+    worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir, queue.paces))
     desk = Desk(
         queue=queue,
         settings=chosen,

@@ -1,7 +1,8 @@
 """What a running generation says: small, typed, JSON-able. Pictures and videos travel as paths.
 
-The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview`` and one
-``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
+The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview``, one
+``Decoding`` and one ``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or
+``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 """
 
@@ -36,7 +37,15 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Event):
+class Timed(Event):
+    """What tells the time. ``fraction``: of the whole video's time, from 0 to 1; None as long as nothing is known."""
+
+    seconds_left: float | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Timed):
     """What will come, known before any model runs. ``memory``: where the weights go, in one sentence."""
 
     event: ClassVar[str] = "plan"
@@ -61,7 +70,7 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Event):
+class Step(Timed):
     """A sampling step ended. ``section`` and ``step`` count from 1; ``computed`` is False when the cache served."""
 
     event: ClassVar[str] = "step"
@@ -70,7 +79,6 @@ class Step(Event):
     step: int
     steps: int
     computed: bool
-    seconds_left: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,16 @@ class Preview(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SectionDone(Event):
+class Decoding(Timed):
+    """A section's latents are there; its frames are being made."""
+
+    event: ClassVar[str] = "decoding"
+    section: int
+    sections: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionDone(Timed):
     """A section is decoded; ``path`` is the playable video so far."""
 
     event: ClassVar[str] = "section_done"

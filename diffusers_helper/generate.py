@@ -27,7 +27,8 @@ from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser, Stage
 from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
-from .events import Cancelled, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from .events import Cancelled, Decoding, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from .forecast import UNKNOWN, Paces, Work
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
 from .memory import is_out_of_memory
@@ -67,6 +68,7 @@ def generate(
     output_dir: Path,
     result: Path | None = None,
     latents_result: Path | None = None,
+    known: Paces = UNKNOWN,
 ) -> Iterator[Event]:
     """Make the video of ``request``.
 
@@ -74,6 +76,7 @@ def generate(
         output_dir: gets a folder per day, with the finished video and its picture, and a work folder meanwhile.
         result: where the finished video goes instead.
         latents_result: a safetensors file for the latents of the whole video.
+        known: what earlier videos took on this machine.
 
     Raises:
         FramePackError: the request cannot be started; nothing was written.
@@ -83,10 +86,10 @@ def generate(
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     needed_bytes = bytes_needed(plan, *picture.shape[:2])
     folder = WorkFolder.create(output_dir, request, engine.checkpoint, picture, needed_bytes, result, latents_result)
-    return _to_the_end(Run(folder, engine, picture, saved=[]))
+    return _to_the_end(Run(folder, engine, picture, saved=[], known=known))
 
 
-def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
+def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Iterator[Event]:
     """Go on with the generation whose work folder is ``path``.
 
     Raises:
@@ -95,14 +98,19 @@ def resume(path: Path, engine: GenerationEngine) -> Iterator[Event]:
     folder = WorkFolder.reopen(path)
     if folder.job.fingerprint != engine.checkpoint.fingerprint():
         raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
-    return _to_the_end(Run(folder, engine, folder.load_picture(), folder.load_sections()))
+    return _to_the_end(Run(folder, engine, folder.load_picture(), folder.load_sections(), known))
 
 
 class Run:
     """One generation under way: what stays the same from section to section."""
 
     def __init__(
-        self, folder: WorkFolder, engine: GenerationEngine, picture: np.ndarray, saved: Sequence[SavedSection]
+        self,
+        folder: WorkFolder,
+        engine: GenerationEngine,
+        picture: np.ndarray,
+        saved: Sequence[SavedSection],
+        known: Paces,
     ) -> None:
         self.folder, self.engine, self.picture, self.saved = folder, engine, picture, saved
         self.request = folder.request
@@ -110,8 +118,9 @@ class Run:
         self.video = GrowingVideo(folder, self.plan, self.request, as_comment(folder.metadata()))
         self.noise = seeded(self.request.seed)
         self.first_to_decode = self.video.first_to_decode(len(saved))
-        sections = len(self.plan.sections)
-        self.progress = Progress((sections - len(saved)) * self.request.steps, sections - self.first_to_decode)
+        work = Work.of(self.request, picture.shape[0] * picture.shape[1])
+        ratio = engine.checkpoint.steps_per_frame
+        self.progress = Progress(work, ratio, known, len(saved), self.first_to_decode)
         if frames := frames_in(folder.video):
             self.progress.path, self.progress.frames = folder.video, frames
         self._to_tell: list[str] = []
@@ -185,9 +194,7 @@ def _road(run: Run) -> Iterator[Event]:
             run.folder.save_section(section.number, latents, run.noise)
         history = extend(history, latents, section, run.plan, start)
         if section.number >= run.first_to_decode:
-            done = _show_section(run, section, history)
-            yield from run.told()
-            yield done
+            yield from _show_section(run, section, history)
     run.folder.save_latents(history)
     run.progress.path = run.video.finish()
 
@@ -243,19 +250,22 @@ def _restore(run: Run, section: SectionPlan) -> Tensor:
     return saved.latents
 
 
-def _show_section(run: Run, section: SectionPlan, history: Tensor) -> SectionDone:
+def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[Event]:
     """Decode what is new and join it to the playable video so far."""
+    yield Decoding(**_place(run, section), **run.progress.forecast())
     with run.progress.decoding():
         latents = newest(history, section, run.plan)
         clip = run.attempt("decode", lambda: _decode(run, latents))
-    run.progress.path = run.video.add(section, clip)
+        run.progress.path = run.video.add(section, clip)
     run.progress.frames = section.frames_after
-    return SectionDone(
-        section=section.number + 1,
-        sections=len(run.plan.sections),
-        frames=section.frames_after,
-        path=str(run.progress.path),
-    )
+    yield from run.told()
+    path = str(run.progress.path)
+    yield SectionDone(**_place(run, section), frames=section.frames_after, path=path, **run.progress.forecast())
+
+
+def _place(run: Run, section: SectionPlan) -> dict[str, int]:
+    """Where an event is: the section, counted from 1, and how many there are."""
+    return {"section": section.number + 1, "sections": len(run.plan.sections)}
 
 
 def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
@@ -271,17 +281,17 @@ def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
         width=width,
         height=height,
         memory=memory.why,
+        **run.progress.forecast(),
     )
 
 
 def _step_event(run: Run, section: SectionPlan, state: StepState, computed: bool) -> Step:
     return Step(
-        section=section.number + 1,
-        sections=len(run.plan.sections),
+        **_place(run, section),
         step=state.step + 1,
         steps=run.request.steps,
         computed=computed,
-        seconds_left=run.progress.seconds_left(),
+        **run.progress.forecast(),
     )
 
 

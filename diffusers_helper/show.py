@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .events import (
     Cancelled,
+    Decoding,
     Downloaded,
     Downloading,
     Event,
@@ -21,6 +22,7 @@ from .events import (
     SectionDone,
     Started,
     Step,
+    Timed,
 )
 
 
@@ -68,6 +70,9 @@ class ProgressBars:
         match event:
             case Step():
                 self._step(event)
+            case Decoding():
+                self._close()
+                _say(f"section {event.section} of {event.sections}: making frames{_time(event)}")
             case SectionDone():
                 self._close()
                 _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
@@ -80,8 +85,7 @@ class ProgressBars:
     def _step(self, event: Step) -> None:
         if self._bar is None:
             self._bar = tqdm(total=event.steps, desc=f"section {event.section}/{event.sections}", unit="step")
-        left = "" if event.seconds_left is None else f"video ready in {event.seconds_left:.0f} s"
-        self._bar.set_postfix_str(left if event.computed else f"{left}, reused")
+        self._bar.set_postfix_str(f"{'' if event.computed else 'reused'}{_time(event)}".removeprefix(", "))
         self._bar.update(event.step - self._bar.n)
         if event.step == event.steps:
             self._close()
@@ -122,6 +126,13 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
             return f"stopped{_kept(event)}"
         case Downloaded():
             return f"{event.checkpoint} is complete in {event.folder}"
+
+
+def _time(event: Timed) -> str:
+    """How far the whole video is and when it is ready; nothing as long as that is not known."""
+    if event.seconds_left is None or event.fraction is None:
+        return ""
+    return f", {event.fraction:.0%} of the video, ready in {max(event.seconds_left, 1):.0f} s"
 
 
 def _kept(event: Failed | Cancelled) -> str:

@@ -20,7 +20,18 @@ import numpy as np
 from PIL import Image
 
 from diffusers_helper.errors import FramePackError
-from diffusers_helper.events import Cancelled, Event, Failed, Finished, Plan, Preview, SectionDone, Started, Step
+from diffusers_helper.events import (
+    Cancelled,
+    Decoding,
+    Event,
+    Failed,
+    Finished,
+    Plan,
+    Preview,
+    SectionDone,
+    Started,
+    Step,
+)
 from diffusers_helper.jobs.executor import Executor, LocalExecutor
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
@@ -151,6 +162,7 @@ class ScriptedExecution:
         yield self._plan_event()
         for section in self._plan.sections[self._done :]:
             yield from self._steps(section.number + 1)
+            yield Decoding(section=section.number + 1, sections=len(self._plan.sections), seconds_left=60.0)
             yield self._show_section(section.number, section.frames_after)
         video = self._finish()
         yield Finished(**{**self._totals(), "path": str(video)})

@@ -1,55 +1,107 @@
-"""How long a request will take on this machine, learnt from the jobs that it has finished."""
+"""How long a request will take on this machine, learnt from the jobs that the same checkpoint has finished there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import median
 
+from ..forecast import UNKNOWN, Paces, Work
 from ..request import Request
-from ..sections.plan import plan_video
 from .job import Job
 
-LATEST = 20
+LATEST = 5
+"""How many jobs count: the machine may be busier or slower than it was long ago."""
+LOADING_SECONDS = 1.0
+"""A job that began sooner found the models loaded."""
 
 
-def estimate_seconds(request: Request, finished: Iterable[Job], checkpoint: str) -> float | None:
-    """Sampling and decoding time of ``request``; None before a job of this checkpoint was done.
+@dataclass(frozen=True)
+class Experience:
+    """What the jobs that a checkpoint has finished teach; the newest first.
 
-    A step's time grows with the pixels, the latent window and the number of branches; a decode's with the pixels and
-    the window. Jobs with the same step cache setting count when there are any, since reused steps cost next to nothing.
+    Attributes:
+        whole: those that were done in one go: only there do the seconds belong to all sections.
     """
-    known = [job for job in finished if job.progress.checkpoint == checkpoint and job.progress.steps_computed]
-    alike = [job for job in known if _cache(job.request) == _cache(request)] or known
-    if not alike:
-        return None
-    alike = alike[-LATEST:]
-    pixels = _pixels(request.size) or median(job.progress.width * job.progress.height for job in alike)
-    sections = len(plan_video(request.kind, request.seconds, request.latent_window, request.fps).sections)
-    step = median(_step_seconds(job) for job in alike) * _branches(request)
-    decode = median(_decode_seconds(job) for job in alike)
-    return (step * request.steps + decode) * sections * pixels * request.latent_window
+
+    checkpoint: str
+    finished: tuple[Job, ...]
+    whole: tuple[Job, ...]
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job], checkpoint: str) -> Experience:
+        """From ``jobs``, of which the newest that ended stands first."""
+        finished = tuple(job for job in jobs if job.state == "done" and job.progress.checkpoint == checkpoint)
+        return cls(checkpoint, finished, tuple(job for job in finished if _was_whole(job)))
+
+    def seconds(self, request: Request) -> float | None:
+        """What ``request`` takes once the models are loaded; None before a job was done."""
+        if not self.whole:
+            return None
+        sizes = [job.progress.width * job.progress.height for job in self.whole[:LATEST]]
+        return Work.of(request, _pixels(request.size) or int(median(sizes))).seconds(self.paces(request))
+
+    def seconds_of(self, job: Job, loaded: str) -> float | None:
+        """What ``job`` takes from now on, where the models of the checkpoint ``loaded`` are loaded."""
+        seconds, told = self.seconds(job.request), job.progress
+        if seconds is None:
+            return None
+        loading = 0.0 if loaded == self.checkpoint else self._loading_seconds()
+        return loading + seconds * (1 - told.sections_done / max(told.sections, 1))
+
+    def paces(self, request: Request) -> Paces:
+        """The paces at which a job like ``request`` is done."""
+        latest = self.whole[:LATEST]
+        if not latest:
+            return UNKNOWN
+        return Paces(
+            preparing=median(_preparing_seconds(job) for job in latest),
+            step=median(_step_seconds(job) for job in latest),
+            frame=median(_frame_seconds(job) for job in latest),
+            computed=self._computed_share(request),
+        )
+
+    def _computed_share(self, request: Request) -> float | None:
+        """Of steps under the step cache that ``request`` asks for; None where no job had it."""
+        if not request.teacache:
+            return 1.0
+        alike = [job for job in self.whole if _cache(job.request) == _cache(request)][:LATEST]
+        return median(job.progress.steps_computed / _steps(job) for job in alike) if alike else None
+
+    def _loading_seconds(self) -> float:
+        """As it was the last time; 0 when there was none."""
+        took = (job.progress.seconds_loading for job in self.finished)
+        return next((seconds for seconds in took if seconds > LOADING_SECONDS), 0.0)
+
+
+def _was_whole(job: Job) -> bool:
+    return bool(job.progress.steps_computed) and _steps(job) == job.request.steps * job.progress.sections
+
+
+def _steps(job: Job) -> int:
+    return job.progress.steps_computed + job.progress.steps_reused
+
+
+def _work(job: Job) -> Work:
+    return Work.of(job.request, job.progress.width * job.progress.height)
+
+
+def _preparing_seconds(job: Job) -> float:
+    told = job.progress
+    return max(told.seconds_total - told.seconds_sampling - told.seconds_decoding, 0.0)
 
 
 def _step_seconds(job: Job) -> float:
-    """Of one step, per pixel, latent frame and branch."""
-    told = job.progress
-    steps = told.steps_computed + told.steps_reused
-    size = told.width * told.height * job.request.latent_window
-    return told.seconds_sampling / (steps * size * _branches(job.request))
+    return job.progress.seconds_sampling / (job.progress.steps_computed * _work(job).step_size)
 
 
-def _decode_seconds(job: Job) -> float:
-    """Of one section, per pixel and latent frame. A resumed job decoded fewer; the difference is small."""
-    told = job.progress
-    return told.seconds_decoding / (told.sections * told.width * told.height * job.request.latent_window)
+def _frame_seconds(job: Job) -> float:
+    work = _work(job)
+    return job.progress.seconds_decoding / (sum(work.clips) * work.frame_size)
 
 
 def _cache(request: Request) -> tuple[bool, float]:
-    return request.teacache, request.teacache_threshold if request.teacache else 0.0
-
-
-def _branches(request: Request) -> int:
-    return 2 if request.real_cfg > 1 else 1
+    return request.teacache, request.teacache_threshold
 
 
 def _pixels(size: str | None) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..events import Event
+from ..forecast import UNKNOWN, Paces
 from ..interrupt import stoppable
 from ..request import Request
 
@@ -34,8 +35,14 @@ class Executor(Protocol):
 class LocalExecutor:
     """Carries requests out in this process, on an engine that is loaded with the first of them."""
 
-    def __init__(self, load: Callable[[], GenerationEngine], output_dir: Path) -> None:
-        self._load, self._output_dir = load, output_dir
+    def __init__(
+        self,
+        load: Callable[[], GenerationEngine],
+        output_dir: Path,
+        known: Callable[[Request], Paces] = lambda request: UNKNOWN,
+    ) -> None:
+        """``known``: what earlier videos like a request took."""
+        self._load, self._output_dir, self._known = load, output_dir, known
         self._engine: GenerationEngine | None = None
 
     def submit(self, request: Request, folder: Path | None) -> Execution:
@@ -46,7 +53,10 @@ class LocalExecutor:
 
         if self._engine is None:
             self._engine = self._load()
-        return resume(folder, self._engine) if folder else generate(request, self._engine, self._output_dir)
+        known = self._known(request)
+        if folder:
+            return resume(folder, self._engine, known)
+        return generate(request, self._engine, self._output_dir, known=known)
 
 
 class _LocalExecution:

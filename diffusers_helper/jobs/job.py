@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ..events import Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from ..events import Decoding, Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step, Timed
 from ..request import Request
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -24,10 +24,14 @@ class JobProgress:
 
     Attributes:
         started: the models are loaded and the work folder is there.
+        decoding: the frames of ``section`` are being made.
         computed: of the running section's steps, in order; False where the step cache served.
+        seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
+        sections_before: what an earlier run of the same video had finished.
         preview: the file that every preview overwrites; ``previews`` counts them.
         video: the playable video so far, in the end the finished one; it has ``frames`` frames.
         folder: the work folder, from which an unfinished job goes on.
+        seconds_loading: from the job's begin to the road's; next to nothing where the models are loaded.
     """
 
     started: bool = False
@@ -44,8 +48,11 @@ class JobProgress:
     section: int = 0
     step: int = 0
     sections_done: int = 0
+    sections_before: int = 0
+    decoding: bool = False
     computed: tuple[bool, ...] = ()
     seconds_left: float | None = None
+    told_at: float = 0.0
     preview: str | None = None
     previews: int = 0
     video: str | None = None
@@ -54,6 +61,7 @@ class JobProgress:
     error: str | None = None
     folder: str | None = None
     seed: int | None = None
+    seconds_loading: float = 0.0
     seconds_total: float = 0.0
     seconds_sampling: float = 0.0
     seconds_decoding: float = 0.0
@@ -62,7 +70,9 @@ class JobProgress:
 
     def to_go_on_with(self) -> JobProgress:
         """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
-        return replace(self, section=0, step=0, computed=(), seconds_left=None, notices=(), error=None)
+        fresh = JobProgress(sections_before=self.sections_done)
+        names = ("section", "step", "decoding", "computed", "seconds_left", "sections_before", "notices", "error")
+        return replace(self, **{name: getattr(fresh, name) for name in names})
 
     @property
     def phase(self) -> Phase:
@@ -71,9 +81,7 @@ class JobProgress:
             return "loading"
         if not self.section:
             return "encoding"
-        if self.step == self.steps and self.sections_done < self.section:
-            return "decoding"
-        return "sampling"
+        return "decoding" if self.decoding else "sampling"
 
 
 def fold(progress: JobProgress, event: Event) -> JobProgress:
@@ -86,8 +94,8 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
 
 def _started(progress: JobProgress, event: Any) -> dict[str, Any]:
     same = ("folder", "seed", "sections_done")
-    fresh = {"started": True, "section": 0, "step": 0, "computed": (), "notices": (), "error": None}
-    return {**fresh, **{name: getattr(event, name) for name in same}}
+    fresh = {"started": True, "section": 0, "step": 0, "decoding": False, "computed": (), "notices": (), "error": None}
+    return {**fresh, "sections_before": event.sections_done, **{name: getattr(event, name) for name in same}}
 
 
 def _planned(progress: JobProgress, event: Any) -> dict[str, Any]:
@@ -101,16 +109,24 @@ def _noticed(progress: JobProgress, event: Any) -> dict[str, Any]:
 
 def _stepped(progress: JobProgress, event: Any) -> dict[str, Any]:
     earlier = progress.computed if event.section == progress.section else ()
-    same = ("section", "step", "seconds_left")
-    return {"computed": (*earlier, event.computed), **{name: getattr(event, name) for name in same}}
+    now = {"section": event.section, "step": event.step, "decoding": event.step == event.steps}
+    return {"computed": (*earlier, event.computed), **now}
 
 
 def _previewed(progress: JobProgress, event: Any) -> dict[str, Any]:
     return {"preview": event.path, "previews": progress.previews + 1}
 
 
+def _timed(progress: JobProgress, event: Any) -> dict[str, Any]:
+    return {"seconds_left": event.seconds_left}
+
+
+def _decoding(progress: JobProgress, event: Any) -> dict[str, Any]:
+    return {"section": event.section, "decoding": True}
+
+
 def _section_done(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"sections_done": event.section, "video": event.path, "frames": event.frames}
+    return {"decoding": False, "sections_done": event.section, "video": event.path, "frames": event.frames}
 
 
 def _ended(progress: JobProgress, event: Any) -> dict[str, Any]:
@@ -124,7 +140,9 @@ _CHANGES: dict[type[Event], Callable[[JobProgress, Any], dict[str, Any]]] = {
     Plan: _planned,
     Notice: _noticed,
     Step: _stepped,
+    Timed: _timed,
     Preview: _previewed,
+    Decoding: _decoding,
     SectionDone: _section_done,
     Ended: _ended,
     Finished: lambda progress, event: {"folder": None, "preview": None},
@@ -156,9 +174,33 @@ class Job:
         folder = self.progress.folder
         return self.state in ENDED and folder is not None and Path(folder, "job.json").is_file()
 
-    def after(self, event: Event) -> Job:
+    def after(self, event: Event, now: float) -> Job:
         """The job when ``event`` was told."""
-        return replace(self, progress=fold(self.progress, event))
+        progress = fold(self.progress, event)
+        if isinstance(event, Timed):
+            progress = replace(progress, told_at=now)
+        if isinstance(event, Started) and self.started_at is not None:
+            progress = replace(progress, seconds_loading=now - self.started_at)
+        return replace(self, progress=progress)
+
+    @property
+    def ready_at(self) -> float | None:
+        """When the video will be there; None while that is not known, and where the job does not run."""
+        left = self.progress.seconds_left
+        return self.progress.told_at + left if self.state == "running" and left is not None else None
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of the whole video's time that was over when the time left was told; None while that is not known.
+
+        It grows as time goes by, to 1 at ``ready_at``. The sections that an earlier run has finished count as they are.
+        """
+        if self.ready_at is None or self.started_at is None:
+            return None
+        told, over = self.progress, self.progress.told_at - self.started_at
+        before = told.sections_before / told.sections if told.sections else 0.0
+        whole = self.ready_at - self.started_at
+        return before + (1 - before) * (over / whole if whole > 0 else 1.0)
 
     def snapshot(self) -> dict[str, Any]:
         """What a program is told of the job."""
@@ -168,6 +210,8 @@ class Job:
             "state": self.state,
             "phase": self.progress.phase if self.state == "running" else None,
             **{name: getattr(self.progress, name) for name in shown},
+            "ready_at": self.ready_at,
+            "fraction": self.fraction,
             "notices": list(self.progress.notices),
             "stop": self.stop,
             "prompt": self.request.prompt,

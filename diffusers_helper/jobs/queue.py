@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidCommand, OutputFailed, UnknownJob
-from ..events import Ended, Event, Preview, Step
+from ..events import Decoding, Ended, Event, Preview, Step
+from ..forecast import Paces
 from ..media.files import remove_partials
 from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
-from .estimate import estimate_seconds
+from .estimate import Experience
 from .job import Job, JobProgress, Keep, State
 from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
@@ -50,6 +51,7 @@ class JobQueue:
         self._ledger = Ledger(self.output_dir / OWN_FOLDER)
         self._changed = self._ledger.changed
         self._resting = ""
+        self._loaded = ""  # the checkpoint of the last job that has begun
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
         self._recover()
 
@@ -113,9 +115,11 @@ class JobQueue:
 
     def estimate(self, request: Request) -> float | None:
         """Seconds that ``request`` will take, as earlier jobs did; None when nothing is known yet."""
-        finished = [job for job in self.jobs() if job.state == "done"][::-1]
-        checkpoint = self._checkpoint()
-        return estimate_seconds(request, finished, checkpoint.name) if checkpoint else None
+        return self._experience().seconds(request)
+
+    def paces(self, request: Request) -> Paces:
+        """What earlier jobs teach of one like ``request``."""
+        return self._experience().paces(request)
 
     # Commands.
 
@@ -245,8 +249,9 @@ class JobQueue:
             waiting = [] if self.paused else self._waiting()
             if not waiting:
                 return None
-            loading = replace(waiting[0].progress, started=False)
-            job = replace(waiting[0], state="running", progress=loading, stop=None, started_at=self._clock())
+            now, left = self._clock(), self._experience().seconds_of(waiting[0], self._loaded)
+            loading = replace(waiting[0].progress, started=False, told_at=now, seconds_left=left)
+            job = replace(waiting[0], state="running", progress=loading, stop=None, started_at=now)
             self._ledger.keep(job)
             return job
 
@@ -269,8 +274,9 @@ class JobQueue:
     def told(self, job_id: int, event: Event) -> Job:
         """Take in an event of a running job."""
         with self._changed:
-            job = self.job(job_id).after(event)
-            if isinstance(event, Step | Preview):
+            job = self.job(job_id).after(event, self._clock())
+            self._loaded = job.progress.checkpoint or self._loaded
+            if isinstance(event, Step | Preview | Decoding):
                 self._ledger.show(job, passing=True)
             else:
                 self._ledger.keep(job, event)
@@ -279,7 +285,7 @@ class JobQueue:
     def end(self, job_id: int, event: Ended, state: State) -> Job:
         """Take in the last event of a running job; where nothing was to be kept, nothing is."""
         with self._changed:
-            job = self.job(job_id).after(event)
+            job = self.job(job_id).after(event, self._clock())
             if job.stop == "nothing" and state in ("cancelled", "done"):
                 job, state = self._discarded(job), "cancelled"
             self._ledger.keep(self._ended(job, state), event)
@@ -304,6 +310,10 @@ class JobQueue:
             check_offered(request, checkpoint)
         with self._shelf.taking(Path(request.picture)) as place:
             yield request.model_copy(update={"picture": str(place)})
+
+    def _experience(self) -> Experience:
+        checkpoint = self._checkpoint()
+        return Experience.of(self.jobs(), checkpoint.name if checkpoint else "")
 
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]

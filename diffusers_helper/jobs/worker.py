@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import faults
 from ..errors import FramePackError, says_gpu_is_lost
-from ..events import Cancelled, Ended, Event, Failed, Finished, SectionDone
+from ..events import Cancelled, Decoding, Ended, Event, Failed, Finished, SectionDone
 from .executor import Execution, Executor
 from .job import Job, State
 from .queue import JobQueue
@@ -102,7 +102,7 @@ class Worker:
 
 def _stop_wanted(job: Job, event: Event) -> bool:
     """Whether to stop at this event. After the last section only the finished video is left to be made: it is."""
-    if isinstance(event, SectionDone) and event.section == event.sections:
+    if isinstance(event, Decoding | SectionDone) and event.section == event.sections:
         return job.stop == "nothing"
     return job.stop in ("now", "nothing") or (job.stop == "section" and isinstance(event, SectionDone))
 

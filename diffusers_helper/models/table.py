@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
+from ..memory_ways import DECODED_STEPS
 from ..settings import ROOT
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
@@ -25,6 +26,8 @@ FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
     (640, 608), (672, 576), (704, 544), (768, 512), (832, 480), (864, 448), (960, 416),
 )  # fmt: skip
 """(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
+LARGE_STEPS_PER_FRAME = DECODED_STEPS["gpu"] / 69
+"""Of the 13B checkpoints: after a section 18 latent frames are decoded, which are 69 of the video."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class Checkpoint:
         folders: part -> folder.
         buckets: (height, width) in pixels that it makes.
         latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.
+        steps_per_frame: what decoding a video frame takes, in sampling steps of 9 latent frames that are computed. As
+            long as this machine has made no video, it tells how much of one the decoding is.
     """
 
     name: str
@@ -100,6 +105,7 @@ class Checkpoint:
     folders: Mapping[str, Path]
     buckets: tuple[tuple[int, int], ...]
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
+    steps_per_frame: float = LARGE_STEPS_PER_FRAME
 
     def fingerprint(self) -> str:
         """A short hash of the configs but for their line ends, and of every weights file's size and samples of it."""
@@ -196,6 +202,7 @@ def _described(folder: Path, kinds: tuple[str, ...], description: Mapping[str, A
         folders={part: folder / part for part in PARTS},
         buckets=tuple((int(h), int(w)) for h, w in description.get("buckets", FRAMEPACK_BUCKETS)),
         latent_rgb=latent_rgb,
+        steps_per_frame=float(description.get("steps_per_frame", LARGE_STEPS_PER_FRAME)),
     )
 
 

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import ENDED, Job, Keep
-from . import fetching, fragments_queue, machine, screen, strips
+from . import bar, fetching, fragments_queue, machine, screen, strips
 from .desk import Desk
 from .fragments_queue import Wish
 from .recent import recent
@@ -20,21 +20,22 @@ from .texts import Texts
 from .words import duration, say
 
 GB = 1e9
-OF_JOB = ("job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
+OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
 """The fragments that show one job."""
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
 
 def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str]:
-    """Every fragment by the id of its place, as one page wishes to see it. ``lost`` is a text for the script."""
+    """Every fragment by the id of its place, as one page wishes it. ``lost`` and ``clock`` are for the script."""
     texts, wish = Texts(language), wish or Wish()
     jobs = desk.queue.jobs()
-    job = chosen(jobs, wish.show)
+    job, now = chosen(jobs, wish.show), chosen(jobs)
     return {
         **fragments_queue.render(desk, texts, wish),
         **(of_job(job, texts) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
+        "clock": bar.clock(now, texts) if now else "",
         "others": others(jobs, desk.queue.paused, texts),
         "warnings": warnings(desk, texts),
         "disk": machine_now(desk, texts),
@@ -58,6 +59,7 @@ def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
 def of_job(job: Job, texts: Texts) -> dict[str, str]:
     """All that the Generate tab shows of one job."""
     return {
+        "bar": bar.bar(job, texts),
         "job": headline(job, texts),
         "video": screen.video(job, texts),
         "preview": screen.preview(job, texts),
@@ -79,7 +81,8 @@ def headline(job: Job, texts: Texts) -> str:
     """Which job, what it is at, how long yet, and what was asked for."""
     title = f"<h2>{say(texts, 'job.title', job=job.id)}</h2>"
     state = f'<span class="state {job.state}">{say(texts, f"job.state_{job.state}")}</span>'
-    time = f'<span class="time">{escape(_time(job, texts))}</span>'
+    ticks = ' data-clock="left"' if job.ready_at is not None else ""
+    time = f'<span class="time"{ticks}>{escape(_time(job, texts))}</span>'
     prompt = f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
     memory = f' title="{escape(job.progress.memory)}"' if job.progress.memory else ""
     doing = f'<p class="doing"{memory}>{_doing(job, texts)}</p>'
@@ -87,8 +90,9 @@ def headline(job: Job, texts: Texts) -> str:
 
 
 def _time(job: Job, texts: Texts) -> str:
-    if job.state == "running" and job.progress.seconds_left is not None:
-        return texts("job.left", time=duration(job.progress.seconds_left, texts))
+    if job.state == "running":
+        left = job.progress.seconds_left
+        return texts("job.measuring") if left is None else texts("job.left", time=duration(left, texts))
     if job.state in ENDED and job.progress.seconds_total:
         return texts("job.took", time=duration(job.progress.seconds_total, texts))
     return ""

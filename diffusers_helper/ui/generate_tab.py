@@ -34,11 +34,13 @@ ADVANCED = (
     "cfg_rescale", "negative_prompt", "latent_window", "mp4_crf", "preserved_memory_gb",
 )  # fmt: skip
 
-STAGE = """<div class="stage">{job}{notices}
+STAGE = """<div class="stage">{bar}{job}{notices}
 <div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
-LIVE = ("job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
+LIVE = ("bar", "job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
+LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'));"
+"""The plan is looked at anew when a job has ended: its time is learnt from jobs."""
 
 
 def build(page: Page) -> Form:
@@ -69,7 +71,7 @@ def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.Radio]:
     examples.click(_example, None, form["prompt"], **PRIVATE)
     with gr.Row(elem_id="length"):
         form.place("seconds", elem_id="seconds", scale=1, min_width=140)
-        plan = gr.HTML(elem_id="plan", scale=2, min_width=180)
+        plan = gr.HTML(elem_id="plan", scale=2, min_width=180, js_on_load=LOOK_AGAIN)
     speed = page.t(gr.Radio, "generate.speed", (*LEVELS, CUSTOM), value="balanced", elem_id="speed")
     return plan, speed
 
@@ -101,13 +103,14 @@ def _knobs_of(level: str) -> list[Any]:
 
 
 def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
-    """After every change; and after a change of language, which puts the plain words back.
+    """After every change, when a job has ended, and after a change of language, which puts the plain words back.
 
     One level sets three fields at once, and the answers to three events may come in any order. So all changes settle
     in the browser first and lead to one event, of which the last wins.
     """
     settled = gr.Number(0, visible="hidden")
-    gr.on(changes([page.spoken, *form.components]), None, None, settled, js="() => framepack.settled()", **PRIVATE)
+    asked = [*changes([page.spoken, *form.components]), shown[-1].click]
+    gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
         lambda language, *values: look_ahead(form, page.desk, language, values),
         [page.language, *form.components],

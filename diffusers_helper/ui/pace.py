@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 ASK_AGAIN = "Ask-Again"
 """The header of an answer that says after how many seconds to ask again."""
+SERVER_TIME = "Server-Time"
+"""The header that says when it was sent, in unix seconds: a browser's clock may be another."""
 
 SHORTEST_SECONDS = 1.0
 TOGETHER_PER_SECOND = 5.0

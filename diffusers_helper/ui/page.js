@@ -8,6 +8,7 @@
   const NAME = Math.random().toString(36).slice(2); // The server counts the pages that look on.
   let seen = '';
   let pause = SECOND;
+  let ahead = 0; // Seconds from this clock to the server's.
   let fragments = {};
   let running = true;
   let timer = 0;
@@ -72,6 +73,7 @@
       const answer = await fetch('live?' + query, {signal: AbortSignal.timeout(10 * SECOND), cache: 'no-store'});
       if (answer.status === 401) location.reload();
       if (!answer.ok) throw new Error(answer.status);
+      ahead = answer.headers.get('Server-Time') - Date.now() / SECOND;
       pause = SECOND * answer.headers.get('Ask-Again') || SECOND;
       if (answer.status !== 204) {
         const news = await answer.json();
@@ -220,6 +222,8 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();
-  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage});
+  const told = name => fragments[name];
+  const now = () => Date.now() / SECOND + ahead;
+  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage, told, now});
   poll();
 })();

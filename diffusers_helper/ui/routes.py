@@ -34,7 +34,7 @@ from ..media.video import middle_frame
 from . import fragments
 from .desk import Desk
 from .fragments_queue import Wish
-from .pace import ASK_AGAIN, Pace
+from .pace import ASK_AGAIN, SERVER_TIME, Pace
 from .texts import LANGUAGES
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -106,7 +106,7 @@ class LiveAnswers:
         if found is None or not found.serves(self._key()):
             found = await anyio.to_thread.run_sync(self._fresh, language, wish)
         again = self._pace.seconds(request.query_params.get("page", "")[:PAGE_NAME_CHARACTERS])
-        headers = {**NO_STORE, ASK_AGAIN: f"{again:g}"}
+        headers = {**NO_STORE, ASK_AGAIN: f"{again:g}", SERVER_TIME: f"{time.time():.2f}"}
         if request.query_params.get("seen") == found.seen:
             return Response(status_code=204, headers=headers)
         headers = {**headers, "Content-Type": "application/json", "Vary": "Accept-Encoding"}

@@ -325,19 +325,3 @@ def test_a_job_tells_how_it_stands(queue: JobQueue, picture: Path) -> None:
     }
     assert (shown["notices"], shown["error"], shown["seed"], shown["frames"]) == (["careful"], None, 7, 37)
     assert [event["event"] for event in queue.events(job.id)] == ["started", "plan", "notice", "section_done"]
-
-
-def test_an_estimate_is_learnt_from_what_this_machine_has_done(tmp_path: Path, picture: Path) -> None:
-    queue = JobQueue(tmp_path / "outputs", lambda: find_checkpoint("pocket", tmp_path))
-    request = make_request(picture, kind="f1", size="128x128", steps=10)
-    assert queue.estimate(request) is None
-    job = queue.add(request)
-    queue.claim()
-    plan = {"checkpoint": "pocket", "kind": "f1", "sections": 2, "steps": 10, "frames": 73, "fps": 30}
-    queue.told(job.id, Plan(**plan, seconds=2.4, width=128, height=128))
-    figures = {"seconds_sampling": 40.0, "seconds_decoding": 4.0, "steps_computed": 15, "steps_reused": 5}
-    queue.end(job.id, Finished(path="x.mp4", **figures), "done")
-    assert queue.estimate(request) == pytest.approx(44.0)
-    assert queue.estimate(request.model_copy(update={"steps": 20})) == pytest.approx(84.0)
-    assert queue.estimate(request.model_copy(update={"seconds": 4.8})) == pytest.approx(88.0)
-    assert queue.estimate(request.model_copy(update={"real_cfg": 2.0})) == pytest.approx(84.0)

@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 TARGET = Path("checkpoints/pocket")
 # height, width; the first is the default for square pictures
 BUCKETS = [[128, 128], [112, 144], [144, 112], [96, 160], [160, 96], [112, 176], [176, 112]]
+# decoding a frame, in computed sampling steps: on two CPU cores, see bench/time_left.py
+STEPS_PER_FRAME = 0.7
 INDEX = {
     "_class_name": "HunyuanVideoFramepackPipeline",
     "_diffusers_version": "0.42.1",
@@ -101,6 +103,7 @@ def export_small_files(folder: Path, facts: VaeFacts) -> None:
             "latent_rgb_factors": facts.rgb_factors,
             "latent_rgb_bias": facts.rgb_bias,
             "kinds": ["f1", "framepack"],
+            "steps_per_frame": STEPS_PER_FRAME,
         },
     )
 

@@ -1,0 +1,30 @@
+"""How far the whole job is. The script keeps bar, percent and time left going between two answers (page.js, tick)."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+from ..jobs.job import Job
+from .texts import Texts
+
+WORDS = ("left", "late", "seconds", "minutes", "hours", "percent", "title_seconds", "title_minutes")
+
+
+def bar(job: Job, texts: Texts) -> str:
+    """The places that the script fills while a job runs; they stay the same, so that the bar moves smoothly."""
+    if job.state != "running":
+        return ""
+    label = escape(texts("job.progress", job=job.id))
+    return (
+        f'<div class="bar" data-clock="bar" role="progressbar" aria-label="{label}" aria-valuemin="0"'
+        ' aria-valuemax="100"><i></i></div><span class="percent" data-clock="percent" aria-hidden="true"></span>'
+    )
+
+
+def clock(job: Job, texts: Texts) -> str:
+    """JSON for the script: what was told last of a job, by the server's clock, and the words to show it in."""
+    words = {name: texts(f"job.{name}") for name in WORDS}
+    told = {"told_at": job.progress.told_at, "ready_at": job.ready_at, "fraction": job.fraction}
+    state = {"job": job.id, "state": job.state, "state_word": texts(f"job.state_{job.state}")}
+    return json.dumps({**state, **told, "words": words}, ensure_ascii=False)
