@@ -17,7 +17,9 @@ from diffusers_helper import __version__
 from diffusers_helper.cli import INTERRUPTED, prepare
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.interrupt import StopSignal
+from diffusers_helper.names import take_names_as_utf8
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
+from diffusers_helper.streams import flush_streams, prepare_streams
 from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ STOP_SECONDS = 3600.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page; returns the exit code."""
+    prepare_streams()
     try:
         chosen = resolve_page(vars(_parser().parse_args(arguments)))
         prepare(chosen)
@@ -43,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        flush_streams()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,10 +115,11 @@ def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
         log.warning("no checkpoint: %s", problem)
     for address in page.addresses:
         sys.stdout.write(f"FramePack is at {address}\n")
-    sys.stdout.flush()
+    flush_streams()
 
 
 if __name__ == "__main__":
+    take_names_as_utf8()
     code = main()
     if code == INTERRUPTED:
         os._exit(code)  # A job under way would keep the process; what it has finished is on the disk.

@@ -162,7 +162,7 @@ make_ready() { # make_ready NAME
 # that no pin of requirements.txt gives way; .venv/installed-NAME remembers it. What failed, the next start tries again.
 
 is_offline() { # is_offline FLAGS...
-    [[ " $* " == *" --offline "* || ${HF_HUB_OFFLINE:-} == 1 || ${HF_HUB_OFFLINE:-} == [Tt][Rr][Uu][Ee] ]]
+    [[ " $* " == *" --offline "* || ${HF_HUB_OFFLINE:-} =~ ^(1|[Tt][Rr][Uu][Ee]|[Yy][Ee][Ss]|[Oo][Nn])$ ]]
 }
 
 pin_of() { grep "^$1==" "$home/requirements-optional.txt"; }

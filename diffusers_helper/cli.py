@@ -11,24 +11,42 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__, settings
-from .errors import FramePackError, InvalidRequest, UnusableCheckpoint
+from .errors import FramePackError, InvalidRequest, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Event, Failed
 from .interrupt import StopSignal, stoppable
+from .names import path_of, quoted
 from .request import Request
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
+from .streams import flush_streams, prepare_streams
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 RENAMED = {"picture": "image", "mp4_crf": "crf"}
 NOT_ASKED = ("schema_version", "fps")
+FILES = ("picture", "out", "save_latents", "resume")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    prepare_streams()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        flush_streams()
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         chosen = settings.resolve(vars(options))
@@ -36,16 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options, chosen))
     except FramePackError as error:
         return _refused(error, options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        _nobody_listens()
-        return INTERRUPTED
-
-
-def _nobody_listens() -> None:
-    """Whoever read our output has gone: let what is still to be written at exit go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        log.debug("refused by the system", exc_info=True)
+        return _refused(UnusableInput(f"{error.filename} cannot be used: {error.strerror}"), options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,9 +84,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     for name, field in Request.model_fields.items():
         if name not in NOT_ASKED:
             _add_field(wishes, name, field)
-    parser.add_argument("--out", type=Path, help="where the video goes; by default into the output folder")
-    parser.add_argument("--save-latents", type=Path, metavar="FILE.safetensors", help="keep the latents of the video")
-    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a video that was broken off")
+    parser.add_argument("--out", help="where the video goes; by default into the output folder")
+    parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=_generate)
 
@@ -107,7 +120,7 @@ def prepare(chosen: Settings) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for line in chosen.lines():
-        logging.getLogger(__name__).info("setting %s", line)
+        log.info("setting %s", line)
     if chosen.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.models_dir.absolute() / "compiled"))
     if chosen.cuda_alloc_conf:
@@ -118,6 +131,7 @@ def prepare(chosen: Settings) -> None:
 
 def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
+    _name_files(options)
     if options.resume:
         _check_resume(options, chosen)
     request = None if options.resume else Request.parse(_request_fields(options))
@@ -125,6 +139,18 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
         return _exit_code(show, stoppable(_begin(options, chosen, request, stop), lambda: stop.received))
+
+
+def _name_files(options: argparse.Namespace) -> None:
+    """Turn what was written for a file into its path."""
+    for name in FILES:
+        text = getattr(options, name)
+        if text is not None:
+            try:
+                setattr(options, name, path_of(text))
+            except ValueError as error:
+                flag = RENAMED.get(name, name).replace("_", "-")
+                raise InvalidRequest(f"--{flag}={quoted(text)}: {error}") from None
 
 
 def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Iterator[Event]:
@@ -167,7 +193,8 @@ def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: getattr(options, name, None) for name in Request.model_fields}
     if given["picture"] is None:
         raise InvalidRequest("--image: is missing; give the path of the start picture")
-    return {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return {**asked, "picture": str(given["picture"])}
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:

@@ -57,7 +57,7 @@ class Report:
 def main(settings: Settings, as_json: bool) -> int:
     """Print the report; the exit code is 0 whatever it says."""
     report = examine(settings)
-    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if as_json else render(report))
+    print(json.dumps(report.as_dict(), indent=2) if as_json else render(report))
     return 0
 
 

@@ -23,7 +23,8 @@ class Event:
         return {"event": self.event, **asdict(self)}
 
     def to_json(self) -> str:
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+        """One line of ASCII, whatever characters are in it."""
+        return json.dumps(self.as_dict())
 
 
 @dataclass(frozen=True, kw_only=True)

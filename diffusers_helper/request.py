@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
 from .errors import InvalidRequest, Problem, ProblemKind
+from .names import AnyText, quoted
 
 SEED_MAX = 2**63 - 1
 DRAW_A_SEED = -1
@@ -29,7 +30,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     schema_version: Literal[1] = 1
-    picture: str = Field(min_length=1, description="path of the start picture")
+    picture: AnyText = Field(description="path of the start picture")
     prompt: Text = Field("", description="what happens in the video")
     negative_prompt: Text = Field("", description="what should not happen; acts only when real CFG is above 1")
     seed: int = Field(
@@ -52,6 +53,13 @@ class Request(BaseModel):
     )
     fps: Literal[30] = 30
     preserved_memory_gb: float = Field(6.0, ge=6, le=128, description="GPU memory that the weights leave free")
+
+    @field_validator("picture")
+    @classmethod
+    def _names_something(cls, picture: str) -> str:
+        if not picture:
+            raise ValueError
+        return picture
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
@@ -79,7 +87,7 @@ class Request(BaseModel):
         return cls.parse(fields)
 
     def to_json(self) -> str:
-        return self.model_dump_json()
+        return json.dumps(self.model_dump())
 
     def metadata(self) -> dict[str, Any]:
         """What goes into the video's and the picture's metadata: everything but the path of the picture."""
@@ -118,14 +126,12 @@ def _bounds(field: FieldInfo) -> dict[str, Any]:
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "request"
-    value = repr(problem["input"])
-    shown = value if len(value) <= 60 else f"{value[:57]}... ({len(str(problem['input']))} characters)"
     match problem["type"]:
         case "missing":
             return f"{name}: is missing; give {_description(model, name)}"
         case "extra_forbidden":
             return f"{name}: is not a field of a request; the fields are {', '.join(model.model_fields)}"
-    return f"{name}: {shown} is not allowed; give {_allowed(model.model_fields[name], problem)}"
+    return f"{name}: {quoted(problem['input'])} is not allowed; give {_allowed(model.model_fields[name], problem)}"
 
 
 def _description(model: type[BaseModel], name: str) -> str:
@@ -141,10 +147,12 @@ def _allowed(field: FieldInfo, problem: Mapping[str, Any]) -> str:
     match problem["type"]:
         case "string_too_long":
             return f"at most {problem['ctx']['max_length']} characters"
-        case "string_too_short" | "string_pattern_mismatch":
+        case "value_error" | "string_pattern_mismatch":
             return field.description or "another text"
-        case "string_type":
+        case "string_type" | "is_instance_of":
             return "a text"
+        case "string_unicode":
+            return "a text in UTF-8"
         case "bool_type":
             return "true or false"
     return str(problem["msg"]).removeprefix("Input should be ")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from . import faults
 from .errors import InvalidSetting
+from .names import is_text, path_of, quoted, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = ROOT / "settings.json"
@@ -31,10 +32,11 @@ QUANTISATIONS = ("auto", "off", "int8", "fp8", "bnb8", "bnb4")
 
 
 def _truth(text: str) -> bool:
-    words = {"1": True, "true": True, "0": False, "false": False}
-    if text.lower() not in words:
-        raise ValueError("allowed are 1, true, 0 and false")
-    return words[text.lower()]
+    """The words that the hub's own libraries know, and their opposites."""
+    yes, no = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+    if text.lower() not in (*yes, *no):
+        raise ValueError(f"allowed are {', '.join((*yes, *no))}")
+    return text.lower() in yes
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -46,10 +48,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def _folder(text: str) -> Path:
-    if not text.strip() or "\0" in text:
-        raise ValueError("give the path of a folder")
-    return Path(text).expanduser()
+def _checkpoint(text: str) -> str:
+    """A name, or the path of a folder."""
+    path_of(text)
+    return text
 
 
 def _endpoint(text: str) -> str:
@@ -94,10 +96,14 @@ def _gb(text: str) -> float:
     return float(text)
 
 
+_ALLOC_PAIR = r"[a-z0-9_]+:([A-Za-z0-9_.-]+|\[(\d+|>):\d+(,(\d+|>):\d+)*\])"
+
+
 def _alloc_conf(text: str) -> str:
-    """Documents of other versions write ``name=value``; PyTorch wants a colon."""
-    pairs = [pair.strip() for pair in text.replace("=", ":").split(",") if pair.strip()]
-    if not all(re.fullmatch(r"[a-z0-9_]+:[A-Za-z0-9_.\[\]:-]+", pair) for pair in pairs):
+    """Documents of other versions write ``name=value``; PyTorch wants a colon. A value may be a list in brackets."""
+    plain = re.sub(r"\s", "", text).replace("=", ":")
+    pairs = [pair for pair in re.split(r",(?![^\[]*\])", plain) if pair]
+    if not all(re.fullmatch(_ALLOC_PAIR, pair) for pair in pairs):
         raise ValueError("give name:value, with commas between them, such as expandable_segments:True")
     return ",".join(pairs)
 
@@ -130,13 +136,13 @@ class Knob:
         """The value as text for people."""
         if self.secret:
             return "set" if value else "not set"
-        return "" if value is None else str(value)
+        return "" if value is None else shown(value)
 
 
 KNOBS: tuple[Knob, ...] = (
-    Knob("checkpoint", "FRAMEPACK_CHECKPOINT", "pocket", str, "name or folder of the checkpoint"),
-    Knob("output_dir", "FRAMEPACK_OUTPUT_DIR", str(ROOT / "outputs"), _folder, "where videos go, in a folder per day"),
-    Knob("models_dir", "HF_HOME", str(ROOT / "hf_download"), _folder, "where downloaded checkpoints are kept"),
+    Knob("checkpoint", "FRAMEPACK_CHECKPOINT", "pocket", _checkpoint, "name or folder of the checkpoint"),
+    Knob("output_dir", "FRAMEPACK_OUTPUT_DIR", str(ROOT / "outputs"), path_of, "where videos go, in a folder per day"),
+    Knob("models_dir", "HF_HOME", str(ROOT / "hf_download"), path_of, "where downloaded checkpoints are kept"),
     Knob("endpoint", "HF_ENDPOINT", "https://huggingface.co", _endpoint, "the hub that `download` asks, or a mirror"),
     Knob("offline", "HF_HUB_OFFLINE", "0", _truth, "never touch the network"),
     Knob("log_level", "FRAMEPACK_LOG_LEVEL", "warning", _one_of(*LEVELS), "debug, info, warning or error"),
@@ -302,6 +308,11 @@ def resolve_page(
     chosen = PageSettings(**_values(PAGE_KNOBS, flags or {}, environment, file))
     if chosen.share and chosen.offline:
         raise InvalidSetting("share and offline: a public address needs the network; leave one of them out")
+    if not is_text(chosen.output_dir.absolute()):
+        raise InvalidSetting(
+            f"output_dir={shown(chosen.output_dir.absolute())}: its name is not UTF-8, and what the page and a browser "
+            "tell each other of its files is; rename it, or choose another folder. Without the page it can be used."
+        )
     return chosen
 
 
@@ -317,8 +328,8 @@ def _values(
         try:
             values[knob.name] = knob.parse(text)
         except ValueError as error:
-            shown = "" if knob.secret else f"={text!r}"
-            raise InvalidSetting(f"{place}{shown}: {error}") from None
+            value = "" if knob.secret else f"={quoted(text)}"
+            raise InvalidSetting(f"{place}{value}: {error}") from None
         origin[knob.name] = source
     _check_faults(environment.get(faults.VARIABLE))
     return {**values, "origin": origin}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from shlex import quote
 from types import TracebackType
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from .events import (
     Step,
     Timed,
 )
+from .names import shell_word
 
 
 class Show(Protocol):
@@ -137,7 +137,7 @@ def _time(event: Timed) -> str:
 
 def _kept(event: Failed | Cancelled) -> str:
     kept = f"\nfinished so far: {event.frames} frames in {event.path}" if event.path else ""
-    return f"{kept}\ngo on with: bash start.sh generate --resume {quote(event.folder)}" if event.folder else kept
+    return f"{kept}\ngo on with: bash start.sh generate --resume {shell_word(event.folder)}" if event.folder else kept
 
 
 def _say(text: str) -> None:

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from . import __version__, faults
@@ -34,7 +34,9 @@ from .media.files import day_folder, job_stem, remove_partials, require_space, w
 from .media.metadata import write_png
 from .media.pictures import open_picture
 from .media.video import join_segments, probe, write_segment
+from .models.sizes import header_of
 from .models.table import Checkpoint
+from .names import AnyText
 from .request import Request
 
 FORMAT = 1
@@ -48,9 +50,9 @@ class Job:
     checkpoint: str
     checkpoint_source: str
     fingerprint: str
-    result: str
-    picture_result: str | None
-    latents_result: str | None
+    result: AnyText
+    picture_result: AnyText | None
+    latents_result: AnyText | None
     format: int = FORMAT
 
     def check_targets(self, file: Path) -> None:
@@ -109,9 +111,9 @@ class WorkFolder:
         )
         folder = cls(path, job, request)
         try:
-            folder._write("job.json", json.dumps(asdict(job), ensure_ascii=False, indent=1).encode())
+            folder._write("job.json", json.dumps(asdict(job), indent=1).encode())
             write_png(path / "picture.png", picture, folder.metadata())
-        except OutputFailed:
+        except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
         return folder
@@ -127,9 +129,9 @@ class WorkFolder:
         if not file.is_file():
             raise UnusableResumeFolder(f"{path} is not the folder of an unfinished video: it has no job.json")
         try:
-            job = TypeAdapter(Job).validate_json(file.read_bytes())
+            job = TypeAdapter(Job).validate_python(json.loads(file.read_bytes()))
             folder = cls(path, job, Request.parse(job.request))
-        except (OSError, ValidationError, InvalidRequest) as error:
+        except (OSError, ValueError, RecursionError, InvalidRequest) as error:
             raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
         if job.format != FORMAT:
             raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
@@ -240,10 +242,10 @@ def _hash(tensors: dict[str, Tensor]) -> str:
 
 def _load_section(file: Path) -> SavedSection:
     try:
-        with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in ("latents", "generator_state")}
-            intact = (opened.metadata() or {}).get("sha256") == _hash(tensors)
-    except (OSError, SafetensorError) as error:
+        found = load(file.read_bytes())  # safe_open takes no name with other bytes
+        tensors = {name: found[name] for name in ("latents", "generator_state")}
+        intact = header_of(file).get("__metadata__", {}).get("sha256") == _hash(tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UnusableResumeFolder(_damaged(file, str(error))) from None
     if not intact:
         raise UnusableResumeFolder(_damaged(file, "its contents do not match its checksum"))

@@ -1,7 +1,10 @@
 """The command line as a user meets it: a photograph becomes a video, and bad input is told apart in plain words."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -125,6 +128,90 @@ def test_a_refusal_is_an_event_where_events_are_asked_for(capsys: pytest.Capture
     (event,) = program.parsed(capsys.readouterr().out)
     assert (event["event"], event["exit_code"], event["folder"]) == ("failed", 2, None)
     assert "no.png" in event["error"]
+
+
+@pytest.mark.parametrize("flag", ["--image", "--out", "--save-latents", "--checkpoint", "--models-dir", "--output-dir"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x" * 300, "too long"),
+        ("é" * 200, "too long"),
+        ("~nosuchuser/a", "no home folder ~nosuchuser"),
+        ("", "give the path"),
+    ],
+    ids=["long", "long in bytes", "nobody's", "empty"],
+)
+def test_a_name_that_nothing_can_have_is_told_as_an_event(
+    capsys: pytest.CaptureFixture[str], photograph: Path, flag: str, name: str, words: str
+) -> None:
+    others = [] if flag == "--image" else ["--image", str(photograph)]
+    assert cli.main(["generate", "--json", *others, flag, name]) == 2
+    (event,) = program.parsed(capsys.readouterr().out)
+    assert event["error"].startswith(f"{flag}='")
+    assert words in event["error"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--image", "PLACE/a.png"), ("--out", "PLACE/a.mp4"), ("--save-latents", "PLACE/a.safetensors"),
+        ("--resume", "PLACE"), ("--checkpoint", "PLACE"), ("--checkpoint", "framepack", "--models-dir", "PLACE"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_place_that_nobody_may_look_into_is_told_as_an_event(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    photograph: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+) -> None:
+    place, stat = tmp_path / "forbidden", Path.stat
+
+    def refusing(path: Path, **options: Any) -> os.stat_result:
+        """As the system answers; but it shows everything to root."""
+        if path.is_relative_to(place):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    words = [word.replace("PLACE", str(place)) for word in flags]
+    others = () if {"--image", "--resume"} & set(flags) else ("--image", str(photograph))
+    assert cli.main(["generate", "--json", *others, *words]) == 2
+    (event,) = program.parsed(capsys.readouterr().out)
+    assert "ermission" in event["error"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser", ""], ids=["long", "nobody's", "empty"])
+def test_a_folder_to_resume_that_nothing_can_be_called(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.main(["generate", "--json", "--resume", name]) == 2
+    (event,) = program.parsed(capsys.readouterr().out)
+    assert event["error"].startswith("--resume='")
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        (("--image", "~/no.png"), "no.png"), (("--resume", "~/no"), "{home}/no"), (("--checkpoint", "~/no"), "~/no"),
+        (("--out", "~/no/a.mp4"), "{home}/no"), (("--save-latents", "~/no/a.safetensors"), "{home}/no"),
+        (("--image", "~"), "folder"), (("--out", "~/a.avi"), "{home}/a.avi"),
+        (("--checkpoint", "framepack", "--models-dir", "~/no"), "{home}/no/hub"),
+        (("--resume", "~"), "{home} is not the folder"), (("--output-dir", "~/file"), "{home}/file"),
+    ],
+)  # fmt: skip
+def test_a_tilde_is_the_home_folder_everywhere(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    photograph: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    place: str,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    others = () if {"--image", "--resume"} & set(flags) else ("--image", str(photograph))
+    assert cli.main(["generate", *others, *flags]) != 0
+    assert place.format(home=tmp_path) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"HF_HUB_OFFLINE": "yes"}, "HF_HUB_OFFLINE='yes': allowed are 1, true, 0 and false"),
+        ({"HF_HUB_OFFLINE": "maybe"}, "HF_HUB_OFFLINE='maybe': allowed are 1, true, yes, on, 0, false, no, off"),
         ({"FRAMEPACK_LOG_LEVEL": "loud"}, "FRAMEPACK_LOG_LEVEL='loud': allowed are debug"),
         ({"FRAMEPACK_OUTPUT_DIR": "  "}, "FRAMEPACK_OUTPUT_DIR"),
     ],
@@ -94,7 +95,7 @@ def test_gradios_own_variables_set_the_page() -> None:
     [
         ("GRADIO_SERVER_PORT", ("0", "65536", "-1", "80.5", "port", "\u0665"), "from 1 to 65535"),
         ("GRADIO_SERVER_NAME", ("a b", "http://x", "x/y"), "give an address"),
-        ("GRADIO_SHARE", ("yes", "2"), "allowed are 1, true, 0 and false"),
+        ("GRADIO_SHARE", ("y", "2"), "allowed are 1, true, yes, on, 0, false, no, off"),
         ("FRAMEPACK_MAX_UPLOAD_SIZE", ("100", "0mb", "-1mb", "1.5gb", "inf", "mb"), "100mb"),
         ("GRADIO_ROOT_PATH", ("framepack", "ftp://x", "/a b", "//x", "/x?y", "https://a@b/"), "/framepack"),
     ],
@@ -136,3 +137,69 @@ def test_the_page_has_flags_that_generate_has_not_and_generate_ignores_them(tmp_
     file.write_text(json.dumps({"port": 8000, "auth": "someone:secret"}))
     assert not hasattr(settings.resolve({}, {"GRADIO_SERVER_PORT": "not a number"}, file), "port")
     assert settings.resolve_page({}, {}, file).port == 8000
+
+
+@pytest.mark.parametrize("word", ["1", "true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"])
+def test_words_for_yes(word: str) -> None:
+    """Those that the hub's own libraries take."""
+    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).offline is True
+
+
+@pytest.mark.parametrize("word", ["0", "false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"])
+def test_words_for_no(word: str) -> None:
+    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).offline is False
+
+
+@pytest.mark.parametrize("word", ["y", "t", "2", "-1", "yes!", "on off", "wahr", "\u0661", "none", "enabled"])
+def test_other_words_are_refused(word: str) -> None:
+    with pytest.raises(InvalidSetting, match="allowed are"):
+        settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json"))
+
+
+def alloc_conf(text: str) -> str:
+    return settings.resolve({}, {"PYTORCH_CUDA_ALLOC_CONF": text}, Path("nowhere.json")).cuda_alloc_conf
+
+
+@pytest.mark.parametrize(
+    ("text", "passed_on"),
+    [
+        ("expandable_segments:True", ""), ("expandable_segments=True", "expandable_segments:True"),
+        ("roundup_power2_divisions:[256:1,512:2,1024:4,>:8]", ""), ("roundup_power2_divisions:4", ""),
+        ("roundup_power2_divisions:[256:1]", ""), ("max_split_size_mb:128,roundup_power2_divisions:[64:8,>:1]", ""),
+        ("roundup_power2_divisions:[64:8,>:1],max_split_size_mb:128", ""), ("backend:cudaMallocAsync", ""),
+        ("roundup_power2_divisions: [ 256 : 1 , > : 8 ]", "roundup_power2_divisions:[256:1,>:8]"),
+        ("max_split_size_mb : 512 , backend : native", "max_split_size_mb:512,backend:native"),
+        ("roundup_power2_divisions=[256=1,>=8]", "roundup_power2_divisions:[256:1,>:8]"),
+        ("pinned_use_cuda_host_register:True,pinned_num_register_threads:8", ""),
+        (",expandable_segments:True,", "expandable_segments:True"), ("garbage_collection_threshold:0.8", ""),
+    ],
+)  # fmt: skip
+def test_what_pytorch_documents_of_its_allocator_is_passed_on(text: str, passed_on: str) -> None:
+    assert alloc_conf(text) == (passed_on or text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "expandable_segments", ":True", "a:b:c", "a:[", "a:[]", "a:[1]", "a:[1:2", "a:1:2]", "a:[[1:2]]", "a:[1:2,]",
+        "a:[>:1,x:2]", "a:[1:2][3:4]", "a:", "A B", "a:b;c:d",
+    ],
+)  # fmt: skip
+def test_what_pytorch_would_not_read_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"PYTORCH_CUDA_ALLOC_CONF=.*give name:value"):
+        alloc_conf(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"\xff", b"caf\xe9", b"\x83t", b"a/\xff/b", b"\xff/a", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xfe", b"a\x80"],
+    ids=ascii,
+)  # fmt: skip
+def test_the_page_takes_no_output_folder_of_other_bytes_and_the_command_line_does(name: bytes) -> None:
+    folder = os.fsdecode(name)
+    with pytest.raises(InvalidSetting, match="rename it") as refusal:
+        page(output_dir=folder)
+    str(refusal.value).encode("utf-8")
+    chosen = settings.resolve({"output_dir": folder}, {}, Path("nowhere.json"))
+    assert chosen.output_dir == Path(folder)
+    "".join(chosen.lines()).encode("utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..events import Decoding, Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step, Timed
+from ..names import AnyText
 from ..request import Request
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -53,13 +54,13 @@ class JobProgress:
     computed: tuple[bool, ...] = ()
     seconds_left: float | None = None
     told_at: float = 0.0
-    preview: str | None = None
+    preview: AnyText | None = None
     previews: int = 0
-    video: str | None = None
+    video: AnyText | None = None
     frames: int = 0
-    notices: tuple[str, ...] = ()
-    error: str | None = None
-    folder: str | None = None
+    notices: tuple[AnyText, ...] = ()
+    error: AnyText | None = None
+    folder: AnyText | None = None
     seed: int | None = None
     seconds_loading: float = 0.0
     seconds_total: float = 0.0

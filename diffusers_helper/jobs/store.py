@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from ..errors import DamagedQueue, ForeignQueue, FramePackError, InvalidRequest, QueueUnavailable
 from ..events import Event
@@ -112,7 +112,7 @@ class JobStore:
             rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
         try:
             return [_job(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
-        except (ValidationError, InvalidRequest, TypeError) as error:
+        except (ValueError, InvalidRequest, TypeError, RecursionError) as error:
             raise DamagedQueue(f"a job in it cannot be read: {error}") from None
 
     def new_id(self) -> int:
@@ -254,5 +254,5 @@ def _row(job: Job) -> tuple[Any, ...]:
 
 def _job(row: dict[str, Any]) -> Job:
     row["request"] = Request.from_json(row["request"])
-    row["progress"] = _PROGRESS.validate_json(row["progress"])
+    row["progress"] = _PROGRESS.validate_python(json.loads(row["progress"]))
     return _JOB.validate_python(row)

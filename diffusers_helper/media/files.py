@@ -84,7 +84,7 @@ def written_whole(target: Path, durable: bool = True) -> Iterator[Path]:
 
 def nearest_existing(folder: Path) -> Path:
     """``folder``, or that of its parents which is there already."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if os.access(place, os.F_OK))
 
 
 def free_bytes(folder: Path) -> int:

@@ -22,7 +22,15 @@ from ..errors import AlreadyRunning, OutputFailed, UnusableCheckpoint, UnusableI
 from ..events import Downloaded, Downloading, Event, Notice
 from ..media.files import free_bytes, make_folder, written_whole
 from .hub import MAIN, Hub, HubFile, Trouble, size_of
-from .table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders, repository_folder
+from .table import (
+    CHECKPOINTS,
+    KnownCheckpoint,
+    find_checkpoint,
+    missing_files,
+    part_folders,
+    repository_folder,
+    require_text,
+)
 
 T = TypeVar("T")
 
@@ -48,6 +56,7 @@ def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = Fa
     known = CHECKPOINTS.get(name)
     if known is None:
         raise UnusableInput(f"unknown checkpoint {name!r}; the names are {', '.join(CHECKPOINTS)}")
+    require_text(models_dir)
     parts = list(known.sources) if verify else missing_parts(known, models_dir)
     if parts:
         if known.quantised_gb:

@@ -84,7 +84,7 @@ def _tensors(part: str, folder: Path) -> Iterator[tuple[str, int, str]]:
     """Name, number of weights and dtype of every tensor in a part's files."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            header = _header(file)
+            header = header_of(file)
             entries = ((name, entry) for name, entry in header.items() if name != "__metadata__")
             yield from ((name, math.prod(entry["shape"]), str(entry["dtype"])) for name, entry in entries)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,7 +103,8 @@ def _refuse_narrow(folder: Path, part: str, tensors: Iterable[tuple[str, int, st
         )
 
 
-def _header(file: Path) -> dict[str, dict[str, Any]]:
+def header_of(file: Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file says of its tensors, and of itself under ``__metadata__``. Raises OSError, ValueError."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 0 < size <= HEADER_BYTES_MAX:

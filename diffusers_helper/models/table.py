@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UnusableCheckpoint
 from ..memory_ways import DECODED_STEPS
+from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
@@ -125,16 +126,42 @@ def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
     Raises:
         UnusableCheckpoint: unknown, incomplete or damaged; says which files, how large, where they go.
     """
+    try:
+        return _found(name, models_dir)
+    except OSError as error:
+        raise UnusableCheckpoint(
+            f"checkpoint {quoted(name)}: {error.filename} cannot be read: {error.strerror}"
+        ) from None
+
+
+def _found(name: str, models_dir: Path) -> Checkpoint:
     known = CHECKPOINTS.get(name)
     if known is None:
-        return _from_folder(name, Path(name).expanduser(), ("framepack", "f1"))
+        return _from_folder(name, _folder_named(name), ("framepack", "f1"))
     if known.folder is not None:
         return _from_folder(name, known.folder, known.kinds)
+    require_text(models_dir)
     folders = part_folders(known, models_dir)
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
     if missing:
         raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
     return Checkpoint(name, name, known.kinds, folders, FRAMEPACK_BUCKETS)
+
+
+def _folder_named(name: str) -> Path:
+    try:
+        return path_of(name)
+    except ValueError as error:
+        raise UnusableCheckpoint(f"checkpoint {quoted(name)}: {error}") from None
+
+
+def require_text(folder: Path) -> None:
+    """Raises UnusableCheckpoint for a folder that the libraries which read weights could not open."""
+    if not is_text(folder):
+        raise UnusableCheckpoint(
+            f"the folder {shown(folder)} cannot hold a checkpoint: its name is not UTF-8, and the libraries that read "
+            "weights open no other. Rename it, or put the checkpoint elsewhere."
+        )
 
 
 def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
@@ -176,8 +203,9 @@ def _missing_weights(part: str, folder: Path) -> list[str]:
 def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
     if not folder.is_dir():
         raise UnusableCheckpoint(
-            f"checkpoint {name!r} is neither a name nor a folder; the names are {', '.join(CHECKPOINTS)}"
+            f"checkpoint {quoted(name)} is neither a name nor a folder; the names are {', '.join(CHECKPOINTS)}"
         )
+    require_text(folder.resolve())
     lacking = [f"{folder / part / file}" for part in PARTS for file in missing_files(part, folder / part)]
     if lacking:
         raise UnusableCheckpoint(

@@ -27,4 +27,4 @@ def clock(job: Job, texts: Texts) -> str:
     words = {name: texts(f"job.{name}") for name in WORDS}
     told = {"told_at": job.progress.told_at, "ready_at": job.ready_at, "fraction": job.fraction}
     state = {"job": job.id, "state": job.state, "state_word": texts(f"job.state_{job.state}")}
-    return json.dumps({**state, **told, "words": words}, ensure_ascii=False)
+    return json.dumps({**state, **told, "words": words})

@@ -18,12 +18,12 @@ REFUSED = (InvalidRequest, UnusablePicture)
 def insisting(error: InvalidRequest | UnusablePicture, texts: Texts) -> str:
     """The message after a refused command: the first field is brought into sight, even when it said so before."""
     fields = {"picture": str(error)} if isinstance(error, UnusablePicture) else by_field(error.problems, texts)
-    return json.dumps({"fields": fields, "insist": secrets.token_hex(4)}, ensure_ascii=False)
+    return json.dumps({"fields": fields, "insist": secrets.token_hex(4)})
 
 
 def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts) -> str:
     """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong."""
-    return json.dumps({"fields": by_field(problems, texts), "picture": has_picture}, ensure_ascii=False)
+    return json.dumps({"fields": by_field(problems, texts), "picture": has_picture})
 
 
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:

@@ -123,9 +123,9 @@ class LiveAnswers:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
                 content = {**self._state(), "fragments": self._render(self._desk, language, wish)}
-                text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+                text = json.dumps(content, sort_keys=True)
                 seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-                body = json.dumps({"seen": seen, **content}, ensure_ascii=False).encode()
+                body = json.dumps({"seen": seen, **content}).encode()
                 if len(self._kept) >= self.KEPT_ANSWERS:
                     self._kept.clear()
                 found = self._kept[language, wish] = _Rendered(
@@ -157,7 +157,7 @@ class Media:
     def _response(self, job_id: int, name: str, request: Request) -> Response:
         if name == "log.txt":
             told = self._queue.events(job_id)
-            return PlainTextResponse("\n".join(json.dumps(event, ensure_ascii=False) for event in told))
+            return PlainTextResponse("\n".join(json.dumps(event) for event in told))
         if name == "video.mp4":
             return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
         if name == "poster.jpg":
