@@ -27,6 +27,7 @@ from .job import Job, JobProgress, Keep, State
 from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
 from .results import delete_unfinished, result_files, to_trash, with_finished_video
+from .trash import Trash
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class JobQueue:
         self._resting = ""
         self._loaded = ""  # the checkpoint of the last job that has begun
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
+        self._trash = Trash(self.output_dir, clock)
         self._recover()
 
     # Reading.
@@ -81,6 +83,12 @@ class JobQueue:
         """The running one, the queued in their order, then the ended, newest end first."""
         with self._changed:
             return sorted(self._ledger.jobs.values(), key=_shown_at)
+
+    @property
+    def trashed(self) -> list[Job]:
+        """The jobs that can be brought back from the trash, the last deleted first."""
+        with self._changed:
+            return self._trash.jobs
 
     @property
     def is_running(self) -> bool:
@@ -221,8 +229,15 @@ class JobQueue:
         """Forget a job and move its video and picture to the folder ``trash``. Raises OutputFailed."""
         with self._changed:
             job = self._not_running(job_id)
-            to_trash(self.output_dir, result_files(job))
+            self._trash.take(job)
             self._forget(job)
+
+    def restore(self, job_id: int) -> Job:
+        """Bring back a job from the trash, with its files but without its log. Raises InvalidCommand, OutputFailed."""
+        with self._changed:
+            job = self._trash.put_back(job_id)
+            self._ledger.write(job)
+            return job
 
     def pause(self) -> None:
         """Begin no further job; the running one goes on."""
@@ -365,7 +380,8 @@ class JobQueue:
     def _tidy(self) -> None:
         """Pictures that no job needs go; but not where jobs may be hidden in a file that could not be read."""
         if self._ledger.is_whole:
-            self._shelf.keep_only(job.request.picture for job in self._ledger.jobs.values())
+            jobs = (*self._ledger.jobs.values(), *self._trash.jobs)
+            self._shelf.keep_only(job.request.picture for job in jobs)
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import OutputFailed
 from .job import Job
@@ -14,6 +15,8 @@ from .job import Job
 log = logging.getLogger(__name__)
 
 TRASH = "trash"
+Moved: TypeAlias = tuple[tuple[Path, Path], ...]
+"""Where each file was, and where it is."""
 
 
 def result_files(job: Job) -> list[Path]:
@@ -37,15 +40,23 @@ def with_finished_video(job: Job) -> Job | None:
     return replace(job, progress=finished) if video.is_file() else None
 
 
-def to_trash(output_dir: Path, files: Iterable[Path]) -> None:
+def to_trash(output_dir: Path, files: Iterable[Path]) -> Moved:
     """Move what there is of ``files`` to the trash folder. Raises OutputFailed."""
-    trash = output_dir / TRASH
+    trash, moved = output_dir / TRASH, []
     for file in _ours(output_dir, files):
-        try:
-            trash.mkdir(parents=True, exist_ok=True)
-            shutil.move(file, _free_name(trash, file))
-        except OSError as error:
-            raise OutputFailed(f"{file} could not be moved to {trash}: {error.strerror or error}") from None
+        place = _free_name(trash, file)
+        move(file, place)
+        moved.append((file, place))
+    return tuple(moved)
+
+
+def move(file: Path, place: Path) -> None:
+    """Move a file or a folder. Raises OutputFailed."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(file, place)
+    except OSError as error:
+        raise OutputFailed(f"{file} could not be moved to {place.parent}: {error.strerror or error}") from None
 
 
 def delete_unfinished(output_dir: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,8 @@ from PIL import Image
 from ..errors import InvalidCommand
 from ..jobs.job import Job, Keep
 from ..media.video import last_frame
+from ..request import DRAW_A_SEED
+from .folders import is_at_this_machine, open_folder
 from .form import Form
 from .page import Act, Page
 from .texts import Texts
@@ -36,16 +39,22 @@ class Commands:
             "duplicate": self._duplicate,
             "retry": self._retry,
             "go_on": self._go_on,
-            "trash": self._trash,
+            "again": self._again,
+            "trash": lambda job, value, texts: self._queue.trash(job.id),
+            "show": lambda job, value, texts: self._filled({}),
             "edit": self._edit,
             "use": self._use,
             "last_frame": self._last_frame,
         }
 
-    def carry_out(self, language: str, event: gr.EventData) -> list[Any]:
+    def carry_out(self, language: str, event: gr.EventData, request: gr.Request) -> list[Any]:
         """One click; the answer fills the form where that was the wish. Raises FramePackError."""
         act, texts = Act.of(event), Texts(language)
-        if act.name in ("pause", "unpause", "retry_failed", "go_on_all"):
+        if act.name == "open_folder":
+            self._open_folder(self._queue.job(act.job), texts, request)
+        elif act.name == "undo":
+            self._queue.restore(act.job)
+        elif act.name in ("pause", "unpause", "retry_failed", "go_on_all"):
             self._all(act.name, texts)
         elif act.name in self._acts:
             answer = self._acts[act.name](self._queue.job(act.job), act.value, texts)
@@ -89,9 +98,17 @@ class Commands:
     def _go_on(self, job: Job, value: str, texts: Texts) -> None:
         gr.Info(texts("queue.told_again", job=self._queue.go_on(job.id).id))
 
-    def _trash(self, job: Job, value: str, texts: Texts) -> None:
-        self._queue.trash(job.id)
-        gr.Info(texts("queue.told_trash", job=job.id))
+    def _again(self, job: Job, value: str, texts: Texts) -> None:
+        """Another video of the same request: with a seed that will be drawn."""
+        added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}))
+        gr.Info(texts("queue.told_new_seed", job=added.id))
+
+    def _open_folder(self, job: Job, texts: Texts, request: gr.Request) -> None:
+        """For somebody at this machine; everybody else is told the path."""
+        folder = self._queue.result(job.id).parent
+        here = is_at_this_machine(request.client.host if request.client else "", request.headers)
+        if not (here and open_folder(folder)):
+            gr.Info(html.escape(texts("queue.told_folder", path=folder)), duration=30)
 
     def _edit(self, job: Job, value: str, texts: Texts) -> list[Any]:
         if job.state != "queued":

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from ..jobs.job import ENDED, Job, Keep
-from . import bar, fetching, fragments_queue, machine, screen, strips
+from . import acts, bar, fetching, fragments_queue, machine, screen, strips
 from .desk import Desk
 from .fragments_queue import Wish
 from .recent import recent
@@ -126,25 +125,15 @@ def notices(job: Job, texts: Texts) -> str:
 
 
 def buttons(job: Job, texts: Texts) -> str:
-    """Of a running job the three stops, each with what it keeps; of an unfinished one how to take it up again."""
+    """Of a running job the three stops, each with what it keeps; of one that ended what can be done with it."""
     if job.state == "running":
         asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
         stops = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
         return f'<div class="acts stops">{stops}</div>{asked}'
-    told, offered = job.progress, []
-    if job.can_go_on:
-        hint = texts("job.go_on_hint", done=told.sections_done, sections=told.sections)
-        offered.append(_act(job, "go_on", texts("job.go_on"), hint))
-    if job.state in ("failed", "cancelled", "interrupted"):
-        sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
-        offered.append(_act(job, "retry", texts("job.retry"), "", confirm=sure))
-    if told.video:
-        address = f"media/{job.id}/video.mp4?v={told.frames}"
-        words = say(texts, "job.save_video")
-        offered.append(
-            f'<a class="act" href="{address}" download="{escape(Path(told.video).name)}"><span>{words}</span></a>'
-        )
-    return f'<div class="acts">{"".join(offered)}</div>' if offered else ""
+    if job.state not in ENDED:
+        return ""
+    first, *rest = acts.offers(job, bool(job.progress.video), texts)
+    return f'<div class="offers">{acts.button(first, "q-primary")}{"".join(map(acts.button, rest))}</div>'
 
 
 def _stop(job: Job, keep: Keep, texts: Texts) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..jobs.job import ENDED, Job
 from ..request import DRAW_A_SEED
+from . import acts
 from .desk import Desk
 from .icons import svg
 from .texts import Texts
@@ -20,6 +21,7 @@ from .words import duration, number
 from .words import say as _words
 
 LONGEST_NUMBER = 10
+MOST_UNDONE = 3
 STEP = 24
 MOST = 1200
 """So many jobs are shown at first, and at most, in each of the two lists."""
@@ -55,11 +57,12 @@ class Wish:
 
 
 def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
-    """The fragments ``queue`` and ``history``."""
+    """The fragments ``queue``, ``history`` and ``undo``."""
     jobs, wish = desk.queue.jobs(), wish or Wish()
     return {
         "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish),
         "history": history(jobs, texts, wish),
+        "undo": undo(desk.queue.trashed, texts),
     }
 
 
@@ -162,42 +165,46 @@ def _row(job: Job, facts: str, acts: str, texts: Texts) -> str:
     )
 
 
+def undo(trashed: Sequence[Job], texts: Texts) -> str:
+    """What was deleted lately, each with the way back."""
+    rows = (
+        f'<li class="q-undo"><span>{_words(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
+        f"{acts.button(acts.Offer('undo', job.id, texts('queue.undo')))}</li>"
+        for job in trashed[:MOST_UNDONE]
+    )
+    return f'<ul class="q-list" role="status">{"".join(rows)}</ul>' if trashed else ""
+
+
 def _card(job: Job, texts: Texts) -> str:
     error = f'<p class="q-error">{escape(job.progress.error)}</p>' if job.progress.error else ""
     ended = datetime.fromtimestamp(job.ended_at or job.created_at)
     when = f'<time datetime="{ended:%Y-%m-%dT%H:%M}">{ended:%Y-%m-%d %H:%M}</time>'
     return (
         f'<li class="q-card">{_media(job, texts)}<p class="q-prompt">{_prompt(job, texts)}</p>'
-        f'<p class="q-facts">{_state(job, texts)}{when}{_facts(job, texts)}</p>{error}'
+        f'<p class="q-facts">{_state(job, texts)}<span>#{job.id}</span>{when}</p>{error}'
         f'<div class="q-acts">{_card_acts(job, texts)}</div>{_files(job, texts)}</li>'
     )
 
 
 def _media(job: Job, texts: Texts) -> str:
-    """The video, or the start picture with the reason why there is none."""
-    if _video(job):
-        label = _words(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
-        return (
-            f'<video class="q-media" controls loop preload="none" playsinline poster="{_thumb(job)}" '
-            f'src="media/{job.id}/video.mp4?v={job.progress.frames}" aria-label="{label}"></video>'
-        )
-    why = _words(texts, "queue.gone" if job.progress.video else "queue.no_video")
-    return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
+    """A frame of the video, which plays while it is pointed at; or the start picture with the reason why it is all."""
+    if not _video(job):
+        why = _words(texts, "queue.gone" if job.progress.video else "queue.no_video")
+        return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
+    version = f"?v={job.progress.frames}"
+    label = _words(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
+    seconds = _words(texts, "queue.length", seconds=number(round(job.progress.frames / (job.progress.fps or 30), 1)))
+    return (
+        f'<button type="button" class="q-media" data-act="show" data-job="{job.id}" data-wish="show={job.id}" '
+        f'data-film="media/{job.id}/video.mp4{version}" aria-label="{label}">'
+        f'<img src="media/{job.id}/poster.jpg{version}" alt="" loading="lazy"><span>{seconds}</span></button>'
+    )
 
 
 def _card_acts(job: Job, texts: Texts) -> str:
-    acts = _button("use", job.id, _words(texts, "queue.use"))
-    if _video(job):
-        acts += _button("last_frame", job.id, _words(texts, "queue.last_frame"))
-    if job.can_go_on:
-        told = job.progress
-        hint = _words(texts, "queue.go_on_hint", done=told.sections_done, sections=told.sections)
-        acts += _button("go_on", job.id, _words(texts, "queue.go_on"), hint=hint)
-    if job.state != "done":
-        sure = _words(texts, "queue.retry_confirm", job=job.id) if job.progress.folder else ""
-        acts += _button("retry", job.id, _words(texts, "queue.retry"), confirm=sure)
-    sure = _words(texts, "queue.delete_confirm", job=job.id)
-    return acts + _button("trash", job.id, _words(texts, "queue.delete"), confirm=sure, kind="q-danger")
+    offered = acts.offers(job, _video(job), texts)
+    drawn = "".join(acts.icon(offer) for offer in offered if offer.act != "open_folder")
+    return drawn + acts.icon(acts.Offer("trash", job.id, texts("queue.delete")), "q-danger")
 
 
 def _files(job: Job, texts: Texts) -> str:
@@ -211,10 +218,12 @@ def _files(job: Job, texts: Texts) -> str:
         f'data-copied="{_words(texts, "queue.copied")}">{_words(texts, "queue.copy")}</button>'
     )
     forget = _button("remove", job.id, _words(texts, "queue.forget"), confirm=sure, hint=escape(what))
+    facts = f'<p class="q-facts">{_facts(job, texts)}</p>'
+    opens = [offer for offer in acts.offers(job, _video(job), texts) if offer.act == "open_folder"]
     log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{_words(texts, "queue.log")}</a>'
     return (
         f'<details class="q-files"><summary>{_words(texts, "queue.files")}</summary>'
-        f"<div>{copy if path else ''}{forget}{log}</div></details>"
+        f"<div>{facts}{copy if path else ''}{''.join(map(acts.button, opens))}{forget}{log}</div></details>"
     )
 
 
@@ -239,7 +248,7 @@ def _seed(job: Job) -> int:
 
 
 def _state(job: Job, texts: Texts) -> str:
-    return f'<span class="q-state">{_words(texts, f"job.state_{job.state}")}</span>'
+    return f'<span class="q-state {job.state}">{_words(texts, f"job.state_{job.state}")}</span>'
 
 
 def _prompt(job: Job, texts: Texts) -> str:

@@ -42,7 +42,7 @@
     video.loop = loops;
     player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
     player.querySelector('[data-cut]').oninput = event => cut(event.target.value);
-    player.querySelector('[type=range]:not([data-cut])').oninput = event => go(event.target.value - 1);
+    player.querySelector('[data-place]').oninput = event => go(event.target.value - 1);
     if (!drawing) draw();
   }
 
@@ -75,7 +75,7 @@
     drawing = Boolean(video && player);
     if (!drawing) return;
     const frame = String(now() + 1);
-    const slider = player.querySelector('[type=range]');
+    const slider = player.querySelector('[data-place]');
     if (slider.value !== frame) slider.value = frame;
     const count = player.querySelector('output');
     if (count.textContent !== frame) count.textContent = frame;

@@ -21,7 +21,7 @@ def build(page: Page, form: Form) -> None:
         state = page.t(
             gr.Dropdown, "queue.state", ("all", *ENDED), value="all", scale=1, min_width=130, elem_id="history-state"
         )
-    history = live("history", elem_id="history")
+    history = live("undo", "history", elem_id="history")
     for one in (find, state):
         one.change(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)

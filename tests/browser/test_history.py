@@ -78,14 +78,25 @@ def test_settings_are_used_again_with_their_picture(history: tuple[Site, Any]) -
     page.wait_for_function("() => document.querySelector('#picture img')?.naturalWidth === 64")
 
 
-def test_deleting_asks_first(history: tuple[Site, Any]) -> None:
+def test_what_was_deleted_comes_back(history: tuple[Site, Any]) -> None:
     place, page = history
     video = place.queue.result(2)
-    page.once("dialog", lambda dialog: dialog.dismiss())
-    page.locator(f"{CARD} [data-act=trash]").first.click()
-    assert len(place.queue.jobs()) == 2
-    page.once("dialog", lambda dialog: dialog.accept())
     page.locator(f"{CARD} [data-act=trash]").first.click()
     cards(page, 1)
     assert not video.exists()
-    assert list((place.queue.output_dir / "trash").glob("*.mp4"))
+    page.locator("[data-act=undo]").click()
+    cards(page, 2)
+    assert video.is_file()
+
+
+def test_a_poster_plays_while_it_is_pointed_at_and_opens_on_the_stage(history: tuple[Site, Any]) -> None:
+    _, page = history
+    poster = page.locator(f"{CARD} [data-film]").last
+    assert poster.locator("video").count() == 0
+    poster.hover()
+    page.wait_for_function(f"() => document.querySelector('{CARD} video')?.currentTime > 0")
+    page.mouse.move(0, 0)
+    poster.locator("video").wait_for(state="detached")
+    poster.click()
+    page.locator("[data-live=job]", has_text="the sea at night").wait_for()
+    assert page.locator("#start").is_visible()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_helper.errors import InvalidCommand, InvalidRequest, UnknownJob, UnusablePicture
+from diffusers_helper.errors import InvalidCommand, InvalidRequest, OutputFailed, UnknownJob, UnusablePicture
 from diffusers_helper.events import Cancelled, Failed, Finished, Notice, Plan, SectionDone, Started, Step
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.trash import UNDO_SECONDS
 from diffusers_helper.models.table import find_checkpoint
 from tests.jobs_support import make_picture, make_request
 
@@ -261,6 +262,37 @@ def test_the_trash_takes_video_and_picture_and_overwrites_nothing(queue: JobQueu
         "v_1.png",
     ]
     assert queue.jobs() == []
+
+
+def test_what_was_trashed_comes_back_for_a_while(tmp_path: Path, picture: Path) -> None:
+    now = [1000.0]
+    queue = JobQueue(tmp_path / "outputs", clock=lambda: now[0])
+    add(queue, picture, "a", "b")
+    first, second = (finished(queue, queue.output_dir / day / "v.mp4") for day in ("one", "two"))
+    for job in (first, second):
+        queue.trash(job.id)
+    assert queue.trashed == [second, first]
+    assert queue.restore(first.id) == queue.job(first.id) == first
+    assert sorted(file.name for file in (queue.output_dir / "one").iterdir()) == ["v.mp4", "v.png"]
+    assert queue.picture(first.id).is_file(), "the start picture is kept as long as it may be needed"
+    now[0] += UNDO_SECONDS
+    assert queue.trashed == []
+    with pytest.raises(InvalidCommand, match="any more"):
+        queue.restore(second.id)
+
+
+def test_nothing_is_overwritten_when_a_job_comes_back(queue: JobQueue, picture: Path) -> None:
+    add(queue, picture, "a")
+    video = queue.output_dir / "day" / "v.mp4"
+    job = finished(queue, video)
+    queue.trash(job.id)
+    video.write_bytes(b"another")
+    with pytest.raises(OutputFailed, match="another"):
+        queue.restore(job.id)
+    assert video.read_bytes() == b"another"
+    video.unlink()
+    queue.restore(job.id)
+    assert queue.result(job.id) == video
 
 
 def test_nothing_outside_the_output_folder_is_touched(queue: JobQueue, picture: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_single_result_has_no_strip(stage: Stage) -> None:
 
 
 def acts(content: str) -> dict[str, dict[str, str | None]]:
-    return {f"{a['data-act']} {a['data-value']}".strip(): a for _, a in Parts(content).tags if "data-act" in a}
+    return {f"{a['data-act']} {a.get('data-value', '')}".strip(): a for _, a in Parts(content).tags if "data-act" in a}
 
 
 def test_the_three_stops_say_what_they_keep() -> None:
@@ -191,16 +191,18 @@ def test_a_stop_that_was_asked_for_is_shown() -> None:
 def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     unfinished = make_job("interrupted", told={"folder": str(tmp_path)})
-    assert list(acts(fragments.buttons(unfinished, EN))) == ["go_on", "retry"]
+    assert list(acts(fragments.buttons(unfinished, EN))) == ["go_on", "retry", "last_frame", "open_folder", "use"]
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
     assert "trash" in acts(fragments.buttons(unfinished, EN))["retry"]["data-confirm"]
+    nothing_made = replace(unfinished, progress=replace(unfinished.progress, sections_done=0, video=None))
+    assert list(acts(fragments.buttons(nothing_made, EN))) == ["retry", "use"]
     assert "data-confirm" not in acts(fragments.buttons(make_job("failed"), EN))["retry"]
-    assert list(acts(fragments.buttons(make_job("failed"), EN))) == ["retry"]
-    assert acts(fragments.buttons(make_job("done"), EN)) == {}
 
 
-def test_what_ended_with_a_video_offers_to_save_it() -> None:
-    assert 'href="media/1/video.mp4?v=73" download="video.mp4"' in fragments.buttons(make_job("done"), EN)
+def test_a_finished_video_offers_what_comes_next() -> None:
+    shown = fragments.buttons(make_job("done"), EN)
+    assert list(acts(shown)) == ["again", "last_frame", "open_folder", "use"]
+    assert 'class="q-button q-primary" href="media/1/video.mp4?v=73" download="video.mp4"' in shown
     assert fragments.buttons(make_job("queued", told={"video": None}), EN) == ""
 
 

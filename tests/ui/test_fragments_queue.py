@@ -126,11 +126,12 @@ def test_notices_of_the_queue_are_shown(stage: Stage) -> None:
 def test_a_finished_video_can_be_watched_and_used(stage: Stage) -> None:
     job = stage.ended("done")
     seen = history(stage)
-    (video,) = seen.all("video")
-    assert video["src"] == f"media/{job.id}/video.mp4?v=5"
-    assert str(video["poster"]).startswith(f"media/{job.id}/thumb.png")
-    assert video["preload"] == "none"
-    assert seen.acts(job) == ["use", "last_frame", "trash", "remove"]
+    (film,) = [button for button in seen.all("button") if "data-film" in button]
+    assert film["data-film"] == f"media/{job.id}/video.mp4?v=5"
+    assert film["data-wish"] == f"show={job.id}", "a click shows it on the stage"
+    assert [picture["src"] for picture in seen.all("img")] == [f"media/{job.id}/poster.jpg?v=5"]
+    assert [link["href"] for link in seen.all("a") if "download" in link] == [f"media/{job.id}/video.mp4?v=5"]
+    assert seen.acts(job) == ["show", "again", "last_frame", "use", "trash", "open_folder", "remove"]
     assert "1 min 5 s" in seen.text
     assert stage.queue.result(job.id).parent.name in seen.text
 
@@ -139,22 +140,32 @@ def test_an_unfinished_job_shows_what_it_has_and_what_can_be_done(stage: Stage) 
     failed = stage.ended("failed", sections_done=0)
     kept = stage.ended("cancelled")
     seen = history(stage)
-    assert seen.acts(failed) == ["use", "go_on", "retry", "trash", "remove"]
-    assert seen.acts(kept) == ["use", "last_frame", "go_on", "retry", "trash", "remove"]
+    assert seen.acts(failed) == ["retry", "use", "trash", "remove"]
+    assert seen.acts(kept) == ["show", "go_on", "retry", "last_frame", "use", "trash", "open_folder", "remove"]
     assert "No section was finished" in seen.text
     assert f"it broke {HOSTILE}" in seen.text
+
+
+def test_what_was_deleted_can_be_brought_back(stage: Stage) -> None:
+    job = stage.ended("done", prompt=HOSTILE)
+    stage.queue.trash(job.id)
+    seen = Seen(fragments_queue.render(stage.desk, Texts())["undo"])
+    assert seen.acts(job) == ["undo"]
+    assert HOSTILE in seen.text
+    stage.queue.restore(job.id)
+    assert fragments_queue.render(stage.desk, Texts())["undo"] == ""
 
 
 def test_a_video_that_is_gone_is_told(stage: Stage) -> None:
     job = stage.ended("done")
     stage.queue.result(job.id).unlink()
     seen = history(stage)
-    assert seen.all("video") == []
+    assert not [button for button in seen.all("button") if "data-film" in button]
     assert "not in its folder any more" in seen.text
     assert "last_frame" not in seen.acts(job)
 
 
-def test_deleting_and_discarding_ask_first(stage: Stage) -> None:
+def test_what_cannot_be_undone_asks_first(stage: Stage) -> None:
     stage.ended("cancelled")
     stage.add("b")
     stage.queue.claim()
@@ -164,7 +175,7 @@ def test_deleting_and_discarding_ask_first(stage: Stage) -> None:
         for button in (*queue(stage).all("button"), *history(stage).all("button"))
         if button.get("data-confirm")
     }
-    assert asked == {("stop", "nothing"), ("remove", None), ("trash", None), ("retry", None)}
+    assert asked == {("stop", "nothing"), ("remove", None), ("retry", None)}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -178,7 +189,7 @@ def test_nothing_that_users_wrote_becomes_html(stage: Stage, language: str) -> N
         assert HOSTILE in seen.text
         assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
         sources = [str(attributes["src"]) for _, attributes in seen.tags if "src" in attributes]
-        assert all(re.fullmatch(r"media/\d+/(thumb\.png|video\.mp4)\?v=\w+", source) for source in sources)
+        assert all(re.fullmatch(r"media/\d+/(thumb\.png|poster\.jpg)\?v=\w+", source) for source in sources)
 
 
 def test_the_filter(stage: Stage) -> None:

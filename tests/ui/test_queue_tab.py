@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -28,8 +29,13 @@ def order(stage: Stage) -> str:
     return "".join(job.request.prompt for job in stage.queue.jobs() if job.state == "queued")
 
 
+def asked_from(client: str = "127.0.0.1", host: str = "127.0.0.1:7860", **headers: str) -> gr.Request:
+    """A request as Gradio hands it on."""
+    return gr.Request(client=SimpleNamespace(host=client), headers={"host": host, **headers})
+
+
 def press(commands: Commands, act: str, job: int = 0, value: str = "") -> list[object]:
-    answer = commands.carry_out("en", click(act, job, value))
+    answer = commands.carry_out("en", click(act, job, value), asked_from())
     assert len(answer) == len(commands.outputs) == len(NAMES) + 2
     return answer
 
@@ -143,6 +149,66 @@ def test_delete_moves_the_video_to_the_trash(stage: Stage, commands: Commands) -
     assert stage.queue.jobs() == []
 
 
+def test_undo_brings_back_video_picture_and_job(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done")
+    video, content = stage.queue.result(job.id), stage.queue.result(job.id).read_bytes()
+    press(commands, "trash", job.id)
+    press(commands, "undo", job.id)
+    assert stage.queue.job(job.id) == job
+    assert video.read_bytes() == content
+    assert stage.queue.picture(job.id).is_file()
+    with pytest.raises(InvalidCommand, match="any more"):
+        press(commands, "undo", job.id)
+
+
+def test_again_queues_the_same_with_a_seed_to_be_drawn(stage: Stage, commands: Commands) -> None:
+    job = stage.ended("done", prompt="a wave", seed=7)
+    press(commands, "again", job.id)
+    (added,) = [one for one in stage.queue.jobs() if one.state == "queued"]
+    assert added.request == job.request.model_copy(update={"seed": -1})
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were opened, on a machine that can."""
+    folders: list[Path] = []
+
+    def note(folder: Path) -> bool:
+        folders.append(folder)
+        return True
+
+    monkeypatch.setattr("diffusers_helper.ui.commands.open_folder", note)
+    return folders
+
+
+def test_the_folder_of_a_result_opens_for_who_sits_there(stage: Stage, commands: Commands, opened: list[Path]) -> None:
+    job = stage.ended("done")
+    press(commands, "open_folder", job.id, value="/etc")
+    assert opened == [stage.queue.result(job.id).parent]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"client": "192.168.1.7", "host": "192.168.1.5:7860"},
+        {"client": "192.168.1.7"},
+        {"host": "abc.gradio.live"},
+        {"x-forwarded-for": "127.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"client": "unknown"},
+    ],
+)
+def test_from_elsewhere_no_folder_opens_and_the_path_is_told(
+    stage: Stage, commands: Commands, opened: list[Path], asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_to: list[str] = []
+    monkeypatch.setattr(gr, "Info", lambda text, **more: told_to.append(text))
+    job = stage.ended("done")
+    commands.carry_out("en", click("open_folder", job.id), asked_from(**asked))
+    assert opened == []
+    assert str(stage.queue.result(job.id).parent) in told_to[0]
+
+
 def test_forgetting_a_finished_job_keeps_its_video(stage: Stage, commands: Commands) -> None:
     job = stage.ended("done")
     stage.queue.told(job.id, _finished_elsewhere(stage))
@@ -188,4 +254,4 @@ def _finished_elsewhere(stage: Stage) -> object:
 
 def test_a_command_that_cannot_be_is_told(commands: Commands) -> None:
     with pytest.raises(gr.Error, match="7"):
-        told(commands.carry_out)("en", click("stop", 7, "now"))
+        told(commands.carry_out)("en", click("stop", 7, "now"), asked_from())

@@ -1,0 +1,55 @@
+"""What was deleted comes back for a while: which files lie where in the trash folder, in this run of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidCommand, OutputFailed
+from .job import Job
+from .results import TRASH, Moved, move, result_files, to_trash
+
+UNDO_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class _Deleted:
+    """A job, where its files were and are, and until when it can come back."""
+
+    job: Job
+    moved: Moved
+    until: float
+
+
+class Trash:
+    """The trash of one output folder. Its methods are called with the queue's lock held."""
+
+    def __init__(self, output_dir: Path, clock: Callable[[], float]) -> None:
+        self._output_dir, self._clock = output_dir, clock
+        self._deleted: dict[int, _Deleted] = {}
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Those that can come back, the last deleted first."""
+        now = self._clock()
+        return [deleted.job for deleted in self._deleted.values() if deleted.until > now][::-1]
+
+    def take(self, job: Job) -> None:
+        """Move a job's files here. Raises OutputFailed."""
+        moved = to_trash(self._output_dir, result_files(job))
+        self._deleted = {kept.id: self._deleted[kept.id] for kept in self.jobs[::-1]}
+        self._deleted[job.id] = _Deleted(job, moved, self._clock() + UNDO_SECONDS)
+
+    def put_back(self, job_id: int) -> Job:
+        """Move a job's files to where they were, and return it. Raises InvalidCommand, OutputFailed."""
+        if job_id not in (job.id for job in self.jobs):
+            raise InvalidCommand(f"job {job_id} cannot be brought back any more; its files are in the folder {TRASH}")
+        deleted = self._deleted[job_id]
+        for was, _ in deleted.moved:
+            if was.exists():
+                raise OutputFailed(f"job {job_id} cannot be brought back: there is another {was}")
+        for was, place in deleted.moved:
+            move(place, was)
+        del self._deleted[job_id]
+        return deleted.job

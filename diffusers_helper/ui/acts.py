@@ -1,0 +1,77 @@
+"""What can be done with a job that has ended, as buttons: with words on the stage, as drawings on a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from ..jobs.job import Job
+from .icons import svg
+from .texts import Texts
+
+UNFINISHED = ("failed", "cancelled", "interrupted")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One thing that can be done. ``words``, ``hint`` and ``confirm`` are plain text."""
+
+    act: str
+    job: int
+    words: str
+    hint: str = ""
+    confirm: str = ""
+    saves: str = ""
+    """The name under which a browser keeps the video; for the link that saves it."""
+    address: str = ""
+
+
+def offers(job: Job, has_video: bool, texts: Texts) -> list[Offer]:
+    """What can be done with ``job``, the likeliest first."""
+    return [*_takes_up(job, texts), *(_with_video(job, texts) if has_video else []), _offer(job, "use", texts)]
+
+
+def _takes_up(job: Job, texts: Texts) -> list[Offer]:
+    """How an unfinished job is taken up again."""
+    told, found = job.progress, []
+    if job.can_go_on and told.sections_done:
+        hint = texts("queue.go_on_hint", done=told.sections_done, sections=told.sections)
+        found.append(_offer(job, "go_on", texts, hint=hint))
+    if job.state in UNFINISHED:
+        sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
+        found.append(_offer(job, "retry", texts, confirm=sure))
+    return found
+
+
+def _with_video(job: Job, texts: Texts) -> list[Offer]:
+    told = job.progress
+    address, name = f"media/{job.id}/video.mp4?v={told.frames}", Path(told.video or "").name
+    save = Offer("save", job.id, texts("queue.save"), saves=name, address=address)
+    again = [_offer(job, "again", texts)] if job.state == "done" else []
+    return [save, *again, _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
+
+
+def _offer(job: Job, act: str, texts: Texts, *, hint: str = "", confirm: str = "") -> Offer:
+    return Offer(act, job.id, texts(f"queue.{act}"), hint, confirm)
+
+
+def button(offer: Offer, kind: str = "") -> str:
+    """With a drawing and words."""
+    content = f"{svg(offer.act)}<span>{escape(offer.words)}</span>"
+    return _element(offer, f"q-button {kind}".strip(), content, title=offer.hint)
+
+
+def icon(offer: Offer, kind: str = "") -> str:
+    """With a drawing, and words for those who point at it or cannot see it."""
+    words = f"{offer.words}: {offer.hint}" if offer.hint else offer.words
+    return _element(offer, f"q-icon {kind}".strip(), svg(offer.act), title=words, aria_label=words)
+
+
+def _element(offer: Offer, classes: str, content: str, **attributes: str) -> str:
+    told = "".join(f' {name.replace("_", "-")}="{escape(text)}"' for name, text in attributes.items() if text)
+    if offer.saves:
+        return f'<a class="{classes}" href="{offer.address}" download="{escape(offer.saves)}"{told}>{content}</a>'
+    ask = f' data-confirm="{escape(offer.confirm)}"' if offer.confirm else ""
+    act = f'data-act="{offer.act}" data-job="{offer.job}"'
+    return f'<button type="button" class="{classes}" {act}{ask}{told}>{content}</button>'
