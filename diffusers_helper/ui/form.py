@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ..errors import InvalidRequest
-from ..request import Request
+from ..request import DRAW_A_SEED, Request
 from .page import PRIVATE, Page
 from .texts import Texts
 from .words import number
@@ -119,11 +119,18 @@ class Form:
         """The same with a button below it that says the default and brings it back."""
         with gr.Column(elem_classes="with-reset", min_width=220):
             component = self.place(name, **properties)
+            if name == "seed":
+                self._die(component)
             reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}")
         default = _shown(name, self.defaults[name])
         reset.click(lambda: default, outputs=component, **PRIVATE)
         self.resets[name] = reset
         return component
+
+    def _die(self, seed: Component) -> None:
+        """A button that asks for another seed in each video."""
+        die = self._page.t(gr.Button, "generate.seed_die", size="sm", elem_classes="reset", elem_id="seed-die")
+        die.click(None, None, seed, js=f"() => '{DRAW_A_SEED}'", **PRIVATE)
 
     def reset_updates(self, shown: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
         """For ``resets``, in their order: what each default is, and whether there is anything to reset."""

@@ -206,6 +206,12 @@
     document.querySelector('#stage')?.scrollIntoView({block: 'nearest', behavior: 'smooth'});
   }
 
+  // What unfolds below the Start bar comes into sight.
+  function unfolded(event) {
+    const fold = event.target.closest?.('#advanced > button')?.parentElement;
+    if (fold) later(SECOND / 5).then(() => fold.scrollIntoView({block: 'nearest', behavior: 'smooth'}));
+  }
+
   function agreed(button) {
     return !button.dataset.confirm || confirm(button.dataset.confirm);
   }
@@ -213,6 +219,7 @@
   document.addEventListener('visibilitychange', () => { if (!document.hidden) soon(); });
   document.addEventListener('click', () => setTimeout(show, SECOND / 10));
   document.addEventListener('click', pressed);
+  document.addEventListener('click', unfolded);
   document.addEventListener('click', toggleColours);
   document.addEventListener('click', oncePerSecond, true);
   document.addEventListener('DOMContentLoaded', () => {

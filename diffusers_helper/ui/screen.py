@@ -87,7 +87,8 @@ def player(job: Job, texts: Texts) -> str:
             f'title="{words}">{_drawing(name)}</button>'
         )
 
-    place = f'<input type="range" min="1" max="{told.frames}" value="1" data-place aria-label="{say(texts, "job.player_place")}">'
+    at = say(texts, "job.player_place")
+    place = f'<input type="range" min="1" max="{told.frames}" value="1" data-place aria-label="{at}">'
     cut = f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
     count = f'<output>1</output><span class="of"> / {told.frames}</span>'
     keys = button("play") + button("back") + place + button("forward") + f'<span class="count">{count}</span>'
