@@ -15,7 +15,12 @@ UNFINISHED = ("failed", "cancelled", "interrupted")
 
 @dataclass(frozen=True)
 class Offer:
-    """One thing that can be done. ``words``, ``hint`` and ``confirm`` are plain text."""
+    """One thing that can be done.
+
+    Attributes:
+        words, hint, confirm: what it is called, what is said of it, what is asked first; plain text.
+        saves, address: of the link that saves a video, the name under which and from where.
+    """
 
     act: str
     job: int
@@ -23,7 +28,6 @@ class Offer:
     hint: str = ""
     confirm: str = ""
     saves: str = ""
-    """The name under which a browser keeps the video; for the link that saves it."""
     address: str = ""
 
 
@@ -33,12 +37,13 @@ def offers(job: Job, has_video: bool, texts: Texts) -> list[Offer]:
 
 
 def _takes_up(job: Job, texts: Texts) -> list[Offer]:
-    """How an unfinished job is taken up again."""
+    """How an unfinished job is taken up again; before its first section, going on is starting again."""
     told, found = job.progress, []
-    if job.can_go_on and told.sections_done:
-        hint = texts("queue.go_on_hint", done=told.sections_done, sections=told.sections)
+    if job.can_go_on:
+        counts = {"done": told.sections_done, "sections": told.sections}
+        hint = texts("queue.go_on_hint", **counts) if told.sections_done else ""
         found.append(_offer(job, "go_on", texts, hint=hint))
-    if job.state in UNFINISHED:
+    if job.state in UNFINISHED and not (job.can_go_on and not told.sections_done):
         sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
         found.append(_offer(job, "retry", texts, confirm=sure))
     return found

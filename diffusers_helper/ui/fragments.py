@@ -146,18 +146,11 @@ def _stop(job: Job, keep: Keep, texts: Texts) -> str:
         case _:
             count = job.progress.sections_done + (keep == "section")
             hint = texts(f"job.stop_{keep}_keeps", count=count)
-    return _act(job, "stop", label, hint, value=keep, confirm=confirm, pressed=job.stop == keep)
-
-
-def _act(
-    job: Job, act: str, label: str, hint: str, *, value: str = "", confirm: str = "", pressed: bool = False
-) -> str:
     ask = f' data-confirm="{escape(confirm)}"' if confirm else ""
-    off = ' aria-pressed="true"' if pressed else ""
-    small = f"<small>{escape(hint)}</small>" if hint else ""
+    off = ' aria-pressed="true"' if job.stop == keep else ""
     return (
-        f'<button type="button" class="act {act} {value}" data-act="{act}" data-value="{value}" data-job="{job.id}"'
-        f"{ask}{off}><span>{escape(label)}</span>{small}</button>"
+        f'<button type="button" class="act {keep}" data-act="stop" data-value="{keep}" data-job="{job.id}"'
+        f"{ask}{off}><span>{escape(label)}</span><small>{escape(hint)}</small></button>"
     )
 
 

@@ -17,8 +17,7 @@ from . import acts
 from .desk import Desk
 from .icons import svg
 from .texts import Texts
-from .words import duration, number
-from .words import say as _words
+from .words import duration, number, say
 
 LONGEST_NUMBER = 10
 MOST_UNDONE = 3
@@ -73,7 +72,7 @@ def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Text
     rows = [_running_row(job, texts) for job in running]
     rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting[: wish.waiting], 1)]
     told = "".join(f'<p class="q-notice" role="alert">{escape(notice)}</p>' for notice in notices)
-    told += f'<p class="q-notice" role="status">{_words(texts, "queue.paused")}</p>' if paused else ""
+    told += f'<p class="q-notice" role="status">{say(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
     return _queue_head(jobs, len(waiting), paused, texts) + told + listed + more
@@ -100,8 +99,8 @@ def _number(text: str) -> int:
 
 def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
     """How many of a list are shown, and a button for more of them."""
-    counts = _words(texts, "queue.history_counts", shown=min(shown, count), count=count)
-    words = _words(texts, "queue.more", count=min(count - shown, STEP))
+    counts = say(texts, "queue.history_counts", shown=min(shown, count), count=count)
+    words = say(texts, "queue.more", count=min(count - shown, STEP))
     button = f'<button type="button" class="q-button" data-wish="{wish}={shown + STEP}">{words}</button>'
     return f'<p class="q-more"><span>{counts}</span>{button if shown < min(count, MOST) else ""}</p>'
 
@@ -110,14 +109,14 @@ def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -
     failed = sum(job.state == "failed" for job in jobs)
     broken = sum(job.state == "interrupted" and job.can_go_on for job in jobs)
     act = "unpause" if paused else "pause"
-    buttons = _button(act, 0, _words(texts, f"queue.{act}"))
+    buttons = _button(act, 0, say(texts, f"queue.{act}"))
     if broken:
-        buttons += _button("go_on_all", 0, _words(texts, "queue.go_on_all", count=broken))
+        buttons += _button("go_on_all", 0, say(texts, "queue.go_on_all", count=broken))
     if failed:
-        buttons += _button("retry_failed", 0, _words(texts, "queue.retry_failed", count=failed))
+        buttons += _button("retry_failed", 0, say(texts, "queue.retry_failed", count=failed))
     return (
-        f'<div class="q-head"><h2>{_words(texts, "queue.queue")}</h2>'
-        f'<span class="q-dim">{_words(texts, "queue.counts", count=waiting)}</span>'
+        f'<div class="q-head"><h2>{say(texts, "queue.queue")}</h2>'
+        f'<span class="q-dim">{say(texts, "queue.counts", count=waiting)}</span>'
         f'<span class="q-buttons">{buttons}</span></div>'
     )
 
@@ -125,17 +124,17 @@ def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -
 def _running_row(job: Job, texts: Texts) -> str:
     told = job.progress
     bar = f'<progress max="{max(told.sections, 1)}" value="{told.sections_done}"></progress>'
-    done = _words(texts, "queue.sections", done=told.sections_done, sections=told.sections) if told.sections else ""
+    done = say(texts, "queue.sections", done=told.sections_done, sections=told.sections) if told.sections else ""
     if job.stop:
-        acts = f'<span class="q-dim">{_words(texts, f"job.stopping_{job.stop}")}</span>'
+        acts = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
     else:
         acts = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
     return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", acts, texts)
 
 
 def _stop(job: Job, keep: str, texts: Texts) -> str:
-    sure = _words(texts, "job.stop_nothing_confirm", job=job.id) if keep == "nothing" else ""
-    return _button("stop", job.id, _words(texts, f"job.stop_{keep}"), value=keep, confirm=sure)
+    sure = say(texts, "job.stop_nothing_confirm", job=job.id) if keep == "nothing" else ""
+    return _button("stop", job.id, say(texts, f"job.stop_{keep}"), value=keep, confirm=sure)
 
 
 def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
@@ -148,12 +147,12 @@ def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
         "duplicate": True,
         "cancel" if unfinished else "remove": True,
     }
-    sure = "" if unfinished else _words(texts, "queue.remove_confirm", job=job.id)
+    sure = "" if unfinished else say(texts, "queue.remove_confirm", job=job.id)
     acts = "".join(
         _icon(act, job, texts, usable=can, confirm=sure if act == "remove" else "") for act, can in usable.items()
     )
-    resumes = _words(texts, "queue.resumes", done=job.progress.sections_done) if unfinished else ""
-    places = f'<span class="q-place">{_words(texts, "queue.place", place=place)}</span>'
+    resumes = say(texts, "queue.resumes", done=job.progress.sections_done) if unfinished else ""
+    places = f'<span class="q-place">{say(texts, "queue.place", place=place)}</span>'
     return _row(job, f"{places}<span>{resumes}</span>{_facts(job, texts)}", acts, texts)
 
 
@@ -168,7 +167,7 @@ def _row(job: Job, facts: str, acts: str, texts: Texts) -> str:
 def undo(trashed: Sequence[Job], texts: Texts) -> str:
     """What was deleted lately, each with the way back."""
     rows = (
-        f'<li class="q-undo"><span>{_words(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
+        f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
         f"{acts.button(acts.Offer('undo', job.id, texts('queue.undo')))}</li>"
         for job in trashed[:MOST_UNDONE]
     )
@@ -189,11 +188,13 @@ def _card(job: Job, texts: Texts) -> str:
 def _media(job: Job, texts: Texts) -> str:
     """A frame of the video, which plays while it is pointed at; or the start picture with the reason why it is all."""
     if not _video(job):
-        why = _words(texts, "queue.gone" if job.progress.video else "queue.no_video")
+        why = say(texts, "queue.gone" if job.progress.video else "queue.no_video")
         return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
     version = f"?v={job.progress.frames}"
-    label = _words(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
-    seconds = _words(texts, "queue.length", seconds=number(round(job.progress.frames / (job.progress.fps or 30), 1)))
+    label = say(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
+    seconds = say(
+        texts, "queue.length", seconds=number(round(job.progress.frames / (job.progress.fps or job.request.fps), 1))
+    )
     return (
         f'<button type="button" class="q-media" data-act="show" data-job="{job.id}" data-wish="show={job.id}" '
         f'data-film="media/{job.id}/video.mp4{version}" aria-label="{label}">'
@@ -212,17 +213,17 @@ def _files(job: Job, texts: Texts) -> str:
     place = job.progress.video or job.progress.folder
     path = escape(str(Path(place).parent if job.progress.video else place)) if place else ""
     what = texts("queue.forget_deletes" if job.progress.folder else "queue.forget_keeps")
-    sure = _words(texts, "queue.forget_confirm", job=job.id, what=what)
+    sure = say(texts, "queue.forget_confirm", job=job.id, what=what)
     copy = (
         f'<code>{path}</code><button type="button" class="q-button" data-copy="{path}" '
-        f'data-copied="{_words(texts, "queue.copied")}">{_words(texts, "queue.copy")}</button>'
+        f'data-copied="{say(texts, "queue.copied")}">{say(texts, "queue.copy")}</button>'
     )
-    forget = _button("remove", job.id, _words(texts, "queue.forget"), confirm=sure, hint=escape(what))
+    forget = _button("remove", job.id, say(texts, "queue.forget"), confirm=sure, hint=escape(what))
     facts = f'<p class="q-facts">{_facts(job, texts)}</p>'
     opens = [offer for offer in acts.offers(job, _video(job), texts) if offer.act == "open_folder"]
-    log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{_words(texts, "queue.log")}</a>'
+    log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{say(texts, "queue.log")}</a>'
     return (
-        f'<details class="q-files"><summary>{_words(texts, "queue.files")}</summary>'
+        f'<details class="q-files"><summary>{say(texts, "queue.files")}</summary>'
         f"<div>{facts}{copy if path else ''}{''.join(map(acts.button, opens))}{forget}{log}</div></details>"
     )
 
@@ -231,14 +232,12 @@ def _facts(job: Job, texts: Texts) -> str:
     seconds = job.progress.seconds or job.request.seconds
     facts = [
         f"#{job.id}",
-        _words(texts, "queue.length", seconds=number(round(seconds, 1))),
+        say(texts, "queue.length", seconds=number(round(seconds, 1))),
         job.request.kind,
-        _words(texts, "queue.seed_to_draw")
-        if _seed(job) == DRAW_A_SEED
-        else _words(texts, "queue.seed", seed=_seed(job)),
+        say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
     if job.state in ENDED and job.progress.seconds_total:
-        facts.append(_words(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
+        facts.append(say(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)
 
 
@@ -248,13 +247,13 @@ def _seed(job: Job) -> int:
 
 
 def _state(job: Job, texts: Texts) -> str:
-    return f'<span class="q-state {job.state}">{_words(texts, f"job.state_{job.state}")}</span>'
+    return f'<span class="q-state {job.state}">{say(texts, f"job.state_{job.state}")}</span>'
 
 
 def _prompt(job: Job, texts: Texts) -> str:
     prompt = job.request.prompt.strip()
     if not prompt:
-        return f'<em class="q-dim">{_words(texts, "queue.no_prompt")}</em>'
+        return f'<em class="q-dim">{say(texts, "queue.no_prompt")}</em>'
     return f'<bdi title="{escape(prompt[:1000])}">{escape(prompt[:300])}{"…" if len(prompt) > 300 else ""}</bdi>'
 
 
@@ -268,25 +267,22 @@ def _thumb(job: Job) -> str:
 
 
 def _empty(texts: Texts, key: str) -> str:
-    return f'<p class="q-empty">{_words(texts, key)}</p>'
+    return f'<p class="q-empty">{say(texts, key)}</p>'
 
 
-def _button(
-    act: str, job: int, words: str, *, value: str = "", confirm: str = "", hint: str = "", kind: str = ""
-) -> str:
+def _button(act: str, job: int, words: str, *, value: str = "", confirm: str = "", hint: str = "") -> str:
     """A button with words; all that is given is escaped already."""
     extra = "".join(
         f' {name}="{text}"'
         for name, text in {"data-value": value, "data-confirm": confirm, "title": hint}.items()
         if text
     )
-    classes = f"q-button {kind}".strip()
-    return f'<button type="button" class="{classes}" data-act="{act}" data-job="{job}"{extra}>{words}</button>'
+    return f'<button type="button" class="q-button" data-act="{act}" data-job="{job}"{extra}>{words}</button>'
 
 
 def _icon(act: str, job: Job, texts: Texts, *, usable: bool, confirm: str) -> str:
     """A button with a drawing, and words for those who point at it or cannot see it."""
-    name = _words(texts, f"queue.act_{act}", job=job.id)
+    name = say(texts, f"queue.act_{act}", job=job.id)
     extra = (f' data-confirm="{confirm}"' if confirm else "") + ("" if usable else " disabled")
     return (
         f'<button type="button" class="q-icon" data-act="{act}" data-job="{job.id}" aria-label="{name}" '

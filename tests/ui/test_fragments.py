@@ -195,7 +195,8 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
     assert "trash" in acts(fragments.buttons(unfinished, EN))["retry"]["data-confirm"]
     nothing_made = replace(unfinished, progress=replace(unfinished.progress, sections_done=0, video=None))
-    assert list(acts(fragments.buttons(nothing_made, EN))) == ["retry", "use"]
+    assert list(acts(fragments.buttons(nothing_made, EN))) == ["go_on", "use"]
+    assert "after section" not in fragments.buttons(nothing_made, EN)
     assert "data-confirm" not in acts(fragments.buttons(make_job("failed"), EN))["retry"]
 
 

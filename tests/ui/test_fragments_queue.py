@@ -140,7 +140,7 @@ def test_an_unfinished_job_shows_what_it_has_and_what_can_be_done(stage: Stage) 
     failed = stage.ended("failed", sections_done=0)
     kept = stage.ended("cancelled")
     seen = history(stage)
-    assert seen.acts(failed) == ["retry", "use", "trash", "remove"]
+    assert seen.acts(failed) == ["go_on", "use", "trash", "remove"]
     assert seen.acts(kept) == ["show", "go_on", "retry", "last_frame", "use", "trash", "open_folder", "remove"]
     assert "No section was finished" in seen.text
     assert f"it broke {HOSTILE}" in seen.text

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from diffusers_helper.errors import InvalidCommand, UnknownJob
 from diffusers_helper.media.video import read_frames
@@ -31,7 +31,8 @@ def order(stage: Stage) -> str:
 
 def asked_from(client: str = "127.0.0.1", host: str = "127.0.0.1:7860", **headers: str) -> gr.Request:
     """A request as Gradio hands it on."""
-    return gr.Request(client=SimpleNamespace(host=client), headers={"host": host, **headers})
+    listed = [(name.lower().encode(), text.encode()) for name, text in {"host": host, **headers}.items()]
+    return gr.Request(Request({"type": "http", "client": (client, 50000), "headers": listed}))
 
 
 def press(commands: Commands, act: str, job: int = 0, value: str = "") -> list[object]:
