@@ -77,7 +77,7 @@ def _browser() -> Iterator[Browser]:
 
 
 def _opened(browser: Browser, address: str) -> Page:
-    page = browser.new_page(viewport={"width": 1280, "height": 1130}, locale="en-GB")
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, locale="en-GB")
     page.set_default_timeout(PATIENCE_MS)
     page.goto(address)
     page.locator("#start").wait_for()
