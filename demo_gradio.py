@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from diffusers_helper import __version__
@@ -113,8 +114,9 @@ def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
         log.warning("%s", texts(key))
     if problem:
         log.warning("no checkpoint: %s", problem)
-    for address in page.addresses:
-        sys.stdout.write(f"FramePack is at {address}\n")
+    with suppress(BrokenPipeError):
+        for address in page.addresses:
+            sys.stdout.write(f"FramePack is at {address}\n")
     flush_streams()
 
 

@@ -6,11 +6,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from diffusers_helper import settings
-from diffusers_helper.errors import InvalidRequest, InvalidSetting, UnusableCheckpoint, UnusableResumeFolder
+from diffusers_helper import settings, workfolder
+from diffusers_helper.errors import (
+    InvalidRequest,
+    InvalidSetting,
+    OutputFailed,
+    UnusableCheckpoint,
+    UnusableResumeFolder,
+)
 from diffusers_helper.events import Failed, Finished, Started
 from diffusers_helper.generate import generate, resume
 from diffusers_helper.jobs.queue import JobQueue
@@ -52,6 +59,27 @@ def test_a_video_is_made_and_gone_on_with_in_a_folder_of_other_bytes(tmp_path: P
     assert probe(result).frames == last.frames
     assert latents.is_file()
     assert last.to_json().isascii()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OutputFailed("full"), OSError("disk"), UnicodeEncodeError("utf-8", "\udcff", 0, 1, "x"), ValueError(),
+        TypeError(), KeyError(), RuntimeError(), MemoryError(), RecursionError(), KeyboardInterrupt(),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_whatever_keeps_a_work_folder_from_being_made_leaves_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(workfolder, "write_png", fail)
+    out = tmp_path / "out"
+    with pytest.raises(type(failure)):
+        generate(make_request(make_picture(tmp_path)), PackEngine("run_i2v"), out)
+    assert [path for path in out.rglob("*") if path.is_file() or path.name.count("_")] == []
 
 
 @each_name

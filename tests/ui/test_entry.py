@@ -50,7 +50,7 @@ class Page:
 
 
 @contextmanager
-def started(output_dir: Path, *flags: str, **variables: str) -> Iterator[Page]:
+def started(output_dir: Path, *flags: str, stdout: int = subprocess.PIPE, **variables: str) -> Iterator[Page]:
     """The program, once its page answers."""
     port = a_port()
     command = [sys.executable, str(ROOT / "demo_gradio.py"), "--port", str(port), "--output-dir", str(output_dir)]
@@ -58,7 +58,7 @@ def started(output_dir: Path, *flags: str, **variables: str) -> Iterator[Page]:
     with subprocess.Popen(
         [*command, *flags],
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         cwd=output_dir.parent,
@@ -98,6 +98,16 @@ def test_a_page_for_everybody_without_a_password_is_warned_of_and_opens_without_
     assert "can be reached from other machines without a password" in err
     assert "download framepack" in err
     assert code == 0
+
+
+def test_nobody_reads_where_the_page_is_and_it_is_there_all_the_same(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with started(tmp_path / "out", stdout=writing) as page:
+        code, _, err = page.end(signal.SIGTERM)
+    os.close(writing)
+    assert code == 0
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
