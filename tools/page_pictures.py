@@ -45,10 +45,11 @@ def take(browser: Browser, photo: Path, docs: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, _page(Path(folder)) as address:
         page = _opened(browser, address)
         _ask(page, photo)
-        page.locator("[data-live=video] video").wait_for(state="attached")
+        page.locator("[data-view=video]").click()
+        page.locator("[data-live=video] video").wait_for()
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
-            page.locator("[data-live=preview] img").wait_for()
+            page.locator("[data-live=preview] img").wait_for(state="attached")
             page.wait_for_timeout(SETTLE_MS)
             page.screenshot(path=docs / f"page_{scheme}.png")
 
