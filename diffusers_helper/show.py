@@ -132,7 +132,7 @@ def _time(event: Timed) -> str:
     """How far the whole video is and when it is ready; nothing as long as that is not known."""
     if event.seconds_left is None or event.fraction is None:
         return ""
-    return f", {event.fraction:.0%} of the video, ready in {max(event.seconds_left, 1):.0f} s"
+    return f", {int(100 * event.fraction)}% of the video, ready in {max(event.seconds_left, 1):.0f} s"
 
 
 def _kept(event: Failed | Cancelled) -> str:

@@ -62,7 +62,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         Parameters:
             job_id: the number of the job
         Returns:
-            among others state, section, sections, step, steps, seconds_left, notices, error
+            among others state, section, sections, step, steps, seconds_left, ready_at, fraction, notices, error
         """
         return queue.job(_number(job_id)).snapshot()
 

@@ -1,0 +1,25 @@
+"""What a terminal shows of a video under way."""
+
+import pytest
+
+from diffusers_helper.events import Decoding, Step
+from diffusers_helper.show import ProgressBars
+
+
+def shown(capsys: pytest.CaptureFixture[str], *events: Step | Decoding) -> str:
+    with ProgressBars() as bars:
+        for event in events:
+            bars.event(event)
+    return capsys.readouterr().err
+
+
+def test_a_step_and_a_decode_say_how_far_the_whole_video_is(capsys: pytest.CaptureFixture[str]) -> None:
+    place = {"section": 1, "sections": 3}
+    step = Step(**place, step=2, steps=2, computed=False, seconds_left=84.2, fraction=0.25)
+    text = shown(capsys, step, Decoding(**place, seconds_left=0.0, fraction=0.999))
+    assert "reused, 25% of the video, ready in 84 s" in text
+    assert "section 1 of 3: making frames, 99% of the video, ready in 1 s\n" in text
+
+
+def test_no_time_is_made_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, Decoding(section=1, sections=1)) == "section 1 of 1: making frames\n"
