@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, get_args
 
 from . import __version__, settings
-from .errors import FramePackError, InvalidRequest, UnusableCheckpoint, UnusableInput
+from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Event, Failed
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
@@ -135,7 +137,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     if options.resume:
         _check_resume(options, chosen)
     request = None if options.resume else Request.parse(_request_fields(options))
-    _check_outputs(options)
+    _check_outputs(options, chosen)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
         return _exit_code(show, stoppable(_begin(options, chosen, request, stop), lambda: stop.received))
@@ -206,18 +208,32 @@ def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
         raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
+def _check_outputs(options: argparse.Namespace, chosen: Settings) -> None:
     """Refuse before any work what could not be written after it."""
+    from .media.files import day_folder, require_folder, require_writable
+
+    if not options.resume:
+        with _refusing("the output folder"):
+            require_folder(day_folder(chosen.output_dir, datetime.now()))
     for flag, path, suffix in (
         ("--out", options.out, ".mp4"),
         ("--save-latents", options.save_latents, ".safetensors"),
     ):
         if path is None:
             continue
-        if path.suffix.lower() != suffix or path.is_dir():
+        if path.suffix.lower() != suffix:
             raise InvalidRequest(f"{flag}: {path} is not the name of a {suffix} file")
-        if not path.absolute().parent.is_dir():
-            raise InvalidRequest(f"{flag}: the folder {path.absolute().parent} does not exist")
+        with _refusing(flag):
+            require_writable(path)
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """A place that cannot be written, as something that was given and cannot be used."""
+    try:
+        yield
+    except OutputFailed as error:
+        raise InvalidRequest(f"{what}: {error}") from None
 
 
 def _doctor(options: argparse.Namespace, chosen: Settings) -> int:

@@ -181,7 +181,7 @@ def _road(run: Run) -> Iterator[Event]:
     memory = run.engine.prepare(run.request, *run.picture.shape[:2])
     yield _plan_event(run, memory)
     conditioning = run.attempt("encode", lambda: _encode(run))
-    for message in (*memory.notices, *notices(run.request, conditioning.prompt.tokens_cut)):
+    for message in (*run.folder.notices, *memory.notices, *notices(run.request, conditioning.prompt.tokens_cut)):
         yield Notice(message=message)
     yield from run.told()
     start = conditioning.start.sample(seeded(run.request.seed, "start picture"))

@@ -8,15 +8,18 @@
     video.mp4             all of it joined: the playable video so far
     preview.png           the latest look at the latents
 
-Every file is written whole or not at all. A section's latents are its resume point.
+Every file is written whole or not at all. A section's latents are its resume point. The folder may be moved, alone or
+with the output folder that it lies in.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,21 +33,38 @@ from torch import Tensor
 
 from . import __version__, faults
 from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder
-from .media.files import day_folder, job_stem, remove_partials, require_space, written_whole
+from .media.files import (
+    day_folder,
+    job_stem,
+    make_folder,
+    remove_partials,
+    require_folder,
+    require_space,
+    require_writable,
+    written_whole,
+)
 from .media.metadata import write_png
 from .media.pictures import open_picture
+from .media.places import kept, whole
 from .media.video import join_segments, probe, write_segment
 from .models.sizes import header_of
-from .models.table import Checkpoint
+from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
 from .request import Request
 
-FORMAT = 1
+FORMAT = 2
+RESULTS = {"result": ".mp4", "picture_result": ".png", "latents_result": ".safetensors"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What job.json holds. ``*result``: where the finished video, its picture and its latents go, None for nowhere."""
+    """What job.json holds.
+
+    Attributes:
+        folder: where the work folder lies in the output folder; "" where that cannot be told.
+        result, picture_result, latents_result: where the finished video, its picture and its latents go, None for
+            nowhere; as seen from the output folder where they lie in it.
+    """
 
     request: dict[str, Any]
     checkpoint: str
@@ -53,14 +73,24 @@ class Job:
     result: AnyText
     picture_result: AnyText | None
     latents_result: AnyText | None
+    folder: AnyText = ""
     format: int = FORMAT
+
+    def results(self) -> dict[str, str]:
+        """The results that are wanted, by attribute."""
+        return {name: place for name in RESULTS if (place := getattr(self, name)) is not None}
+
+    def as_kept(self, output_dir: Path) -> Job:
+        """With places as seen from ``output_dir``."""
+        places = {"folder": self.folder, **self.results()}
+        seen: dict[str, Any] = {name: kept(place, output_dir) for name, place in places.items()}
+        return replace(self, **seen)
 
     def check_targets(self, file: Path) -> None:
         """Raises UnusableResumeFolder where a file would be written that is no result of ours."""
-        targets = ((self.result, ".mp4"), (self.picture_result, ".png"), (self.latents_result, ".safetensors"))
-        for target, suffix in targets:
-            if target is not None and Path(target).suffix.lower() != suffix:
-                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {suffix} file")
+        for name, target in self.results().items():
+            if Path(target).suffix.lower() != RESULTS[name]:
+                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {RESULTS[name]} file")
 
 
 @dataclass(frozen=True)
@@ -72,10 +102,14 @@ class SavedSection:
 
 
 class WorkFolder:
-    """One generation's folder. Make it with ``create`` or ``reopen``."""
+    """One generation's folder. Make it with ``create`` or ``reopen``.
 
-    def __init__(self, path: Path, job: Job, request: Request) -> None:
-        self.path, self.job, self.request = path, job, request
+    Attributes:
+        notices: what to know about its places, in words.
+    """
+
+    def __init__(self, path: Path, job: Job, request: Request, notices: Sequence[str] = ()) -> None:
+        self.path, self.job, self.request, self.notices = path, job, request, notices
         self.video = path / "video.mp4"
         self.preview = path / "preview.png"
 
@@ -90,13 +124,16 @@ class WorkFolder:
         result: Path | None = None,
         latents_result: Path | None = None,
     ) -> WorkFolder:
-        """A new folder under today's, where ``needed_bytes`` must be free, or nothing at all and OutputFailed.
+        """A new folder under today's, or nothing at all and OutputFailed: where ``needed_bytes`` are not free, or a
+        result could not be written.
 
         ``picture``: the fitted start picture, uint8 [height, width, 3]. ``result`` and ``latents_result``: where the
         finished video and its latents go; by default beside the folder, and nowhere.
         """
-        now = datetime.now()
-        day = day_folder(output_dir, now)
+        for target in filter(None, (result, latents_result)):
+            require_writable(target)
+        now, output_dir = datetime.now(), whole(output_dir)
+        day = make_folder(day_folder(output_dir, now))
         for place in {day, result.absolute().parent if result else day}:
             require_space(place, needed_bytes)
         path = _new_folder(day, job_stem(now, request.seed))
@@ -105,13 +142,14 @@ class WorkFolder:
             checkpoint=checkpoint.name,
             checkpoint_source=checkpoint.source,
             fingerprint=checkpoint.fingerprint(),
-            result=str((result or path.with_suffix(".mp4")).absolute()),
-            picture_result=None if result else str(path.with_suffix(".png").absolute()),
-            latents_result=str(latents_result.absolute()) if latents_result else None,
+            folder=str(path),
+            result=str(whole(result) if result else path.with_suffix(".mp4")),
+            picture_result=None if result else str(path.with_suffix(".png")),
+            latents_result=str(whole(latents_result)) if latents_result else None,
         )
         folder = cls(path, job, request)
         try:
-            folder._write("job.json", json.dumps(asdict(job), indent=1).encode())
+            folder._write("job.json", json.dumps(asdict(job.as_kept(output_dir)), indent=1).encode())
             write_png(path / "picture.png", picture, folder.metadata())
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
@@ -123,21 +161,17 @@ class WorkFolder:
         """The folder of a generation that was broken off.
 
         Raises:
-            UnusableResumeFolder: not such a folder, or damaged.
+            UnusableResumeFolder: not such a folder, damaged, or one that cannot be written.
         """
-        file = path / "job.json"
-        if not file.is_file():
-            raise UnusableResumeFolder(f"{path} is not the folder of an unfinished video: it has no job.json")
+        path = whole(path)
+        job, request = _read(path / "job.json")
         try:
-            job = TypeAdapter(Job).validate_python(json.loads(file.read_bytes()))
-            folder = cls(path, job, Request.parse(job.request))
-        except (OSError, ValueError, RecursionError, InvalidRequest) as error:
-            raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
-        if job.format != FORMAT:
-            raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
-        job.check_targets(file)
+            require_folder(path)
+            job, notices = _placed(job, path)
+        except OutputFailed as error:
+            raise UnusableResumeFolder(str(error)) from None
         remove_partials(path)
-        return folder
+        return cls(path, job, request, notices)
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
@@ -219,6 +253,69 @@ class WorkFolder:
     def _write(self, name: str, content: bytes) -> None:
         with written_whole(self.path / name) as target:
             target.write_bytes(content)
+
+
+def _read(file: Path) -> tuple[Job, Request]:
+    """What a job.json holds, of this format or an older one. Raises UnusableResumeFolder."""
+    if not file.is_file():
+        raise UnusableResumeFolder(f"{file.parent} is not the folder of an unfinished video: it has no job.json")
+    try:
+        job = TypeAdapter(Job).validate_python(json.loads(file.read_bytes()))
+        request = Request.parse(job.request)
+    except (OSError, ValueError, RecursionError, InvalidRequest) as error:
+        raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
+    if not 1 <= job.format <= FORMAT:
+        raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
+    job.check_targets(file)
+    return _as_format_2(job), request
+
+
+def _as_format_2(job: Job) -> Job:
+    """A job of format 1, which held whole paths.
+
+    Where the picture is among its results, they were to lie beside the work folder: that tells where the output folder
+    was. A checkpoint of ours that is gone has moved with the program.
+    """
+    if job.format == FORMAT:
+        return job
+    if job.checkpoint in CHECKPOINTS and not os.path.lexists(job.checkpoint_source):
+        job = replace(job, checkpoint_source=job.checkpoint)
+    if job.picture_result is None:
+        return job
+    folder = Path(job.result).with_suffix("")
+    return replace(job, folder=str(folder)).as_kept(folder.parent.parent)
+
+
+def _placed(job: Job, folder: Path) -> tuple[Job, list[str]]:
+    """The job whose work folder is ``folder`` now, with whole paths, and what to know about them.
+
+    A result that cannot go where it was meant to goes beside the work folder, under its name. Raises OutputFailed.
+    """
+    output_dir = folder.parent.parent if folder.parts[-2:] == Path(job.folder).parts else None
+    meant = {name: _reachable(place, output_dir) for name, place in job.results().items()}
+    beside = {name: folder.with_name(folder.name + RESULTS[name]) for name, place in meant.items() if place is None}
+    for place in beside.values():
+        require_writable(place)
+    places: dict[str, Any] = {name: str(place) for name, place in {**meant, **beside}.items()}
+    return replace(job, folder=str(folder), **places), [_moved(job, beside)] if beside else []
+
+
+def _moved(job: Job, beside: Mapping[str, Path]) -> str:
+    """What is said of results that go elsewhere, the video first."""
+    name, place = next(iter(beside.items()))
+    return f"{getattr(job, name)} is out of reach; the result goes beside the work folder: {place}"
+
+
+def _reachable(place: str, output_dir: Path | None) -> Path | None:
+    """The place of a result, in ``output_dir`` unless it is a whole path; None where it cannot be written."""
+    if output_dir is None and not Path(place).is_absolute():
+        return None
+    found = (output_dir or Path()) / place
+    try:
+        require_writable(found)
+    except (OutputFailed, ValueError):
+        return None
+    return found
 
 
 def frames_in(video: Path) -> int:

@@ -36,7 +36,7 @@ from diffusers_helper.jobs.executor import Executor, LocalExecutor
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.worker import Worker
-from diffusers_helper.media.files import day_folder, job_stem, written_whole
+from diffusers_helper.media.files import day_folder, job_stem, make_folder, written_whole
 from diffusers_helper.media.metadata import as_comment, write_png
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
@@ -128,7 +128,7 @@ class ScriptedExecutor:
     def _new_folder(self, request: Request) -> Path:
         now = datetime.now()
         folder = day_folder(self.output_dir, now) / f"{job_stem(now, request.seed)}_{secrets.token_hex(4)}"
-        folder.mkdir()
+        make_folder(folder)
         (folder / "job.json").write_text("{}", encoding="utf-8")
         return folder
 

@@ -84,7 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str)
         (("--image", "PHOTO", "--checkpoint", "no-such"), "the names are pocket, framepack, framepack-f1"),
         (("--image", "PHOTO", "--checkpoint", "framepack"), "`bash start.sh download framepack` fetches them"),
         (("--image", "PHOTO", "--out", "video.avi"), "video.avi is not the name of a .mp4 file"),
-        (("--image", "PHOTO", "--out", "nowhere/video.mp4"), "nowhere does not exist"),
+        (("--image", "PHOTO", "--out", "nowhere/video.mp4"), "nowhere/video.mp4: its folder does not exist"),
         (("--resume", "nowhere"), "it has no job.json"),
         (("--resume", ".", "--prompt", "x"), "leave out prompt"),
         (("--resume", ".", "--checkpoint", "pocket"), "leave out checkpoint"),
@@ -238,7 +238,7 @@ def test_an_output_folder_that_cannot_be_written(
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
     code = cli.main(["generate", "--image", str(photograph), "--output-dir", str(in_the_way)])
-    assert code == 1
+    assert code == 2
     assert str(in_the_way) in capsys.readouterr().err
     assert in_the_way.read_text() == "not a folder"
 

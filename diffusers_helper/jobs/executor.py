@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..events import Event
 from ..forecast import UNKNOWN, Paces
 from ..interrupt import stoppable
+from ..media.files import day_folder, require_folder
 from ..request import Request
 
 if TYPE_CHECKING:
@@ -49,8 +51,14 @@ class LocalExecutor:
         return _LocalExecution(lambda: self._begin(request, folder))
 
     def _begin(self, request: Request, folder: Path | None) -> Iterator[Event]:
+        """Weights are loaded only where there is a place for what they make. Raises FramePackError."""
         from ..generate import generate, resume
+        from ..workfolder import WorkFolder
 
+        if folder:
+            WorkFolder.reopen(folder)
+        else:
+            require_folder(day_folder(self._output_dir, datetime.now()))
         if self._engine is None:
             self._engine = self._load()
         known = self._known(request)

@@ -19,6 +19,7 @@ from ..errors import InvalidCommand, OutputFailed, UnknownJob
 from ..events import Decoding, Ended, Event, Preview, Step
 from ..forecast import Paces
 from ..media.files import remove_partials
+from ..media.places import linked_days, whole
 from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
@@ -47,7 +48,7 @@ class JobQueue:
 
         ``checkpoint``: what requests are held against when they are added, as soon as there is one.
         """
-        self.output_dir = output_dir.absolute()
+        self.output_dir = whole(output_dir)
         self._checkpoint, self._clock = checkpoint, clock
         self._ledger = Ledger(self.output_dir / OWN_FOLDER)
         self._changed = self._ledger.changed
@@ -311,7 +312,8 @@ class JobQueue:
 
     def _recover(self) -> None:
         """After a start: what was running was broken off, and half-written files are nobody's."""
-        remove_partials(self.output_dir)
+        for folder in (self.output_dir, *linked_days(self.output_dir)):
+            remove_partials(folder)
         with self._changed:
             for job in [job for job in self.jobs() if job.state == "running"]:
                 found = with_finished_video(job)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import OutputFailed
+from ..media.places import lies_in
 from .job import Job
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,9 @@ def delete_unfinished(output_dir: Path, folder: Path) -> None:
 
 
 def _ours(output_dir: Path, files: Iterable[Path]) -> list[Path]:
-    """Those that exist strictly inside the output folder."""
-    root = output_dir.resolve()
+    """Those that exist and lie in the output folder."""
     found = [file for file in files if file.exists()]
-    ours = [file for file in found if root in file.resolve().parents]
+    ours = [file for file in found if lies_in(output_dir, file)]
     for file in set(found) - set(ours):
         log.warning("%s lies outside %s and is left alone", file, output_dir)
     return ours

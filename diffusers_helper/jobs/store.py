@@ -2,6 +2,8 @@
 
 The file says whose it is (``application_id``) and of which version (``user_version``). It is read whole and checked
 before anything relies on it; ``open_store`` says what happens to a file that cannot be used.
+
+Paths in the output folder are kept as seen from it, so that it may be moved. Version 1 kept whole paths.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pydantic import TypeAdapter
 from ..errors import DamagedQueue, ForeignQueue, FramePackError, InvalidRequest, QueueUnavailable
 from ..events import Event
 from ..media.files import written_whole
+from ..media.places import kept
 from ..request import Request
 from .job import Job, JobProgress
 
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
@@ -44,14 +47,15 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 _COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at")
+_PATHS = ("preview", "video", "folder")
 _JOB = TypeAdapter(Job)
 _PROGRESS = TypeAdapter(JobProgress)
 
 
 class JobStore:
-    """The jobs in one file, or in memory where ``file`` is None. Thread-safe."""
+    """The jobs of ``output_dir`` in one file, or in memory where ``file`` is None. Thread-safe."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, output_dir: Path) -> None:
         """Open ``file``, making it where there is none.
 
         Raises:
@@ -59,6 +63,7 @@ class JobStore:
             QueueUnavailable: it cannot be opened or written.
         """
         self._lock = threading.RLock()
+        self._output_dir = output_dir
         with _explained(file):
             self._connection = sqlite3.connect(
                 file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
@@ -78,7 +83,7 @@ class JobStore:
         empty = not run("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not empty and made_by != APPLICATION_ID:
             raise ForeignQueue("it was not made by FramePack")
-        if not empty and version != VERSION:
+        if not empty and not 1 <= version <= VERSION:
             raise ForeignQueue(f"it has version {version}, this program reads version {VERSION}")
         if (fault := run("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise DamagedQueue(fault)
@@ -89,6 +94,8 @@ class JobStore:
             self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
         run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
         run("ROLLBACK")
+        if version < VERSION:
+            run(f"PRAGMA user_version = {VERSION}")
 
     @property
     def is_removed(self) -> bool:
@@ -111,7 +118,7 @@ class JobStore:
         with self._reading():
             rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
         try:
-            return [_job(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+            return [_job(dict(zip(_COLUMNS, row, strict=True)), self._output_dir) for row in rows]
         except (ValueError, InvalidRequest, TypeError, RecursionError) as error:
             raise DamagedQueue(f"a job in it cannot be read: {error}") from None
 
@@ -127,7 +134,7 @@ class JobStore:
         changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
         command = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places}) ON CONFLICT (id) DO UPDATE SET {changes}"  # noqa: S608
         with self._writing():
-            self._connection.executemany(command, [_row(job) for job in jobs])
+            self._connection.executemany(command, [_row(job, self._output_dir) for job in jobs])
 
     def delete(self, job_id: int) -> None:
         """Forget a job and its events. Raises QueueUnavailable."""
@@ -192,7 +199,7 @@ class JobStore:
 
 
 def open_store(folder: Path) -> tuple[JobStore, tuple[str, ...]]:
-    """The store in ``folder``, and what the user has to know about it.
+    """The store in ``folder``, which is the program's own in its output folder, and what the user has to know about it.
 
     A damaged file is put aside and its backup takes its place, else a new one. A file of another program or version, or
     one that cannot be written, stays as it is, and this run keeps its jobs in memory.
@@ -203,27 +210,29 @@ def open_store(folder: Path) -> tuple[JobStore, tuple[str, ...]]:
         store, notices = _open_sound(file)
     except (OSError, ForeignQueue, QueueUnavailable) as error:
         kept = "Jobs of this run are kept in memory only and are lost when the program ends."
-        return JobStore(None), (f"The queue file {file} cannot be used: {error}. {kept}",)
+        return JobStore(None, folder.parent), (f"The queue file {file} cannot be used: {error}. {kept}",)
     store.back_up()
     return store, notices
 
 
 def _open_sound(file: Path) -> tuple[JobStore, tuple[str, ...]]:
+    output_dir = file.parent.parent
     try:
-        return JobStore(file), ()
+        return JobStore(file, output_dir), ()
     except DamagedQueue as error:
         aside = _put_aside(file)
         said = f"The queue file was damaged ({error}) and is kept as {aside.name}."
     backup = file.with_name(BACKUP)
     if backup.is_file():
         try:
-            JobStore(backup).close()
+            JobStore(backup, output_dir).close()
             with written_whole(file) as part:
                 part.write_bytes(backup.read_bytes())
-            return JobStore(file), (f"{said} The queue is as it was at the last backup; later jobs are missing.",)
+            notice = f"{said} The queue is as it was at the last backup; later jobs are missing."
+            return JobStore(file, output_dir), (notice,)
         except (DamagedQueue, ForeignQueue) as error:
             said = f"{said} Its backup cannot be used either ({error})."
-    return JobStore(file), (f"{said} The queue begins empty; finished videos are untouched.",)
+    return JobStore(file, output_dir), (f"{said} The queue begins empty; finished videos are untouched.",)
 
 
 def _put_aside(file: Path) -> Path:
@@ -247,12 +256,30 @@ def _explained(file: Path | None) -> Iterator[None]:
         raise DamagedQueue(str(error)) from error
 
 
-def _row(job: Job) -> tuple[Any, ...]:
+def _row(job: Job, output_dir: Path) -> tuple[Any, ...]:
+    job = _with_paths(job, lambda path: kept(path, output_dir))
     texts = {"request": job.request.to_json(), "progress": json.dumps(asdict(job.progress))}
     return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
 
 
-def _job(row: dict[str, Any]) -> Job:
+def _job(row: dict[str, Any], output_dir: Path) -> Job:
     row["request"] = Request.from_json(row["request"])
     row["progress"] = _PROGRESS.validate_python(json.loads(row["progress"]))
-    return _JOB.validate_python(row)
+    job = _as_version_2(_JOB.validate_python(row))
+    return _with_paths(job, lambda path: str(output_dir / path))
+
+
+def _as_version_2(job: Job) -> Job:
+    """A job of version 1 with paths as seen from its output folder then; the picture's place tells where that was."""
+    picture = Path(job.request.picture)
+    if not picture.is_absolute():
+        return job
+    output_dir = picture.parent.parent.parent
+    return _with_paths(job, lambda path: kept(str(Path(path).absolute()), output_dir))
+
+
+def _with_paths(job: Job, changed: Callable[[str], str]) -> Job:
+    """The job with each of its paths changed."""
+    told: dict[str, Any] = {name: changed(path) for name in _PATHS if (path := getattr(job.progress, name))}
+    request = job.request.model_copy(update={"picture": changed(job.request.picture)})
+    return replace(job, request=request, progress=replace(job.progress, **told))

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -105,6 +106,41 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def require_folder(folder: Path) -> None:
+    """Raises OutputFailed where ``folder`` cannot be made, or no file in it. Tries it, and leaves nothing behind."""
+    folder = folder.absolute()
+    try:
+        _try_in(next(place for place in (folder, *folder.parents) if os.path.lexists(place)))
+    except OSError as error:
+        raise _failed(folder, error) from error
+
+
+def require_writable(target: Path) -> None:
+    """Raises OutputFailed where ``written_whole`` could not write ``target``, or would replace what is protected or no
+    file. Tries it, and leaves nothing behind; an older file stays untouched."""
+    try:
+        if target.exists():
+            _require_replaceable(target)
+        _try_in(target.absolute().parent)
+    except OSError as error:
+        raise _failed(target, error) from error
+
+
+def _require_replaceable(target: Path) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "")
+    if not target.is_file():
+        raise OSError(errno.EINVAL, "it is no file but a pipe or a device")
+    with target.open("r+b"):
+        pass
+
+
+def _try_in(folder: Path) -> None:
+    """Make a file without a name; where a link is not followed, one with a name would be made for a moment."""
+    with tempfile.TemporaryFile(dir=os.path.realpath(folder)):
+        pass
+
+
 def remove_partials(folder: Path) -> int:
     """Removes what killed writers left in ``folder`` and below; returns how many files that were.
 
@@ -136,8 +172,8 @@ def make_folder(folder: Path) -> Path:
 
 
 def day_folder(root: Path, now: datetime) -> Path:
-    """``root/YYYY-MM-DD``, made when it is missing. Raises OutputFailed."""
-    return make_folder(root / f"{now:%Y-%m-%d}")
+    """``root/YYYY-MM-DD``."""
+    return root / f"{now:%Y-%m-%d}"
 
 
 def job_stem(now: datetime, seed: int) -> str:

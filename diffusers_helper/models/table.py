@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _found(name: str, models_dir: Path) -> Checkpoint:
     if known is None:
         return _from_folder(name, _folder_named(name), ("framepack", "f1"))
     if known.folder is not None:
-        return _from_folder(name, known.folder, known.kinds)
+        return replace(_from_folder(name, known.folder, known.kinds), source=name)
     require_text(models_dir)
     folders = part_folders(known, models_dir)
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]

@@ -30,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
+from ..media.places import lies_in
 from ..media.video import middle_frame
 from . import fragments
 from .desk import Desk
@@ -144,7 +145,7 @@ class Media:
     """Videos and pictures of jobs."""
 
     def __init__(self, desk: Desk) -> None:
-        self._queue, self._output_dir = desk.queue, desk.settings.output_dir
+        self._queue = desk.queue
 
     async def answer(self, request: Request) -> Response:
         """The file called ``name`` of a job."""
@@ -184,7 +185,7 @@ class Media:
     def _within(self, path: Path, suffix: str) -> Path:
         """The file itself. Raises UnusableInput when it is none, of another kind, or lies elsewhere."""
         place = path.resolve(strict=True)
-        if not place.is_relative_to(self._output_dir.resolve()) or place.suffix != suffix or not place.is_file():
+        if not lies_in(self._queue.output_dir, path) or place.suffix != suffix or not place.is_file():
             raise UnusableInput(f"{path.name} is not one of the files that are shown")
         return place
 
