@@ -11,13 +11,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, get_args
 
 from . import __version__, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
-from .events import Cancelled, Event, Failed
+from .events import Cancelled, Events, Failed
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
 from .request import Request
@@ -155,7 +155,7 @@ def _name_files(options: argparse.Namespace) -> None:
                 raise InvalidRequest(f"--{flag}={quoted(text)}: {error}") from None
 
 
-def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Iterator[Event]:
+def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Events:
     """The events of a new or a resumed generation. Cheap checks come before torch and the weights."""
     from .models.table import find_checkpoint
 
@@ -180,14 +180,15 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
     return generate(request, engine, chosen.output_dir, options.out, options.save_latents)
 
 
-def _exit_code(show: Show, events: Iterator[Event]) -> int:
+def _exit_code(show: Show, events: Events) -> int:
     code = 0
-    for event in events:
-        show.event(event)
-        if isinstance(event, Failed):
-            code = event.exit_code
-        if isinstance(event, Cancelled):
-            code = INTERRUPTED
+    with closing(events):
+        for event in events:
+            show.event(event)
+            if isinstance(event, Failed):
+                code = event.exit_code
+            if isinstance(event, Cancelled):
+                code = INTERRUPTED
     return code
 
 
@@ -250,9 +251,9 @@ def _download(options: argparse.Namespace, chosen: Settings) -> int:
     if chosen.offline:
         _check_complete(options, chosen)
     with show:
-        for event in download_checkpoint(options.name, chosen.models_dir, Hub(chosen.endpoint), options.verify):
-            show.event(event)
-    return 0
+        return _exit_code(
+            show, download_checkpoint(options.name, chosen.models_dir, Hub(chosen.endpoint), options.verify)
+        )
 
 
 def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:

@@ -9,6 +9,7 @@ A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -178,3 +179,7 @@ class Downloaded(Event):
     event: ClassVar[str] = "downloaded"
     checkpoint: str
     folder: str
+
+
+Events = Generator[Event, None, None]
+"""A generation or a download under way. It holds files and memory until it ends: who breaks it off, closes it."""

@@ -27,7 +27,20 @@ from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser, Stage
 from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
-from .events import Cancelled, Decoding, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from .events import (
+    Cancelled,
+    Decoding,
+    Event,
+    Events,
+    Failed,
+    Finished,
+    Notice,
+    Plan,
+    Preview,
+    SectionDone,
+    Started,
+    Step,
+)
 from .forecast import UNKNOWN, Paces, Work
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
@@ -69,7 +82,7 @@ def generate(
     result: Path | None = None,
     latents_result: Path | None = None,
     known: Paces = UNKNOWN,
-) -> Iterator[Event]:
+) -> Events:
     """Make the video of ``request``.
 
     Args:
@@ -89,7 +102,7 @@ def generate(
     return _to_the_end(Run(folder, engine, picture, saved=[], known=known))
 
 
-def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Iterator[Event]:
+def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Events:
     """Go on with the generation whose work folder is ``path``.
 
     Raises:
@@ -152,7 +165,7 @@ class Run:
         return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
 
 
-def _to_the_end(run: Run) -> Iterator[Event]:
+def _to_the_end(run: Run) -> Events:
     """The road, and the one event that ends it whatever happens."""
     folder = str(run.folder.path)
     try:
@@ -176,7 +189,7 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _road(run: Run) -> Iterator[Event]:
+def _road(run: Run) -> Events:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
     memory = run.engine.prepare(run.request, *run.picture.shape[:2])
     yield _plan_event(run, memory)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import CancelRequested
-from .events import Ended, Event
+from .events import Ended, Events
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def stoppable(events: Iterator[Event], wanted: Callable[[], bool]) -> Iterator[Event]:
+def stoppable(events: Events, wanted: Callable[[], bool]) -> Events:
     """The same events of a generation; once ``wanted``, it is asked to end and answers with its last event."""
-    for event in events:
-        yield event
-        if wanted() and not isinstance(event, Ended):
-            yield events.throw(CancelRequested())  # type: ignore[attr-defined]
-            return
+    with closing(events):
+        for event in events:
+            yield event
+            if wanted() and not isinstance(event, Ended):
+                yield events.throw(CancelRequested())
+                return
 
 
 class StopSignal:

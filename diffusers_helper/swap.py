@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 ALIGNMENT_BYTES = 256
 BLOCKS_IN_RING = 3
-BlockSource = Callable[[], Iterator[nn.Module]]
+BlockSource = Callable[[], Generator[nn.Module, None, None]]
 
 
 def choose_resident(sizes: Sequence[int], resident_bytes: int) -> frozenset[int]:
@@ -204,8 +204,8 @@ class BlockSwap:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def __call__(self) -> Iterator[nn.Module]:
-        """One pass over the blocks. Each is good until the next is asked for."""
+    def __call__(self) -> Generator[nn.Module, None, None]:
+        """One pass over the blocks. Each is good until the next is asked for. Whoever breaks a pass off closes it."""
         self._pass.close()
         self._pass = self._run()
         return self._pass

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..events import Event
+from ..events import Events
 from ..forecast import UNKNOWN, Paces
 from ..interrupt import stoppable
 from ..media.files import day_folder, require_folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Execution(Protocol):
     """A request under way."""
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Events:
         """What happens, as it happens; ends with an Ended. Raises FramePackError when it cannot begin."""
 
     def cancel(self) -> None:
@@ -50,7 +50,7 @@ class LocalExecutor:
     def submit(self, request: Request, folder: Path | None) -> Execution:
         return _LocalExecution(lambda: self._begin(request, folder))
 
-    def _begin(self, request: Request, folder: Path | None) -> Iterator[Event]:
+    def _begin(self, request: Request, folder: Path | None) -> Events:
         """Weights are loaded only where there is a place for what they make. Raises FramePackError."""
         from ..generate import generate, resume
         from ..workfolder import WorkFolder
@@ -68,11 +68,11 @@ class LocalExecutor:
 
 
 class _LocalExecution:
-    def __init__(self, begin: Callable[[], Iterator[Event]]) -> None:
+    def __init__(self, begin: Callable[[], Events]) -> None:
         self._begin = begin
         self._cancelled = False
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Events:
         return stoppable(self._begin(), lambda: self._cancelled)
 
     def cancel(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,13 +84,14 @@ class Worker:
 
     def _follow(self, job: Job, execution: Execution) -> Ended:
         """Write down the events; returns the last one, which is not yet written down."""
-        for event in execution.events():
-            self._beat()
-            if isinstance(event, Ended):
-                return event
-            job = self._queue.told(job.id, event)
-            if self._stopping.is_set() or _stop_wanted(job, event):
-                execution.cancel()
+        with closing(execution.events()) as events:
+            for event in events:
+                self._beat()
+                if isinstance(event, Ended):
+                    return event
+                job = self._queue.told(job.id, event)
+                if self._stopping.is_set() or _stop_wanted(job, event):
+                    execution.cancel()
         return _failed(job, "the job ended without saying how", 1)
 
     def _state(self, last: Ended) -> State:

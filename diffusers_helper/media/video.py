@@ -8,8 +8,8 @@ joining, the timestamps of the segments are used only for the order of display.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,9 @@ from av.video.stream import VideoStream
 from .. import faults
 from ..errors import UnusableInput
 from .files import written_whole
+
+Packets = Generator[tuple[int, "Packet[VideoStream]"], None, None]
+"""(number of the frame, packet); a file is open meanwhile."""
 
 REORDER_FRAMES = 2
 """How far decoding runs ahead of display: with pyramids of B-frames, two frames, as the stream's header promises."""
@@ -103,7 +106,7 @@ def _header(path: Path) -> bytes | None:
         return stream.codec_context.extradata
 
 
-def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Packets:
     """(frame number in the segment, packet), in decoding order."""
     numbers = []
     with _reading(segment) as (container, stream):
@@ -117,14 +120,15 @@ def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Iterator[
         raise UnusableInput(f"The segment {segment} is damaged or not made at {fps} frames per second.")
 
 
-def _packets(segments: Sequence[Path], fps: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+def _packets(segments: Sequence[Path], fps: int) -> Packets:
     """(frame number in the whole video, packet), in decoding order over all segments."""
     header, start = _header(segments[0]), 0
     for segment in segments:
         count = 0
-        for number, packet in _segment_packets(segment, header, fps):
-            yield start + number, packet
-            count += 1
+        with closing(_segment_packets(segment, header, fps)) as packets:
+            for number, packet in packets:
+                yield start + number, packet
+                count += 1
         start += count
 
 
@@ -146,10 +150,11 @@ def join_segments(segments: Sequence[Path], target: Path, comment: str, fps: int
     with written_whole(target) as part, av.open(str(part), "w", format="mp4", options=options) as container:
         container.metadata["comment"] = comment
         stream = _copied_stream(container, segments[0])
-        for order, (number, packet) in enumerate(_packets(segments, fps)):
-            packet.stream, packet.time_base = stream, Fraction(1, fps)
-            packet.pts, packet.dts, packet.duration = number, order - REORDER_FRAMES, 1
-            container.mux(packet)
+        with closing(_packets(segments, fps)) as packets:
+            for order, (number, packet) in enumerate(packets):
+                packet.stream, packet.time_base = stream, Fraction(1, fps)
+                packet.pts, packet.dts, packet.duration = number, order - REORDER_FRAMES, 1
+                container.mux(packet)
         faults.passing("mux")
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from ..errors import AlreadyRunning, OutputFailed, UnusableCheckpoint, UnusableInput
-from ..events import Downloaded, Downloading, Event, Notice
+from ..events import Downloaded, Downloading, Event, Events, Notice
 from ..media.files import free_bytes, make_folder, written_whole
 from .hub import MAIN, Hub, HubFile, Trouble, size_of
 from .table import (
@@ -41,7 +41,7 @@ SHA256_LENGTH = 64
 EVENT_SECONDS = 0.5
 
 
-def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = False) -> Iterator[Event]:
+def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = False) -> Events:
     """Fetch what is missing of ``name`` into ``models_dir``. A complete checkpoint needs no network.
 
     Args:
@@ -115,7 +115,7 @@ class _Download:
     verify: bool
     progress: _Progress = field(init=False)
 
-    def run(self, parts: Sequence[str]) -> Iterator[Event]:
+    def run(self, parts: Sequence[str]) -> Events:
         self.progress = _Progress(self.name)
         missing = []
         for repository in dict.fromkeys(self.known.sources[part].repository for part in parts):
@@ -181,7 +181,7 @@ class _Download:
     def _partial(self, file: HubFile) -> Path:
         return self._folder(file.repository) / "blobs" / f"{file.key}.incomplete"
 
-    def _fetch(self, file: HubFile) -> Iterator[Event]:
+    def _fetch(self, file: HubFile) -> Events:
         """One file, a second time from its beginning when the first is not what the hub promised."""
         partial = self._partial(file)
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -165,11 +166,12 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
     ) -> Tensor:
         """All double and single stream blocks; [B, N, D] image tokens in and out."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
-        for block in self.block_source() if self.block_source else self.blocks:
-            run: Any = (
-                (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
-            )
-            tokens, text = run(tokens, text, temb, attention_mask, rotary)
+        with closing(self.block_source()) if self.block_source else nullcontext(self.blocks) as blocks:
+            for block in blocks:
+                run: Any = (
+                    (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
+                )
+                tokens, text = run(tokens, text, temb, attention_mask, rotary)
         return tokens
 
     def _project(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
