@@ -168,7 +168,7 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
         from .preparation import fit_picture, with_kind
 
         request = Request.parse(with_kind(_request_fields(options), checkpoint.kinds))
-        fit_picture(request, checkpoint)
+        picture = fit_picture(request, checkpoint)
     from .engine import Engine
     from .generate import generate, resume
 
@@ -177,7 +177,7 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
         raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
-    return generate(request, engine, chosen.output_dir, options.out, options.save_latents)
+    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, picture)
 
 
 def _exit_code(show: Show, events: Events) -> int:

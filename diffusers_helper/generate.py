@@ -82,6 +82,7 @@ def generate(
     result: Path | None = None,
     latents_result: Path | None = None,
     known: Paces = UNKNOWN,
+    picture: np.ndarray | None = None,
 ) -> Events:
     """Make the video of ``request``.
 
@@ -90,12 +91,13 @@ def generate(
         result: where the finished video goes instead.
         latents_result: a safetensors file for the latents of the whole video.
         known: what earlier videos took on this machine.
+        picture: what ``fit_picture`` made of the request, where that was asked before.
 
     Raises:
         FramePackError: the request cannot be started; nothing was written.
     """
     request = request.with_seed()
-    picture = fit_picture(request, engine.checkpoint)
+    picture = fit_picture(request, engine.checkpoint) if picture is None else picture
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     needed_bytes = bytes_needed(plan, *picture.shape[:2])
     folder = WorkFolder.create(output_dir, request, engine.checkpoint, picture, needed_bytes, result, latents_result)

@@ -85,6 +85,10 @@ CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
 PARTS = (*WEIGHTS_PARTS, "tokenizer", "tokenizer_2", "feature_extractor")
 
 
+Stamps = tuple[tuple[Path, int, int], ...]
+"""Files with their sizes and times of change."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint on this machine.
@@ -107,17 +111,18 @@ class Checkpoint:
     buckets: tuple[tuple[int, int], ...]
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
     steps_per_frame: float = LARGE_STEPS_PER_FRAME
+    _fingerprints: dict[Stamps, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fingerprint(self) -> str:
-        """A short hash of the configs but for their line ends, and of every weights file's size and samples of it."""
-        digest = hashlib.sha256()
-        for part in PARTS:
-            for file in sorted(self.folders[part].iterdir()):
-                if file.suffix == ".json":
-                    digest.update(_with_plain_line_ends(file.read_bytes()))
-                elif file.suffix == ".safetensors":
-                    _update_with_samples(digest, file)
-        return digest.hexdigest()[:16]
+        """A short hash of the configs but for their line ends, and of every weights file's size and samples of it.
+
+        The files are read again only when one of them has another size or time than before.
+        """
+        files = [file for part in PARTS for file in sorted(self.folders[part].iterdir())]
+        stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        if stamps not in self._fingerprints:
+            self._fingerprints[stamps] = _hash_of(files)
+        return self._fingerprints[stamps]
 
 
 def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
@@ -265,6 +270,16 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _with_plain_line_ends(content: bytes) -> bytes:
     """A clone may write others, and in JSON they mean nothing."""
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _hash_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix == ".json":
+            digest.update(_with_plain_line_ends(file.read_bytes()))
+        elif file.suffix == ".safetensors":
+            _update_with_samples(digest, file)
+    return digest.hexdigest()[:16]
 
 
 def _update_with_samples(digest: hashlib._Hash, file: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.models import table
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.table import CHECKPOINTS, PARTS, Checkpoint, find_checkpoint
 
@@ -145,3 +146,23 @@ def test_a_damaged_description_is_named(copy: Path, content: str, tmp_path: Path
     (copy / "framepack.json").write_text(content)
     with pytest.raises(UnusableCheckpoint, match=r"framepack\.json is damaged"):
         find_checkpoint(str(copy), tmp_path)
+
+
+def test_a_fingerprint_is_read_anew_only_when_a_file_changes(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    sampled = table._update_with_samples
+    monkeypatch.setattr(
+        table, "_update_with_samples", lambda digest, file: (opened.append(file), sampled(digest, file))
+    )
+    checkpoint = find_checkpoint(str(copy), tmp_path)
+    first = checkpoint.fingerprint()
+    read = len(opened)
+    assert read
+    assert checkpoint.fingerprint() == first
+    assert len(opened) == read
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert checkpoint.fingerprint() != first
+    assert len(opened) == 2 * read
