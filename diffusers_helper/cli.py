@@ -177,7 +177,7 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
         raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
-    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, picture)
+    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, picture=picture)
 
 
 def _exit_code(show: Show, events: Events) -> int:

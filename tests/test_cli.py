@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diffusers_helper import cli
+from diffusers_helper import cli, preparation
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import probe
 
 from . import program
+from .parity.engine import PackEngine
 
 
 @pytest.fixture(autouse=True)
@@ -251,3 +252,17 @@ def test_a_listener_that_goes_away_ends_the_run_quietly(photograph: Path, tmp_pa
     assert process.wait(timeout=120) == 130
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+def test_the_picture_is_decoded_once_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photograph: Path, tmp_path: Path
+) -> None:
+    engine, decoded = PackEngine("run_i2v_single"), []
+    monkeypatch.setattr("diffusers_helper.models.table.find_checkpoint", lambda *_: engine.checkpoint)
+    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_: engine)
+    opened = preparation.open_picture
+    monkeypatch.setattr(preparation, "open_picture", lambda path: (decoded.append(path), opened(path))[1])
+    out = tmp_path / "video.mp4"
+    assert cli.main(["generate", "--image", str(photograph), "--steps", "1", "--seconds", "1", "--out", str(out)]) == 0
+    assert probe(out).frames
+    assert decoded == [photograph]

@@ -70,6 +70,23 @@ def test_a_skipped_step_moves_nothing() -> None:
         assert swap.bytes_moved == before
 
 
+def test_a_pass_that_an_interruption_breaks_off_ends_there() -> None:
+    """Not when the program goes down, where nothing can wait for a copy any more: the block is home at once."""
+    transformer = copy.deepcopy(pack.transformer())
+    broken = transformer.blocks[1]
+    with transformer.swap_blocks(ThreadTransport()):
+        at_home = [parameter.data_ptr() for parameter in broken.parameters()]
+        broken.register_forward_pre_hook(_interrupt)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            velocity(transformer, inputs())
+        assert caught.traceback  # held: its frames would keep the pass alive
+        assert [parameter.data_ptr() for parameter in broken.parameters()] == at_home
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_compiled_blocks_are_captured_once_and_see_their_weights() -> None:
     """Whichever bytes of the ring a block is given."""
     transformer, given = copy.deepcopy(pack.transformer()), inputs()
