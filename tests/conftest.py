@@ -18,7 +18,7 @@ from .installation import bare, once_installed, ready
 __all__ = ["bare", "once_installed", "ready"]
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
