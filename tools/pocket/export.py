@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 TARGET = Path("checkpoints/pocket")
 # height, width; the first is the default for square pictures
 BUCKETS = [[128, 128], [112, 144], [144, 112], [96, 160], [160, 96], [112, 176], [176, 112]]
-# decoding a frame, in computed sampling steps: 0.4 on two free CPU cores, 1.1 on busy ones
+# decoding a frame, in computed sampling steps: between 0.4 and 1.1 on CPUs
 STEPS_PER_FRAME = 0.7
 INDEX = {
     "_class_name": "HunyuanVideoFramepackPipeline",
