@@ -34,31 +34,36 @@ def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
         InvalidRequest: the checkpoint does not make this kind or size.
         UnusablePicture: see ``open_picture``.
     """
-    sizes = check_offered(request, checkpoint)
+    check_offered(request, checkpoint)
     pixels = open_picture(Path(request.picture))
-    bucket = (
-        sizes[request.size] if request.size else choose_bucket(pixels.shape[0], pixels.shape[1], checkpoint.buckets)
-    )
-    return resize_and_crop(pixels, *bucket)
+    return resize_and_crop(pixels, *video_size(request.size, checkpoint, pixels.shape[0], pixels.shape[1]))
 
 
-def check_offered(request: Request, checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    """The sizes the checkpoint makes, "WIDTHxHEIGHT" -> (height, width).
+def video_size(size: str | None, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the video that ``checkpoint`` makes of a picture: the size asked for, else the nearest shape.
 
-    Raises:
-        InvalidRequest: it does not make the request's kind or size.
+    Raises KeyError for a size that it does not make.
     """
+    return _sizes(checkpoint)[size] if size else choose_bucket(height, width, checkpoint.buckets)
+
+
+def _sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """The sizes the checkpoint makes, "WIDTHxHEIGHT" -> (height, width)."""
+    return {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
+
+
+def check_offered(request: Request, checkpoint: Checkpoint) -> None:
+    """Raises InvalidRequest when the checkpoint does not make the request's kind or size."""
     if request.kind not in checkpoint.kinds:
         makes = " or ".join(checkpoint.kinds)
         problem = Problem("kind", "choice", request.kind, {"choices": tuple(checkpoint.kinds)})
         message = f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
         raise InvalidRequest(message, [problem])
-    sizes = {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
+    sizes = _sizes(checkpoint)
     if request.size is not None and request.size not in sizes:
         problem = Problem("size", "choice", request.size, {"choices": tuple(sizes)})
         message = f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}"
         raise InvalidRequest(message, [problem])
-    return sizes
 
 
 def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:

@@ -17,6 +17,12 @@ def choose_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -
     return min(reversed(buckets), key=lambda bucket: abs(height * bucket[1] - width * bucket[0]))
 
 
+def part_seen(height: int, width: int, target_height: int, target_width: int) -> tuple[float, float]:
+    """Which share of a picture's height and width is left after ``resize_and_crop``; one of the two is 1."""
+    scale = max(target_width / width, target_height / height)
+    return target_height / (height * scale), target_width / (width * scale)
+
+
 def _middle(length: int, longest: int) -> slice:
     """The central ``longest`` pixels of ``length``, or one more so that the centre stays where it is."""
     cut = max(0, length - longest) // 2

@@ -17,7 +17,7 @@ from ..media.video import last_frame
 from ..request import DRAW_A_SEED
 from .folders import is_at_this_machine, open_folder
 from .form import Form
-from .page import Act, Page
+from .page import Act, Page, inform
 from .texts import Texts
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -69,7 +69,7 @@ class Commands:
             self._queue.unpause()
         else:
             count = self._queue.retry_failed() if name == "retry_failed" else self._go_on_all()
-            gr.Info(texts("queue.told_many", count=count))
+            inform(texts("queue.told_many", count=count))
 
     def _go_on_all(self) -> int:
         broken = [job for job in self._queue.jobs() if job.state == "interrupted" and job.can_go_on][::-1]
@@ -90,18 +90,18 @@ class Commands:
                 self._queue.cancel(job.id, keep)
 
     def _duplicate(self, job: Job, value: str, texts: Texts) -> None:
-        gr.Info(texts("queue.told_duplicate", job=self._queue.duplicate(job.id).id))
+        inform(texts("queue.told_duplicate", job=self._queue.duplicate(job.id).id))
 
     def _retry(self, job: Job, value: str, texts: Texts) -> None:
-        gr.Info(texts("queue.told_again", job=self._queue.retry(job.id).id))
+        inform(texts("queue.told_again", job=self._queue.retry(job.id).id))
 
     def _go_on(self, job: Job, value: str, texts: Texts) -> None:
-        gr.Info(texts("queue.told_again", job=self._queue.go_on(job.id).id))
+        inform(texts("queue.told_again", job=self._queue.go_on(job.id).id))
 
     def _again(self, job: Job, value: str, texts: Texts) -> None:
         """Another video of the same request: with a seed that will be drawn."""
         added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}))
-        gr.Info(texts("queue.told_new_seed", job=added.id))
+        inform(texts("queue.told_new_seed", job=added.id))
 
     def _open_folder(self, job: Job, texts: Texts, request: gr.Request) -> None:
         """For somebody at this machine; everybody else is told the path."""
@@ -120,14 +120,14 @@ class Commands:
         fields = job.request.model_dump()
         if not Path(job.request.picture).is_file():
             del fields["picture"]
-        gr.Info(texts("queue.told_use", job=job.id))
+        inform(texts("queue.told_use", job=job.id))
         return self._filled({**fields, "seed": fields["seed"] if job.progress.seed is None else job.progress.seed})
 
     def _last_frame(self, job: Job, value: str, texts: Texts) -> list[Any]:
         """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
         pixels = last_frame(self._queue.result(job.id))
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form["picture"].GRADIO_CACHE, format="png")
-        gr.Info(texts("queue.told_last_frame", job=job.id))
+        inform(texts("queue.told_last_frame", job=job.id))
         return self._filled({"picture": frame})
 
     def _filled(self, fields: Mapping[str, Any], editing: Any = None) -> list[Any]:

@@ -161,7 +161,7 @@ def _under_way(now: Fetch, texts: Texts) -> str:
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
     problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""
-    return f"<dd>{escape(words)} {button}</dd>{meter}{problem}"
+    return f"<dd>{escape(words)} {button}{meter}</dd>{problem}"
 
 
 def _button(act: str, name: str, words: str) -> str:

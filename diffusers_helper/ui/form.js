@@ -1,9 +1,11 @@
-// The form in the browser: its draft, the job it edits, and what is wrong with it, shown at the fields.
+// The form in the browser: its draft, the job it edits, what is wrong with it, shown at the fields, and what is dropped.
 (() => {
   const DRAFT = 'framepack.form';
+  const ZONES = ['#restore-file', '#preset-import'];
   let isOpen = false; // Until the draft was read, nothing is written over it.
   let edited = 0;
   let queued = [];
+  let words = {};
 
   function later(wait) {
     return new Promise(done => setTimeout(done, wait));
@@ -45,11 +47,15 @@
     }
     const names = Object.keys(fields);
     if (insist && names.some(name => !place(name)?.offsetParent)) {
-      document.querySelector('#advanced > button')?.click();
+      openAdvanced();
       await later(300);
     }
     for (const name of names) point(place(name), fields[name]);
     if (insist) show(place(names[0]));
+  }
+
+  function openAdvanced() {
+    if (!document.querySelector('#group-sampling')?.offsetParent) document.querySelector('#advanced > button')?.click();
   }
 
   function place(name) {
@@ -88,9 +94,98 @@
       ?.focus({preventScroll: true});
   }
 
+  // The part of the picture that the video shows, as a frame over it.
+  function frame() {
+    const image = document.querySelector('#picture .image-frame img');
+    const seen = document.querySelector('#framing [data-seen]')?.dataset.seen.split(' ').map(Number);
+    document.querySelector('#picture .crop')?.remove();
+    if (!image || !seen || Math.min(...seen) > 0.98) return;
+    if (!image.naturalWidth) return image.addEventListener('load', frame, {once: true});
+    const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
+    const shown = Math.min(scale, getComputedStyle(image).objectFit === 'scale-down' ? 1 : scale);
+    const [width, height] = [image.naturalWidth * shown * seen[0], image.naturalHeight * shown * seen[1]];
+    const box = document.createElement('div');
+    box.className = 'crop';
+    Object.assign(box.style, {
+      width: width + 'px', height: height + 'px',
+      left: image.offsetLeft + (image.clientWidth - width) / 2 + 'px',
+      top: image.offsetTop + (image.clientHeight - height) / 2 + 'px',
+    });
+    image.parentElement.append(box);
+  }
+
+  // A file that is dropped anywhere is taken by the place for files that is in sight; the page never leaves for it.
+  function dropped(event) {
+    const files = [...event.dataTransfer?.files ?? []];
+    if (!files.length) return;
+    event.preventDefault();
+    const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent) || place('picture');
+    const pictures = files.filter(file => file.type.startsWith('image/'));
+    const isFor = zone.contains(event.target);
+    if (isFor && (zone !== place('picture') || (files.length === 1 && pictures.length === 1))) return;
+    event.stopPropagation();
+    event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
+    if (zone !== place('picture')) return hand(zone, files);
+    take(pictures, files);
+  }
+
+  function take(pictures, files) {
+    document.querySelector('[role=tab]')?.click();
+    if (pictures.length) hand(place('picture'), pictures.slice(0, 1));
+    const left = files.filter(file => file !== pictures[0]).map(file => file.name).join(', ');
+    if (left) note((pictures.length ? words.one_picture : words.no_image).replace('{names}', left));
+  }
+
+  function hand(zone, files) {
+    const data = new DataTransfer();
+    for (const file of files) data.items.add(file);
+    const input = zone.querySelector('input[type=file]');
+    if (!input) return;
+    input.files = data.files;
+    input.dispatchEvent(new Event('change', {bubbles: true}));
+  }
+
+  // A short message of the page's own, where Gradio's stand.
+  function note(text) {
+    document.querySelector('.note')?.remove();
+    const told = document.createElement('p');
+    Object.assign(told, {className: 'note', textContent: text});
+    told.setAttribute('role', 'status');
+    document.body.append(told);
+    setTimeout(() => told.remove(), 6000);
+  }
+
+  // Gradio shows a refused upload with the number of the answer; here it stands at the place that refused.
+  function uploadRefused() {
+    for (const told of document.querySelectorAll('.toast-message-text')) {
+      const [, reason] = told.textContent.match(/^HTTP \d+: ([^]*)/) ?? [];
+      const zone = ['#picture', ...ZONES].map(one => document.querySelector(one)).find(one => one?.offsetParent);
+      if (!reason || !zone) continue;
+      told.textContent = reason;
+      clear(zone);
+      point(zone, reason);
+      told.closest('.toast-body').querySelector('.toast-close')?.click();
+    }
+  }
+
+  function startByKey(event) {
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    const button = ['#start', '#save', '#start-anew'].map(one => document.querySelector(one)).find(one => one?.offsetParent);
+    if (!button) return;
+    event.preventDefault();
+    button.click();
+  }
+
   document.addEventListener('framepack-news', event => {
-    queued = event.detail.queued;
+    ({queued, words} = event.detail);
+    document.documentElement.style.setProperty('--drop-file', JSON.stringify(words.drop_file));
     mark();
   });
-  Object.assign(window.framepack ??= {}, {keep, draft, edits, refused});
+  document.addEventListener('dragover', event => event.preventDefault());
+  document.addEventListener('drop', dropped, true);
+  document.addEventListener('keydown', startByKey);
+  new MutationObserver(uploadRefused)
+    .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
+  addEventListener('resize', frame);
+  Object.assign(window.framepack ??= {}, {keep, draft, edits, refused, frame, note, openAdvanced});
 })();

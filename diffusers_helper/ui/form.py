@@ -116,12 +116,12 @@ class Form:
         return component
 
     def place_with_reset(self, name: str, **properties: Any) -> Component:
-        """The same with a button below it that says the default and brings it back."""
+        """The same with a button below it that says the default and brings it back, once the value is another."""
         with gr.Column(elem_classes="with-reset", min_width=220):
             component = self.place(name, **properties)
             if name == "seed":
                 self._die(component)
-            reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}")
+            reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
         default = _shown(name, self.defaults[name])
         reset.click(lambda: default, outputs=component, **PRIVATE)
         self.resets[name] = reset
@@ -133,11 +133,11 @@ class Form:
         die.click(None, None, seed, js=f"() => '{DRAW_A_SEED}'", **PRIVATE)
 
     def reset_updates(self, shown: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
-        """For ``resets``, in their order: what each default is, and whether there is anything to reset."""
+        """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
         return [
             gr.update(
                 value=texts("generate.default", value=self._default_in_words(name, texts)),
-                interactive=bool(shown[name] != _shown(name, self.defaults[name])),
+                visible=bool(shown[name] != _shown(name, self.defaults[name])),
             )
             for name in self.resets
         ]

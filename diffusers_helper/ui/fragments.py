@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from ..jobs.job import ENDED, Job, Keep
 from . import acts, bar, fetching, fragments_queue, machine, screen, strips
@@ -21,6 +22,9 @@ from .words import duration, say
 GB = 1e9
 OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
 """The fragments that show one job."""
+TOLD_ENDS = ("done", "failed")
+"""The ends that nobody has asked for."""
+SCRIPTS_SAY = ("drop_file", "one_picture", "no_image", "notification_denied")
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
@@ -41,6 +45,22 @@ def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str
         "fetching": fetching.render(desk.fetching, desk.settings, texts),
         "lost": texts("page.lost"),
     }
+
+
+def state(desk: Desk, language: str) -> dict[str, Any]:
+    """What the page's scripts go by: whether a job runs, which wait, the last end, and the words that they say."""
+    texts, jobs = Texts(language), desk.queue.jobs()
+    ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
+    return {
+        "running": any(job.state == "running" for job in jobs[:1]),
+        "queued": [job.id for job in jobs if job.state == "queued"],
+        "ended": {"at": (ended and ended.ended_at) or 0, "words": _ended_words(ended, texts) if ended else ""},
+        "words": {name: texts(f"generate.{name}") for name in SCRIPTS_SAY},
+    }
+
+
+def _ended_words(job: Job, texts: Texts) -> str:
+    return f"{texts('job.title', job=job.id)}: {texts(f'job.state_{job.state}')}"
 
 
 def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
@@ -200,4 +220,4 @@ def _space(name: str, space: machine.Space, texts: Texts) -> str:
     used = 100 * (1 - space.free / space.total)
     words = say(texts, "job.free_of", free=f"{space.free / GB:.1f}", total=f"{space.total / GB:.1f}")
     meter = f'<meter min="0" max="100" high="90" value="{used:.0f}">{words}</meter>'
-    return f"<div><dt>{say(texts, f'job.{name}')}</dt><dd>{words}</dd>{meter}</div>"
+    return f"<div><dt>{say(texts, f'job.{name}')}</dt><dd>{words}{meter}</dd></div>"

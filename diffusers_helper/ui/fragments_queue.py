@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..jobs.job import ENDED, Job
 from ..request import DRAW_A_SEED
+from ..sections.plan import plan_video
 from . import acts
 from .desk import Desk
 from .icons import svg
@@ -188,7 +189,7 @@ def _card(job: Job, texts: Texts) -> str:
 def _media(job: Job, texts: Texts) -> str:
     """A frame of the video, which plays while it is pointed at; or the start picture with the reason why it is all."""
     if not _video(job):
-        why = say(texts, "queue.gone" if job.progress.video else "queue.no_video")
+        why = say(texts, f"queue.{_without_video(job)}")
         return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
     version = f"?v={job.progress.frames}"
     label = say(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
@@ -200,6 +201,16 @@ def _media(job: Job, texts: Texts) -> str:
         f'data-film="media/{job.id}/video.mp4{version}" aria-label="{label}">'
         f'<img src="media/{job.id}/poster.jpg{version}" alt="" loading="lazy"><span>{seconds}</span></button>'
     )
+
+
+def _without_video(job: Job) -> str:
+    """The key of why an ended job shows no video."""
+    told = job.progress
+    if told.video:
+        return "gone"
+    if job.state == "cancelled" and not told.folder:
+        return "discarded" if told.started else "not_begun"
+    return "no_video"
 
 
 def _card_acts(job: Job, texts: Texts) -> str:
@@ -229,7 +240,7 @@ def _files(job: Job, texts: Texts) -> str:
 
 
 def _facts(job: Job, texts: Texts) -> str:
-    seconds = job.progress.seconds or job.request.seconds
+    seconds = job.progress.seconds or _planned_seconds(job)
     facts = [
         f"#{job.id}",
         say(texts, "queue.length", seconds=number(round(seconds, 1))),
@@ -239,6 +250,12 @@ def _facts(job: Job, texts: Texts) -> str:
     if job.state in ENDED and job.progress.seconds_total:
         facts.append(say(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)
+
+
+def _planned_seconds(job: Job) -> float:
+    """What the length that was asked for becomes in whole sections."""
+    request = job.request
+    return plan_video(request.kind, request.seconds, request.latent_window, request.fps).frames / request.fps
 
 
 def _seed(job: Job) -> int:

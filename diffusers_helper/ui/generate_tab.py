@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
+from . import machine
 from .commands import Commands
 from .desk import Desk
 from .form import Form, changes
@@ -29,10 +31,15 @@ ACTIONS = (
     "Waves roll onto the beach, clouds drift by.",
     "The camera moves slowly around the subject.",
 )
-ADVANCED = (
-    "kind", "size", "seed", "steps", "teacache", "teacache_threshold", "distilled_guidance", "real_cfg",
-    "cfg_rescale", "negative_prompt", "latent_window", "mp4_crf", "preserved_memory_gb",
-)  # fmt: skip
+ADVANCED: Mapping[str, tuple[str, ...]] = {
+    "sampling": ("kind", "seed", "steps", "teacache", "teacache_threshold", "latent_window"),
+    "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
+    "output": ("size", "mp4_crf"),
+    "memory": ("preserved_memory_gb",),
+}
+"""The fields for those who know them, in groups."""
+ONLY_WITH_GPU = "memory"
+WHEN_DONE = ("sound", "notification")
 
 STAGE = """<div class="stage">{bar}{job}{notices}
 <div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
@@ -49,7 +56,7 @@ def build(page: Page) -> Form:
     with gr.Row(elem_id="generate"):
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
-            plan, speed = _ask(page, form)
+            framing, plan, speed = _ask(page, form)
             _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
@@ -57,15 +64,23 @@ def build(page: Page) -> Form:
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
     stage.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
-    speed.input(_knobs_of, speed, [form[name] for name in LEVELS["balanced"]], **PRIVATE)
+    speed.input(
+        _knobs_of,
+        speed,
+        [form[name] for name in LEVELS["balanced"]],
+        js=f"level => {{ if (level === '{CUSTOM}') framepack.openAdvanced(); return level; }}",
+        **PRIVATE,
+    )
     connect(page, form, row)
-    _keep_looking_ahead(page, form, [row.refused, speed, plan])
+    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan])
     return form
 
 
-def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.Radio]:
-    """What everybody chooses; returns where the plan is shown, and the level."""
+def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio]:
+    """What everybody chooses; returns where the picture's framing and the plan are shown, and the level."""
     form.place("picture", elem_id="picture")
+    framing = gr.HTML(elem_id="framing")
+    framing.change(None, None, None, js="() => framepack.frame()", **PRIVATE)
     form.place("prompt", elem_id="prompt")
     examples = gr.HTML(_example_buttons(page.desk), js_on_load=FORWARD_CLICKS)
     examples.click(_example, None, form["prompt"], **PRIVATE)
@@ -73,7 +88,7 @@ def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.Radio]:
         form.place("seconds", elem_id="seconds", scale=1, min_width=140)
         plan = gr.HTML(elem_id="plan", scale=2, min_width=180, js_on_load=LOOK_AGAIN)
     speed = page.t(gr.Radio, "generate.speed", (*LEVELS, CUSTOM), value="balanced", elem_id="speed")
-    return plan, speed
+    return framing, plan, speed
 
 
 def _example_buttons(desk: Desk) -> str:
@@ -87,9 +102,27 @@ def _example_buttons(desk: Desk) -> str:
 
 
 def _advanced(page: Page, form: Form) -> None:
-    with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"), gr.Row(elem_classes="fields"):
-        for name in ADVANCED:
-            form.place_with_reset(name, elem_id=f"field-{name}")
+    with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"):
+        for group, names in ADVANCED.items():
+            shown = group != ONLY_WITH_GPU or machine.has_nvidia_gpu()
+            with gr.Column(elem_classes="group", elem_id=f"group-{group}", visible=shown):
+                page.t(gr.HTML, f"generate.group_{group}", html_template="<h3>${value}</h3>")
+                with gr.Row(elem_classes="fields"):
+                    for name in names:
+                        form.place_with_reset(name, elem_id=f"field-{name}")
+        _when_done(page)
+
+
+def _when_done(page: Page) -> None:
+    """How this browser tells that a video is done."""
+    wishes = page.t(gr.CheckboxGroup, "generate.when_done", WHEN_DONE, value=[], elem_id="when-done")
+    wishes.input(None, wishes, None, js="wishes => framepack.whenDone(wishes)", **PRIVATE)
+    page.opened(
+        lambda kept: [wish for wish in WHEN_DONE if wish in kept.split()],
+        gr.Textbox(visible="hidden"),
+        wishes,
+        js="() => framepack.whenDoneIs()",
+    )
 
 
 def _example(event: gr.EventData) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import InvalidRequest, Problem
+from ..errors import InvalidRequest, Problem, UnusablePicture
 from ..request import Request
 from ..sections.plan import plan_video
 from .desk import Desk
 from .form import NAMES, Form
+from .framing import framing_of
 from .refusals import quiet
 from .speed import level_of
 from .texts import Texts
@@ -59,6 +60,18 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
     return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span></p>'
 
 
+def framing_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> tuple[str, str]:
+    """What becomes of the start picture, and why it cannot be used; empty where there is nothing to say."""
+    if "picture" not in fields or desk.checkpoint is None:
+        return "", ""
+    try:
+        return framing_of(fields["picture"], fields["size"], desk.checkpoint).as_html(texts), ""
+    except UnusablePicture as error:
+        return "", str(error)
+    except KeyError:  # Another checkpoint has been chosen since; the form says so.
+        return "", ""
+
+
 def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
     """For IDLE: greyed, with the reason, while nothing reads them."""
     without_cfg = fields["real_cfg"] == 1
@@ -70,11 +83,13 @@ def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]
 
 
 def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any]) -> list[Any]:
-    """What is wrong, as refusals.py tells it; then updates for speed, plan, IDLE and the form's reset buttons."""
+    """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, IDLE and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
+    framing, unusable = framing_html(fields, desk, texts)
     return [
-        quiet(problems_of(fields), "picture" in fields, texts),
+        quiet(problems_of(fields), "picture" in fields, texts, unusable),
+        framing,
         speed_update(fields, texts),
         plan_html(fields, desk, texts),
         *idle_updates(fields, texts),

@@ -44,3 +44,8 @@ def vram() -> Space | None:
     if cuda is None or begun is None or not begun():
         return None
     return Space(*cuda.mem_get_info())
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether an NVIDIA driver is installed; asks no torch."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

@@ -4,6 +4,7 @@
 // fragment where it is missing, and touches nothing that shows it already.
 (() => {
   const LANGUAGES = ['en', 'ja', 'zh'];
+  const GRADIO = {en: 'en', ja: 'ja', zh: 'zh-CN'};
   const SECOND = 1000;
   const NAME = Math.random().toString(36).slice(2); // The server counts the pages that look on.
   let seen = '';
@@ -28,15 +29,24 @@
     try { localStorage.setItem('framepack.' + key, value); } catch { /* private windows may refuse */ }
   }
 
+  const BROWSER = navigator.languages || [navigator.language];
+
   function language() {
     const chosen = remembered('language');
     if (LANGUAGES.includes(chosen)) return chosen;
-    const wished = (navigator.languages || [navigator.language]).map(tag => tag.slice(0, 2).toLowerCase());
+    const wished = BROWSER.map(tag => tag.slice(0, 2).toLowerCase());
     return wished.find(tag => LANGUAGES.includes(tag)) || 'en';
+  }
+
+  // Gradio's own words follow the browser when it starts, and uploads are refused by the server: both are to follow us.
+  function settle() {
+    Object.defineProperty(navigator, 'language', {configurable: true, get: () => GRADIO[language()]});
+    document.cookie = `framepack_language=${language()}; SameSite=Lax; Max-Age=31536000`;
   }
 
   function speak(chosen) {
     remember('language', chosen);
+    settle();
     document.documentElement.lang = chosen;
     seen = '';
     soon();
@@ -104,7 +114,7 @@
   }
 
   // New pictures and videos are loaded before they take the place of the old ones, so that nothing flickers.
-  // A button that had the focus gets it back, so that the keyboard does not lose its place.
+  // A button that had the focus gets it back, or one near it, so that the keyboard does not lose its place.
   async function put(place, wanted) {
     place.shown = wanted;
     const fresh = document.createElement('template');
@@ -114,13 +124,19 @@
     if (!lists && place.querySelector('img, video')) await Promise.race([loaded(content), later(3 * SECOND)]);
     if (place.shown !== wanted) return;
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
+    const at = buttons(place).indexOf(document.activeElement);
     if (lists) patch(place, content);
     else place.replaceChildren(content);
     document.dispatchEvent(new Event('framepack-shown'));
-    if (focused?.act) {
-      const same = [...place.querySelectorAll('[data-act]')];
-      same.find(one => one.dataset.act === focused.act && one.dataset.job === focused.job)?.focus();
+    if (focused?.act && !(place.contains(document.activeElement) && !document.activeElement.disabled)) {
+      const there = buttons(place).filter(one => !one.disabled);
+      const same = there.filter(one => one.dataset.job === focused.job);
+      (same.find(one => one.dataset.act === focused.act) || same[0] || there[Math.min(at, there.length - 1)])?.focus();
     }
+  }
+
+  function buttons(place) {
+    return [...place.querySelectorAll('[data-act]')];
   }
 
   // Of lists, marked with data-parts, what is wanted as it was stays in the page: a video plays on, a menu stays open.
@@ -229,6 +245,7 @@
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();
+  settle();
   const told = name => fragments[name];
   const now = () => Date.now() / SECOND + ahead;
   Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage, told, now});

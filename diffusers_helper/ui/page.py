@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 COMMAND: Mapping[str, Any] = {**PRIVATE, "queue": True}
 
+MESSAGE_SECONDS = 3
 LONGEST_NUMBER = 18
 
 FORWARD_CLICKS = """
@@ -93,6 +94,11 @@ def live(*ids: str, layout: str = "", **properties: Any) -> gr.HTML:
     return gr.HTML(value, js_on_load=FORWARD_CLICKS, **properties)
 
 
+def inform(words: str) -> None:
+    """A short message that goes by itself. For a ``COMMAND``."""
+    gr.Info(html.escape(words), duration=MESSAGE_SECONDS)
+
+
 def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """``handler``, with known failures shown to the user as they are. For a ``COMMAND``."""
 
@@ -102,6 +108,6 @@ def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             return handler(*args, **kwargs)
         except FramePackError as error:
             log.info("refused: %s", error)
-            raise gr.Error(html.escape(str(error)), title="FramePack", print_exception=False) from None
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     return careful

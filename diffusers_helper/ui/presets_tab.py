@@ -16,7 +16,7 @@ from ..media.metadata import read_text
 from ..presets import Preset, file_name
 from .desk import Desk
 from .form import NAMES, Form
-from .page import COMMAND, PRIVATE, Act, Page, told
+from .page import COMMAND, PRIVATE, Act, Page, inform, told
 from .texts import Texts
 from .words import field_value
 
@@ -48,7 +48,7 @@ def build(page: Page, form: Form) -> None:
         with gr.Column(scale=7):
             shown = gr.HTML("", js_on_load=FORWARD, elem_id="presets-list")
         with gr.Column(scale=4, min_width=300):
-            page.t(gr.HTML, "presets.save_heading", html_template='<h3 class="r-title">${value}</h3>')
+            page.t(gr.HTML, "presets.save_heading", html_template='<h2 class="r-title">${value}</h2>')
             with gr.Group():
                 name = page.t(gr.Textbox, "presets.name", max_lines=1, elem_id="preset-name")
                 parts = page.t(gr.CheckboxGroup, "presets.parts", tuple(PARTS), value=["settings"])
@@ -95,7 +95,7 @@ class Presets:
             raise UnusableInput(texts("presets.no_parts"))
         fields = {field: value for field, value in self._form.fields_of(values).items() if field in kept}
         preset = self._store.save(name, fields, replace)
-        gr.Info(escape(texts("presets.saved", name=preset.name)))
+        inform(texts("presets.saved", name=preset.name))
         return self.listed(language), gr.update(value=False)
 
     def take_in(self, paths: Sequence[str] | None, language: str) -> tuple[str, None]:
@@ -107,7 +107,7 @@ class Presets:
             except FramePackError as error:
                 refused.append(f"{Path(path).name}: {error}")
         if names:
-            gr.Info(escape(Texts(language)("presets.imported", names=", ".join(names))))
+            inform(Texts(language)("presets.imported", names=", ".join(names)))
         for reason in refused:
             gr.Warning(escape(reason))
         return self.listed(language), None
@@ -121,7 +121,7 @@ class Presets:
 
     def _load(self, name: str, answer: str, texts: Texts) -> list[Any]:
         preset = self._store.load(name)
-        gr.Info(escape(texts("presets.loaded", name=preset.name)))
+        inform(texts("presets.loaded", name=preset.name))
         for field, offered in (("kind", self._desk.kinds), ("size", (None, *self._desk.sizes))):
             value = preset.values.get(field)
             if field in preset.values and value not in offered:
@@ -133,7 +133,7 @@ class Presets:
 
     def _delete(self, name: str, answer: str, texts: Texts) -> None:
         self._store.remove(name)
-        gr.Info(escape(texts("presets.deleted", name=name)))
+        inform(texts("presets.deleted", name=name))
 
 
 def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Sequence[str], texts: Texts) -> str:
@@ -141,8 +141,8 @@ def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Seque
     cards = "".join(_card(preset, startup is not None and preset.name == startup.name, texts) for preset in presets)
     listed = f'<ul class="p-list">{cards}</ul>' if cards else f'<p class="q-empty">{escape(texts("presets.empty"))}</p>'
     told = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    bad = f'<h4 class="r-head">{escape(texts("presets.problems"))}</h4><ul class="r-list">{told}</ul>' if told else ""
-    return f'<h3 class="r-title">{escape(texts("presets.list"))}</h3>{listed}{bad}'
+    bad = f'<h3 class="r-head">{escape(texts("presets.problems"))}</h3><ul class="r-list">{told}</ul>' if told else ""
+    return f'<h2 class="r-title">{escape(texts("presets.list"))}</h2>{listed}{bad}'
 
 
 def _card(preset: Preset, at_start: bool, texts: Texts) -> str:

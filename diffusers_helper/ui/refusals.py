@@ -21,9 +21,11 @@ def insisting(error: InvalidRequest | UnusablePicture, texts: Texts) -> str:
     return json.dumps({"fields": fields, "insist": secrets.token_hex(4)})
 
 
-def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts) -> str:
-    """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong."""
-    return json.dumps({"fields": by_field(problems, texts), "picture": has_picture})
+def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts, unusable: str = "") -> str:
+    """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong; ``unusable``
+    says what is wrong with the one that is."""
+    fields = {**({"picture": unusable} if unusable else {}), **by_field(problems, texts)}
+    return json.dumps({"fields": fields, "picture": has_picture})
 
 
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -14,7 +15,7 @@ from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from .form import NAMES, Form
-from .page import COMMAND, PRIVATE, Act, Page, told
+from .page import COMMAND, PRIVATE, Act, Page, inform, told
 from .texts import Texts
 from .words import field_value
 
@@ -33,11 +34,18 @@ element.addEventListener('click', event => {
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was read: what it says, and whether it is itself the start picture."""
+    """A file that was read.
+
+    Attributes:
+        recalled: what it says.
+        picture: the path of the start picture, when that is the file itself or known from the job that made it.
+        thumbnail: the picture's address on this page.
+    """
 
     path: str
     recalled: Recalled
-    picture: bool
+    picture: str = ""
+    thumbnail: str = ""
 
     @property
     def name(self) -> str:
@@ -47,7 +55,7 @@ class Found:
     def fields(self) -> dict[str, Any]:
         """What the form could take."""
         fields = {name: value for name, value in self.recalled.fields.items() if name in NAMES}
-        return {"picture": self.path, **fields} if self.picture else fields
+        return {"picture": self.picture, **fields} if self.picture else fields
 
 
 def build(page: Page, form: Form) -> None:
@@ -78,8 +86,20 @@ class Restore:
             recalled = recall(Path(path))
         except UnusableInput as error:
             return None, f'<p class="q-error" role="alert">{escape(str(error))}</p>'
-        found = Found(path, recalled, recalled.source == "framepack" and is_png(read_head(Path(path))))
+        found = Found(path, recalled, *self._picture_of(Path(path), recalled))
         return found, self.compare(found, language, *values)
+
+    def _picture_of(self, path: Path, recalled: Recalled) -> tuple[str, str]:
+        """The start picture and its address: a PNG of ours is one; a video's is kept with the job that made it."""
+        if recalled.source != "framepack":
+            return "", ""
+        if is_png(read_head(path)):
+            return str(path), _address(str(path))
+        for job in self._desk.queue.jobs():
+            picture = self._desk.queue.picture(job.id)
+            if _is_copy(path, job.progress.video) and picture.is_file():
+                return str(picture), f"media/{job.id}/thumb.png"
+        return "", ""
 
     def compare(self, found: Found | None, language: str, *values: Any) -> str:
         """The comparison as HTML; nothing before there is a file."""
@@ -92,12 +112,11 @@ class Restore:
     def take(self, found: Found | None, language: str, event: gr.EventData) -> list[Any]:
         """Fills the form with what was chosen and shows it. Raises UnusableInput."""
         texts, act = Texts(language), Act.of(event)
-        wanted = {"all": set(NAMES), "prompt": {"prompt"}, "seed": {"seed"}}.get(act.name, set(act.value.split()))
+        wanted = {"prompt": {"prompt"}, "seed": {"seed"}}.get(act.name, set(act.value.split()))
         fields = {name: value for name, value in (self._usable(found) if found else {}).items() if name in wanted}
         if not found or not fields:
             raise UnusableInput(texts("restore.none_ticked"))
-        names = ", ".join(texts(f"generate.{name}") for name in fields)
-        gr.Info(escape(texts("restore.taken", file=found.name, fields=names)))
+        inform(texts("restore.taken", count=len(fields)))
         return [*self._form.values_of(fields), gr.Tabs(selected="generate")]
 
     def _usable(self, found: Found) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def found_html(
     notes += [] if found.picture else [texts("restore.no_picture")]
     ignored = [*told.ignored[:MOST_IGNORED], *(["…"] if len(told.ignored) > MOST_IGNORED else [])]
     return (
-        f'<h3 class="r-title">{escape(title)}</h3>'
+        f'<h2 class="r-title">{escape(title)}</h2>'
         + _choice(found, fields, current, texts)
         + _list(texts("restore.not_taken"), not_taken)
         + _list(texts("restore.notes"), notes)
@@ -136,13 +155,13 @@ def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any],
         _row(name, field_value(name, old, texts), field_value(name, new, texts), texts) for name, old, new in changes
     ]
     if found.picture:
-        rows.insert(0, _row("picture", texts("restore.form_picture"), texts("restore.this_picture"), texts))
+        rows.insert(0, _picture_row(current.get("picture"), found.thumbnail, texts))
     if not rows:
         return f"<p>{escape(texts('restore.nothing_new' if fields else 'restore.nothing_usable'))}</p>"
     names = {name for name, _, _ in changes}
-    quick = [("all", "all", True), ("some", "some", True), ("prompt", "prompt_only", "prompt" in names)]
-    quick.append(("seed", "seed_only", "seed" in names))
-    buttons = "".join(_button(act, texts(f"restore.{key}")) for act, key, useful in quick if useful)
+    quick = [name for name in ("prompt", "seed") if name in names]
+    buttons = _button("some", texts("restore.some"), "q-primary")
+    buttons += "".join(_button(name, texts(f"restore.{name}_only")) for name in quick)
     heads = "".join(f'<th scope="col">{escape(texts(f"restore.{key}"))}</th>' for key in ("field", "old", "new"))
     return (
         f'<table class="r-diff"><thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
@@ -151,19 +170,44 @@ def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any],
 
 
 def _row(name: str, old: str, new: str, texts: Texts) -> str:
+    return _row_html(name, escape(old), escape(new), texts)
+
+
+def _picture_row(old: str | None, new: str, texts: Texts) -> str:
+    there = _thumbnail(_address(old)) if old else escape(texts("restore.picture_none"))
+    return _row_html("picture", there, _thumbnail(new), texts)
+
+
+def _row_html(name: str, old: str, new: str, texts: Texts) -> str:
     field = texts(f"generate.{name}")
     label = escape(texts("restore.take", field=field))
     return (
         f'<tr><td><input type="checkbox" checked data-field="{name}" aria-label="{label}"></td>'
-        f'<th scope="row">{escape(field)}</th>'
-        f"<td><del>{escape(old)}</del></td><td><ins>{escape(new)}</ins></td></tr>"
+        f'<th scope="row">{escape(field)}</th><td><del>{old}</del></td><td><ins>{new}</ins></td></tr>'
     )
+
+
+def _thumbnail(address: str) -> str:
+    return f'<img class="r-thumb" src="{escape(address)}" alt="">'
+
+
+def _address(path: str) -> str:
+    """Where Gradio serves an upload."""
+    return f"gradio_api/file={quote(path)}"
+
+
+def _is_copy(path: Path, video: str | None) -> bool:
+    """Whether the file at ``path`` is one of our videos, as far as name and size tell."""
+    try:
+        return video is not None and path.name == Path(video).name and path.stat().st_size == Path(video).stat().st_size
+    except OSError:
+        return False
 
 
 def _list(title: str, lines: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<h4 class="r-head">{escape(title)}</h4><ul class="r-list">{items}</ul>' if items else ""
+    return f'<h3 class="r-head">{escape(title)}</h3><ul class="r-list">{items}</ul>' if items else ""
 
 
-def _button(act: str, words: str) -> str:
-    return f'<button type="button" class="q-button" data-act="{act}">{escape(words)}</button>'
+def _button(act: str, words: str, kind: str = "") -> str:
+    return f'<button type="button" class="q-button {kind}" data-act="{act}">{escape(words)}</button>'

@@ -123,7 +123,10 @@ class LiveAnswers:
         with self._rendering:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
-                content = {**self._state(), "fragments": self._render(self._desk, language, wish)}
+                content = {
+                    **fragments.state(self._desk, language),
+                    "fragments": self._render(self._desk, language, wish),
+                }
                 text = json.dumps(content, sort_keys=True)
                 seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
                 body = json.dumps({"seen": seen, **content}).encode()
@@ -133,12 +136,6 @@ class LiveAnswers:
                     key, seen, body, gzip.compress(body, 4), time.monotonic()
                 )
             return found
-
-    def _state(self) -> dict[str, Any]:
-        """What the page's scripts go by: whether a job runs, and which wait."""
-        jobs = self._desk.queue.jobs()
-        running = any(job.state == "running" for job in jobs[:1])
-        return {"running": running, "queued": [job.id for job in jobs if job.state == "queued"]}
 
 
 class Media:

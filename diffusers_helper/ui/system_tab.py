@@ -10,7 +10,7 @@ import gradio as gr
 from .. import doctor
 from ..settings import Settings
 from .desk import Desk
-from .page import COMMAND, PRIVATE, Act, Page, live, told
+from .page import COMMAND, PRIVATE, Act, Page, inform, live, told
 from .texts import Texts
 
 
@@ -44,10 +44,10 @@ def _fetch_command(desk: Desk) -> Callable[[str, gr.EventData], None]:
         act, texts = Act.of(event), Texts(language)
         if act.name == "fetch":
             desk.fetching.start(act.value, desk.settings)
-            gr.Info(texts("system.fetch_told", name=escape(act.value)))
+            inform(texts("system.fetch_told", name=act.value))
         elif act.name == "fetch_stop":
             desk.fetching.stop()
-            gr.Info(texts("system.fetch_stopped"))
+            inform(texts("system.fetch_stopped"))
 
     return carry_out
 

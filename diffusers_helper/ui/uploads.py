@@ -19,10 +19,12 @@ from typing import Any
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..media.pictures import ACCEPTED, describe, media_type
 from .guard import answer, route_path, say
+from .texts import Texts
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ WHOLE_UPLOAD_SECONDS = 1800.0
 _HEAD_BYTES = 512
 _MP4 = re.compile(rb".{4}ftyp(iso|mp4|avc|dash|M4V)", re.DOTALL)
 _URL = re.compile(r"\s*(https?|ftp|file|data):", re.IGNORECASE)
-TOO_LARGE = "This is larger than the maximum allowed size of {} MB; --max-upload-size sets it."
+LANGUAGE_COOKIE = "framepack_language"
 
 
 class Bodies:
@@ -75,15 +77,15 @@ class Bodies:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A file: its length is watched while it comes, its content is judged when it is there."""
-        length = _declared_bytes(Headers(scope=scope))
+        length, texts = _declared_bytes(Headers(scope=scope)), _texts(scope)
         if length is not None and length > self.max_upload_bytes + FORM_BYTES:
-            return await say(send, 413, TOO_LARGE.format(self.max_upload_bytes // 10**6))
+            return await say(send, 413, texts("upload.too_large", most=self.max_upload_bytes // 10**6))
         if await anyio.to_thread.run_sync(self._is_full, length or self.max_upload_bytes):
-            return await say(send, 507, "The disk is full: free some space, or choose another output folder.")
+            return await say(send, 507, texts("upload.disk_full"))
         reply = _Reply()
-        await self.app(scope, self._watched(receive), reply.collect)
+        await self.app(scope, self._watched(receive, texts), reply.collect)
         paths = reply.paths()
-        if refusal := await anyio.to_thread.run_sync(_judge, paths):
+        if refusal := await anyio.to_thread.run_sync(_judge, paths, texts):
             scope["app"].get_blocks().upload_file_set.difference_update(map(str, paths))
             return await say(send, 415, refusal)
         return await reply.pass_on(send)
@@ -94,7 +96,7 @@ class Bodies:
         except OSError:
             return True
 
-    def _watched(self, receive: Receive) -> Receive:
+    def _watched(self, receive: Receive, texts: Texts) -> Receive:
         """``receive`` with limits. What breaks one is told as a broken form: Gradio then removes what it wrote."""
         begun, count = time.monotonic(), 0
 
@@ -103,14 +105,14 @@ class Bodies:
             try:
                 message = await asyncio.wait_for(receive(), IDLE_SECONDS)
             except (TimeoutError, asyncio.TimeoutError):
-                raise MultiPartException(f"Nothing came for {IDLE_SECONDS:.0f} s.") from None
+                raise MultiPartException(texts("upload.idle", seconds=round(IDLE_SECONDS))) from None
             if message["type"] == "http.disconnect":
-                raise MultiPartException("The connection was lost.")
+                raise MultiPartException(texts("upload.lost"))
             count += len(message.get("body", b""))
             if count > self.max_upload_bytes + FORM_BYTES:
-                raise MultiPartException(TOO_LARGE.format(self.max_upload_bytes // 10**6))
+                raise MultiPartException(texts("upload.too_large", most=self.max_upload_bytes // 10**6))
             if time.monotonic() - begun > WHOLE_UPLOAD_SECONDS:
-                raise MultiPartException("The upload took too long.")
+                raise MultiPartException(texts("upload.slow"))
             return message
 
         return watched
@@ -189,25 +191,33 @@ class _Reply:
         return [Path(path) for path in json.loads(body)]
 
 
-def _judge(paths: list[Path]) -> str:
+def _judge(paths: list[Path], texts: Texts) -> str:
     """Why these files are refused, in words; they are deleted then. Empty when they are all of use here."""
-    refusals = [refusal for path in paths if (refusal := _refusal(path))]
+    refusals = [refusal for path in paths if (refusal := _refusal(path, texts))]
     if refusals:
         for path in paths:
             path.unlink(missing_ok=True)
     return " ".join(refusals)
 
 
-def _refusal(path: Path) -> str:
+def _refusal(path: Path, texts: Texts) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
-        return f"{path.name!r} could not be kept: {error.strerror}."
+        return texts("upload.not_kept", name=repr(path.name), reason=error.strerror)
     if media_type(head) or _MP4.match(head) or _begins_as_json(head):
         return ""
     kind = describe(head) if head else "empty"
-    return f"{path.name!r} is {kind}. This page takes pictures ({ACCEPTED}), and MP4 and JSON files made here."
+    own = f"upload.{re.sub(r'[^a-z]+', '_', kind.casefold())}"
+    told = texts(own) if own in texts else kind
+    return texts("upload.not_taken", name=repr(path.name), kind=told, accepted=ACCEPTED.replace(" or ", ", "))
+
+
+def _texts(scope: Scope) -> Texts:
+    """In the language of the page that asks, which its script leaves in a cookie; else in English."""
+    cookies = Request(scope).cookies
+    return Texts(cookies.get(LANGUAGE_COOKIE, "en"))
 
 
 def _begins_as_json(head: bytes) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from diffusers_helper.events import Started
 from tests.jobs_support import Hold, make_picture, make_request, wait_until
@@ -130,3 +132,121 @@ def test_a_refusal_inside_advanced_opens_it(place: Site, visit: Callable[..., An
     page.locator("#start").click()
     page.locator("#field-steps .refusal", has_text="from 1 to 100").wait_for()
     page.wait_for_function("() => document.activeElement.closest('#field-steps')")
+
+
+DROP = """async ([selector, files]) => {
+    const data = new DataTransfer();
+    for (const [content, name, type] of files) {
+        const blob = await (await fetch(`data:${type};base64,${content}`)).blob();
+        data.items.add(new File([blob], name, {type}));
+    }
+    const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data});
+    document.querySelector(selector).dispatchEvent(drop);
+    return drop.defaultPrevented;
+}"""
+
+
+def drop(page: Any, selector: str, *files: Path, kind: str = "image/png") -> bool:
+    """Drop files onto an element; whether the browser was kept from opening them."""
+    given = [[base64.b64encode(file.read_bytes()).decode(), file.name, kind] for file in files]
+    return bool(page.evaluate(DROP, [selector, given]))
+
+
+def test_pictures_that_are_dropped_beside_the_zone_are_taken_and_framed(
+    place: Site, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (500, 100), "teal").save(wide)
+    page = visit(place)
+    assert drop(page, "#stage", wide, make_picture(tmp_path, "red"))
+    page.locator(".note", has_text="Left out: red.png").wait_for()
+    page.locator("#framing", has_text="64 × 64 · the edges are cut off").wait_for()
+    page.locator("#picture .crop").wait_for()
+    frame, image = (page.locator(f"#picture {what}").bounding_box() for what in (".crop", "img"))
+    assert frame["width"] == pytest.approx(frame["height"], abs=2)
+    assert frame["width"] == pytest.approx(image["width"] / 5, abs=6)
+    prompt(page).fill("by the keys")
+    page.keyboard.press("Control+Enter")
+    wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "by the keys"], "the job")
+
+
+def test_what_is_no_picture_is_refused_at_the_zone_in_the_language_of_the_page(
+    place: Site, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = visit(place, locale="zh-CN")
+    fake = tmp_path / "fake.png"
+    fake.write_bytes(b"%PDF-1.4 no picture")
+    choose_only(page, fake)
+    page.locator("#picture .refusal", has_text="PDF 文档").wait_for()
+    assert "HTTP" not in page.locator("body").inner_text()
+    assert drop(page, "#picture button", fake, kind="text/plain")
+    page.locator(".note", has_text="不是图片").wait_for()
+    page.get_by_role("tab").nth(2).click()
+    zone = page.locator("#restore-file [data-testid=upload-text]")
+    zone.wait_for()
+    assert "将文件拖放到此处" in zone.evaluate("it => getComputedStyle(it, '::after').content")
+
+
+def choose_only(page: Any, file: Path) -> None:
+    page.locator("#picture input[type=file]").set_input_files(file)
+
+
+SHOWN = """jobs => jobs.join() ===
+    [...document.querySelectorAll('.q-queued [data-act=duplicate]')].map(one => one.dataset.job).join()"""
+
+
+def waiting(place: Site) -> list[int]:
+    return [job.id for job in place.queue.jobs() if job.state == "queued"]
+
+
+def test_the_focus_stays_near_when_a_job_is_moved_or_removed(
+    place: Site, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    one, two = (place.queue.add(make_request(make_picture(tmp_path), prompt=f"{name} one")).id for name in "ab")
+    page = visit(place)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("tab", name="Queue").click()
+    for act, order in (("down", [two, one]), ("remove", [two])):
+        page.locator(f"[data-act={act}][data-job='{one}']").focus()
+        page.keyboard.press("Enter")
+        wait_until(lambda order=order: waiting(place)[-len(order) :] == order, "the new order")
+        page.wait_for_function(SHOWN, arg=waiting(place))
+        assert page.evaluate("() => Boolean(document.activeElement.dataset.act)")
+    place.queue.remove(two)
+
+
+STAND_INS = """
+window.told = [];
+window.AudioContext = class { constructor() { told.push('sound'); this.currentTime = 0; }
+    createOscillator() { return {frequency: {}, connect: other => other, start() {}, stop() {}}; }
+    createGain() { return {gain: {setValueAtTime() {}, exponentialRampToValueAtTime() {}}, connect: other => other}; }
+    close() {} };
+window.Notification = class { constructor(title, options) { told.push(options.body); }
+    static permission = 'default';
+    static async requestPermission() { return Notification.permission = 'granted'; } };
+"""
+
+
+def test_a_finished_video_is_told_as_this_browser_wishes(
+    place: Site, hold: Hold, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = visit(place)
+    page.add_init_script(STAND_INS)
+    page.reload()
+    page.locator("#advanced > button").click()
+    for wish in ("play a sound", "show a notification"):
+        page.locator("#when-done").get_by_text(wish).click()
+    page.wait_for_function("() => Notification.permission === 'granted'")
+    page.reload()
+    page.locator("#advanced > button").click()
+    page.wait_for_function("() => document.querySelectorAll('#when-done input:checked').length === 2")
+    page.evaluate("() => { Notification.permission = 'granted'; told.length = 0; }")
+    for job in place.queue.jobs():
+        if job.state == "queued":
+            place.queue.remove(job.id)
+    hold.go.set()
+    place.queue.unpause()
+    job = place.queue.add(make_request(make_picture(tmp_path), prompt="to be told"))
+    page.wait_for_function(f"() => told.includes('Job {job.id}: done')")
+    assert "sound" in page.evaluate("() => told")
+    place.queue.pause()

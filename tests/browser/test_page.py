@@ -204,7 +204,7 @@ def test_settings_come_back_from_a_dropped_video(
     drop(page, "#restore-file button", video, "video/mp4")
     page.locator("#restore-found [data-act=seed]").wait_for()
     assert "onerror" in page.locator("#restore-found").inner_text()
-    page.locator("#restore-found [data-act=all]").click()
+    page.locator("#restore-found [data-act=some]").click()
     page.locator("#prompt textarea").wait_for()
     page.wait_for_function("() => document.querySelector('#prompt textarea').value.includes('onerror')")
     assert page.locator("#prompt textarea").input_value() == HOSTILE
@@ -334,7 +334,7 @@ def test_an_interrupted_job_goes_on_from_the_page(
     (folder / "job.json").write_text("{}")
     before.add(make_request(make_picture(tmp_path)))
     before.claim()
-    before.told(1, Started(folder=str(folder), seed=5, sections_done=0))
+    before.told(1, Started(folder=str(folder), seed=5, sections_done=1))
     before.close()
     place = serve()
     page = visit(place)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusers_helper.media.fit import choose_bucket, resize_and_crop
+from diffusers_helper.media.fit import choose_bucket, part_seen, resize_and_crop
 from diffusers_helper.models.table import FRAMEPACK_BUCKETS
 
 
@@ -65,3 +65,15 @@ def test_strips_and_dots_fit_without_a_giant_in_between(
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert resize_and_crop(pixels, 416, 416).shape == (416, 416, 3)
     assert max(w * h for w, h in sizes) <= 34 * 416 * 416
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 500), (500, 100), (64, 96), (96, 64), (64, 64)])
+def test_the_part_that_is_seen_is_the_part_that_is_kept(height: int, width: int) -> None:
+    """A ramp over the picture: its ends after the crop say where the crop was."""
+    seen_height, seen_width = part_seen(height, width, 64, 96)
+    assert max(seen_height, seen_width) == pytest.approx(1)
+    across = np.broadcast_to(np.linspace(0, 255, width), (height, width)).astype(np.uint8)
+    down = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width)).astype(np.uint8)
+    for ramp, seen in ((across, seen_width), (down, seen_height)):
+        kept = resize_and_crop(np.stack([ramp] * 3, axis=2), 64, 96)
+        assert (int(kept.max()) - int(kept.min())) / 255 == pytest.approx(seen, abs=0.06)

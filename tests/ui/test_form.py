@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio.data_classes import ImageData
+from PIL import Image
 
 from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.request import SEED_MAX, Request
 from diffusers_helper.ui.draft import restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.generate_tab import ADVANCED
-from diffusers_helper.ui.look_ahead import IDLE, idle_updates, look_ahead, plan_html, speed_update
+from diffusers_helper.ui.look_ahead import IDLE, framing_html, idle_updates, look_ahead, plan_html, speed_update
 from diffusers_helper.ui.server import uploads_folder
 from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
 from diffusers_helper.ui.starting import Starting
@@ -59,7 +60,8 @@ def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
     fixed = {"schema_version", "fps"}
     assert set(NAMES) == set(Request.model_fields) - fixed
     assert set(OTHER) == set(NAMES)
-    assert set(ADVANCED) == set(NAMES) - {"picture", "prompt", "seconds"}
+    advanced = [name for group in ADVANCED.values() for name in group]
+    assert sorted(advanced) == sorted(set(NAMES) - {"picture", "prompt", "seconds"})
 
 
 def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:
@@ -120,7 +122,8 @@ def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str,
     shown[NAMES.index(name)] = value
     with pytest.raises(InvalidRequest, match=f"^{name}: "):
         stage.form.request_of(shown)
-    refused, _, plan, *_ = look_ahead(stage.form, stage.desk, "en", shown)
+    shown[NAMES.index("picture")] = None
+    refused, _, _, plan, *_ = look_ahead(stage.form, stage.desk, "en", shown)
     assert list(json.loads(refused)["fields"]) == [name]
     assert Texts("en")(f"generate.{name}") in plan
 
@@ -129,13 +132,13 @@ def test_the_plan_says_the_true_length(stage: Stage) -> None:
     plan = plan_html({**stage.form.defaults, "seconds": 5.0}, stage.desk, Texts("en"))
     assert "4.8 s" in plan
     assert "145 frames" in plan
-    assert "sections: 4" in plan
+    assert "4 sections" in plan
     assert Texts("en")("generate.plan_time_unknown") in plan
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, language: str) -> None:
-    shown = values(stage.form)
+    shown = values(stage.form, picture=None)
     for name, wrong in (("seconds", None), ("seed", "<b>"), ("prompt", "x" * 10_001), ("size", "big"), ("steps", 0)):
         shown[NAMES.index(name)] = wrong
     texts = Texts(language)
@@ -174,17 +177,38 @@ def test_what_has_no_effect_is_greyed_and_says_why() -> None:
     assert all(update["interactive"] for update in idle_updates({"real_cfg": 2.0, "teacache": True}, Texts("en")))
 
 
-def test_resets_say_the_default_and_wake_up_when_there_is_something_to_reset(stage: Stage) -> None:
+def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) -> None:
     with gr.Blocks():
         form = Form(stage.page)
-        for name in ADVANCED:
-            form.place_with_reset(name)
+        for name in NAMES:
+            form.place_with_reset(name) if name != "picture" else form.place(name)
     shown = dict(zip(NAMES, values(form, steps=30), strict=True))
     updates = dict(zip(form.resets, form.reset_updates(shown, Texts("en")), strict=True))
-    assert updates["steps"] == gr.update(value="Default: 25", interactive=True)
-    assert updates["size"] == gr.update(value="Default: fits the picture", interactive=False)
-    assert updates["negative_prompt"] == gr.update(value="Default: empty", interactive=False)
-    assert updates["teacache"] == gr.update(value="Default: on", interactive=False)
+    assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)
+    assert updates["size"] == gr.update(value="↺ Default: fits the picture", visible=False)
+    assert updates["negative_prompt"] == gr.update(value="↺ Default: empty", visible=False)
+    assert updates["teacache"] == gr.update(value="↺ Default: on", visible=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "cut", "soft"), [((64, 64), False, False), ((500, 100), True, False), ((40, 40), False, True)]
+)
+def test_the_framing_says_the_size_and_whether_edges_are_cut(
+    stage: Stage, tmp_path: Path, size: tuple[int, int], cut: bool, soft: bool
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    fields = {**stage.form.defaults, "picture": str(tmp_path / "a.png")}
+    shown, unusable = framing_html(fields, stage.desk, Texts("en"))
+    assert unusable == ""
+    assert "64 × 64" in shown
+    assert ("edges are cut off" in shown, "becomes soft" in shown) == (cut, soft)
+    assert f'data-seen="{100 / size[0] if cut else 1:.4f} 1.0000"' in shown
+
+
+def test_a_picture_that_cannot_be_used_is_refused_before_the_start(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    shown = values(stage.form, picture=str(tmp_path / "a.png"))
+    assert "a.png" in json.loads(look_ahead(stage.form, stage.desk, "en", shown)[0])["fields"]["picture"]
 
 
 def draft_of(form: Form, run: str, **fields: Any) -> str:

@@ -173,8 +173,8 @@ def test_the_three_stops_say_what_they_keep() -> None:
     content = fragments.buttons(make_job(), EN)
     assert list(acts(content)) == ["stop now", "stop section", "stop nothing"]
     assert all(button["data-job"] == "1" for button in acts(content).values())
-    assert "keeps the finished sections as a video: 2" in content
-    assert "keeps as a video: 3" in content
+    assert "keeps 2 finished sections as a video" in content
+    assert "finishes this one and keeps 3 sections as a video" in content
     assert [act for act, button in acts(content).items() if "data-confirm" in button] == ["stop nothing"]
 
 
@@ -298,3 +298,16 @@ def test_doctor_s_report_is_text_with_what_to_do() -> None:
     assert "<img" not in content
     assert EN("system.fix") in content
     assert EN("system.all_well") in system_tab.report_html(doctor.Report(facts[1:]), EN)
+
+
+def test_the_scripts_are_told_what_waits_and_what_came_to_an_end(stage: Stage) -> None:
+    done = stage.ended("done")
+    waiting = stage.add()
+    told = fragments.state(stage.desk, "en")
+    assert (told["running"], told["queued"]) == (False, [waiting.id])
+    assert told["ended"] == {"at": stage.queue.job(done.id).ended_at, "words": f"Job {done.id}: done"}
+
+
+def test_an_end_that_somebody_asked_for_is_not_told(stage: Stage) -> None:
+    stage.ended("cancelled")
+    assert fragments.state(stage.desk, "ja")["ended"] == {"at": 0, "words": ""}

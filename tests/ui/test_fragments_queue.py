@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from diffusers_helper.events import Cancelled, Started
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.ui import fragments_queue
 from diffusers_helper.ui.fragments_queue import MOST, STEP, Wish
@@ -154,6 +155,27 @@ def test_what_was_deleted_can_be_brought_back(stage: Stage) -> None:
     assert HOSTILE in seen.text
     stage.queue.restore(job.id)
     assert fragments_queue.render(stage.desk, Texts())["undo"] == ""
+
+
+def test_a_discarded_job_says_so(stage: Stage) -> None:
+    job = stage.add()
+    stage.queue.claim()
+    work = stage.folder / "outputs" / "day" / "work"
+    work.mkdir(parents=True)
+    (work / "job.json").write_text("{}")
+    stage.queue.told(job.id, Started(folder=str(work), seed=1, sections_done=0))
+    stage.queue.cancel(job.id, "nothing")
+    stage.queue.end(job.id, Cancelled(folder=str(work)), "cancelled")
+    never = stage.add()
+    stage.queue.cancel(never.id)
+    assert "Discarded." in history(stage).text
+    assert "It had not begun." in history(stage).text
+    assert "No section was finished" not in history(stage).text
+
+
+def test_a_waiting_job_says_what_its_length_becomes(stage: Stage) -> None:
+    job = stage.add(seconds=2.0)
+    assert "2.4 s" in Seen(fragments_queue.queue([job], False, [], Texts(), Wish())).text
 
 
 def test_a_video_that_is_gone_is_told(stage: Stage) -> None:

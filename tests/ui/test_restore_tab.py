@@ -22,6 +22,7 @@ from .stage import HOSTILE, Stage, click, tab_of
 from .test_fragments_queue import Seen
 
 FIELDS = {"prompt": f"the wave {HOSTILE}", "seed": 2**63 - 1, "seconds": 7.5, "steps": 30}
+EVERYTHING = " ".join(NAMES)
 PIXELS = np.zeros((16, 16, 3), np.uint8)
 
 
@@ -69,13 +70,13 @@ def test_a_video_is_compared_field_by_field(stage: Stage, restore: Restore) -> N
     for told in ("older", "the wave", str(2**63 - 1), "In the form", "In the file", "made with pocket", "found.mp4"):
         assert told in seen.text
     assert "start picture is not in the file" in seen.text
-    assert [button["data-act"] for button in seen.all("button")] == ["all", "some", "prompt", "seed"]
+    assert [button["data-act"] for button in seen.all("button")] == ["some", "prompt", "seed"]
 
 
 @pytest.mark.parametrize(
     ("act", "ticked", "taken"),
     [
-        ("all", "", {"prompt", "seed", "seconds", "steps", "kind"}),
+        ("some", EVERYTHING, {"prompt", "seed", "seconds", "steps", "kind"}),
         ("prompt", "seed steps", {"prompt"}),
         ("seed", "", {"seed"}),
         ("some", "steps seconds", {"steps", "seconds"}),
@@ -95,7 +96,10 @@ def test_only_what_was_chosen_gets_into_the_form(
 
 def test_the_taken_form_is_the_request_that_made_the_video(stage: Stage, restore: Restore) -> None:
     found, _ = read(restore, stage, our_video(stage.folder))
-    values = {**dict(zip(NAMES, stage.values(), strict=True)), **stage.filled(restore.take(found, "en", click("all")))}
+    values = {
+        **dict(zip(NAMES, stage.values(), strict=True)),
+        **stage.filled(restore.take(found, "en", click("some", value=EVERYTHING))),
+    }
     request = stage.form.request_of([*{**values, "picture": "p.png"}.values()])
     assert request.metadata() == recipe()["request"]
 
@@ -106,21 +110,39 @@ def test_nothing_ticked_is_told(stage: Stage, restore: Restore, ticked: str) -> 
     with pytest.raises(UnusableInput, match="nothing is ticked"):
         restore.take(found, "en", click("some", value=ticked))
     with pytest.raises(UnusableInput):
-        restore.take(None, "en", click("all"))
+        restore.take(None, "en", click("some", value=EVERYTHING))
 
 
 def test_our_picture_is_itself_the_start_picture(stage: Stage, restore: Restore) -> None:
     path = our_picture(stage.folder)
     found, seen = read(restore, stage, path)
     assert rows(seen)[0] == "picture"
-    assert stage.filled(restore.take(found, "en", click("all")))["picture"] == path
+    assert "none yet" in seen.text
+    assert [image["src"] for image in seen.all("img")] == [f"gradio_api/file={path}"]
+    assert stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))["picture"] == path
     assert "picture" not in stage.filled(restore.take(found, "en", click("some", value="seed")))
+
+
+def test_a_video_made_here_brings_the_picture_of_its_job(stage: Stage, restore: Restore) -> None:
+    job = stage.ended("done")
+    copy = stage.folder / "uploads" / stage.queue.result(job.id).name
+    copy.parent.mkdir()
+    write_segment(stage.folder / "segment.mp4", PIXELS[None], 30, 30)
+    join_segments([stage.folder / "segment.mp4"], copy, as_comment(recipe()), 30)
+    found, _ = read(restore, stage, str(copy))
+    assert not found.picture
+    stage.queue.result(job.id).write_bytes(copy.read_bytes())
+    found, seen = read(restore, stage, str(copy))
+    assert rows(seen)[0] == "picture"
+    assert seen.all("img")[-1]["src"] == f"media/{job.id}/thumb.png"
+    taken = stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
+    assert taken["picture"] == str(stage.queue.picture(job.id))
 
 
 def test_a_peers_picture_path_is_no_picture(stage: Stage, restore: Restore) -> None:
     found, seen = read(restore, stage, studio_file(stage.folder, input_image_path="/etc/passwd", picture="/etc/passwd"))
     assert "picture" not in rows(seen)
-    assert "picture" not in stage.filled(restore.take(found, "en", click("all")))
+    assert "picture" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
     assert "input_image_path" in seen.text
     assert "/etc/passwd" not in seen.text
 
@@ -132,14 +154,14 @@ def test_what_does_not_fit_is_told_and_not_offered(stage: Stage, restore: Restor
     assert "from 1 to 120" in seen.text
     assert "made with LoRAs" in seen.text
     assert "blend_sections" in seen.text
-    assert "seconds" not in stage.filled(restore.take(found, "en", click("all")))
+    assert "seconds" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
 
 
 def test_a_size_of_another_checkpoint_is_told_and_not_taken(stage: Stage, restore: Restore) -> None:
     found, seen = read(restore, stage, our_video(stage.folder, size="640x640"))
     assert "size" not in rows(seen)
     assert "640x640 is not made by this checkpoint" in seen.text
-    assert "size" not in stage.filled(restore.take(found, "en", click("all")))
+    assert "size" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
 
 
 def test_the_same_settings_need_no_choice(stage: Stage, restore: Restore) -> None:

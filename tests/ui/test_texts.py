@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import string
 
 import gradio as gr
 import pytest
 
+from diffusers_helper.media import pictures
 from diffusers_helper.ui.texts import FOLDER, LANGUAGES, Texts
 from diffusers_helper.ui.translation import Translator, wording
 
@@ -65,6 +67,17 @@ def test_an_unknown_language_is_english() -> None:
 
 def test_values_take_their_places() -> None:
     assert Texts("en")("generate.queued", job=7, place=3) == "Job 7 is number 3 in the queue."
+
+
+def test_a_number_takes_its_noun_with_it() -> None:
+    texts = Texts("en")
+    assert texts("job.stop_now_keeps", count=1) == "keeps 1 finished section as a video"
+    assert texts("job.stop_now_keeps", count=2) == "keeps 2 finished sections as a video"
+
+
+def test_every_kind_of_refused_file_has_its_words() -> None:
+    kinds = [kind for _, kind in pictures._REFUSED]
+    assert all(f"upload.{re.sub(r'[^a-z]+', '_', kind.casefold())}" in Texts("zh") for kind in kinds)
 
 
 def test_a_component_takes_label_info_placeholder_and_choices_from_its_key() -> None:

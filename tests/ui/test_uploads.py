@@ -193,3 +193,9 @@ def test_a_private_event_opens_no_path_that_was_not_uploaded(open_server: Served
         uploaded = upload(client, png()).json()[0]
         data["data"][0]["path"] = uploaded  # type: ignore[index]
         assert client.post("/gradio_api/run/predict", json=data).json()["data"] == [f"got {uploaded}"]
+
+
+def test_a_refusal_speaks_the_language_of_the_page(open_server: Served) -> None:
+    with open_server.client(cookies={"framepack_language": "ja"}) as client:
+        refused = client.post("/gradio_api/upload", files={"files": ("a.png", b"%PDF-1.4")})
+    assert (refused.status_code, "'a.png' はPDF 文書です" in refused.text) == (415, True)

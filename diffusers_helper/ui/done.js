@@ -1,0 +1,52 @@
+// Tells that a video is done or has failed, by a sound or a notification, as somebody has chosen in this browser.
+(() => {
+  const KEY = 'framepack.when_done';
+  const NOTES = [[660, 0], [880, 0.16]]; // hertz, and when
+  let last; // When the newest job that ended did so; unknown before the first news.
+  let words = {};
+
+  function chosen() {
+    try { return localStorage.getItem(KEY) ?? ''; } catch { return ''; }
+  }
+
+  async function whenDone(wishes) {
+    const before = chosen();
+    try { localStorage.setItem(KEY, wishes.join(' ')); } catch { /* private windows may refuse */ }
+    if (wishes.includes('sound') && !before.includes('sound')) sound();
+    if (wishes.includes('notification') && await permission() !== 'granted') framepack.note(words.notification_denied);
+  }
+
+  async function permission() {
+    if (!('Notification' in window)) return 'denied';
+    return Notification.permission === 'default' ? Notification.requestPermission() : Notification.permission;
+  }
+
+  function sound() {
+    const audio = new AudioContext();
+    for (const [pitch, at] of NOTES) {
+      const tone = audio.createOscillator(), volume = audio.createGain();
+      tone.frequency.value = pitch;
+      volume.gain.setValueAtTime(0.15, audio.currentTime + at);
+      volume.gain.exponentialRampToValueAtTime(0.001, audio.currentTime + at + 0.4);
+      tone.connect(volume).connect(audio.destination);
+      tone.start(audio.currentTime + at);
+      tone.stop(audio.currentTime + at + 0.4);
+      tone.onended = () => { if (at) audio.close(); };
+    }
+  }
+
+  function tell(text) {
+    if (chosen().includes('sound')) sound();
+    if (chosen().includes('notification') && window.Notification?.permission === 'granted') {
+      new Notification('FramePack', {body: text});
+    }
+  }
+
+  document.addEventListener('framepack-news', event => {
+    const {ended} = event.detail;
+    ({words} = event.detail);
+    if (last !== undefined && ended.at > last) tell(ended.words);
+    last = Math.max(last ?? 0, ended.at);
+  });
+  Object.assign(window.framepack ??= {}, {whenDone, whenDoneIs: chosen});
+})();
