@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from ..errors import UnusableCheckpoint
+from ..proxies import require_usable_proxies
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,9 @@ class Hub:
 
         Raises:
             UnusableCheckpoint: the hub refuses or cannot be reached.
+            InvalidSetting: the proxies of the environment cannot be used.
         """
+        require_usable_proxies(get_session)
         tries = _Tries(self, repository)
         while True:
             try:

@@ -12,11 +12,13 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidSetting, OutputFailed
 from ..interrupt import StopSignal
+from ..proxies import no_proxies, require_usable_proxies
 from ..settings import PageSettings
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def prepare_gradio(settings: PageSettings, environment: MutableMapping[str, str]
 
 
 def import_gradio() -> None:
-    """Import Gradio without what it does for editors.
+    """Import Gradio without what it does for editors, and whatever proxies are named.
 
     For each component it parses its own source and writes type stubs beside it, at every start anew: half of the
     import's time. It leaves that out for a component that has no source file.
@@ -72,7 +74,8 @@ def import_gradio() -> None:
     file_of = inspect.getfile
     try:
         setattr(inspect, "getfile", no_file)  # noqa: B010
-        importlib.import_module("gradio")
+        with no_proxies():
+            importlib.import_module("gradio")
     finally:
         setattr(inspect, "getfile", file_of)  # noqa: B010
 
@@ -131,9 +134,19 @@ class PageServer:
     def open(self) -> None:
         """Listen; ``addresses`` then says where. Raises InvalidSetting."""
         from .guard import AllowedNames
+
+        names = AllowedNames.of(self._settings)
+        with _reaching_no_further_than_needed(self._settings):
+            local, shared = self._launch(names)
+        self.addresses = [address for address in (local, shared) if address]
+        if shared:
+            names.add_public(shared)
+
+    def _launch(self, names: AllowedNames) -> tuple[str, str | None]:
+        """Start the server; its address on this machine, and the public one where that was asked for."""
         from .routes import own_routes
 
-        chosen, names = self._settings, AllowedNames.of(self._settings)
+        chosen = self._settings
         mcp = chosen.mcp and mcp_is_installed()
         _, local, shared = self._blocks.launch(
             **self._looks,
@@ -153,9 +166,7 @@ class PageServer:
             num_workers=0,
             app_kwargs={"routes": own_routes(self._desk), "middleware": _layers(chosen, names, mcp)},
         )
-        self.addresses = [address for address in (local, shared) if address]
-        if shared:
-            names.add_public(shared)
+        return local, shared
 
     def wait(self, stop: StopSignal) -> bool:
         """Until a wish to stop; False when the server has ended by itself before."""
@@ -166,6 +177,16 @@ class PageServer:
     def close(self) -> None:
         """Stop listening; open connections are cut."""
         self._blocks.close(verbose=False)
+
+
+def _reaching_no_further_than_needed(settings: PageSettings) -> AbstractContextManager[None]:
+    """A start asks this machine only, through no proxy, but for a public address. Raises InvalidSetting."""
+    import httpx
+
+    if not settings.share:
+        return no_proxies()
+    require_usable_proxies(httpx.Client)
+    return nullcontext()
 
 
 def _layers(settings: PageSettings, names: AllowedNames, mcp: bool) -> list[Middleware]:

@@ -1,0 +1,93 @@
+"""Proxies of the environment: the page starts whatever they are, and what needs the network says what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from diffusers_helper.cli import main
+from diffusers_helper.errors import InvalidSetting
+from diffusers_helper.proxies import no_proxies, require_usable_proxies
+from diffusers_helper.ui import server
+
+from .conftest import ROOT
+from .ui.serving import serving
+
+SOCKS = {"ALL_PROXY": "socks5://someone:secret@127.0.0.1:9"}
+UNREADABLE = [SOCKS, {"no_proxy": "::1/128"}, {"NO_PROXY": "[::1]"}, {"HTTPS_PROXY": "ftp://127.0.0.1:9"}]
+
+
+def named(monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_gradio_is_imported_whatever_proxies_are_named() -> None:
+    environment = {**os.environ, **SOCKS, "no_proxy": "::1/128,[::1]"}
+    program = "from diffusers_helper.ui import server; server.import_gradio()"
+    imported = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert imported.returncode == 0, imported.stderr
+
+
+@pytest.mark.parametrize("proxies", UNREADABLE)
+def test_the_page_opens_whatever_proxies_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+) -> None:
+    named(monkeypatch, proxies)
+    with serving(tmp_path) as served:
+        assert httpx.get(served.address, trust_env=False).status_code == 200
+        assert {name: os.environ[name] for name in proxies if name.lower() != "no_proxy"}.items() <= proxies.items()
+        assert os.environ["NO_PROXY"] != "*", "a download started by the page goes through the proxies"
+
+
+def test_no_proxies_leaves_the_environment_as_it_was() -> None:
+    environment = {"NO_PROXY": "a", **SOCKS}
+    with no_proxies(environment):
+        assert environment == {"NO_PROXY": "*", "no_proxy": "*", **SOCKS}
+    assert environment == {"NO_PROXY": "a", **SOCKS}
+
+
+def test_a_public_address_through_a_socks_proxy_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named(monkeypatch, SOCKS)
+    with pytest.raises(InvalidSetting, match=r"ALL_PROXY.*package socksio"), serving(tmp_path, share="1", offline="0"):
+        pass
+
+
+def test_a_download_through_a_socks_proxy_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named(monkeypatch, SOCKS)
+    assert main(["download", "framepack", "--models-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "error: ALL_PROXY: a SOCKS proxy needs the package socksio" in said
+    assert "Traceback" not in said
+    assert "secret" not in said
+
+
+def test_a_proxy_that_cannot_be_used_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, {"HTTPS_PROXY": "ftp://someone:secret@127.0.0.1:9"})
+    with pytest.raises(InvalidSetting, match="HTTPS_PROXY: the proxy cannot be used") as refusal:
+        require_usable_proxies(httpx.Client)
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_import_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "example.org")
+    server.import_gradio()
+    assert os.environ["no_proxy"] == "example.org"
