@@ -344,23 +344,24 @@ def _check_faults(text: str | None) -> None:
 
 
 def _first_given(
-    knob: Knob, flags: Mapping[str, Any], environment: Mapping[str, str], stored: Mapping[str, Any]
+    knob: Knob, flags: Mapping[str, Any], environment: Mapping[str, str], stored: Mapping[str, str]
 ) -> tuple[str, str, str]:
     if flags.get(knob.name) is not None:
         return str(flags[knob.name]), "flag", knob.flag
     if environment.get(knob.variable):
         return environment[knob.variable], "environment", knob.variable
     if knob.name in stored:
-        return str(stored[knob.name]), "settings file", f"{SETTINGS_FILE}: {knob.name}"
+        return stored[knob.name], "settings file", f"{SETTINGS_FILE}: {knob.name}"
     return knob.default, "default", knob.name
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read(file: Path) -> Mapping[str, str]:
+    """What the settings file says, by name; null says nothing, as if the line were not there."""
     if not file.is_file():
         return {}
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        stored = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidSetting(f"{file} cannot be read as JSON: {error}. Mend it or delete it.") from None
     if not isinstance(stored, dict):
         raise InvalidSetting(f"{file} must hold a JSON object of settings")
@@ -368,4 +369,11 @@ def _read(file: Path) -> Mapping[str, Any]:
     unknown = sorted(set(stored) - set(known))
     if unknown:
         raise InvalidSetting(f"{file}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
-    return stored
+    return {name: _as_text(value, f"{file}: {name}") for name, value in stored.items() if value is not None}
+
+
+def _as_text(value: Any, place: str) -> str:
+    """A value of the settings file, as a flag would say it. Raises InvalidSetting for others, without showing them."""
+    if not isinstance(value, str | int | float):
+        raise InvalidSetting(f"{place}: a list or an object is not allowed; give a text, a number, true, false or null")
+    return str(value)

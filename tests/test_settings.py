@@ -40,12 +40,34 @@ def test_a_bad_value_names_the_variable_and_what_is_allowed(environment: dict[st
     assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"unknown": 1}', '{"offline": "maybe"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "[" * 100_000, '{"unknown": 1}', '{"offline": "maybe"}', '{"checkpoint": ["pocket"]}', '{"port": {}}'],
+)
 def test_a_bad_settings_file_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "settings.json"
     file.write_text(content)
     with pytest.raises(InvalidSetting, match=r"settings\.json"):
         settings.resolve({}, {}, file)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"checkpoint": "東京"}', encoding="utf-8-sig")
+    assert settings.resolve({}, {}, file).checkpoint == "東京"
+
+
+def test_null_is_as_if_the_line_were_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({knob.name: None for knob in settings.PAGE_KNOBS}))
+    assert settings.resolve_page({}, {}, file) == settings.resolve_page({}, {}, tmp_path / "none.json")
+
+
+def test_numbers_and_truths_are_read_as_a_flag_would_be(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"port": 8080, "offline": True, "compile": False, "least_preserved_gb": 7.5}))
+    chosen = settings.resolve_page({}, {}, file)
+    assert (chosen.port, chosen.offline, chosen.compile, chosen.least_preserved_gb) == (8080, True, False, 7.5)
 
 
 def test_every_knob_has_a_flag() -> None:
@@ -121,6 +143,14 @@ def test_a_password_is_never_shown() -> None:
     assert "auth = set (flag)" in chosen.lines()
     assert "auth = not set (default)" in page().lines()
     assert "secret" not in repr(chosen) + str(chosen.rows())
+
+
+def test_a_password_in_a_wrong_shape_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"auth": ["someone", "secret"]}))
+    with pytest.raises(InvalidSetting, match=r"auth: a list .* is not allowed") as refusal:
+        settings.resolve_page({}, {}, file)
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_public_address_needs_the_network() -> None:
