@@ -1,12 +1,14 @@
-"""Settings out of files: our own videos, pictures and presets, and what two other programs write.
+"""Settings out of files: our own videos, pictures and presets, and what three other programs write.
 
-Read are our MP4 and PNG files, our presets, a request as JSON, FramePack-Studio's JSON sidecar and PNG texts, and
-FramePack-eichi's PNG texts. A file is judged by its content. Nothing in it is trusted: each value must be one that a
-request takes, unknown keys are only listed, and a path in it stays text that is never opened.
+Read are our MP4 and PNG files, our presets, a request as JSON, FramePack-Studio's JSON sidecar and PNG texts,
+FramePack-eichi's PNG texts, and the tags of SD.Next's FramePack videos. A file is judged by its content. Nothing in it
+is trusted: each value must be one that a request takes, unknown keys are only listed, and a path in it stays text that
+is never opened.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +20,14 @@ from .media.metadata import (
     is_png,
     read_head,
     read_metadata,
+    read_mp4_texts,
     read_png_texts,
     read_text,
     strict_object,
 )
 from .request import Request
 
-Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi"]
+Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
 
 FIELDS = tuple(name for name in Request.model_fields if name not in ("schema_version", "picture"))
 SHOWN_CHARACTERS = 60
@@ -95,7 +98,8 @@ def differences(current: Mapping[str, Any], found: Mapping[str, Any]) -> list[tu
 def _read(path: Path) -> _Found:
     head = read_head(path)
     if is_mp4(head):
-        return _of_ours(read_metadata(path))
+        texts = read_mp4_texts(path)
+        return _of_sdnext(texts) if texts.get("title") == _SDNEXT_TITLE else _of_ours(read_metadata(path))
     if is_png(head):
         return _of_png(path)
     return _of_json(strict_object(read_text(path)))
@@ -172,10 +176,15 @@ _STUDIO = {
     "latent_window_size": "latent_window",
     "use_teacache": "teacache",
     "teacache_rel_l1_thresh": "teacache_threshold",
+    "mp4_crf": "mp4_crf",
+    "gpu_memory_preservation": "preserved_memory_gb",
 }
 _STUDIO_ONLY = {"model_type", "total_second_length", "gs", "latent_window_size"}
 _STUDIO_KINDS = {"Original": "framepack", "F1": "f1", "Original with Endframe": "framepack", "F1 with Endframe": "f1"}
-_STUDIO_WHOLE = {"seed", "steps", "latent_window_size"}
+_STUDIO_WHOLE = {"seed", "steps", "latent_window_size", "mp4_crf"}
+_TIME = r"\d+(\.\d+)?\s*s"
+_TIMED = re.compile(rf"\[\s*{_TIME}\s*(-\s*{_TIME}\s*)?:")
+"""Words that Studio keeps for a part of the video: ``[2s: ...]`` or ``[1s-3s: ...]``."""
 
 
 def _of_studio(data: Mapping[str, Any]) -> _Found:
@@ -200,7 +209,7 @@ def _studio_notes(data: Mapping[str, Any]) -> dict[str, bool]:
         "end_frame": data.get("end_frame_used") in (True, "True"),
         "loras": bool(data.get("loras")),
         "no_picture": data.get("has_input_image") is False,
-        "timed_prompt": isinstance(prompt, str) and prompt.lstrip().startswith("[") and "s" in prompt.split("]")[0],
+        "timed_prompt": isinstance(prompt, str) and _TIMED.search(prompt) is not None,
     }
 
 
@@ -257,6 +266,33 @@ def _eichi_lines(text: str) -> dict[str, str]:
             values[_EICHI_LINES[mark]] = line.strip().removeprefix(mark).strip()
     written = "\n".join(prompt).strip()
     return {**({"prompt": written} if written else {}), **values}
+
+
+# SD.Next: in the tags of the video the prompt as comment, and the settings as one line of ``name:value``.
+
+_SDNEXT_TITLE = "sdnext framepack"
+_SDNEXT = {
+    "seed": "seed",
+    "steps": "steps",
+    "scale": "real_cfg",
+    "distilled": "distilled_guidance",
+    "rescale": "cfg_rescale",
+}
+_SDNEXT_KINDS = {"bi-directional": "framepack", "forward-only": "f1"}
+
+
+def _of_sdnext(texts: Mapping[str, str]) -> _Found:
+    pairs = [pair.partition(":") for pair in texts.get("description", "").split()]
+    values = {key: text for key, colon, text in pairs if colon}
+    fields = {_SDNEXT[key]: _scalar(text) for key, text in values.items() if key in _SDNEXT}
+    found = _Found("sdnext", fields, [key for key in values if key not in {*_SDNEXT, "variant"}])
+    if "comment" in texts:
+        fields["prompt"] = texts["comment"]
+    if values.get("variant") in _SDNEXT_KINDS:
+        fields["kind"] = _SDNEXT_KINDS[values["variant"]]
+    elif "variant" in values:
+        found.notes.append("other_model")
+    return found
 
 
 def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken, ...]]:

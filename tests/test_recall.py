@@ -1,4 +1,4 @@
-"""Settings come back out of our files and two peers'; what does not fit is told, and nothing hostile gets through."""
+"""Settings come back out of our files and three peers'; what does not fit is told, and nothing hostile gets through."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from diffusers_helper.errors import UnusableInput
 from diffusers_helper.media.metadata import as_comment, write_png
@@ -21,77 +18,13 @@ from diffusers_helper.presets import PresetStore
 from diffusers_helper.recall import NotTaken, differences, recall
 from diffusers_helper.request import Request
 
-PIXELS = np.zeros((16, 32, 3), dtype=np.uint8)
+from .recall_files import EICHI, PIXELS, STUDIO, json_file, png_with
+
 REQUEST = Request.parse(
     {"picture": "/home/me/in.png", "prompt": 'the wave 🌊 "breaks" <b>\nslowly', "seed": 2**63 - 1, "seconds": 7.5}
 )
 RECIPE = {"version": "0.1.0", "checkpoint": "pocket", "request": REQUEST.metadata()}
 OURS = {key: value for key, value in REQUEST.metadata().items() if key != "schema_version"}
-
-STUDIO: dict[str, Any] = {
-    "app_version": "0.5.1",
-    "prompt": "a dancer turns",
-    "negative_prompt": "blur",
-    "seed": 2500,
-    "steps": 30,
-    "cfg": 1.0,
-    "gs": 9.5,
-    "rs": 0.25,
-    "latent_type": "Noise",
-    "timestamp": 1752000000.5,
-    "resolutionW": 640,
-    "resolutionH": 480,
-    "model_type": "F1",
-    "generation_type": "F1",
-    "has_input_image": True,
-    "input_image_path": "/etc/passwd",
-    "total_second_length": 6,
-    "blend_sections": 4,
-    "latent_window_size": 9,
-    "num_cleaned_frames": 5,
-    "end_frame_strength": None,
-    "end_frame_image_path": None,
-    "end_frame_used": "False",
-    "input_video": None,
-    "video_path": None,
-    "x_param": None,
-    "combine_with_source": False,
-    "use_teacache": True,
-    "teacache_num_steps": 25,
-    "teacache_rel_l1_thresh": 0.2,
-    "use_magcache": False,
-    "magcache_threshold": 0.1,
-    "loras": {},
-}
-STUDIO_FIELDS = {
-    "prompt": "a dancer turns",
-    "negative_prompt": "blur",
-    "seed": 2500,
-    "steps": 30,
-    "real_cfg": 1.0,
-    "distilled_guidance": 9.5,
-    "cfg_rescale": 0.25,
-    "seconds": 6.0,
-    "latent_window": 9,
-    "kind": "f1",
-    "teacache": True,
-    "teacache_threshold": 0.2,
-}
-EICHI = "A girl dances.\nShe laughs\n\nSeed: 31337\nSection Prompt: she turns\nSection Number: 2"
-
-
-def json_file(folder: Path, data: Any) -> Path:
-    path = folder / "found.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
-    return path
-
-
-def png_with(folder: Path, texts: dict[str, str]) -> Path:
-    chunks = PngInfo()
-    for key, text in texts.items():
-        chunks.add_text(key, text)
-    Image.fromarray(PIXELS).save(folder / "found.png", pnginfo=chunks)
-    return folder / "found.png"
 
 
 def mp4_with(folder: Path, comment: str) -> Path:
@@ -127,84 +60,6 @@ def test_a_preset_file(tmp_path: Path) -> None:
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", PIXELS, RECIPE)
     assert recall((tmp_path / "a.png").rename(tmp_path / "a.json")).fields == OURS
-
-
-def test_studios_sidecar(tmp_path: Path) -> None:
-    found = recall(json_file(tmp_path, STUDIO))
-    assert found.source == "studio"
-    assert found.fields == STUDIO_FIELDS
-    assert "input_image_path" in found.ignored
-    assert "latent_type" in found.ignored
-    assert not set(found.ignored) & {"prompt", "gs", "model_type"}
-    assert (found.not_taken, found.notes) == ((), ("size",))
-
-
-def test_studios_png(tmp_path: Path) -> None:
-    found = recall(png_with(tmp_path, {key: str(value) for key, value in STUDIO.items() if key != "loras"}))
-    assert (found.source, found.fields) == ("studio", STUDIO_FIELDS)
-    numbers = {**STUDIO, "prompt": "123", "negative_prompt": "None"}
-    found = recall(png_with(tmp_path, {key: str(value) for key, value in numbers.items()}))
-    assert (found.fields["prompt"], found.fields["negative_prompt"]) == ("123", "None")
-
-
-@pytest.mark.parametrize(
-    ("change", "note"),
-    [
-        ({"use_magcache": True}, "magcache"),
-        ({"end_frame_used": "True"}, "end_frame"),
-        ({"loras": {"style": 0.8}}, "loras"),
-        ({"model_type": "Video F1"}, "other_model"),
-        ({"has_input_image": False}, "no_picture"),
-        ({"prompt": "[1s-3s: she waves] [3s: she sits]"}, "timed_prompt"),
-    ],
-)
-def test_what_studio_has_and_we_have_not_is_noted(tmp_path: Path, change: dict[str, Any], note: str) -> None:
-    assert note not in recall(json_file(tmp_path, STUDIO)).notes
-    assert note in recall(json_file(tmp_path, {**STUDIO, **change})).notes
-
-
-def test_studios_older_and_looser_values(tmp_path: Path) -> None:
-    off = {"use_teacache": False, "teacache_rel_l1_thresh": 0.0}
-    found = recall(json_file(tmp_path, {**STUDIO, **off, "steps": 25.0, "model_type": "Original"}))
-    assert found.fields["teacache"] is False
-    assert "teacache_threshold" not in found.fields
-    assert found.fields["steps"] == 25
-    assert found.fields["kind"] == "framepack"
-
-
-def test_eichis_lines(tmp_path: Path) -> None:
-    found = recall(png_with(tmp_path, {"parameters": EICHI}))
-    assert found.source == "eichi"
-    assert found.fields == {"prompt": "A girl dances.\nShe laughs", "seed": 31337}
-    assert found.ignored == ("section_number", "section_prompt")
-    assert found.notes == ("section_prompt",)
-
-
-def test_eichis_older_separate_texts(tmp_path: Path) -> None:
-    texts = {
-        "prompt": "少女が踊る\nゆっくり",
-        "seed": "5",
-        "parameters": "少女が踊る\nゆっくり\nSeed: 5",
-        "Software": "x",
-    }
-    found = recall(png_with(tmp_path, texts))
-    assert (found.source, found.fields) == ("eichi", {"prompt": "少女が踊る\nゆっくり", "seed": 5})
-    assert found.ignored == ("Software",)
-
-
-def test_eichis_seed_alone(tmp_path: Path) -> None:
-    assert recall(png_with(tmp_path, {"parameters": "Seed: 7"})).fields == {"seed": 7}
-    found = recall(png_with(tmp_path, {"parameters": "p\nSeed: many"}))
-    assert found.fields == {"prompt": "p"}
-    assert [problem.field for problem in found.not_taken] == ["seed"]
-
-
-@pytest.mark.parametrize(
-    "text", ["a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler, Seed: 5", "", "just words", '{"seed": 1}']
-)
-def test_other_programs_parameters_are_not_taken_for_eichis(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UnusableInput, match=r"found\.png"):
-        recall(png_with(tmp_path, {"parameters": text}))
 
 
 def test_a_value_out_of_range_is_told_and_never_bent(tmp_path: Path) -> None:
@@ -270,7 +125,6 @@ def test_anothers_comment_hides_no_settings(tmp_path: Path) -> None:
         ("{}", "something else"),
         ('{"prompt": {"3": {"class_type": "KSampler"}}}', "something else"),
         ('{"prompt": "a", "prompt": "b", "seed": 1}', "'prompt' twice"),
-        ('{"prompt": "a", "seed": NaN, "gs": 1}', "NaN"),
         ('{"prompt": "a", "seed": ' + "9" * 5_000 + "}", "found.json"),
         ('{"framepack": [1]}', "not an object"),
         ('{"framepack": {"request": "x"}}', "'request' is missing"),

@@ -3,7 +3,8 @@
 It is one line of JSON, ``{"framepack": {...}}``, in the field named Comment: the ``comment`` tag of an mp4, a
 compressed iTXt chunk of a PNG. The JSON is pure ASCII (other characters are escaped), so it survives any tool that
 copies tags. What is read back comes from strangers: it is capped in size, and only data, never acted on here.
-Other programs' texts (``read_png_texts``) and whole JSON files (``strict_object``) are read under the same caps.
+Other programs' texts (``read_png_texts``, ``read_mp4_texts``) and whole JSON files (``strict_object``) are read under
+the same caps.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any], durab
 
 
 def strict_object(text: str) -> dict[str, Any]:
-    """The JSON object in ``text``. Raises ValueError, in plain words, also for what a lenient reader would let pass."""
+    """The JSON object in ``text``. Raises ValueError, in plain words, also for what a lenient reader would let pass.
+
+    NaN and Infinity, which other programs write, are read as such; whoever takes numbers out of it checks them.
+    """
     try:
-        found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        found = json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -61,10 +65,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
-
-
 def _png_texts(file: IO[bytes]) -> dict[str, str]:
     """Reads the chunks before the pixels; the pixels are never decoded."""
     with PngImageFile(file) as image:
@@ -75,10 +75,14 @@ def _png_comment(file: IO[bytes]) -> str | None:
     return _png_texts(file).get(PNG_FIELD)
 
 
-def _mp4_comment(file: IO[bytes]) -> str | None:
+def _mp4_texts(file: IO[bytes]) -> dict[str, str]:
     """Reads the header as mp4 and nothing else: no playlist, no other file, no address can be opened from it."""
     with av.open(file, format="mp4") as container:
-        return container.metadata.get("comment")
+        return dict(container.metadata)
+
+
+def _mp4_comment(file: IO[bytes]) -> str | None:
+    return _mp4_texts(file).get("comment")
 
 
 def is_png(head: bytes) -> bool:
@@ -128,8 +132,17 @@ def _comment(path: Path) -> str | None:
 
 def read_png_texts(path: Path) -> dict[str, str]:
     """The texts before the pixels of any PNG, by name, as other programs write them. Raises UnusableInput."""
+    return _read_texts(path, _png_texts)
+
+
+def read_mp4_texts(path: Path) -> dict[str, str]:
+    """The tags of any MP4, by name, as other programs write them. Raises UnusableInput."""
+    return _read_texts(path, _mp4_texts)
+
+
+def _read_texts(path: Path, read: Callable[[IO[bytes]], dict[str, str]]) -> dict[str, str]:
     with _readable(path) as file:
-        texts = _png_texts(file)
+        texts = read(file)
     _require_short(path, sum(len(name) + len(text) for name, text in texts.items()))
     return texts
 
