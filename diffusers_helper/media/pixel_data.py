@@ -158,7 +158,10 @@ def _carry_everything(scans: bytes, components: int) -> bool:
 
 
 def _next_restart(scans: bytes) -> bytes:
-    """The restart marker (they count from 0 to 7 and begin again) that would come next in the last scan."""
+    """The marker that would come next in the last scan; they count from 0 to 7 and begin again.
+
+    A decoder that waits for it passes over everything else, so noise without it could not show that pixels are missing.
+    """
     restarts = [bytes((0xFF, code)) for code in range(0xD0, 0xD8)]
     places = [scans.rfind(restart, scans.rfind(b"\xff\xda")) for restart in restarts]
     last = places.index(max(places)) if max(places) >= 0 else -1
