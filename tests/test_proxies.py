@@ -23,7 +23,10 @@ UNREADABLE = [SOCKS, {"no_proxy": "::1/128"}, {"NO_PROXY": "[::1]"}, {"HTTPS_PRO
 
 
 def named(monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]) -> None:
+    """These proxies and no others; and the package for SOCKS is not installed."""
     monkeypatch.setitem(sys.modules, "socksio", None)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
 
@@ -48,6 +51,7 @@ def test_the_page_opens_whatever_proxies_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
 ) -> None:
     named(monkeypatch, proxies)
+    server.import_gradio()
     with serving(tmp_path) as served:
         assert httpx.get(served.address, trust_env=False).status_code == 200
         assert {name: os.environ[name] for name in proxies if name.lower() != "no_proxy"}.items() <= proxies.items()
@@ -65,6 +69,7 @@ def test_a_public_address_through_a_socks_proxy_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named(monkeypatch, SOCKS)
+    server.import_gradio()
     with pytest.raises(InvalidSetting, match=r"ALL_PROXY.*package socksio"), serving(tmp_path, share="1", offline="0"):
         pass
 
@@ -73,6 +78,7 @@ def test_a_download_through_a_socks_proxy_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named(monkeypatch, SOCKS)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert main(["download", "framepack", "--models-dir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "error: ALL_PROXY: a SOCKS proxy needs the package socksio" in said
