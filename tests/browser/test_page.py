@@ -284,7 +284,7 @@ def test_a_hostile_prompt_is_shown_as_text(
     page.locator("[data-live=history] [data-act=use]").first.wait_for()
     assert HOSTILE in text_of(page, "history")
     assert page.locator("[data-live] img[onerror]").count() == 0
-    assert page.title() == "FramePack"
+    assert page.title() == "done · FramePack"
 
 
 def test_the_page_is_worked_with_the_keyboard(
