@@ -13,7 +13,7 @@ from .commands import Commands
 from .desk import Desk
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
-from .page import COMMAND, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
+from .page import CLICKS, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
 from .starting import connect, mode_bar, start_row
 
@@ -63,7 +63,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="stage"):
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
-    stage.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
+    stage.click(told(commands.carry_out), page.language, commands.outputs, **CLICKS)
     speed.input(
         _knobs_of,
         speed,
@@ -83,7 +83,7 @@ def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio]:
     framing.change(None, None, None, js="() => framepack.frame()", **PRIVATE)
     form.place("prompt", elem_id="prompt")
     examples = gr.HTML(_example_buttons(page.desk), js_on_load=FORWARD_CLICKS)
-    examples.click(_example, None, form["prompt"], **PRIVATE)
+    examples.click(_example, None, form["prompt"], **{**PRIVATE, "trigger_mode": "multiple"})
     with gr.Row(elem_id="length"):
         form.place("seconds", elem_id="seconds", scale=1, min_width=140)
         plan = gr.HTML(elem_id="plan", scale=2, min_width=180, js_on_load=LOOK_AGAIN)

@@ -16,7 +16,7 @@ from ..media.metadata import read_text
 from ..presets import Preset, file_name
 from .desk import Desk
 from .form import NAMES, Form
-from .page import COMMAND, PRIVATE, Act, Page, inform, told
+from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, told
 from .texts import Texts
 from .words import field_value
 
@@ -62,7 +62,7 @@ def build(page: Page, form: Form) -> None:
     save.click(told(presets.save), saving, [shown, replace], **COMMAND)
     name.submit(told(presets.save), saving, [shown, replace], **COMMAND)
     files.upload(told(presets.take_in), [files, page.language], [shown, files], **COMMAND)
-    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **COMMAND)
+    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **CLICKS)
     for changed in (page.tabs.select, page.spoken.change):
         changed(presets.listed, page.language, shown, **PRIVATE)
 

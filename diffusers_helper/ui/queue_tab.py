@@ -7,7 +7,7 @@ import gradio as gr
 from ..jobs.job import ENDED
 from .commands import Commands
 from .form import Form
-from .page import COMMAND, PRIVATE, Page, live, told
+from .page import CLICKS, PRIVATE, Page, live, told
 
 LOOK_FOR = "(find, state) => framepack.wish({find, state: state === 'all' ? '' : state, count: ''})"
 
@@ -26,4 +26,4 @@ def build(page: Page, form: Form) -> None:
         one.change(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)
     for place in (queue, history):
-        place.click(told(commands.carry_out), page.language, commands.outputs, **COMMAND)
+        place.click(told(commands.carry_out), page.language, commands.outputs, **CLICKS)

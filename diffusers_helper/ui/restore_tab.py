@@ -15,7 +15,7 @@ from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from .form import NAMES, Form
-from .page import COMMAND, PRIVATE, Act, Page, inform, told
+from .page import CLICKS, PRIVATE, Act, Page, inform, told
 from .texts import Texts
 from .words import field_value
 
@@ -69,7 +69,7 @@ def build(page: Page, form: Form) -> None:
     file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
     for changed in (page.tabs.select, page.spoken.change):
         changed(restore.compare, [found, *context], shown, **PRIVATE)
-    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **COMMAND)
+    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **CLICKS)
 
 
 class Restore:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,22 @@ def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
+@contextmanager
+def busy(queue: JobQueue, command: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The first call of ``command`` is not done before the block ends."""
+    known, go = getattr(queue, command), threading.Event()
+
+    def waiting(*given: Any) -> None:
+        assert go.wait(20)
+        known(*given)
+
+    monkeypatch.setattr(queue, command, waiting)
+    yield
+    go.set()
+
+
 def test_a_queue_of_three_put_in_order_and_changed(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
+    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = serve()
     place.queue.pause()
@@ -149,10 +165,10 @@ def test_a_queue_of_three_put_in_order_and_changed(
         place.queue.add(make_request(picture, prompt=prompt))
     page = visit(place)
     open_tab(page, "Queue")
-    page.locator("[data-act=up][data-job='3']").click()
-    wait_until(lambda: prompts(place) == ["first", "third", "second"], "the new order")
-    page.locator("[data-act=next][data-job='2']").click()
-    wait_until(lambda: prompts(place) == ["second", "first", "third"], "the second at the front")
+    with busy(place.queue, "move", monkeypatch):
+        page.locator("[data-act=up][data-job='3']").click()
+        page.locator("[data-act=next][data-job='2']").click()
+    wait_until(lambda: prompts(place) == ["second", "first", "third"], "both clicks, also the second")
     page.locator("[data-act=edit][data-job='1']").click()
     page.locator("#save").wait_for()
     assert page.locator("#prompt textarea").input_value() == "first"
