@@ -25,6 +25,7 @@ from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
+    from diffusers_helper.models.table import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -59,25 +60,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(chosen: PageSettings, stop: StopSignal) -> int:
+    from diffusers_helper.jobs.checkpoints import Checkpoints
     from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.jobs.worker import Worker
     from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
-    from diffusers_helper.ui.desk import CheckpointLookup, Desk
+    from diffusers_helper.ui.desk import Desk
 
-    lookup = CheckpointLookup(lambda: find_checkpoint(chosen.checkpoint, chosen.models_dir))
     presets = PresetStore(chosen.output_dir / ".framepack" / "presets")
     if chosen.preset:
         presets.load(chosen.preset)
-    queue = JobQueue(chosen.output_dir, lookup)
+    checkpoints = Checkpoints(
+        lambda name: find_checkpoint(name, chosen.models_dir),
+        chosen.checkpoint,
+        chosen.output_dir / ".framepack" / "checkpoint.json",
+    )
+    queue = JobQueue(chosen.output_dir, checkpoints.get)
     server.empty_uploads(chosen.output_dir)
-    worker = Worker(queue, LocalExecutor(lambda: _load(chosen), chosen.output_dir, queue.paces))
+    executor = LocalExecutor(checkpoints.find, lambda found: _load(found, chosen), chosen.output_dir, queue.paces)
+    worker = Worker(queue, executor)
     desk = Desk(
         queue=queue,
         settings=chosen,
-        lookup=lookup,
+        checkpoints=checkpoints,
         presets=presets,
         warnings=server.warnings(chosen),
         worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
@@ -97,12 +104,11 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     return 0 if wished else 1
 
 
-def _load(chosen: PageSettings) -> Engine:
-    """The engine for the jobs; looks for the checkpoint again, since it may have been downloaded meanwhile."""
+def _load(checkpoint: Checkpoint, chosen: PageSettings) -> Engine:
+    """The engine for the jobs."""
     from diffusers_helper.engine import Engine
-    from diffusers_helper.models.table import find_checkpoint
 
-    return Engine.load(find_checkpoint(chosen.checkpoint, chosen.models_dir), chosen)
+    return Engine.load(checkpoint, chosen)
 
 
 def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from . import __version__, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
-from .events import Cancelled, Events, Failed
+from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
 from .request import Request
@@ -31,6 +31,10 @@ INTERRUPTED = 130
 RENAMED = {"picture": "image", "mp4_crf": "crf"}
 NOT_ASKED = ("schema_version", "fps")
 FILES = ("picture", "out", "save_latents", "resume")
+CHECKPOINT_DECIDES = {
+    "kind": " (default: what the checkpoint does best)",
+    "seconds": " (default: what the checkpoint asks for, else {default})",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,8 +106,8 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
     numbers = {int: int, float: float}
     choices = get_args(field.annotation) if field.annotation not in (int, float, str) else ()
     default = "" if field.default in (None, "") or field.is_required() else f" (default {field.default})"
-    if name == "kind":
-        default = " (default: what the checkpoint does best)"
+    if name in CHECKPOINT_DECIDES:
+        default = CHECKPOINT_DECIDES[name].format(default=field.default)
     group.add_argument(
         flag,
         dest=name,
@@ -140,7 +144,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _check_outputs(options, chosen)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
-        return _exit_code(show, stoppable(_begin(options, chosen, request, stop), lambda: stop.received))
+        return _exit_code(show, stoppable(_begin(options, chosen, request, stop, show), lambda: stop.received))
 
 
 def _name_files(options: argparse.Namespace) -> None:
@@ -155,8 +159,13 @@ def _name_files(options: argparse.Namespace) -> None:
                 raise InvalidRequest(f"--{flag}={quoted(text)}: {error}") from None
 
 
-def _begin(options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal) -> Events:
-    """The events of a new or a resumed generation. Cheap checks come before torch and the weights."""
+def _begin(
+    options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal, show: Show
+) -> Events:
+    """The events of a new or a resumed generation. Cheap checks come before torch and the weights.
+
+    What the checkpoint says of itself is shown before it is loaded.
+    """
     from .models.table import find_checkpoint
 
     if request is None:
@@ -165,10 +174,12 @@ def _begin(options: argparse.Namespace, chosen: Settings, request: Request | Non
         checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
-        from .preparation import fit_picture, with_kind
+        from .preparation import fit_picture, with_defaults
 
-        request = Request.parse(with_kind(_request_fields(options), checkpoint.kinds))
+        request = Request.parse(with_defaults(_request_fields(options), checkpoint))
         picture = fit_picture(request, checkpoint)
+    if words := checkpoint.about.sentences():
+        show.event(Notice(message=words))
     from .engine import Engine
     from .generate import generate, resume
 

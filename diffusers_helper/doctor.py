@@ -23,12 +23,14 @@ from typing import Any
 from .errors import FramePackError, UnusableCheckpoint
 from .machine import read_ram
 from .media.files import free_bytes, nearest_existing
+from .models.about import About, describe_large
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
 from .settings import Settings
 
 LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
 OPTIONAL_PACKAGES = ("xformers", "sageattention", "flash-attn", "bitsandbytes", "torch-tensorrt")
 SPARE_DISK_GB = 1.0
+FORECAST = "memory plan 13B"
 KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "math")
 
 
@@ -109,8 +111,17 @@ def _hardware(settings: Settings) -> Iterator[Fact]:
         yield _build()
         yield _unless_broken("device", _gpus if torch.cuda.is_available() else _processor)
         yield _unless_broken("attention", lambda: _attention(settings))
-        yield _unless_broken("memory plan 13B", lambda: _forecast(settings))
+        yield _unless_broken(FORECAST, lambda: forecast(settings))
     yield _memory()
+
+
+def why_not(settings: Settings) -> str:
+    """Why a 13B checkpoint would not run on this machine; empty where nothing is known against it. Imports torch."""
+    try:
+        found = _unless_broken(FORECAST, lambda: forecast(settings)).value
+    except (ImportError, OSError) as error:
+        return str(error)
+    return "" if found is None or found["fits"] else str(found["why"])
 
 
 def _unless_broken(name: str, look: Callable[[], Fact]) -> Fact:
@@ -224,22 +235,21 @@ def _attention(settings: Settings) -> Fact:
     return Fact("attention", value, text, " ".join((*chosen.notices, *(() if fused else (_UNFUSED,)))) or None)
 
 
-def _forecast(settings: Settings) -> Fact:
-    """What would go where with a 13B checkpoint, as the settings ask; downloaded or not."""
+def forecast(settings: Settings) -> Fact:
+    """What would go where with a 13B checkpoint, as the settings ask; downloaded or not. Imports torch."""
     from .models.load import choose_compute
     from .models.weights import wishes_of
     from .residency import forecast_full_size
 
-    name = "memory plan 13B"
     try:
         wishes, notices = wishes_of(settings)
         plan = forecast_full_size(choose_compute(), wishes, settings.models_dir)
     except FramePackError as error:
-        return Fact(name, {"fits": False, "why": str(error)}, f"does not fit: {error}")
+        return Fact(FORECAST, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
     how = {"precision": plan.precision, "resident_blocks": plan.resident_blocks, "residency": dict(plan.residency)}
     return Fact(
-        name, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join((*notices, *plan.notices)) or None
+        FORECAST, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join((*notices, *plan.notices)) or None
     )
 
 
@@ -306,23 +316,24 @@ def _checkpoints(settings: Settings) -> Iterator[Fact]:
 
 def _local(name: str, models_dir: Path) -> Fact:
     try:
-        folders = find_checkpoint(name, models_dir).folders.values()
+        checkpoint = find_checkpoint(name, models_dir)
     except UnusableCheckpoint as error:
-        return _checkpoint(name, 0.0, False, "not usable", str(error))
-    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir()) / 1e9
-    return _checkpoint(name, size, True, f"present, {size:.2f} GB")
+        return _checkpoint(name, About(), 0.0, False, "not usable", str(error))
+    size = sum(file.stat().st_size for folder in checkpoint.folders.values() for file in folder.iterdir()) / 1e9
+    return _checkpoint(name, checkpoint.about, size, True, f"present, {size:.2f} GB")
 
 
 def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
+    about = describe_large(name).about
     missing = _missing_gb(known, models_dir)
     if not missing:
-        return _checkpoint(name, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
+        return _checkpoint(name, about, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
     free = free_bytes(models_dir) / 1e9
     fix = f"If you want it: `bash start.sh download {name}` ({missing:.1f} GB)."
     fix += f" Where memory is short, the first start adds {known.quantised_gb:.1f} GB of 8-bit weights."
     if missing > free:
         fix += f" Only {free:.1f} GB are free in {models_dir}; choose another folder with --models-dir or HF_HOME."
-    return _checkpoint(name, known.size_gb, False, f"{missing:.1f} of {known.size_gb:.1f} GB missing", fix)
+    return _checkpoint(name, about, known.size_gb, False, f"{missing:.1f} of {known.size_gb:.1f} GB missing", fix)
 
 
 def _missing_gb(known: KnownCheckpoint, models_dir: Path) -> float:
@@ -338,5 +349,8 @@ def _is_complete(part: str, folder: Path | None) -> bool:
         return False
 
 
-def _checkpoint(name: str, size_gb: float, present: bool, text: str, fix: str | None = None) -> Fact:
-    return Fact(f"checkpoint {name}", {"present": present, "size_gb": round(size_gb, 3)}, text, fix)
+def _checkpoint(name: str, about: About, size_gb: float, present: bool, text: str, fix: str | None = None) -> Fact:
+    """``about``: what it says of itself is part of what is told."""
+    words = about.sentences()
+    value = {"present": present, "size_gb": round(size_gb, 3), "about": words}
+    return Fact(f"checkpoint {name}", value, f"{text}. {words}" if words else text, fix)

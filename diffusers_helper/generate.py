@@ -196,7 +196,8 @@ def _road(run: Run) -> Events:
     memory = run.engine.prepare(run.request, *run.picture.shape[:2])
     yield _plan_event(run, memory)
     conditioning = run.attempt("encode", lambda: _encode(run))
-    for message in (*run.folder.notices, *memory.notices, *notices(run.request, conditioning.prompt.tokens_cut)):
+    told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.prompt.tokens_cut)
+    for message in (*run.folder.notices, *memory.notices, *told):
         yield Notice(message=message)
     yield from run.told()
     start = conditioning.start.sample(seeded(run.request.seed, "start picture"))

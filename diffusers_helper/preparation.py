@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,21 @@ BYTES_PER_VIDEO_PIXEL = 0.5
 SPARE_BYTES = 32 * 2**20
 
 
-def with_kind(fields: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
-    """The fields of a request; where they name no kind, the one that comes first in a checkpoint's ``kinds``."""
-    return {"kind": kinds[0], **fields}
+def with_defaults(fields: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of a request; what they leave out and the checkpoint has a wish for is as the checkpoint wishes."""
+    return {**defaults(checkpoint), **fields}
+
+
+def defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields for which a checkpoint has a default of its own: its best kind, and its length where it names one."""
+    seconds = checkpoint.about.default_seconds
+    return {"kind": checkpoint.kinds[0], **({} if seconds is None else {"seconds": seconds})}
+
+
+def beyond_seconds(plan: VideoPlan, fps: int, checkpoint: Checkpoint) -> float | None:
+    """The length above which the checkpoint's videos are known to be worse, where the plan is longer; else None."""
+    limit = checkpoint.about.good_up_to_seconds
+    return limit if limit is not None and round(plan.frames / fps, 1) > limit else None
 
 
 def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
@@ -73,8 +85,11 @@ def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:
     return int(latents + videos) + SPARE_BYTES
 
 
-def notices(request: Request, prompt_tokens_cut: int) -> Iterator[str]:
+def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_tokens_cut: int) -> Iterator[str]:
     """What in the request has no effect, or one that may surprise."""
+    limit = beyond_seconds(plan, request.fps, checkpoint)
+    if limit is not None:
+        yield f"Videos of {checkpoint.name} are known to get worse after {limit:g} s."
     if request.real_cfg == 1 and (request.negative_prompt or request.cfg_rescale):
         yield "The negative prompt and the CFG re-scale act only when real CFG is above 1."
     if prompt_tokens_cut:

@@ -16,6 +16,7 @@ from .names import AnyText, quoted
 
 SEED_MAX = 2**63 - 1
 DRAW_A_SEED = -1
+SHORTEST_SECONDS, LONGEST_SECONDS = 1, 120
 
 MOST_CHARACTERS = 10_000
 Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
@@ -36,7 +37,9 @@ class Request(BaseModel):
     seed: int = Field(
         31337, ge=DRAW_A_SEED, le=SEED_MAX, description="the same seed gives the same video; -1 draws one"
     )
-    seconds: float = Field(5.0, ge=1, le=120, description="length; rounded to whole sections")
+    seconds: float = Field(
+        5.0, ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, description="length; rounded to whole sections"
+    )
     steps: int = Field(25, ge=1, le=100, description="sampling steps per section")
     distilled_guidance: float = Field(10.0, ge=1, le=32, description="guidance value the model was distilled with")
     real_cfg: float = Field(1.0, ge=1, le=32, description="classifier-free guidance; above 1 doubles the time")

@@ -89,7 +89,12 @@ def pack_executor(output_dir: Path, run: str = "run_i2v") -> LocalExecutor:
     """The real road in this process, on recorded conditioning and tiny weights."""
     from .parity.engine import PackEngine
 
-    return LocalExecutor(lambda: PackEngine(run), output_dir)
+    return local_executor(PackEngine(run), output_dir)
+
+
+def local_executor(engine: Any, output_dir: Path) -> LocalExecutor:
+    """The real road in this process on this one engine, whatever checkpoint a job is for."""
+    return LocalExecutor(lambda source: engine.checkpoint, lambda checkpoint: engine, output_dir)
 
 
 class Hold:
@@ -114,15 +119,17 @@ def at_step(section: int, step: int) -> Callable[[Event], bool]:
 class ScriptedExecutor:
     """Plays jobs. ``after`` is called with each event that was told: it may wait, count, or raise.
 
-    ``submitted`` keeps what was asked for, with the folder to go on with.
+    ``submitted`` keeps what was asked for, with the folder to go on with; ``checkpoints`` for which checkpoint.
     """
 
     output_dir: Path
     after: Callable[[Event], None] = lambda event: None
     submitted: list[tuple[Request, Path | None]] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
 
-    def submit(self, request: Request, folder: Path | None) -> ScriptedExecution:
+    def submit(self, request: Request, folder: Path | None, checkpoint: str = "") -> ScriptedExecution:
         self.submitted.append((request, folder))
+        self.checkpoints.append(checkpoint)
         return ScriptedExecution(request.with_seed(), folder or self._new_folder(request), self.after)
 
     def _new_folder(self, request: Request) -> Path:

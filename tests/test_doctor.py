@@ -72,6 +72,7 @@ def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings
     assert "bash start.sh download framepack" in _fix(report, "checkpoint framepack")
     assert "adds 9.9 GB of 8-bit weights" in _fix(report, "checkpoint framepack")
     assert report.as_dict()["checkpoint framepack"]["present"] is False
+    assert "13 billion" in report.as_dict()["checkpoint framepack"]["about"]
 
 
 def test_an_unknown_checkpoint_in_the_settings_is_a_gap(chosen: settings.Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..request import Request
 
 if TYPE_CHECKING:
     from ..generate import GenerationEngine
+    from ..models.table import Checkpoint
 
 
 class Execution(Protocol):
@@ -30,27 +32,36 @@ class Execution(Protocol):
 class Executor(Protocol):
     """Carries out one request at a time."""
 
-    def submit(self, request: Request, folder: Path | None) -> Execution:
-        """Begin ``request``, or go on with the work folder ``folder``; returns at once."""
+    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
+        """Begin ``request``, or go on with the work folder ``folder``; returns at once.
+
+        ``checkpoint``: the source of the one it is for; an empty one is the one that is chosen.
+        """
 
 
 class LocalExecutor:
-    """Carries requests out in this process, on an engine that is loaded with the first of them."""
+    """Carries requests out in this process, on one engine, which is loaded when a request needs its checkpoint."""
 
     def __init__(
         self,
-        load: Callable[[], GenerationEngine],
+        find: Callable[[str], Checkpoint],
+        load: Callable[[Checkpoint], GenerationEngine],
         output_dir: Path,
-        known: Callable[[Request], Paces] = lambda request: UNKNOWN,
+        known: Callable[[Request, str], Paces] = lambda request, checkpoint: UNKNOWN,
     ) -> None:
-        """``known``: what earlier videos like a request took."""
-        self._load, self._output_dir, self._known = load, output_dir, known
+        """
+        Args:
+            find: the checkpoint of a source; raises UnusableCheckpoint.
+            load: makes its engine.
+            known: what earlier videos like a request took with the checkpoint of this source.
+        """
+        self._find, self._load, self._output_dir, self._known = find, load, output_dir, known
         self._engine: GenerationEngine | None = None
 
-    def submit(self, request: Request, folder: Path | None) -> Execution:
-        return _LocalExecution(lambda: self._begin(request, folder))
+    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
+        return _LocalExecution(lambda: self._begin(request, folder, checkpoint))
 
-    def _begin(self, request: Request, folder: Path | None) -> Events:
+    def _begin(self, request: Request, folder: Path | None, checkpoint: str) -> Events:
         """Weights are loaded only where there is a place for what they make. Raises FramePackError."""
         from ..generate import generate, resume
         from ..workfolder import WorkFolder
@@ -59,12 +70,19 @@ class LocalExecutor:
             WorkFolder.reopen(folder)
         else:
             require_folder(day_folder(self._output_dir, datetime.now()))
-        if self._engine is None:
-            self._engine = self._load()
-        known = self._known(request)
+        engine, known = self._engine_of(self._find(checkpoint)), self._known(request, checkpoint)
         if folder:
-            return resume(folder, self._engine, known)
-        return generate(request, self._engine, self._output_dir, known=known)
+            return resume(folder, engine, known)
+        return generate(request, engine, self._output_dir, known=known)
+
+    def _engine_of(self, checkpoint: Checkpoint) -> GenerationEngine:
+        """The engine of ``checkpoint``. One of another goes before it is loaded: there may be room for one only."""
+        if self._engine is not None and self._engine.checkpoint != checkpoint:
+            self._engine = None
+            gc.collect()
+        if self._engine is None:
+            self._engine = self._load(checkpoint)
+        return self._engine
 
 
 class _LocalExecution:

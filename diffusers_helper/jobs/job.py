@@ -157,6 +157,10 @@ class Job:
 
     ``place`` orders the queued jobs, and the ended ones by their end; ``stop`` is a stop that was asked for and has not
     happened yet.
+
+    ``checkpoint`` is the source of the one it is for; an empty one, as in jobs of earlier versions, is the one that is
+    chosen when the job begins. It stands beside the request, as in a work folder and in a video's metadata, so that a
+    request and a preset mean the same whatever is installed.
     """
 
     id: int
@@ -168,6 +172,19 @@ class Job:
     stop: Keep | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    checkpoint: str = ""
+
+    @property
+    def shown_at(self) -> tuple[int, int]:
+        """Sorts running, queued, ended; the newest end first."""
+        if self.state == "running":
+            return 0, self.place
+        return (1, self.place) if self.state == "queued" else (2, -self.place)
+
+    @property
+    def checkpoint_name(self) -> str:
+        """What people are told; empty where it is still open."""
+        return Path(self.checkpoint).name
 
     @property
     def can_go_on(self) -> bool:
@@ -209,6 +226,7 @@ class Job:
         return {
             "id": self.id,
             "state": self.state,
+            "checkpoint": self.checkpoint_name,
             "phase": self.progress.phase if self.state == "running" else None,
             **{name: getattr(self.progress, name) for name in shown},
             "ready_at": self.ready_at,

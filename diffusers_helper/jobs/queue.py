@@ -41,12 +41,12 @@ class JobQueue:
     def __init__(
         self,
         output_dir: Path,
-        checkpoint: Callable[[], Checkpoint | None] = lambda: None,
+        checkpoint: Callable[[str], Checkpoint | None] = lambda source: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the queue of ``output_dir``; what was running becomes interrupted. Raises AlreadyRunning.
 
-        ``checkpoint``: what requests are held against when they are added, as soon as there is one.
+        ``checkpoint``: of a source, the chosen one of an empty one; requests are held against it, once there is one.
         """
         self.output_dir = whole(output_dir)
         self._checkpoint, self._clock = checkpoint, clock
@@ -83,7 +83,7 @@ class JobQueue:
     def jobs(self) -> list[Job]:
         """The running one, the queued in their order, then the ended, newest end first."""
         with self._changed:
-            return sorted(self._ledger.jobs.values(), key=_shown_at)
+            return sorted(self._ledger.jobs.values(), key=lambda job: job.shown_at)
 
     @property
     def trashed(self) -> list[Job]:
@@ -122,42 +122,44 @@ class JobQueue:
             raise InvalidCommand(f"job {job_id} has no video (any more)")
         return Path(video)
 
-    def estimate(self, request: Request) -> float | None:
-        """Seconds that ``request`` will take, as earlier jobs did; None when nothing is known yet."""
-        return self._experience().seconds(request)
+    def estimate(self, request: Request, source: str = "") -> float | None:
+        """Seconds that ``request`` will take with this checkpoint, as earlier jobs did; None when that is not known."""
+        return self._experience(source).seconds(request)
 
-    def paces(self, request: Request) -> Paces:
-        """What earlier jobs teach of one like ``request``."""
-        return self._experience().paces(request)
+    def paces(self, request: Request, source: str = "") -> Paces:
+        """What earlier jobs of this checkpoint teach of one like ``request``."""
+        return self._experience(source).paces(request)
 
     # Commands.
 
-    def add(self, request: Request) -> Job:
-        """Queue ``request``, keeping a copy of its picture.
+    def add(self, request: Request, source: str = "") -> Job:
+        """Queue ``request``, keeping a copy of its picture. ``source``: its checkpoint's, by default the chosen one's.
 
         Raises:
             InvalidRequest: the checkpoint does not make this.
             UnusablePicture, OutputFailed, QueueUnavailable.
         """
-        with self._taken_in(request) as request, self._changed:
-            job = Job(self._ledger.new_id(), "queued", request, self._clock(), self._ledger.last_place() + 1)
+        with self._taken_in(request, source) as (request, source), self._changed:
+            place = self._ledger.last_place() + 1
+            job = Job(self._ledger.new_id(), "queued", request, self._clock(), place, checkpoint=source)
             self._ledger.write(job)
             return job
 
-    def edit(self, job_id: int, request: Request) -> Job:
+    def edit(self, job_id: int, request: Request, source: str = "") -> Job:
         """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""
-        self._queued(job_id)
-        with self._taken_in(request) as request, self._changed:
+        source = source or self._queued(job_id).checkpoint
+        with self._taken_in(request, source) as (request, source), self._changed:
             job = self._queued(job_id)
             if job.progress.folder:
                 raise InvalidCommand(f"job {job_id} goes on with an unfinished video; duplicate it to change it")
-            self._ledger.write(replace(job, request=request))
+            self._ledger.write(replace(job, request=request, checkpoint=source))
             self._tidy()
             return self.job(job_id)
 
     def duplicate(self, job_id: int) -> Job:
-        """Queue the same request once more."""
-        return self.add(self.job(job_id).request)
+        """Queue the same request once more, for the same checkpoint."""
+        job = self.job(job_id)
+        return self.add(job.request, job.checkpoint)
 
     def move(self, job_id: int, before: int | None) -> None:
         """Put a queued job before another queued one, or at the end."""
@@ -265,7 +267,8 @@ class JobQueue:
             waiting = [] if self.paused else self._waiting()
             if not waiting:
                 return None
-            now, left = self._clock(), self._experience().seconds_of(waiting[0], self._loaded)
+            now, experience = self._clock(), self._experience(waiting[0].checkpoint)
+            left = experience.seconds_of(waiting[0], self._loaded)
             loading = replace(waiting[0].progress, started=False, told_at=now, seconds_left=left)
             job = replace(waiting[0], state="running", progress=loading, stop=None, started_at=now)
             self._ledger.keep(job)
@@ -321,15 +324,16 @@ class JobQueue:
             self._tidy()
 
     @contextmanager
-    def _taken_in(self, request: Request) -> Iterator[Request]:
-        """The request with its picture on the shelf. Unlike the rest, without the lock: pictures take time."""
-        if checkpoint := self._checkpoint():
+    def _taken_in(self, request: Request, source: str) -> Iterator[tuple[Request, str]]:
+        """The request with its picture on the shelf, and its checkpoint's source. Without the lock: it takes time."""
+        if checkpoint := self._checkpoint(source):
             check_offered(request, checkpoint)
+            source = checkpoint.source
         with self._shelf.taking(Path(request.picture)) as place:
-            yield request.model_copy(update={"picture": str(place)})
+            yield request.model_copy(update={"picture": str(place)}), source
 
-    def _experience(self) -> Experience:
-        checkpoint = self._checkpoint()
+    def _experience(self, source: str) -> Experience:
+        checkpoint = self._checkpoint(source)
         return Experience.of(self.jobs(), checkpoint.name if checkpoint else "")
 
     def _waiting(self) -> list[Job]:
@@ -389,10 +393,3 @@ class JobQueue:
         with self._changed:
             self._ledger.set_paused(paused)
             self._resting = self._resting if paused else ""
-
-
-def _shown_at(job: Job) -> tuple[int, int]:
-    """Sorts running, queued, ended; the newest end first."""
-    if job.state == "running":
-        return 0, job.place
-    return (1, job.place) if job.state == "queued" else (2, -job.place)

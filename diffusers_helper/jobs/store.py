@@ -32,13 +32,14 @@ log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 2
+VERSION = 3
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
-    progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL
+    progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
+    checkpoint TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
 CREATE INDEX event_of_job ON event (job);
@@ -46,7 +47,11 @@ CREATE TABLE flag (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-_COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at")
+_FROM_EARLIER_VERSIONS = f"""
+ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = {VERSION};
+"""
+_COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint")
 _PATHS = ("preview", "video", "folder")
 _JOB = TypeAdapter(Job)
 _PROGRESS = TypeAdapter(JobProgress)
@@ -92,10 +97,10 @@ class JobStore:
         run("PRAGMA foreign_keys = ON")
         if empty:
             self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
+        elif version < VERSION:
+            self._connection.executescript(f"BEGIN IMMEDIATE;{_FROM_EARLIER_VERSIONS}COMMIT;")
         run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
         run("ROLLBACK")
-        if version < VERSION:
-            run(f"PRAGMA user_version = {VERSION}")
 
     @property
     def is_removed(self) -> bool:

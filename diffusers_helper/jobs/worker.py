@@ -75,7 +75,7 @@ class Worker:
         try:
             faults.passing("worker")
             folder = Path(job.progress.folder) if job.progress.folder else None
-            return self._follow(job, self._executor.submit(job.request, folder))
+            return self._follow(job, self._executor.submit(job.request, folder, job.checkpoint))
         except FramePackError as error:
             return _failed(job, str(error), error.exit_code)
         except Exception as error:

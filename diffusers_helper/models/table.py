@@ -17,6 +17,7 @@ from ..errors import UnusableCheckpoint
 from ..memory_ways import DECODED_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
+from .about import About, describe_large, read_description
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 FETCH_AGAIN = "Fetch its files again; for a checkpoint by name, `bash start.sh download NAME --verify` does."
@@ -102,6 +103,7 @@ class Checkpoint:
         latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.
         steps_per_frame: what decoding a video frame takes, in sampling steps of 9 latent frames that are computed. As
             long as this machine has made no video, it tells how much of one the decoding is.
+        about: what people are told of it.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Checkpoint:
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
     steps_per_frame: float = LARGE_STEPS_PER_FRAME
     _fingerprints: dict[Stamps, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    about: About = field(default_factory=About)
 
     def fingerprint(self) -> str:
         """A short hash of the configs but for their line ends, and of every weights file's size and samples of it.
@@ -150,7 +153,7 @@ def _found(name: str, models_dir: Path) -> Checkpoint:
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
     if missing:
         raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
-    return Checkpoint(name, name, known.kinds, folders, FRAMEPACK_BUCKETS)
+    return Checkpoint(name, name, known.kinds, folders, FRAMEPACK_BUCKETS, about=describe_large(name).about)
 
 
 def _folder_named(name: str) -> Path:
@@ -216,26 +219,16 @@ def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
         raise UnusableCheckpoint(
             f"checkpoint {name!r} is incomplete; these files are missing:\n  " + "\n  ".join(lacking) + _offer(name)
         )
-    described = folder / DESCRIPTION_FILE
-    description = _read_json(described) if described.is_file() else {}
-    try:
-        return _described(folder, kinds, description)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnusableCheckpoint(f"{described} is damaged: {error!r}") from None
-
-
-def _described(folder: Path, kinds: tuple[str, ...], description: Mapping[str, Any]) -> Checkpoint:
-    latent_rgb = None
-    if "latent_rgb_factors" in description:
-        latent_rgb = (description["latent_rgb_factors"], description["latent_rgb_bias"])
+    described = read_description(folder / DESCRIPTION_FILE)
     return Checkpoint(
         name=folder.resolve().name,
         source=str(folder.resolve()),
-        kinds=tuple(description.get("kinds", kinds)),
+        kinds=described.kinds or kinds,
         folders={part: folder / part for part in PARTS},
-        buckets=tuple((int(h), int(w)) for h, w in description.get("buckets", FRAMEPACK_BUCKETS)),
-        latent_rgb=latent_rgb,
-        steps_per_frame=float(description.get("steps_per_frame", LARGE_STEPS_PER_FRAME)),
+        buckets=described.buckets or FRAMEPACK_BUCKETS,
+        latent_rgb=described.latent_rgb,
+        steps_per_frame=described.steps_per_frame or LARGE_STEPS_PER_FRAME,
+        about=described.about,
     )
 
 

@@ -18,10 +18,11 @@ import gradio as gr
 from gradio import events
 from gradio.data_classes import FileDataDict
 
-from ..errors import FramePackError, InvalidRequest, UnusableCheckpoint
+from ..errors import FramePackError, InvalidRequest
 from ..jobs.job import Keep
 from ..media.files import make_folder, written_whole
-from ..preparation import with_kind
+from ..models.table import Checkpoint
+from ..preparation import with_defaults
 from ..request import Request
 from .desk import Desk
 
@@ -46,15 +47,16 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
 
         Parameters:
             picture: the start picture, uploaded before
-            request_json: the fields of the request as JSON, all but the picture; what is left out has its default
+            request_json: the fields of the request as JSON, all but the picture; what is left out has its default.
+                Beside them, checkpoint names an installed one; by default it is the one that is chosen on the page
         Returns:
             the number of the job
         """
-        if desk.checkpoint is None:
-            raise UnusableCheckpoint(desk.checkpoint_problem)
-        fields = with_kind(_fields(request_json), desk.kinds)
+        fields = _fields(request_json)
+        found = _checkpoint(fields.pop("checkpoint"), desk) if "checkpoint" in fields else desk.checkpoints.find()
+        fields = with_defaults(fields, found)
         request = Request.parse({**fields, "picture": str(_uploaded(picture, uploads))})
-        return queue.add(request).id
+        return queue.add(request, found.source).id
 
     def status(job_id: int) -> dict[str, Any]:
         """How far a job is.
@@ -127,6 +129,13 @@ def _fields(text: Any) -> dict[str, Any]:
     if "picture" in fields:
         raise InvalidRequest("picture: is not named in request_json; upload it and give it beside")
     return fields
+
+
+def _checkpoint(name: Any, desk: Desk) -> Checkpoint:
+    """The installed checkpoint of that name; no other is ever looked for. Raises InvalidRequest, UnusableCheckpoint."""
+    if not isinstance(name, str):
+        raise InvalidRequest(f"checkpoint: {_shown(name)} is not allowed; give the name of an installed one")
+    return desk.checkpoints.named(name)
 
 
 def _number(job_id: Any) -> int:

@@ -27,8 +27,8 @@ class Commands:
     """One method per button; ``outputs`` are what the answer fills."""
 
     def __init__(self, page: Page, form: Form) -> None:
-        self._queue, self._form = page.desk.queue, form
-        self.outputs = [form.editing, *form.components, page.tabs]
+        self._queue, self._form, self._desk = page.desk.queue, form, page.desk
+        self.outputs = [form.editing, *form.components, page.tabs, form.checkpoint]
         self._acts: Mapping[str, Callable[[Job, str, Texts], list[Any] | None]] = {
             "up": lambda job, value, texts: self._shift(job, -1),
             "down": lambda job, value, texts: self._shift(job, 1),
@@ -41,7 +41,7 @@ class Commands:
             "go_on": self._go_on,
             "again": self._again,
             "trash": lambda job, value, texts: self._queue.trash(job.id),
-            "show": lambda job, value, texts: self._filled({}),
+            "show": lambda job, value, texts: self._filled({}, texts),
             "edit": self._edit,
             "use": self._use,
             "last_frame": self._last_frame,
@@ -100,7 +100,7 @@ class Commands:
 
     def _again(self, job: Job, value: str, texts: Texts) -> None:
         """Another video of the same request: with a seed that will be drawn."""
-        added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}))
+        added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}), job.checkpoint)
         inform(texts("queue.told_new_seed", job=added.id))
 
     def _open_folder(self, job: Job, texts: Texts, request: gr.Request) -> None:
@@ -113,7 +113,7 @@ class Commands:
     def _edit(self, job: Job, value: str, texts: Texts) -> list[Any]:
         if job.state != "queued":
             raise InvalidCommand(texts("queue.too_late", job=job.id))
-        return self._filled(job.request.model_dump(), job.id)
+        return self._filled(job.request.model_dump(), texts, job.checkpoint, job.id)
 
     def _use(self, job: Job, value: str, texts: Texts) -> list[Any]:
         """The job's settings with the seed that was drawn, so that the same video would come out."""
@@ -121,15 +121,26 @@ class Commands:
         if not Path(job.request.picture).is_file():
             del fields["picture"]
         inform(texts("queue.told_use", job=job.id))
-        return self._filled({**fields, "seed": fields["seed"] if job.progress.seed is None else job.progress.seed})
+        seed = fields["seed"] if job.progress.seed is None else job.progress.seed
+        return self._filled({**fields, "seed": seed}, texts, job.checkpoint)
 
     def _last_frame(self, job: Job, value: str, texts: Texts) -> list[Any]:
         """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
         pixels = last_frame(self._queue.result(job.id))
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form["picture"].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
-        return self._filled({"picture": frame})
+        return self._filled({"picture": frame}, texts)
 
-    def _filled(self, fields: Mapping[str, Any], editing: Any = None) -> list[Any]:
-        """The form with ``fields``; the job that is edited stays the same unless another is named."""
-        return [editing or gr.skip(), *self._form.values_of(fields), gr.Tabs(selected="generate")]
+    def _filled(
+        self, fields: Mapping[str, Any], texts: Texts, source: str = "", editing: int | None = None
+    ) -> list[Any]:
+        """The form with ``fields``, for the checkpoint of this source as far as there is one.
+
+        The job that is edited stays the same unless another is named.
+        """
+        checkpoint = self._desk.checkpoints.get(source) if source else None
+        if checkpoint is None or checkpoint == self._desk.checkpoint:
+            values, chosen = self._form.values_of(fields), checkpoint.name if checkpoint else gr.skip()
+        else:
+            values, chosen = self._form.values_for(fields, checkpoint, texts), checkpoint.name
+        return [editing or gr.skip(), *values, gr.Tabs(selected="generate"), chosen]

@@ -14,26 +14,9 @@ from ..settings import PageSettings
 from .fetching import Fetching
 
 if TYPE_CHECKING:
+    from ..jobs.checkpoints import Checkpoints
     from ..jobs.queue import JobQueue
     from ..presets import Preset, PresetStore
-
-
-class CheckpointLookup:
-    """The checkpoint of the settings; looked for again as long as it cannot be used, since it may be downloaded."""
-
-    def __init__(self, find: Callable[[], Checkpoint]) -> None:
-        self._find = find
-        self._found: Checkpoint | None = None
-        self.problem = ""
-
-    def __call__(self) -> Checkpoint | None:
-        """None when it cannot be used; ``problem`` then says why."""
-        if self._found is None:
-            try:
-                self._found, self.problem = self._find(), ""
-            except UnusableCheckpoint as error:
-                self.problem = str(error)
-        return self._found
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,7 @@ class Desk:
 
     queue: JobQueue
     settings: PageSettings
-    lookup: CheckpointLookup
+    checkpoints: Checkpoints
     presets: PresetStore
     warnings: tuple[str, ...]
     worker_heartbeat: Callable[[], float]
@@ -58,26 +41,41 @@ class Desk:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """None when it cannot be used; ``checkpoint_problem`` then says why and what to do."""
-        return self.lookup()
+        """The chosen one; None when it cannot be used, ``checkpoint_problem`` then says why and what to do."""
+        return self.checkpoints.get()
 
     @property
     def checkpoint_problem(self) -> str:
         """Why there is no checkpoint; empty when there is one."""
-        return self.lookup.problem
+        return self.checkpoints.problem
+
+    @property
+    def installed_names(self) -> tuple[str, ...]:
+        """The checkpoints that can be chosen."""
+        return tuple(checkpoint.name for checkpoint in self.checkpoints.installed())
+
+    def shown(self, name: str | None) -> Checkpoint | None:
+        """The installed checkpoint of a name that a page shows; the chosen one where it shows none that is here."""
+        with suppress(UnusableCheckpoint):
+            return self.checkpoints.named(name) if name else self.checkpoint
+        return self.checkpoint
+
+    def source(self, name: str | None) -> str:
+        """What a job for the checkpoint of this name keeps; without a name that of the chosen one.
+
+        Raises UnusableCheckpoint.
+        """
+        return self.checkpoints.named(name).source if name else ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds the checkpoint makes, the one it does best first."""
-        checkpoint = self.checkpoint
-        return checkpoint.kinds if checkpoint else ("framepack", "f1")
+        return kinds_of(self.checkpoint)
 
     @property
     def sizes(self) -> tuple[str, ...]:
         """The sizes the checkpoint makes, as a request names them."""
-        checkpoint = self.checkpoint
-        buckets = checkpoint.buckets if checkpoint else FRAMEPACK_BUCKETS
-        return tuple(f"{width}x{height}" for height, width in buckets)
+        return sizes_of(self.checkpoint)
 
     @property
     def startup(self) -> Preset | None:
@@ -87,3 +85,14 @@ class Desk:
         with suppress(UnusableInput):  # It was there at the start; somebody may have removed it since.
             return self.presets.load(self.settings.preset)
         return None
+
+
+def kinds_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """The kinds it makes; all where it is not known."""
+    return checkpoint.kinds if checkpoint else ("framepack", "f1")
+
+
+def sizes_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """The sizes it makes, as a request names them."""
+    buckets = checkpoint.buckets if checkpoint else FRAMEPACK_BUCKETS
+    return tuple(f"{width}x{height}" for height, width in buckets)

@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 from ..errors import InvalidCommand
 from ..events import Downloaded, Downloading, Failed, Notice
+from ..models.about import describe_large
 from ..models.download import missing_parts
 from ..models.table import CHECKPOINTS
 from ..settings import ROOT, Settings
@@ -28,9 +29,14 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Fetch:
-    """How far a download is. ``running`` ends with it; ``problem`` is why it ended, or what holds it up."""
+    """How far a download is. ``running`` ends with it; ``problem`` is why it ended, or what holds it up.
+
+    ``asked``: somebody wished for it and has not agreed yet; ``against`` is why it would be of no use here.
+    """
 
     name: str = ""
+    asked: bool = False
+    against: str = ""
     running: bool = False
     stopping: bool = False
     complete: bool = False
@@ -59,18 +65,41 @@ class Fetching:
         self._changing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
+    def ask(self, name: str, settings: Settings, why_not: Callable[[Settings], str]) -> None:
+        """Put the question before ``name`` is fetched, with what speaks against it. Raises as ``start``.
+
+        ``why_not``: why the model would not run on this machine; empty where nothing is known against it.
+        """
+        self._check(name, settings)
+        against = why_not(settings)
+        with self._changing:
+            self._check_idle()
+            self.now = Fetch(name, asked=True, against=against)
+
+    def decline(self) -> None:
+        """Take the question back."""
+        with self._changing:
+            if self.now.asked:
+                self.now = Fetch()
+
     def start(self, name: str, settings: Settings) -> None:
         """Begin to fetch ``name``; raises InvalidCommand while another download runs, and offline."""
-        if settings.offline:
-            raise InvalidCommand("Nothing can be downloaded while offline is on.")
-        if name not in CHECKPOINTS:
-            raise InvalidCommand(f"There is no checkpoint {name!r}.")
+        self._check(name, settings)
         with self._changing:
-            if self.now.running:
-                raise InvalidCommand(f"{self.now.name} is being fetched already.")
+            self._check_idle()
             self._process = None
             self.now = Fetch(name, running=True)
         threading.Thread(target=self._fetch, args=(name, settings), name="download", daemon=True).start()
+
+    def _check(self, name: str, settings: Settings) -> None:
+        if settings.offline:
+            raise InvalidCommand("Nothing can be downloaded while offline is on.")
+        if name not in CHECKPOINTS or not CHECKPOINTS[name].sources:
+            raise InvalidCommand(f"There is no checkpoint {name!r}.")
+
+    def _check_idle(self) -> None:
+        if self.now.running:
+            raise InvalidCommand(f"{self.now.name} is being fetched already.")
 
     def stop(self) -> None:
         """End the download; what has arrived is kept."""
@@ -147,8 +176,22 @@ def _row(name: str, now: Fetch, settings: Settings, texts: Texts) -> str:
         return f"<dd>{escape(texts('system.fetch_here'))}</dd>"
     words = escape(texts("system.fetch_missing", missing=f"{missing:.1f}", total=f"{known.size_gb:.1f}"))
     problem = f"<dd>{escape(now.problem)}</dd>" if now.name == name and now.problem else ""
+    about = describe_large(name).about
+    told = f"<dd>{escape(about.sentences(texts.language))}</dd>"
+    if now.asked and now.name == name:
+        return told + _question(now, missing, texts)
     button = "" if now.running or settings.offline else _button("fetch", name, texts("system.fetch"))
-    return f"<dd>{words} {button}</dd>{problem}"
+    return f"{told}<dd>{words} {button}</dd>{problem}"
+
+
+def _question(now: Fetch, missing: float, texts: Texts) -> str:
+    """Whether to fetch so much, and what doctor thinks of it."""
+    against = ""
+    if now.against:
+        against = f'<dd class="fix"><strong>{escape(texts("system.fetch_against"))}</strong> {escape(now.against)}</dd>'
+    sure = escape(texts("system.fetch_sure", missing=f"{missing:.1f}"))
+    yes = _button("fetch_yes", now.name, texts("system.fetch_yes"))
+    return f'{against}<dd role="alert">{sure} {yes} {_button("fetch_no", now.name, texts("system.fetch_no"))}</dd>'
 
 
 def _under_way(now: Fetch, texts: Texts) -> str:

@@ -10,9 +10,13 @@ import gradio as gr
 from gradio.components import Component
 
 from ..errors import InvalidRequest
+from ..models.table import Checkpoint
+from ..preparation import defaults
 from ..request import DRAW_A_SEED, Request
+from .desk import kinds_of, sizes_of
 from .page import PRIVATE, Page
 from .texts import Texts
+from .translation import worded
 from .words import number
 
 
@@ -65,6 +69,12 @@ FIELDS: tuple[Field, ...] = (
 """All fields of a request that have more than one value. The seed is a text: JavaScript's numbers end at 2^53."""
 
 NAMES = tuple(field.name for field in FIELDS)
+OFFERED = ("kind", "size")
+"""Fields whose choices the checkpoint decides."""
+
+FOLLOW_CHECKPOINT = ("seconds", "kind", "size")
+"""Fields that another checkpoint sets: its defaults, and what it offers."""
+
 FITS_PICTURE = "fit"
 LONGEST_NUMBER = 100
 """Characters; Python itself refuses to read numbers of thousands."""
@@ -79,7 +89,7 @@ class Form:
     """The components of a request. ``place`` makes them, where the layout wants them; every field is placed once.
 
     Attributes:
-        defaults: field -> value; the checkpoint's best kind, else the request's own.
+        checkpoint: the name of the checkpoint that the form is for; None while there is none.
         resets: the reset buttons, by field.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
@@ -88,11 +98,48 @@ class Form:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._choices = {"kind": page.desk.kinds, "size": (FITS_PICTURE, *page.desk.sizes)}
         self._placed: dict[str, Component] = {}
         self.resets: dict[str, gr.Button] = {}
-        self.defaults: Mapping[str, Any] = _defaults(page.desk.kinds)
+        names, now = page.desk.installed_names, page.desk.checkpoint
+        self.checkpoint: gr.Dropdown = page.t(
+            gr.Dropdown,
+            "generate.checkpoint",
+            lambda: page.desk.installed_names,
+            value=now and now.name,
+            visible=len(names) > 1,
+            elem_id="checkpoint",
+            container=False,
+            filterable=False,
+            scale=0,
+            min_width=160,
+        )
         self.editing = gr.Number(0, visible="hidden", precision=0)
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Field -> value, for the chosen checkpoint."""
+        return defaults_of(self._page.desk.checkpoint)
+
+    @property
+    def chosen_outputs(self) -> list[Component]:
+        """What ``chosen`` fills."""
+        return [self._placed[name] for name in FOLLOW_CHECKPOINT]
+
+    def chosen(self, checkpoint: Checkpoint, texts: Texts) -> list[Any]:
+        """The form for another checkpoint: what it offers, and its defaults."""
+        defaults = defaults_of(checkpoint)
+        return [self._update(name, defaults[name], checkpoint, texts) for name in FOLLOW_CHECKPOINT]
+
+    def choices(self, checkpoint: Checkpoint | None, texts: Texts) -> list[dict[str, Any]]:
+        """For OFFERED, in its order: what a checkpoint offers; values stay."""
+        offered = {name: _choices(name, checkpoint) or () for name in OFFERED}
+        return [gr.update(choices=worded(f"generate.{name}", given, texts)) for name, given in offered.items()]
+
+    def _update(self, name: str, value: Any, checkpoint: Checkpoint, texts: Texts) -> dict[str, Any]:
+        choices = _choices(name, checkpoint)
+        if choices is None:
+            return gr.update(value=_shown(name, value))
+        return gr.update(value=_shown(name, value), choices=worded(f"generate.{name}", choices, texts))
 
     @property
     def components(self) -> list[Component]:
@@ -108,7 +155,7 @@ class Form:
         component: Component = self._page.t(
             field.make,
             f"generate.{name}",
-            choices=self._choices.get(name),
+            choices=(lambda: _choices(name, self._page.desk.checkpoint) or ()) if name in OFFERED else None,
             value=_shown(name, self.defaults.get(name)),
             **{**field.properties, **properties},
         )
@@ -122,8 +169,12 @@ class Form:
             if name == "seed":
                 self._die(component)
             reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
-        default = _shown(name, self.defaults[name])
-        reset.click(lambda: default, outputs=component, **PRIVATE)
+        reset.click(
+            lambda chosen: _shown(name, defaults_of(self._page.desk.shown(chosen))[name]),
+            self.checkpoint,
+            component,
+            **PRIVATE,
+        )
         self.resets[name] = reset
         return component
 
@@ -132,32 +183,35 @@ class Form:
         die = self._page.t(gr.Button, "generate.seed_die", size="sm", elem_classes="reset", elem_id="seed-die")
         die.click(None, None, seed, js=f"() => '{DRAW_A_SEED}'", **PRIVATE)
 
-    def reset_updates(self, shown: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
+    def reset_updates(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> list[dict[str, Any]]:
         """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
+        by_default = defaults_of(self._page.desk.shown(chosen))
+        defaults = {name: _shown(name, by_default[name]) for name in self.resets}
         return [
             gr.update(
-                value=texts("generate.default", value=self._default_in_words(name, texts)),
-                visible=bool(shown[name] != _shown(name, self.defaults[name])),
+                value=texts("generate.default", value=_in_words(name, defaults[name], texts)),
+                visible=bool(shown[name] != defaults[name]),
             )
             for name in self.resets
         ]
 
-    def _default_in_words(self, name: str, texts: Texts) -> str:
-        default = _shown(name, self.defaults[name])
-        if isinstance(default, bool):
-            return texts("generate.on" if default else "generate.off")
-        choice = f"generate.{name}_choice_{default}"
-        if choice in texts:
-            return texts(choice)
-        return number(default) or texts("generate.default_empty")
-
     def values_of(self, fields: Mapping[str, Any]) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
 
-        So does a kind or a size that this checkpoint does not make.
+        So does a kind or a size that the chosen checkpoint does not make.
         """
+        checkpoint = self._page.desk.checkpoint
         return [
-            _shown(name, fields[name]) if name in fields and self._offers(name, fields[name]) else gr.skip()
+            _shown(name, fields[name]) if name in fields and _offers(checkpoint, name, fields[name]) else gr.skip()
+            for name in NAMES
+        ]
+
+    def values_for(self, fields: Mapping[str, Any], checkpoint: Checkpoint, texts: Texts) -> list[Any]:
+        """The same for another checkpoint, with what it offers."""
+        return [
+            self._update(name, fields[name], checkpoint, texts)
+            if name in fields and _offers(checkpoint, name, fields[name])
+            else gr.skip()
             for name in NAMES
         ]
 
@@ -182,9 +236,6 @@ class Form:
         """
         return Request.parse(self.fields_of(values))
 
-    def _offers(self, name: str, value: Any) -> bool:
-        return name not in self._choices or _shown(name, value) in self._choices[name]
-
 
 def _is_allowed(name: str, value: Any) -> bool:
     try:
@@ -194,9 +245,35 @@ def _is_allowed(name: str, value: Any) -> bool:
     return True
 
 
-def _defaults(kinds: Sequence[str]) -> dict[str, Any]:
-    defaults = {name: Request.model_fields[name].default for name in NAMES if name != "picture"}
-    return {**defaults, "kind": kinds[0]}
+def defaults_of(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Field -> value: what the checkpoint wishes, else the request's own."""
+    own = {name: Request.model_fields[name].default for name in NAMES if name != "picture"}
+    return {**own, **(defaults(checkpoint) if checkpoint else {})}
+
+
+def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:
+    """What a field can be with this checkpoint; None where it does not depend on it."""
+    match name:
+        case "kind":
+            return kinds_of(checkpoint)
+        case "size":
+            return (FITS_PICTURE, *sizes_of(checkpoint))
+    return None
+
+
+def _offers(checkpoint: Checkpoint | None, name: str, value: Any) -> bool:
+    choices = _choices(name, checkpoint)
+    return choices is None or _shown(name, value) in choices
+
+
+def _in_words(name: str, shown: Any, texts: Texts) -> str:
+    """What a component shows, as text."""
+    if isinstance(shown, bool):
+        return texts("generate.on" if shown else "generate.off")
+    choice = f"generate.{name}_choice_{shown}"
+    if choice in texts:
+        return texts(choice)
+    return number(shown) or texts("generate.default_empty")
 
 
 def _shown(name: str, value: Any) -> Any:

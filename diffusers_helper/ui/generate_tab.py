@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
-from . import machine
+from . import checkpoint_line, machine
 from .commands import Commands
-from .desk import Desk
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
 from .page import CLICKS, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
 from .starting import connect, mode_bar, start_row
 
-CAMERA_MOVES = (
-    "the camera pans left",
-    "the camera pans right slowly",
-    "the camera zooms in",
-    "the camera zooms out",
-    "the camera tilts up",
-    "static shot",
-)
-ACTIONS = (
-    "The girl dances gracefully, with clear movements, full of charm.",
-    "The man talks and laughs, with lively gestures.",
-    "Waves roll onto the beach, clouds drift by.",
-    "The camera moves slowly around the subject.",
-)
 ADVANCED: Mapping[str, tuple[str, ...]] = {
     "sampling": ("kind", "seed", "steps", "teacache", "teacache_threshold", "latent_window"),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
@@ -52,11 +36,11 @@ LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'
 
 def build(page: Page) -> Form:
     """The form on the left, the running or last job on the right."""
-    form = Form(page)
+    form, line = checkpoint_line.build(page)
     with gr.Row(elem_id="generate"):
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
-            framing, plan, speed = _ask(page, form)
+            framing, plan, speed, examples = _ask(page, form)
             _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
@@ -71,34 +55,25 @@ def build(page: Page) -> Form:
         js=f"level => {{ if (level === '{CUSTOM}') framepack.openAdvanced(); return level; }}",
         **PRIVATE,
     )
+    checkpoint_line.follow(page, form, line, examples)
     connect(page, form, row)
     _keep_looking_ahead(page, form, [row.refused, framing, speed, plan])
     return form
 
 
-def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio]:
-    """What everybody chooses; returns where the picture's framing and the plan are shown, and the level."""
+def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio, gr.HTML]:
+    """What everybody chooses; returns where the picture's framing and the plan are, the level, and the examples."""
     form.place("picture", elem_id="picture")
     framing = gr.HTML(elem_id="framing")
     framing.change(None, None, None, js="() => framepack.frame()", **PRIVATE)
     form.place("prompt", elem_id="prompt")
-    examples = gr.HTML(_example_buttons(page.desk), js_on_load=FORWARD_CLICKS)
+    examples = gr.HTML(js_on_load=FORWARD_CLICKS, min_height=0)
     examples.click(_example, None, form["prompt"], **{**PRIVATE, "trigger_mode": "multiple"})
     with gr.Row(elem_id="length"):
         form.place("seconds", elem_id="seconds", scale=1, min_width=140)
         plan = gr.HTML(elem_id="plan", scale=2, min_width=180, js_on_load=LOOK_AGAIN)
     speed = page.t(gr.Radio, "generate.speed", (*LEVELS, CUSTOM), value="balanced", elem_id="speed")
-    return framing, plan, speed
-
-
-def _example_buttons(desk: Desk) -> str:
-    """Prompts that suit the checkpoint: the pocket knows camera moves, the large ones know what people do."""
-    prompts = CAMERA_MOVES if desk.checkpoint and desk.checkpoint.name == "pocket" else ACTIONS
-    buttons = (
-        f'<button type="button" data-act="example" data-value="{html.escape(p)}">{html.escape(p)}</button>'
-        for p in prompts
-    )
-    return f'<div class="examples">{"".join(buttons)}</div>'
+    return framing, plan, speed, examples
 
 
 def _advanced(page: Page, form: Form) -> None:
@@ -142,11 +117,11 @@ def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
     in the browser first and lead to one event, of which the last wins.
     """
     settled = gr.Number(0, visible="hidden")
-    asked = [*changes([page.spoken, *form.components]), shown[-1].click]
+    asked = [*changes([page.spoken, form.checkpoint, *form.components]), shown[-1].click]
     gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
-        lambda language, *values: look_ahead(form, page.desk, language, values),
-        [page.language, *form.components],
+        lambda language, chosen, *values: look_ahead(form, page.desk, language, values, chosen),
+        [page.language, form.checkpoint, *form.components],
         [*shown, *(form[name] for name in IDLE), *form.resets.values()],
         trigger_mode="always_last",
         **PRIVATE,

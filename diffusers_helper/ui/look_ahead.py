@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
+from ..preparation import beyond_seconds
 from ..request import Request
 from ..sections.plan import plan_video
 from .desk import Desk
@@ -43,7 +44,7 @@ def problems_of(fields: Mapping[str, Any]) -> Sequence[Problem]:
     return ()
 
 
-def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
+def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None) -> str:
     """What will be made and how long it takes; or which fields stand in the way."""
     if problems := problems_of(fields):
         names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
@@ -52,20 +53,24 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> str:
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     length = texts("generate.plan_length", seconds=f"{plan.frames / request.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
-    seconds = desk.queue.estimate(request)
+    checkpoint = desk.shown(chosen)
+    seconds = desk.queue.estimate(request, checkpoint.source if checkpoint else "")
     if seconds is None:
         time = texts("generate.plan_time_unknown")
     else:
         time = texts("generate.plan_time", time=duration(seconds, texts))
-    return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span></p>'
+    limit = beyond_seconds(plan, request.fps, checkpoint) if checkpoint else None
+    beyond = f'<span class="beyond">{texts("generate.plan_beyond", limit=number(limit))}</span>' if limit else ""
+    return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span>{beyond}</p>'
 
 
-def framing_html(fields: Mapping[str, Any], desk: Desk, texts: Texts) -> tuple[str, str]:
+def framing_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None) -> tuple[str, str]:
     """What becomes of the start picture, and why it cannot be used; empty where there is nothing to say."""
-    if "picture" not in fields or desk.checkpoint is None:
+    checkpoint = desk.shown(chosen)
+    if "picture" not in fields or checkpoint is None:
         return "", ""
     try:
-        return framing_of(fields["picture"], fields["size"], desk.checkpoint).as_html(texts), ""
+        return framing_of(fields["picture"], fields["size"], checkpoint).as_html(texts), ""
     except UnusablePicture as error:
         return "", str(error)
     except KeyError:  # Another checkpoint has been chosen since; the form says so.
@@ -82,16 +87,16 @@ def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]
     ]
 
 
-def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any]) -> list[Any]:
+def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any], chosen: str | None = None) -> list[Any]:
     """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, IDLE and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
-    framing, unusable = framing_html(fields, desk, texts)
+    framing, unusable = framing_html(fields, desk, texts, chosen)
     return [
         quiet(problems_of(fields), "picture" in fields, texts, unusable),
         framing,
         speed_update(fields, texts),
-        plan_html(fields, desk, texts),
+        plan_html(fields, desk, texts, chosen),
         *idle_updates(fields, texts),
-        *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts),
+        *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),
     ]

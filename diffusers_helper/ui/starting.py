@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..errors import InvalidCommand
 from ..jobs.job import Job
-from . import draft, refusals
+from . import checkpoint_line, draft, refusals
 from .desk import Desk
 from .form import Form
 from .page import COMMAND, PRIVATE, Page, live, told
@@ -61,7 +61,7 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
     """What the buttons do, and what entering and leaving the mode does."""
     starting = Starting(page.desk, form)
     kept = draft.remember(page, form)
-    form_now = [page.language, *form.components]
+    form_now = [page.language, form.checkpoint, *form.components]
     added = row.start.click(told(starting.add), form_now, [row.said, row.refused], **COMMAND)
     added.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
     row.anew.click(told(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
@@ -71,7 +71,7 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
     form.editing.change(
         lambda editing, language, kept: [*_mode(editing, language), *_filled(editing, kept, form, page)],
         [form.editing, page.language, kept],
-        [row.mode, row.start, row.buttons, *form.components],
+        [row.mode, row.start, row.buttons, *form.components, form.checkpoint],
         js="(editing, language) => [framepack.edits(editing), language, framepack.draft()]",
         **PRIVATE,
     )
@@ -84,27 +84,27 @@ class Starting:
     def __init__(self, desk: Desk, form: Form) -> None:
         self._desk, self._form = desk, form
 
-    def add(self, language: str, *values: Any) -> tuple[str, str]:
-        """Queue a job."""
+    def add(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str]:
+        """Queue a job for the checkpoint of that name."""
         texts = Texts(language)
         try:
-            job = self._desk.queue.add(self._form.request_of(values))
+            job = self._desk.queue.add(self._form.request_of(values), self._desk.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts)
         return _where(job, self._desk, texts), NOTHING_WRONG
 
-    def add_anew(self, language: str, *values: Any) -> tuple[str, str, Any]:
+    def add_anew(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Queue what came too late for the edited job, and end editing."""
-        said, refused = self.add(language, *values)
+        said, refused = self.add(language, chosen, *values)
         return said, refused, 0 if said else gr.skip()
 
-    def save(self, editing: int, language: str, *values: Any) -> tuple[str, str, Any]:
+    def save(self, editing: int, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Change the edited job, and end editing."""
         texts, queue = Texts(language), self._desk.queue
         if queue.job(editing).state != "queued":
             raise InvalidCommand(texts("queue.too_late", job=editing))
         try:
-            job = queue.edit(editing, self._form.request_of(values))
+            job = queue.edit(editing, self._form.request_of(values), self._desk.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts), gr.skip()
         return texts("generate.saved", job=job.id), NOTHING_WRONG, 0
@@ -134,5 +134,7 @@ def _mode(editing: int, language: str) -> tuple[Any, Any, Any]:
 
 
 def _filled(editing: int, kept: Any, form: Form, page: Page) -> list[Any]:
-    """For the form: the draft again when editing ends."""
-    return [gr.skip() for _ in form.components] if editing else draft.restored(kept, form, page)
+    """For the form: the draft again when editing ends, and the checkpoint that is chosen."""
+    if editing:
+        return [gr.skip() for _ in (*form.components, form.checkpoint)]
+    return [*draft.restored(kept, form, page), checkpoint_line.offered(page.desk)]

@@ -38,11 +38,15 @@ def build(page: Page) -> None:
 
 
 def _fetch_command(desk: Desk) -> Callable[[str, gr.EventData], None]:
-    """A click on Fetch or Stop. Raises InvalidCommand."""
+    """A click on Fetch, on an answer to its question, or on Stop. Raises InvalidCommand."""
 
     def carry_out(language: str, event: gr.EventData) -> None:
         act, texts = Act.of(event), Texts(language)
         if act.name == "fetch":
+            desk.fetching.ask(act.value, desk.settings, doctor.why_not)
+        elif act.name == "fetch_no":
+            desk.fetching.decline()
+        elif act.name == "fetch_yes":
             desk.fetching.start(act.value, desk.settings)
             inform(texts("system.fetch_told", name=act.value))
         elif act.name == "fetch_stop":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import gradio as gr
 from gradio.blocks import Block
@@ -17,13 +17,15 @@ from gradio.blocks import Block
 from .texts import Texts
 
 AnyBlock = TypeVar("AnyBlock", bound=Block)
+Choices: TypeAlias = Sequence[str] | Callable[[], Sequence[str]] | None
+"""What can be chosen; where that changes, a function that says what it is now."""
 
 
 @dataclass(frozen=True)
 class _Made:
     component: Block
     key: str
-    choices: Sequence[str] | None
+    choices: Choices
 
 
 class Translator:
@@ -33,9 +35,7 @@ class Translator:
         self.texts = Texts(language)
         self._made: list[_Made] = []
 
-    def __call__(
-        self, make: Callable[..., AnyBlock], key: str, choices: Sequence[str] | None = None, **properties: Any
-    ) -> AnyBlock:
+    def __call__(self, make: Callable[..., AnyBlock], key: str, choices: Choices = None, **properties: Any) -> AnyBlock:
         component = make(**wording(make, key, choices, self.texts), **properties)
         self._made.append(_Made(component, key, choices))
         return component
@@ -51,16 +51,17 @@ class Translator:
         return [gr.update(**wording(type(made.component), made.key, made.choices, texts)) for made in self._made]
 
 
-def wording(make: Callable[..., Block], key: str, choices: Sequence[str] | None, texts: Texts) -> dict[str, Any]:
+def wording(make: Callable[..., Block], key: str, choices: Choices, texts: Texts) -> dict[str, Any]:
     """The properties of a component that are words."""
     shows_text = isinstance(make, type) and issubclass(make, (gr.Button, gr.Markdown, gr.HTML))
     words: dict[str, Any] = {"value" if shows_text else "label": texts(key)}
     words |= {part: texts(f"{key}_{part}") for part in ("info", "placeholder") if f"{key}_{part}" in texts}
     if choices is not None:
-        words["choices"] = [(_choice(key, value, texts), value) for value in choices]
+        words["choices"] = worded(key, choices() if callable(choices) else choices, texts)
     return words
 
 
-def _choice(key: str, value: str, texts: Texts) -> str:
-    name = f"{key}_choice_{value}"
-    return texts(name) if name in texts else value
+def worded(key: str, choices: Sequence[str], texts: Texts) -> list[tuple[str, str]]:
+    """Choices as Gradio takes them: each with what it shows."""
+    names = {value: f"{key}_choice_{value}" for value in choices}
+    return [(texts(name) if name in texts else value, value) for value, name in names.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ import pytest
 
 from diffusers_helper.events import Event
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.ui import server
 from diffusers_helper.ui.app import build_page, launch_options
 from tests.jobs_support import ScriptedExecutor, working
-from tests.ui.serving import CHECKPOINT, a_port, make_desk, settings_for
+from tests.ui.serving import CHECKPOINT, a_port, installed_in, make_desk, settings_for
 
 PATIENCE_MS = 20_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -60,14 +61,20 @@ class Site:
 
 
 @contextmanager
-def site(output_dir: Path, before: Callable[[Event], None] = lambda event: None, **flags: Any) -> Iterator[Site]:
+def site(
+    output_dir: Path,
+    before: Callable[[Event], None] = lambda event: None,
+    installed: Sequence[Checkpoint] = (CHECKPOINT,),
+    **flags: Any,
+) -> Iterator[Site]:
     """The whole page over ``output_dir``; ``before`` sees each event of a played job before it is told."""
     output_dir.mkdir(exist_ok=True)
     environment = dict(os.environ)
     settings = settings_for(output_dir, **{"port": a_port(), **flags})
     server.prepare_gradio(settings)
-    queue, executor = JobQueue(output_dir, lambda: CHECKPOINT), ScriptedExecutor(output_dir, before)
-    desk = make_desk(queue, settings)
+    checkpoints = installed_in(output_dir, *installed)
+    queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
+    desk = make_desk(queue, settings, checkpoints=checkpoints)
     page = server.PageServer(desk, settings, build_page(desk), launch_options(desk))
     try:
         page.open()

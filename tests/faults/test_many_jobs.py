@@ -11,10 +11,9 @@ import psutil
 import pytest
 
 from diffusers_helper import faults
-from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
 
-from ..jobs_support import make_picture, make_request, wait_until, working
+from ..jobs_support import local_executor, make_picture, make_request, wait_until, working
 from ..parity.engine import PackEngine
 
 WARM_UP, JOBS = 40, 200
@@ -29,7 +28,7 @@ def test_two_hundred_short_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     request = make_request(make_picture(tmp_path), seconds=1.0, steps=1)
     engine = PackEngine("run_i2v")
     engine.decoded, engine.contexts = deque(maxlen=1), deque(maxlen=1)  # type: ignore[assignment]
-    with working(queue, LocalExecutor(lambda: engine, queue.output_dir)):
+    with working(queue, local_executor(engine, queue.output_dir)):
         for number in range(JOBS):
             queue.add(request.model_copy(update={"prompt": f"number {number}"}))
         wait_until(lambda: ended_jobs(queue) >= WARM_UP, "the first jobs")

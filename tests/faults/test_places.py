@@ -171,7 +171,7 @@ def test_a_job_whose_results_have_no_place_fails_before_a_model_is_loaded(
 ) -> None:
     for output_dir in (read_only, read_only / "outputs", tmp_path / "teal.png"):
         with pytest.raises(OutputFailed, match=r"cannot be written|does not exist"):
-            next(LocalExecutor(loads, output_dir).submit(request_, None).events())
+            next(LocalExecutor(loads, loads, output_dir).submit(request_, None, "").events())
 
 
 def test_a_job_whose_work_folder_cannot_be_written_fails_before_a_model_is_loaded(
@@ -181,13 +181,13 @@ def test_a_job_whose_work_folder_cannot_be_written_fails_before_a_model_is_loade
     folder = begun(disk, tmp_path, pocket)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(UnusableResumeFolder, match="cannot be written"):
-        next(LocalExecutor(loads, disk).submit(request_, folder).events())
+        next(LocalExecutor(loads, loads, disk).submit(request_, folder, "").events())
 
 
 def test_the_queue_says_so_of_its_job(request_: Request, read_only: Path, tmp_path: Path) -> None:
     queue = JobQueue(tmp_path / "outputs")
     job = queue.add(request_)
-    with working(queue, LocalExecutor(loads, read_only)):
+    with working(queue, LocalExecutor(loads, loads, read_only)):
         failed = ended(queue, job.id)
     assert failed.state == "failed"
     assert "cannot be written" in (failed.progress.error or "")

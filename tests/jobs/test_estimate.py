@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def queue(tmp_path: Path, clock: Clock) -> JobQueue:
-    return JobQueue(tmp_path / "outputs", lambda: find_checkpoint("pocket", tmp_path), clock)
+    return JobQueue(tmp_path / "outputs", lambda source: find_checkpoint(source or "pocket", tmp_path), clock)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def in_version_1(outputs: Path) -> None:
         for job, *texts in file.execute("SELECT id, request, progress FROM job").fetchall():
             request, progress = (_whole(json.loads(text), outputs) for text in texts)
             file.execute("UPDATE job SET request = ?, progress = ? WHERE id = ?", (request, progress, job))
+        file.execute("ALTER TABLE job DROP COLUMN checkpoint")
         file.execute("PRAGMA user_version = 1")
         file.commit()
 

@@ -109,7 +109,7 @@ def test_what_is_no_picture_is_refused_and_nothing_queued(queue: JobQueue, tmp_p
 
 
 def test_what_the_checkpoint_cannot_make_is_refused_when_added(tmp_path: Path, picture: Path) -> None:
-    queue = JobQueue(tmp_path / "outputs", lambda: find_checkpoint("pocket", tmp_path))
+    queue = JobQueue(tmp_path / "outputs", lambda source: find_checkpoint(source or "pocket", tmp_path))
     with pytest.raises(InvalidRequest, match="size: '999x999'"):
         queue.add(make_request(picture, size="999x999"))
 

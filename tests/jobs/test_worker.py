@@ -140,8 +140,8 @@ class LostGPU(ScriptedExecutor):
 
     where: str = "section"
 
-    def submit(self, request: Request, folder: Path | None) -> Any:
-        played = super().submit(request, folder)
+    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Any:
+        played = super().submit(request, folder, checkpoint)
         return played if len(self.submitted) == 1 else LosingExecution(played, self.where)
 
 
@@ -222,10 +222,10 @@ def test_a_video_that_was_finished_before_the_program_was_killed_is_done(queue: 
 
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_the_job_in_words(queue: JobQueue, request_: Request) -> None:
-    def missing() -> None:
+    def missing(source: str) -> Any:
         raise UnusableCheckpoint("the checkpoint is not there")
 
-    worker = Worker(queue, LocalExecutor(missing, queue.output_dir))  # type: ignore[arg-type]
+    worker = Worker(queue, LocalExecutor(missing, missing, queue.output_dir))  # type: ignore[arg-type]
     job = queue.add(request_)
     worker.start()
     assert ended(queue, job).progress.error == "the checkpoint is not there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ import httpx
 import numpy as np
 
 from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import PageSettings, resolve_page
 from diffusers_helper.ui import server
-from diffusers_helper.ui.desk import CheckpointLookup, Desk
+from diffusers_helper.ui.desk import Desk
 
 from ..conftest import ROOT
 from ..jobs_support import ScriptedExecutor, working
@@ -62,17 +63,36 @@ def make_desk(queue: JobQueue, settings: PageSettings, **fields: Any) -> Desk:
     """A desk over ``queue`` with a worker that beats."""
     presets = PresetStore(settings.output_dir / ".framepack" / "presets")
     beats: Any = lambda: 0.0  # noqa: E731
-    return Desk(**{"queue": queue, "settings": settings, "lookup": CheckpointLookup(lambda: CHECKPOINT),
+    checkpoints = installed_in(settings.output_dir, CHECKPOINT)
+    return Desk(**{"queue": queue, "settings": settings, "checkpoints": checkpoints,
                    "presets": presets, "warnings": (), "worker_heartbeat": beats, **fields})  # fmt: skip
 
 
-def without_checkpoint(why: str) -> CheckpointLookup:
-    """A lookup that never finds one."""
+def installed_in(output_dir: Path, *installed: Checkpoint) -> Checkpoints:
+    """These checkpoints, the first chosen by the settings."""
+    names = [checkpoint.name for checkpoint in installed]
+    return Checkpoints(one_of(*installed), names[0], output_dir / ".framepack" / "checkpoint.json", names)
 
-    def find() -> Checkpoint:
+
+def one_of(*installed: Checkpoint) -> Callable[[str], Checkpoint]:
+    """Finds these by name or source, and nothing else."""
+
+    def find(source: str) -> Checkpoint:
+        for checkpoint in installed:
+            if source in (checkpoint.name, checkpoint.source):
+                return checkpoint
+        raise UnusableCheckpoint(f"there is no {source}")
+
+    return find
+
+
+def without_checkpoint(why: str) -> Checkpoints:
+    """Finds none."""
+
+    def find(source: str) -> Checkpoint:
         raise UnusableCheckpoint(why)
 
-    return CheckpointLookup(find)
+    return Checkpoints(find, "missing", Path("nowhere"), ())
 
 
 def a_port() -> int:
@@ -89,7 +109,7 @@ def serving(output_dir: Path, blocks: Any = None, **flags: Any) -> Iterator[Serv
     settings = settings_for(output_dir, **{"port": a_port(), **flags})
     before = dict(os.environ)
     server.prepare_gradio(settings)
-    queue = JobQueue(output_dir, lambda: CHECKPOINT)
+    queue = JobQueue(output_dir, lambda source: CHECKPOINT)
     server.empty_uploads(output_dir)
     executor = ScriptedExecutor(output_dir)
     desk = make_desk(queue, settings)

@@ -12,13 +12,14 @@ import gradio as gr
 from diffusers_helper.events import Cancelled, Ended, Failed, Finished, Plan, SectionDone, Started
 from diffusers_helper.jobs.job import Job, State
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.ui.desk import Desk
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.page import Page
 from diffusers_helper.ui.translation import Translator
 
 from ..jobs_support import make_picture, make_request
-from .serving import CHECKPOINT, make_desk, make_video, settings_for
+from .serving import CHECKPOINT, installed_in, make_desk, make_video, settings_for
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{seed}"
 
@@ -71,11 +72,12 @@ class Stage:
         return [None if _is_skip(value) else value for value in shown.values()]
 
 
-def make_stage(folder: Path) -> Stage:
-    """A stage with an empty queue."""
+def make_stage(folder: Path, *installed: Checkpoint) -> Stage:
+    """A stage with an empty queue, and with these checkpoints."""
     output_dir = folder / "outputs"
     output_dir.mkdir()
-    desk = make_desk(JobQueue(output_dir, lambda: CHECKPOINT), settings_for(output_dir))
+    checkpoints = installed_in(output_dir, *(installed or [CHECKPOINT]))
+    desk = make_desk(JobQueue(output_dir, checkpoints.get), settings_for(output_dir), checkpoints=checkpoints)
     with gr.Blocks(analytics_enabled=False) as blocks:
         page = Page(desk, Translator(), gr.Dropdown(), gr.Textbox(), gr.Tabs(), blocks)
         form = Form(page)

@@ -12,16 +12,13 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.media.video import probe
-from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
 from diffusers_helper.ui.api import endpoints
-from diffusers_helper.ui.desk import CheckpointLookup
 from diffusers_helper.ui.server import uploads_folder
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request
-from .serving import CHECKPOINT, Served, serving, without_checkpoint
+from .serving import Served, serving, without_checkpoint
 
 HUGE = 1e308
 
@@ -135,27 +132,18 @@ def test_without_a_checkpoint_a_request_is_refused_with_the_reason(
     served: Served, uploaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = without_checkpoint("download it with: start.sh download framepack")
-    for name in ("_found", "_find"):
-        monkeypatch.setattr(served.desk.lookup, name, getattr(missing, name))
+    monkeypatch.setattr(served.desk.checkpoints, "_find", missing._find)
     assert "start.sh download framepack" in refusal(served, uploaded, "{}")
 
 
-def test_a_checkpoint_that_comes_later_is_taken_and_kept() -> None:
-    there: list[Checkpoint] = []
-
-    def find() -> Checkpoint:
-        if not there:
-            raise UnusableCheckpoint("not yet")
-        return there.pop()
-
-    lookup = CheckpointLookup(find)
-    assert (lookup(), lookup.problem) == (None, "not yet")
-    there.append(CHECKPOINT)
-    assert lookup() is lookup() is CHECKPOINT
-    assert lookup.problem == ""
+def test_a_request_may_name_an_installed_checkpoint(served: Served, uploaded: dict[str, Any]) -> None:
+    submit = endpoints(served.desk, uploads_folder(served.output_dir))["submit"]
+    job = ended(served.queue, submit(uploaded, json.dumps({"checkpoint": "scripted", "seconds": 1})))
+    assert (job.state, job.checkpoint, job.snapshot()["checkpoint"]) == ("done", "scripted", "scripted")
 
 
 # What is refused.
+
 
 WRONG_NUMBERS = (float("nan"), float("inf"), float("-inf"), HUGE, -HUGE, "5", "", None, [5], {}, True)
 WRONG_TEXTS = (5, 0.5, None, True, ["a"], {}, "x" * 10_001)
@@ -189,6 +177,11 @@ def test_a_wrong_value_is_refused_with_the_fields_name(
     served: Served, uploaded: dict[str, Any], field: str, value: Any
 ) -> None:
     assert refusal(served, uploaded, json.dumps({field: value})).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("name", ["framepack", "/etc", "../scripted", "", 5, None, ["scripted"], "x" * 999])
+def test_a_checkpoint_that_is_not_installed_is_refused(served: Served, uploaded: dict[str, Any], name: Any) -> None:
+    assert refusal(served, uploaded, json.dumps({"checkpoint": name})).startswith("checkpoint: ")
 
 
 @pytest.mark.parametrize("field", ["sceconds", "__class__", "schema", "folder", "output_dir", "", "picture"])

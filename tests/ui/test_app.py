@@ -26,15 +26,16 @@ import sys, types
 from pathlib import Path
 from diffusers_helper.ui.app import build_page, launch_options
 from diffusers_helper.ui.fragments import render
+from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import resolve_page
-from diffusers_helper.ui.desk import CheckpointLookup, Desk
+from diffusers_helper.ui.desk import Desk
 folder = Path(sys.argv[1])
 settings = resolve_page({"output_dir": str(folder)}, {}, folder / "none.json")
-lookup = CheckpointLookup(lambda: find_checkpoint("pocket", folder))
-desk = Desk(JobQueue(folder, lookup), settings, lookup, PresetStore(folder / "p"), (), lambda: 0.0)
+checkpoints = Checkpoints(lambda name: find_checkpoint(name, folder), "pocket", folder / "chosen.json")
+desk = Desk(JobQueue(folder, checkpoints.get), settings, checkpoints, PresetStore(folder / "p"), (), lambda: 0.0)
 build_page(desk), launch_options(desk), render(desk, "ja")
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """

@@ -85,6 +85,19 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
     assert not fetching.now.complete
 
 
+@pytest.mark.parametrize("why", ["", "needs 59 GB of <RAM>"])
+def test_it_asks_first_and_says_what_speaks_against_it(server: HubServer, tmp_path: Path, why: str) -> None:
+    settings, fetching = settings_of(server, tmp_path), Fetching()
+    fetching.ask(NAME, settings, lambda settings: why)
+    asked = render(fetching, settings, ENGLISH)
+    assert "Download 42.5 GB?" in asked
+    assert ("needs 59 GB of &lt;RAM&gt;" in asked, "would not run" in asked) == (bool(why), bool(why))
+    assert f'data-act="fetch_yes" data-value="{NAME}"' in asked
+    assert not fetching.now.running
+    fetching.decline()
+    assert "fetch_yes" not in render(fetching, settings, ENGLISH)
+
+
 def test_what_cannot_begin_is_refused(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(InvalidCommand, match="offline"):
         Fetching().start(NAME, settings_of(server, tmp_path, offline="1"))

@@ -154,7 +154,7 @@ def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, languag
 def test_a_size_of_another_checkpoint_is_refused_with_those_of_this_one(stage: Stage, tmp_path: Path) -> None:
     shown = values(stage.form, picture=str(make_picture(tmp_path)))
     shown[NAMES.index("size")] = "640x640"
-    said, refused = Starting(stage.desk, stage.form).add("en", *shown)
+    said, refused = Starting(stage.desk, stage.form).add("en", "scripted", *shown)
     assert (said, json.loads(refused)["fields"]) == ("", {"size": "This checkpoint makes: 64x64."})
 
 

@@ -266,7 +266,7 @@ def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:
 
 def test_warnings_say_who_can_reach_the_page_and_what_cannot_be_used(stage: Stage) -> None:
     desk = replace(
-        stage.desk, warnings=("page.warning_open",), lookup=without_checkpoint(HOSTILE),
+        stage.desk, warnings=("page.warning_open",), checkpoints=without_checkpoint(HOSTILE),
         worker_heartbeat=lambda: 300.0,
     )  # fmt: skip
     parts = Parts(fragments.warnings(desk, EN))

@@ -37,7 +37,7 @@ def asked_from(client: str = "127.0.0.1", host: str = "127.0.0.1:7860", **header
 
 def press(commands: Commands, act: str, job: int = 0, value: str = "") -> list[object]:
     answer = commands.carry_out("en", click(act, job, value), asked_from())
-    assert len(answer) == len(commands.outputs) == len(NAMES) + 2
+    assert len(answer) == len(commands.outputs) == len(NAMES) + 3
     return answer
 
 

@@ -341,7 +341,7 @@ def test_a_full_or_missing_disk_and_a_missing_checkpoint_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = JobQueue(tmp_path / "outputs")
-    readiness = Readiness(make_desk(queue, settings_for(tmp_path / "outputs"), lookup=without_checkpoint("gone")))
+    readiness = Readiness(make_desk(queue, settings_for(tmp_path / "outputs"), checkpoints=without_checkpoint("gone")))
     monkeypatch.setattr("diffusers_helper.ui.routes.LEAST_FREE_BYTES", 10**18)
     assert [reason.partition(":")[0] for reason in readiness.reasons()] == ["disk", "checkpoint"]
     queue.close()

@@ -1,0 +1,175 @@
+"""Which checkpoints there are, which is chosen, and that each job is made by the one it was queued for."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sqlite3
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_helper.errors import InvalidRequest, UnusableCheckpoint
+from diffusers_helper.jobs.checkpoints import Checkpoints
+from diffusers_helper.jobs.executor import LocalExecutor
+from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.models.table import Checkpoint, find_checkpoint
+from diffusers_helper.settings import resolve
+
+from ..jobs_support import ended, make_picture, make_request, working
+
+
+@pytest.fixture
+def other(pocket: Path, tmp_path: Path) -> Path:
+    """A second checkpoint: the pocket under another name, and of one kind and size only."""
+    folder = Path(shutil.copytree(pocket, tmp_path / "other"))
+    told = json.loads((folder / "framepack.json").read_text())
+    told.update(kinds=["framepack"], buckets=[[64, 64]], about={"title": "Another.", "default_seconds": 1.5})
+    (folder / "framepack.json").write_text(json.dumps(told))
+    return folder
+
+
+def checkpoints_of(tmp_path: Path, initial: str) -> Checkpoints:
+    return Checkpoints(lambda name: find_checkpoint(name, tmp_path), initial, tmp_path / "chosen.json")
+
+
+@pytest.fixture
+def checkpoints(other: Path, tmp_path: Path) -> Checkpoints:
+    return checkpoints_of(tmp_path, str(other))
+
+
+@pytest.fixture
+def queue(checkpoints: Checkpoints, tmp_path: Path) -> Iterator[JobQueue]:
+    queue = JobQueue(tmp_path / "outputs", checkpoints.get)
+    yield queue
+    queue.close()
+
+
+def test_installed_are_the_complete_ones_that_of_the_settings_first(checkpoints: Checkpoints) -> None:
+    assert [checkpoint.name for checkpoint in checkpoints.installed()] == ["other", "pocket"]
+    assert checkpoints.find().name == "other"
+
+
+@pytest.mark.parametrize("name", ["framepack", "nobody", "", "/etc", "../pocket", "x" * 999])
+def test_no_other_can_be_chosen(checkpoints: Checkpoints, name: str) -> None:
+    with pytest.raises(UnusableCheckpoint, match=r"checkpoint: .* is not installed here; installed are other, pocket"):
+        checkpoints.choose(name)
+    assert checkpoints.find().name == "other"
+
+
+def test_a_folder_is_chosen_by_its_name_and_never_by_its_path(checkpoints: Checkpoints, other: Path) -> None:
+    with pytest.raises(UnusableCheckpoint):
+        checkpoints.choose(str(other))
+    assert checkpoints.choose("other").source == str(other)
+
+
+def test_a_choice_outlives_a_restart_until_the_settings_name_another(other: Path, tmp_path: Path) -> None:
+    checkpoints_of(tmp_path, str(other)).choose("pocket")
+    assert checkpoints_of(tmp_path, str(other)).find().name == "pocket"
+    assert checkpoints_of(tmp_path, "framepack").problem.startswith("checkpoint 'framepack'")
+    shutil.rmtree(other)
+    checkpoints_of(tmp_path, "pocket").choose("pocket")
+    assert checkpoints_of(tmp_path, "pocket").find().name == "pocket"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"chosen": 5, "instead_of": "pocket"}', '{"chosen": "gone"}'])
+def test_a_kept_choice_that_makes_no_sense_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "chosen.json").write_text(content)
+    assert checkpoints_of(tmp_path, "pocket").find().name == "pocket"
+
+
+def test_what_is_downloaded_or_removed_counts_at_once(checkpoints: Checkpoints, other: Path, tmp_path: Path) -> None:
+    other.rename(tmp_path / "elsewhere")
+    assert checkpoints.get() is None
+    assert "neither a name nor a folder" in checkpoints.problem
+    assert [checkpoint.name for checkpoint in checkpoints.installed()] == ["pocket"]
+    (tmp_path / "elsewhere").rename(other)
+    assert checkpoints.find().name == "other"
+
+
+def test_a_job_keeps_the_checkpoint_it_was_queued_for(
+    queue: JobQueue, checkpoints: Checkpoints, other: Path, tmp_path: Path
+) -> None:
+    request = make_request(make_picture(tmp_path), kind="framepack")
+    first = queue.add(request)
+    checkpoints.choose("pocket")
+    second, third = queue.add(request), queue.duplicate(first.id)
+    assert [job.checkpoint for job in (first, second, third)] == [str(other), "pocket", str(other)]
+    assert [job.snapshot()["checkpoint"] for job in (first, second, third)] == ["other", "pocket", "other"]
+    assert queue.edit(first.id, request.model_copy(update={"prompt": "x"})).checkpoint == str(other)
+    queue.close()
+    again = JobQueue(queue.output_dir, checkpoints.get)
+    assert [job.checkpoint for job in again.jobs()] == [str(other), "pocket", str(other)]
+    again.close()
+
+
+def test_a_request_is_held_against_the_checkpoint_it_is_for(queue: JobQueue, tmp_path: Path) -> None:
+    request = make_request(make_picture(tmp_path), kind="f1")
+    with pytest.raises(InvalidRequest, match="'f1' is not made by checkpoint other"):
+        queue.add(request)
+    assert queue.add(request, "pocket").checkpoint == "pocket"
+
+
+def test_a_queue_file_of_the_version_before_is_read_and_its_jobs_run_with_the_chosen_one(
+    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    job = queue.add(make_request(make_picture(tmp_path), kind="framepack"))
+    queue.close()
+    for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
+        (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
+    with sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3") as file:
+        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; PRAGMA user_version = 1;")
+    file.close()
+    again = JobQueue(queue.output_dir, checkpoints.get)
+    assert again.notices == ()
+    assert (again.job(job.id).request, again.job(job.id).checkpoint) == (job.request, "")
+    assert checkpoints.find(again.job(job.id).checkpoint).name == "other"
+    again.close()
+
+
+def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
+    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Two real checkpoints in turn; the one before is gone when the next is loaded."""
+    from diffusers_helper.engine import Engine
+
+    settings = resolve({"models_dir": str(tmp_path)}, {}, tmp_path / "none.json")
+    loaded: list[weakref.ref[Any]] = []
+    alive_before: list[int] = []
+
+    def load(checkpoint: Checkpoint) -> Engine:
+        gc.collect()
+        alive_before.append(sum(one() is not None for one in loaded))
+        engine = Engine.load(checkpoint, settings)
+        loaded.extend((weakref.ref(engine), weakref.ref(engine._parts.transformer)))
+        return engine
+
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    other = checkpoints.named("other").source
+    jobs = [queue.add(request, source).id for source in (other, "pocket", other)]
+    with working(queue, LocalExecutor(checkpoints.find, load, queue.output_dir)):
+        done = [ended(queue, job, seconds=300) for job in jobs]
+    assert [(job.state, job.progress.checkpoint, job.progress.width) for job in done] == [
+        ("done", "other", 64), ("done", "pocket", 128), ("done", "other", 64),
+    ]  # fmt: skip
+    assert alive_before == [0, 0, 0]
+
+
+def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(
+    queue: JobQueue, checkpoints: Checkpoints, other: Path, tmp_path: Path
+) -> None:
+    from ..parity.engine import PackEngine
+
+    engine = PackEngine("run_i2v")
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    lost, kept = queue.add(request).id, queue.add(request, "pocket").id
+    shutil.rmtree(other)
+    with working(queue, LocalExecutor(checkpoints.find, lambda checkpoint: engine, queue.output_dir)):
+        failed, done = ended(queue, lost), ended(queue, kept)
+    assert failed.state == "failed"
+    assert str(failed.progress.error).startswith("This is for the checkpoint other, which is not installed any more: ")
+    assert done.state == "done"
