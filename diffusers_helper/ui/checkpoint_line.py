@@ -72,12 +72,10 @@ def line_html(checkpoint: Checkpoint | None, desk: Desk, texts: Texts) -> str:
     title = escape(said(about.title, texts.language) if about.title else checkpoint.name)
     rest = [said(words, texts.language) for words in (about.purpose, about.limits) if words]
     rest.append(texts("generate.checkpoint_sizes", sizes=_sizes(checkpoint)))
+    more = ""
     if len(desk.installed_names) < 2:
-        more = escape(texts("generate.checkpoint_more"))
-        rest_html = f'{escape(" ".join(rest))} <button type="button" data-act="system">{more}</button>'
-    else:
-        rest_html = escape(" ".join(rest))
-    return f'<p class="about"><strong>{title}</strong> {rest_html}</p>'
+        more = f' <button type="button" data-act="system">{escape(texts("generate.checkpoint_more"))}</button>'
+    return f"<p><strong>{title}</strong> {escape(' '.join(rest))}{more}</p>"
 
 
 def _sizes(checkpoint: Checkpoint) -> str:
@@ -93,8 +91,7 @@ def examples_html(checkpoint: Checkpoint | None, texts: Texts) -> str:
     if not examples:
         return ""
     buttons = "".join(_example(said(words, "en"), said(words, texts.language)) for words in examples)
-    hint = "" if texts.language == "en" else f"<small>{escape(texts('generate.prompts_in_english'))}</small>"
-    return f'<div class="examples">{buttons}{hint}</div>'
+    return f'<div class="examples">{buttons}</div>'
 
 
 def _example(prompt: str, shown: str) -> str:
