@@ -31,6 +31,8 @@ from . import pixel_data
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 40_000_000
+MAX_SIDE_PIXELS = 65_535
+"""The most that JPEG and GIF know. A BMP may jump over 255 lines; all are made before it shows that few are left."""
 MAX_FILE_BYTES = 1_000_000_000
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF or BMP"
 
@@ -51,7 +53,7 @@ _FORMATS = (
     _Format(rb"\xff\xd8\xff", "image/jpeg", pixel_data.of_jpeg, JpegImageFile),
     _Format(rb"RIFF.{4}WEBP", "image/webp", pixel_data.of_webp, WebPImageFile),
     _Format(rb".{4}ftyp(.{4}){0,15}?avi[fs]", "image/avif", pixel_data.of_avif, AvifImageFile),
-    _Format(rb"GIF8[79]a", "image/gif", pixel_data.as_it_is, GifImageFile),
+    _Format(rb"GIF8[79]a", "image/gif", pixel_data.of_gif, GifImageFile),
     _Format(rb"BM", "image/bmp", pixel_data.as_it_is, BmpImageFile),
 )
 _TURNS = {
@@ -130,10 +132,10 @@ def _whole(file: IO[bytes], path: Path) -> bytes:
 
 def _check_size(image: Image.Image, path: Path) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
         raise UnusablePicture(
-            f"The picture {_name(path)} is {width}x{height} ({width * height / 1e6:.0f} megapixels); "
-            f"the limit is {MAX_PIXELS // 10**6} megapixels. Make it smaller and try again."
+            f"The picture {_name(path)} is {width}x{height} ({width * height / 1e6:.0f} megapixels); the limit is "
+            f"{MAX_PIXELS // 10**6} megapixels and {MAX_SIDE_PIXELS} pixels a side. Make it smaller and try again."
         )
 
 
@@ -154,7 +156,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey (modes I;16 and I) scaled to mode L; other modes as they are."""
     if not image.mode.startswith("I"):
         return image
-    grey = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
+    grey = (np.asarray(image).astype(np.int32).clip(0, 65535) + 128) // 257
     scaled = Image.fromarray(grey.astype(np.uint8))
     scaled.info.update({key: value for key, value in image.info.items() if key != "transparency"})
     return scaled

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +97,23 @@ def _unpacked_profile(packed: bytes) -> bytes | None:
 
 # JPEG: segments of marker, length and data. Behind the first scan's header come compressed pixels up to the end marker.
 
-_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xfe])")
-_JPEG_BARE = {*range(0xD0, 0xD9)}
+_JPEG_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""A marker that has a length behind it, or the end. Markers that restart a scan stand between compressed pixels."""
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 _JPEG_PIXELS = {*range(0xC0, 0xD0), *range(_JPEG_SCAN, 0xE0)}
 _JPEG_END = b"\xff\xd9"
 _JPEG_NOISE = b"\xaa" * 64
 _JPEG_COEFFICIENTS = 64
-_LONGEST_SCAN_HEADER_BYTES = 14
+_JPEG_MOST_SCANS = 100
+"""Each is a pass over the whole picture, however small its data. Progressive pictures have about ten."""
 
 
 def of_jpeg(data: bytes) -> PixelData:
-    """Tables, frame and scans, with the two segments that say how colours are stored. A missing end is made up for."""
+    """Tables, frame and scans, with the two segments that say how colours are stored. A missing end is made up for.
+
+    Raises OSError for more scans than a picture needs.
+    """
     stream, beside, components = bytearray(data[:2]), list[bytes](), 0
     endings: tuple[bytes, ...] = (b"",)
     for code, segment in _jpeg_segments(data):
@@ -118,24 +123,38 @@ def of_jpeg(data: bytes) -> PixelData:
             beside.append(segment[4:])
         if code in _JPEG_FRAMES:
             components = segment[9] if len(segment) > 9 else 0
-        elif code == _JPEG_SCAN and _JPEG_END not in segment and _carry_everything(segment, components):
-            endings = (_JPEG_END, _JPEG_NOISE + _next_restart(segment) + _JPEG_NOISE + _JPEG_END)
+        elif code == _JPEG_SCAN:
+            headers = _scan_headers(segment)
+            if _JPEG_END not in segment and _carry_everything(headers, components):
+                endings = (_JPEG_END, _JPEG_NOISE + _next_restart(segment) + _JPEG_NOISE + _JPEG_END)
     exif = next((block for block in beside if block.startswith(b"Exif")), None)
     return PixelData(bytes(stream).rstrip(b"\xff"), _joined_profile(beside), exif, endings)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(code, marker and all) of each segment; the first scan comes last, with all that follows it."""
-    at = 2
-    while found := _JPEG_MARKER.search(data, at):
-        code, start = found[1][0], found.start()
+    for code, start, end in _jpeg_places(data, 2):
         if code == _JPEG_SCAN:
             yield code, data[start:]
-        if code == _JPEG_SCAN or found[0] == _JPEG_END:
             return
-        length = 0 if code in _JPEG_BARE else max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
-        at = start + 2 + length
-        yield code, data[start:at]
+        yield code, data[start:end]
+
+
+def _jpeg_places(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """(code, start, end) of each segment from ``at`` on, up to the end of the picture."""
+    while (found := _JPEG_SEGMENT.search(data, at)) and found[0] != _JPEG_END:
+        start = found.start()
+        at = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
+        yield found[1][0], start, at
+
+
+def _scan_headers(scans: bytes) -> list[bytes]:
+    """What the scans say of themselves, without marker and length. Raises OSError for too many of them."""
+    headers = (scans[start + 4 : end] for code, start, end in _jpeg_places(scans, 0) if code == _JPEG_SCAN)
+    found = list(islice(headers, _JPEG_MOST_SCANS + 1))
+    if len(found) > _JPEG_MOST_SCANS:
+        raise OSError(f"more than {_JPEG_MOST_SCANS} scans")
+    return found
 
 
 def _says_how_colours_are_stored(segment: bytes) -> bool:
@@ -144,15 +163,13 @@ def _says_how_colours_are_stored(segment: bytes) -> bool:
     return jfif or (segment.startswith(b"\xff\xee") and segment.startswith(b"Adobe", 4) and len(segment) >= 16)
 
 
-def _carry_everything(scans: bytes, components: int) -> bool:
+def _carry_everything(headers: list[bytes], components: int) -> bool:
     """Whether the scans, by their headers, bring every coefficient of every component down to its last bit."""
     carried: dict[int, set[int]] = {}
-    for mark in re.finditer(rb"\xff\xda", scans):
-        length = int.from_bytes(scans[mark.end() : mark.end() + 2], "big")
-        header = scans[mark.end() : mark.end() + min(length, _LONGEST_SCAN_HEADER_BYTES)]
-        if len(header) < 8 or header[-1] & 0x0F:
+    for header in headers:
+        if len(header) < 6 or header[-1] & 0x0F:
             continue
-        for component in header[3:-3:2]:
+        for component in header[1:-3:2]:
             carried.setdefault(component, set()).update(range(header[-3], header[-2] + 1))
     return sum(len(coefficients) >= _JPEG_COEFFICIENTS for coefficients in carried.values()) >= components
 
@@ -207,6 +224,29 @@ _AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 def of_avif(data: bytes) -> PixelData:
     """The whole file, with its EXIF hidden from the decoder."""
     return PixelData(_AVIF_EXIF_ITEM.sub(rb"\1skip", data))
+
+
+# GIF: a header with its colours, extensions in pieces of up to 255 bytes, pictures.
+
+
+def of_gif(data: bytes) -> PixelData:
+    """Of what stands before the first picture only which colour is transparent."""
+    flags = data[10] if len(data) > 10 else 0
+    at = 13 + (flags >> 7) * (6 << (flags & 7))
+    stream = bytearray(data[:at])
+    while data[at : at + 1] not in (b",", b";", b""):
+        end = _gif_extension_end(data, at) if data[at : at + 1] == b"!" else at + 1
+        if data.startswith(b"!\xf9", at):
+            stream += data[at:end]
+        at = end
+    return PixelData(bytes(stream) + data[at:])
+
+
+def _gif_extension_end(data: bytes, start: int) -> int:
+    at = start + 2
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
 
 
 # EXIF: a TIFF file of tags; the first directory has the orientation.

@@ -1,0 +1,70 @@
+"""Small files that would take minutes or gigabytes to decode are refused, or what makes them so is passed over."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_helper.errors import UnusablePicture
+from diffusers_helper.media import pixel_data
+from diffusers_helper.media.pictures import open_picture
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def opened(data: bytes, folder: Path) -> np.ndarray:
+    (folder / "picture").write_bytes(data)
+    return open_picture(folder / "picture")
+
+
+PROGRESSIVE = encoded(Image.new("RGB", (64, 48), "red"), "JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rfind(b"\xff\xda") : -2]
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff\xfe\x00\x04\xff\xd9"])
+@pytest.mark.parametrize("end", [b"\xff\xd9", b""])
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path, between: bytes, end: bytes) -> None:
+    with pytest.raises(UnusablePicture, match="more than 100 scans"):
+        opened(PROGRESSIVE[:-2] + (between + LAST_SCAN) * 100 + end, tmp_path)
+
+
+def test_what_follows_a_jpeg_is_not_taken_for_its_scans(tmp_path: Path) -> None:
+    assert np.array_equal(opened(PROGRESSIVE + LAST_SCAN * 200, tmp_path), opened(PROGRESSIVE, tmp_path))
+
+
+@pytest.mark.parametrize("comments", [b"!\xfe" + b"\x01a" * 5000 + b"\0", b"!\xfe\x01a\0" * 5000])
+def test_the_comments_of_a_gif_do_not_reach_its_decoder(tmp_path: Path, comments: bytes) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    gif = encoded(image, "GIF", transparency=0)
+    colours_end = 13 + (6 << (gif[10] & 7))
+    commented = gif[:colours_end] + comments + gif[colours_end:]
+    assert len(pixel_data.of_gif(commented).stream) <= len(gif)
+    assert opened(commented, tmp_path).tolist() == [[[255, 255, 255], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 7))
+def test_a_gif_that_breaks_off_is_refused(tmp_path: Path, cut: int) -> None:
+    gif = encoded(Image.effect_noise((16, 16), 90).convert("P"), "GIF")
+    colours_end = 13 + (6 << (gif[10] & 7))
+    for data in (gif[:cut], gif[: colours_end + cut], gif[:colours_end] + b";" + gif[colours_end:]):
+        with pytest.raises(UnusablePicture):
+            opened(data, tmp_path)
+
+
+def test_a_bmp_that_jumps_over_gigabytes_is_refused_for_its_width(tmp_path: Path) -> None:
+    jump = b"\0\2\0\xff\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, 20_000_000, 2, 1, 8, 1, len(jump), 0, 0, 2, 0)
+    bmp = b"BM" + struct.pack("<IHHI", 62 + len(jump), 0, 0, 62) + header + bytes(8) + jump
+    with pytest.raises(UnusablePicture, match=r"20000000x2 .* 65535 pixels a side"):
+        opened(bmp, tmp_path)
