@@ -17,6 +17,10 @@ from .installation import bare, once_installed, ready
 
 __all__ = ["bare", "once_installed", "ready"]
 
+# As the program does (see cli.prepare), and before torch is imported: on a busy machine, threads that wait by spinning
+# make the suite several times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)
 
