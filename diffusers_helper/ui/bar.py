@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
+from typing import Any
 
 from ..jobs.job import Job
 from .texts import Texts
 
-WORDS = ("left", "late", "seconds", "minutes", "hours", "percent", "title_seconds", "title_minutes")
+WORDS = (
+    "job.left",
+    "job.late",
+    "job.seconds",
+    "job.minutes",
+    "job.hours",
+    "job.percent",
+    "job.title_seconds",
+    "job.title_minutes",
+)
+"""The texts in which the script shows it."""
 
 
 def bar(job: Job, texts: Texts) -> str:
@@ -22,9 +32,8 @@ def bar(job: Job, texts: Texts) -> str:
     )
 
 
-def clock(job: Job, texts: Texts) -> str:
-    """JSON for the script: what was told last of a job, by the server's clock, and the words to show it in."""
-    words = {name: texts(f"job.{name}") for name in WORDS}
+def clock(job: Job, texts: Texts) -> dict[str, Any]:
+    """For the script: what was told last of a job, by the server's clock."""
     told = {"told_at": job.progress.told_at, "ready_at": job.ready_at, "fraction": job.fraction}
     state = {"job": job.id, "state": job.state, "state_word": texts(f"job.state_{job.state}")}
-    return json.dumps({**state, **told, "words": words})
+    return {**state, **told}

@@ -13,7 +13,7 @@
     const before = chosen();
     try { localStorage.setItem(KEY, wishes.join(' ')); } catch { /* private windows may refuse */ }
     if (wishes.includes('sound') && !before.includes('sound')) sound();
-    if (wishes.includes('notification') && await permission() !== 'granted') framepack.note(words.notification_denied);
+    if (wishes.includes('notification') && await permission() !== 'granted') framepack.note(words['generate.notification_denied']);
   }
 
   async function permission() {

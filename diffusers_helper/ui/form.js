@@ -2,7 +2,8 @@
 (() => {
   const DRAFT = 'framepack.form';
   const ZONES = ['#restore-file', '#preset-import'];
-  let isOpen = false; // Until the draft was read, nothing is written over it.
+  let isOpen = false; // Until the draft is back, nothing is written over it;
+  const early = new Map(); // what is typed meanwhile, by its element, is newer.
   let edited = 0;
   let queued = [];
   let words = {};
@@ -22,8 +23,20 @@
   }
 
   function draft() {
-    isOpen = true;
     try { return sessionStorage.getItem(DRAFT) ?? localStorage.getItem(DRAFT) ?? ''; } catch { return ''; }
+  }
+
+  function typed({target}) {
+    if (isOpen || !target.matches('#ask :is(textarea, input:not([type=file], [role]))')) return;
+    early.set(target, {checkbox: target.checked, number: target.valueAsNumber}[target.type] ?? target.value);
+  }
+
+  function open(names, values) {
+    isOpen = true;
+    return names.map((name, at) => {
+      const entry = [...early.keys()].find(one => place(name)?.contains(one));
+      return entry ? early.get(entry) : values[at];
+    });
   }
 
   // The page is marked while a queued job is edited, and when it is too late for that.
@@ -133,7 +146,7 @@
     document.querySelector('[role=tab]')?.click();
     if (pictures.length) hand(place('picture'), pictures.slice(0, 1));
     const left = files.filter(file => file !== pictures[0]).map(file => file.name).join(', ');
-    if (left) note((pictures.length ? words.one_picture : words.no_image).replace('{names}', left));
+    if (left) note((pictures.length ? words['generate.one_picture'] : words['generate.no_image']).replace('{names}', left));
   }
 
   function hand(zone, files) {
@@ -178,14 +191,15 @@
 
   document.addEventListener('framepack-news', event => {
     ({queued, words} = event.detail);
-    document.documentElement.style.setProperty('--drop-file', JSON.stringify(words.drop_file));
+    document.documentElement.style.setProperty('--drop-file', JSON.stringify(words['generate.drop_file']));
     mark();
   });
+  document.addEventListener('input', typed);
   document.addEventListener('dragover', event => event.preventDefault());
   document.addEventListener('drop', dropped, true);
   document.addEventListener('keydown', startByKey);
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
   addEventListener('resize', frame);
-  Object.assign(window.framepack ??= {}, {keep, draft, edits, refused, frame, note, openAdvanced});
+  Object.assign(window.framepack ??= {}, {keep, draft, open, edits, refused, frame, note, openAdvanced});
 })();

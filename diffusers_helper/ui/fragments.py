@@ -24,38 +24,41 @@ OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps"
 """The fragments that show one job."""
 TOLD_ENDS = ("done", "failed")
 """The ends that nobody has asked for."""
-SCRIPTS_SAY = ("drop_file", "one_picture", "no_image", "notification_denied")
+OF_FORM = ("generate.drop_file", "generate.one_picture", "generate.no_image", "generate.notification_denied")
+SCRIPTS_SAY = ("page.lost", *OF_FORM, *bar.WORDS)
+"""The texts that scripts show."""
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
 
 def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str]:
-    """Every fragment by the id of its place, as one page wishes it. ``lost`` and ``clock`` are for the script."""
+    """Every fragment by the id of its place, as one page wishes it."""
     texts, wish = Texts(language), wish or Wish()
     jobs = desk.queue.jobs()
-    job, now = chosen(jobs, wish.show), chosen(jobs)
+    job = chosen(jobs, wish.show)
     return {
         **fragments_queue.render(desk, texts, wish),
         **(of_job(job, texts) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
-        "clock": bar.clock(now, texts) if now else "",
         "others": others(jobs, desk.queue.paused, texts),
         "warnings": warnings(desk, texts),
         "disk": machine_now(desk, texts),
         "fetching": fetching.render(desk.fetching, desk.settings, texts),
-        "lost": texts("page.lost"),
     }
 
 
 def state(desk: Desk, language: str) -> dict[str, Any]:
-    """What the page's scripts go by: whether a job runs, which wait, the last end, and the words that they say."""
+    """What the page's scripts go by: whether a job runs and how far it is, which wait, the last end, and the words
+    that they say."""
     texts, jobs = Texts(language), desk.queue.jobs()
+    now = chosen(jobs)
     ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
     return {
         "running": any(job.state == "running" for job in jobs[:1]),
         "queued": [job.id for job in jobs if job.state == "queued"],
         "ended": {"at": (ended and ended.ended_at) or 0, "words": _ended_words(ended, texts) if ended else ""},
-        "words": {name: texts(f"generate.{name}") for name in SCRIPTS_SAY},
+        "clock": bar.clock(now, texts) if now else None,
+        "words": {key: texts(key) for key in SCRIPTS_SAY},
     }
 
 
@@ -175,11 +178,17 @@ def _stop(job: Job, keep: Keep, texts: Texts) -> str:
 
 
 def others(jobs: Sequence[Job], paused: bool, texts: Texts) -> str:
-    """How many wait."""
+    """What runs, for those who do not see the stage beside the form, and how many wait."""
+    running = "".join(_running_chip(job, texts) for job in jobs if job.state == "running")
     waiting = sum(job.state == "queued" for job in jobs)
     said = [say(texts, "job.waiting", count=waiting)] if waiting else []
     said += [say(texts, "job.paused")] if paused else []
-    return "".join(f'<span class="chip">{words}</span>' for words in said)
+    return running + "".join(f'<span class="chip">{words}</span>' for words in said)
+
+
+def _running_chip(job: Job, texts: Texts) -> str:
+    title = say(texts, "job.title", job=job.id)
+    return f'<a class="chip running" href="#stage">{title} <span data-clock="percent"></span> ↓</a>'
 
 
 def warnings(desk: Desk, texts: Texts) -> str:

@@ -198,8 +198,8 @@ def _media(job: Job, texts: Texts) -> str:
     )
     return (
         f'<button type="button" class="q-media" data-act="show" data-job="{job.id}" data-wish="show={job.id}" '
-        f'data-film="media/{job.id}/video.mp4{version}" aria-label="{label}">'
-        f'<img src="media/{job.id}/poster.jpg{version}" alt="" loading="lazy"><span>{seconds}</span></button>'
+        f'data-film="media/{job.id}/video.mp4{version}">'
+        f'<img src="media/{job.id}/poster.jpg{version}" alt="{label}" loading="lazy"><span>{seconds}</span></button>'
     )
 
 

@@ -81,7 +81,7 @@ def _advanced(page: Page, form: Form) -> None:
         for group, names in ADVANCED.items():
             shown = group != ONLY_WITH_GPU or machine.has_nvidia_gpu()
             with gr.Column(elem_classes="group", elem_id=f"group-{group}", visible=shown):
-                page.t(gr.HTML, f"generate.group_{group}", html_template="<h3>${value}</h3>")
+                page.t(gr.HTML, f"generate.group_{group}", html_template="<h2>${value}</h2>")
                 with gr.Row(elem_classes="fields"):
                     for name in names:
                         form.place_with_reset(name, elem_id=f"field-{name}")

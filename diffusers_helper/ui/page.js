@@ -11,6 +11,7 @@
   let pause = SECOND;
   let ahead = 0; // Seconds from this clock to the server's.
   let fragments = {};
+  let words = {};
   let running = true;
   let timer = 0;
   let asking = false;
@@ -87,8 +88,7 @@
       pause = SECOND * answer.headers.get('Ask-Again') || SECOND;
       if (answer.status !== 204) {
         const news = await answer.json();
-        ({seen, running} = news);
-        fragments = news.fragments;
+        ({seen, running, fragments, words} = news);
         document.dispatchEvent(new CustomEvent('framepack-news', {detail: news}));
       }
       lost(false);
@@ -169,7 +169,7 @@
   }
 
   function lost(is) {
-    const text = is ? fragments.lost || 'Connection lost, trying again…' : '';
+    const text = is ? words['page.lost'] || 'Connection lost, trying again…' : '';
     for (const banner of document.querySelectorAll('[data-live-lost]')) {
       if (banner.textContent !== text) banner.textContent = text;
     }
@@ -246,8 +246,7 @@
   colour();
   document.documentElement.lang = language();
   settle();
-  const told = name => fragments[name];
   const now = () => Date.now() / SECOND + ahead;
-  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage, told, now});
+  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage, now});
   poll();
 })();

@@ -30,10 +30,10 @@ def _card(job: Job, shown: bool, texts: Texts) -> str:
     words = say(texts, "job.state_running") if running else seconds
     return (
         f'<li><button type="button" class="result {job.state}" data-wish="show={"" if running else job.id}" '
-        f'aria-label="{label}" title="{label}"{current}>{_picture(job)}<span>{words}</span></button></li>'
+        f'title="{label}"{current}>{_picture(job, label)}<span>{words}</span></button></li>'
     )
 
 
-def _picture(job: Job) -> str:
+def _picture(job: Job, label: str) -> str:
     name = "start.png" if job.state == "running" else f"poster.jpg?v={job.progress.frames}"
-    return f'<img src="media/{job.id}/{name}" alt="" loading="lazy">'
+    return f'<img src="media/{job.id}/{name}" alt="{label}" loading="lazy">'

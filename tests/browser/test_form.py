@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -102,6 +103,24 @@ def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(
     assert prompt(page).input_value() == "first tab"
     page.locator("#start").click()
     wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "first tab"], "the job")
+
+
+def test_what_is_typed_before_the_draft_is_back_stays(place: Site, visit: Callable[..., Any]) -> None:
+    page = visit(place)
+    page.locator("#seconds input").fill("7")
+    prompt(page).fill("of before")
+    page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('of before')")
+    held, typed = [], Event()
+    page.route("**/gradio_api/run/predict*", lambda route: route.continue_() if typed.is_set() else held.append(route))
+    with page.expect_request("**/gradio_api/run/predict*"):
+        page.reload()
+    prompt(page).fill("typed at once")
+    typed.set()
+    for asked in held:
+        asked.continue_()
+    page.wait_for_function("() => document.querySelector('#seconds input').value === '7'")
+    page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('typed at once')")
+    assert prompt(page).input_value() == "typed at once"
 
 
 def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, visit: Callable[..., Any]) -> None:
