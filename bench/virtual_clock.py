@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bench.machine import RESULTS
 from diffusers_helper.swap import BlockSwap
+from diffusers_helper.transport import Fill, untouched
 
 GB = 10**9
 DOUBLE, SINGLE = 226_548_224, 113_266_944
@@ -73,8 +74,10 @@ class VirtualTransport:
         """Let the device compute."""
         self.now += seconds
 
-    def host_buffer(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, device="meta")
+    def host_buffer(self, size: int, fill: Fill = untouched) -> Tensor:
+        buffer = torch.empty(size, dtype=torch.uint8, device="meta")
+        fill(buffer)
+        return buffer
 
     def free_host_buffer(self, buffer: Tensor) -> None:
         """Nothing to free."""

@@ -130,7 +130,7 @@ def prepare(chosen: Settings) -> None:
     if chosen.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.models_dir.absolute() / "compiled"))
     if chosen.cuda_alloc_conf:
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = chosen.cuda_alloc_conf
+        os.environ.update(dict.fromkeys(settings.ALLOCATOR_VARIABLES, chosen.cuda_alloc_conf))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 

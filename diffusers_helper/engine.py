@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -26,7 +26,7 @@ from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .memory import load_model_chunked
 from .memory_plan import MemoryPlan
-from .memory_ways import Decode
+from .memory_ways import TILES, Decode
 from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
@@ -44,6 +44,12 @@ from .vae.preview import LatentToRGB
 log = logging.getLogger(__name__)
 
 Stage = Literal["encode", "sample", "decode"]
+SMALLER: Mapping[Decode, tuple[Decode, str]] = {
+    "gpu": ("tiled", "in tiles"),
+    "tiled": ("small_tiles", "in small tiles"),
+    "small_tiles": ("cpu", "on the CPU, which takes minutes,"),
+}
+"""The next rung of decoding, and in words."""
 T = TypeVar("T")
 
 
@@ -120,7 +126,7 @@ class Engine:
         self._compute, self._parts, self._planner = compute, parts, planner
         self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
-        self._cache = ContentCache()
+        self._cache, self._encode_on_call = ContentCache(), False
         self._begin_ladder(planner.plan.decode)
 
     @classmethod
@@ -149,6 +155,10 @@ class Engine:
         attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
         return cls(checkpoint, compute, parts, planner, attention, (*notices, *attention.notices))
 
+    def close(self) -> None:
+        """Give back the device's memory and what is locked of RAM; no video can be made after that."""
+        self._residency.close()
+
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
         plan = self._planner.for_job(request, height, width)
@@ -159,12 +169,12 @@ class Engine:
         return replace(self._residency.plan, words=words, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
-        self._decode_how, self._encode_on_call = decode, False
+        self._decode_how = decode
         self._vae_on_cpu: nn.Module | None = None
         self._rungs = {"encode": self._encode_rungs(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
 
     def use_less_memory(self, stage: Stage) -> str | None:
-        """After running out of memory: go one rung down the ladder of ``stage`` for the rest of this video.
+        """After running out of memory: go one rung down the ladder of ``stage``. Later videos begin there.
 
         Returns what was done, for people; None when nothing is left to try.
         """
@@ -176,7 +186,7 @@ class Engine:
 
     def _encode_rungs(self) -> Iterator[str]:
         yield from self._free_rung()
-        if self._moves("text_encoder"):
+        if self._moves("text_encoder") and not self._encode_on_call:
             self._encode_on_call = True
             yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
 
@@ -184,17 +194,17 @@ class Engine:
         yield from self._free_rung()
         while self._residency.fewer_resident_blocks():
             blocks = self._residency.plan.resident_blocks
+            self._planner.learn(resident_bytes=self._residency.plan.resident_bytes)
             yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
 
     def _decode_rungs(self) -> Iterator[str]:
         self._residency.take_turns()
+        self._planner.learn(take_turns=True)
         yield from self._free_rung()
-        if self._decode_how == "gpu":
-            self._decode_how = "tiled"
-            yield "The GPU ran out of memory: clips are decoded in tiles now."
-        if self._decode_how == "tiled":
-            self._decode_how = "cpu"
-            yield "The GPU ran out of memory: clips are decoded on the CPU now, which takes minutes."
+        while (smaller := SMALLER.get(self._decode_how)) and (smaller[0] != "cpu" or self._planner.can_decode_on_cpu()):
+            self._decode_how, words = smaller
+            self._planner.learn(decode=self._decode_how)
+            yield f"The GPU ran out of memory: clips are decoded {words} now."
 
     def _moves(self, part: str) -> bool:
         """Whether it computes elsewhere than where its weights live."""
@@ -245,10 +255,11 @@ class Engine:
         if self._decode_how == "cpu" and self._moves("vae"):
             if self._vae_on_cpu is None:
                 self._vae_on_cpu = deepcopy(self._residency.at_home("vae")).to(torch.float32)
-            return decode_clip(self._vae_on_cpu, latents)
+            return decode_clip(self._vae_on_cpu, latents, True, TILES["cpu"])
         self._residency.before_decoding()
+        tile = TILES.get(self._decode_how, 0) if self._moves("vae") else 0
         with self._residency.visit("vae"):
-            return decode_clip(self._parts.vae, latents, self._decode_how == "tiled")
+            return decode_clip(self._parts.vae, latents, bool(tile), tile)
 
     def preview(self, latents: Tensor) -> np.ndarray:
         """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""

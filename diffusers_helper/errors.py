@@ -108,8 +108,28 @@ class CancelRequested(Exception):
     """Thrown into a running generation to end it; the finished sections stay as a playable video."""
 
 
+GPU_IS_LOST = (
+    "illegal memory access",
+    "illegal address",
+    "illegal instruction",
+    "invalid program counter",
+    "global/shared address space",
+    "misaligned address",
+    "unspecified launch failure",
+    "device-side assert",
+    "hardware stack error",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "launch timed out",
+    "unknown error",
+    "context is destroyed",
+    "no CUDA-capable device",
+    "busy or unavailable",
+)
+"""What CUDA says when it then fails at every call of the process. Its other errors are over with their call."""
+
+
 def says_gpu_is_lost(error: BaseException) -> bool:
-    """Whether CUDA has failed: from then on it fails at every call of this process. Memory that ran out is no such
-    failure."""
+    """Whether CUDA has failed for good."""
     words = str(error)
-    return isinstance(error, RuntimeError) and "CUDA error" in words and "out of memory" not in words
+    return isinstance(error, RuntimeError) and "CUDA" in words and any(each in words for each in GPU_IS_LOST)

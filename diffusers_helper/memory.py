@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -19,12 +21,30 @@ import torch
 from torch import Tensor, nn
 
 from .errors import OutOfMemory, UnusableInput
+from .settings import ALLOCATOR_VARIABLES
 
 log = logging.getLogger(__name__)
 
 GB = 2**30
 CACHE_EMPTIED_EVERY = 10
 AGGRESSIVE_SHARE = 0.8
+
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",  # RAM
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # with expandable segments
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # no room for its handle
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # as cuDNN 9 says it, of the host and of the device
+    "unable to find an engine to execute this computation",  # each engine's workspace was refused, which PyTorch hides
+    "Unable to find a valid cuDNN algorithm",
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # PyTorch asks how much is free, in a container that does not tell
+)
+"""What is in the messages of errors that are no torch.OutOfMemoryError."""
 
 cpu = torch.device("cpu")
 gpu = torch.device("cuda")
@@ -127,10 +147,15 @@ def force_free_vram(target_gb: float) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory: of a GPU, or RAM, which PyTorch tells in other words."""
-    words = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    told = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    """Whether an error says that there was too little memory: of a GPU, or RAM, which libraries tell in many words."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def segments_grow() -> bool:
+    """Whether PyTorch's CUDA allocator was told to put memory that is free here and there together; it can on Linux."""
+    told = next(filter(None, map(os.environ.get, ALLOCATOR_VARIABLES)), "")
+    return sys.platform == "linux" and "expandable_segments:True" in told.replace(" ", "")
 
 
 def free_unused() -> None:

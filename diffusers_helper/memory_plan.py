@@ -25,6 +25,12 @@ from .memory_ways import (
     ways,
 )
 
+DECODING: Mapping[Decode, str] = {
+    "gpu": "",
+    "tiled": ", decoding in tiles",
+    "small_tiles": ", decoding in small tiles",
+    "cpu": ", decoding on the CPU",
+}
 SMALL_WINDOW = 3
 """What is offered where the memory does not suffice: sections of so many latent frames."""
 
@@ -136,7 +142,7 @@ def _words(way: Way, machine: Machine) -> str:
     if not way.all_resident:
         where = f"{{resident_blocks}} of {way.sizes.blocks} blocks on the GPU, the others swapped in from RAM"
     turns = ", which is cleared for decoding" if way.take_turns else ""
-    decode = {"gpu": "", "tiled": ", decoding in tiles", "cpu": ", decoding on the CPU"}[way.decode]
+    decode = DECODING[way.decode]
     vram = f"{way.vram() / GB:.1f} of {machine.vram_free / GB:.1f} GB free VRAM"
     return f"{WORDS[way.precision]}, {where}{turns}{decode}, with at most {vram} and {ram}.{_reads(way, machine)}"
 

@@ -12,6 +12,7 @@ The factors are estimates for the 13B checkpoint, from counting its operations; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +20,7 @@ from typing import Literal
 
 Precision = Literal["as_is", "int8", "fp8", "bnb8", "bnb4"]
 Residency = Literal["gpu", "cpu", "swapped"]
-Decode = Literal["gpu", "tiled", "cpu"]
+Decode = Literal["gpu", "tiled", "small_tiles", "cpu"]
 
 GB = 10**9
 BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.002, "fp8": 1.002, "bnb8": 1.01, "bnb4": 0.57}
@@ -41,15 +42,52 @@ ACTIVATIONS_PER_TOKEN = 24
 """Values of the transformer's width that a block holds at once for each token."""
 BYTES_PER_SCORE = 8
 """Of attention that is not fused: a score and its softmax, in float32."""
-DECODE_VALUES_PER_PIXEL = 8.5
-"""Values per pixel and VAE channel at the widest point of decoding 17 frames at once."""
-DECODED_AT_ONCE, TILE = 17, 256
+DECODED_VALUES_PER_PIXEL = 13.5
+"""Values per pixel and VAE channel at the widest point of decoding 17 frames at once: 9.2 that tensors hold, and a
+convolution's input and output once more, which cuDNN is taken to bring into another order."""
+DECODED_AT_ONCE = 17
+CLIP_COPIES = 1.5
+"""Of the clip, while its parts are put together."""
+TILES: Mapping[Decode, int] = {"tiled": 256, "small_tiles": 128, "cpu": 256}
+"""Side in pixels, where a clip is not decoded in whole frames."""
+FRAGMENTED_STEP, FRAGMENTED_CLIP = 1.3, 1.5
+"""Where the GPU's segments cannot grow, what working memory takes of it: holes between tensors are lost."""
+LIBRARIES_BYTES = 4 * 10**8
+"""Code and handles that CUDA's libraries bring to the GPU with their first use, beside PyTorch's allocator."""
+CLEARLY_MORE_BYTES = 5 * 10**8
 SPARE_RAM = 5 * 10**8
-DECODED_STEPS: Mapping[Decode, float] = {"gpu": 1.3, "tiled": 2.1, "cpu": 60.0}
+DECODED_STEPS: Mapping[Decode, float] = {"gpu": 1.3, "tiled": 2.1, "small_tiles": 2.4, "cpu": 60.0}
 """What decoding a section costs, in sampling steps on the GPU."""
+PASSING, UNPACKING = 0.05, 0.02
+"""Shares of a step: what it takes longer when all blocks pass through, however well their copies are hidden; and what
+making 16 bits of fewer takes."""
 CPU_SLOWNESS = 50
 OPERATIONS_PER_BYTE = 10_000
 """What a fast card computes while its bus carries a byte; slower cards hide more of the swapping."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """That memory ran out in spite of a plan: as long as no more of the GPU is free than was then, ``vram_free``, no
+    video of this process tries again what takes more than this.
+
+    Attributes:
+        decode_bytes: the most working memory that decoding gets on the GPU.
+        resident_bytes: the most that blocks get which stay there.
+        take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
+    """
+
+    vram_free: int
+    decode_bytes: float = math.inf
+    resident_bytes: float = math.inf
+    take_turns: bool = False
+
+    def holds(self, vram_free: int) -> bool:
+        return vram_free <= self.vram_free + CLEARLY_MORE_BYTES
+
+    def forbids(self, way: Way, vram_free: int) -> bool:
+        too_much = way.decode_bytes() > self.decode_bytes or way.resident_bytes() > self.resident_bytes
+        return too_much and self.holds(vram_free)
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,8 @@ class Machine:
     """What is there, in bytes. ``vram_*`` are 0 without a GPU; free is what this program may use.
 
     ``disk_free`` is for quantised weights; those that an earlier start has kept count as free. Where attention is not
-    fused, its scores are held, which takes memory by the square of the tokens.
+    fused, its scores are held, which takes memory by the square of the tokens. ``segments_grow``: PyTorch can put
+    memory that is free here and there together.
     """
 
     vram_total: int
@@ -66,6 +105,8 @@ class Machine:
     ram_free: int
     disk_free: int
     fused_attention: bool = True
+    segments_grow: bool = True
+    lessons: tuple[Lesson, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,25 +144,37 @@ class PartSizes:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels."""
+    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels and frames."""
 
     height: int
     width: int
     tokens: int
     steps: int = 25
+    frames: int = 73
 
     @classmethod
     def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, text_tokens: int = 900) -> Workload:
         """The largest section of a video: 1 clean start frame and 1 clean, 2 2x and 16 4x context frames."""
         rows, columns = height // 16, width // 16
         coarse = -(-rows // 2) * -(-columns // 2) + 4 * -(-rows // 4) * -(-columns // 4)
-        return cls(height, width, (latent_window + 2) * rows * columns + coarse + text_tokens, steps)
+        tokens = (latent_window + 2) * rows * columns + coarse + text_tokens
+        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3)
 
     def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
-        """Working memory of the VAE."""
-        pixels = self.height * self.width if how == "gpu" else min(self.height, TILE) * min(self.width, TILE)
-        values = DECODE_VALUES_PER_PIXEL * DECODED_AT_ONCE * pixels * sizes.vae_channels
-        return int(values * sizes.bytes_per_weight["vae"])
+        """Working memory of the VAE. ``cpu`` is where it goes when the GPU is too small: in tiles, in float32."""
+        side = TILES.get(how, max(self.height, self.width))
+        pixels = min(self.height, side) * min(self.width, side)
+        widest = DECODED_VALUES_PER_PIXEL * DECODED_AT_ONCE * pixels * sizes.vae_channels
+        clip = 3 * self.frames * self.height * self.width
+        return int((widest + CLIP_COPIES * clip) * (4 if how == "cpu" else sizes.bytes_per_weight["vae"]))
+
+    def gpu_decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
+        """What of it the GPU gives."""
+        return 0 if how == "cpu" else self.decode_bytes(sizes, how)
+
+    def cpu_decode_bytes(self, sizes: PartSizes) -> int:
+        """Of RAM, for decoding there what the GPU cannot: a copy of the VAE in float32, and its working memory."""
+        return 4 * sizes.rest["vae"] + self.decode_bytes(sizes, "cpu")
 
 
 @dataclass(frozen=True)
@@ -161,6 +214,7 @@ class Way:
     take_turns: bool
     resident_blocks: int
     fused_attention: bool = True
+    segments_grow: bool = True
 
     @property
     def all_resident(self) -> bool:
@@ -196,12 +250,20 @@ class Way:
         scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
         return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE
 
+    def step_bytes(self) -> int:
+        """What the GPU gives a step to work with."""
+        return int(self.activation_bytes() * (1 if self.segments_grow else FRAGMENTED_STEP))
+
+    def clip_bytes(self) -> int:
+        """What it gives the decoding of a clip."""
+        return int(self.decode_bytes() * (1 if self.segments_grow else FRAGMENTED_CLIP))
+
     def vram(self) -> int:
         """The most that is needed at once on the GPU."""
-        return max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
+        return LIBRARIES_BYTES + max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
 
     def _sampling_vram(self) -> int:
-        activations = self.activation_bytes()
+        activations = self.step_bytes()
         chosen = self.resident_blocks and self.precision not in STAY_ON_GPU
         free = max(self.wishes.preserved_bytes, activations) if chosen else activations
         return self.weights_vram() + free + (self.sizes.bytes_of("vae") if self._vae_stays() else 0)
@@ -215,10 +277,18 @@ class Way:
         return not self.take_turns and self.decode != "cpu"
 
     def _decoding_vram(self) -> int:
-        held = 0 if self.take_turns else self.weights_vram()
-        if self.decode == "cpu":
-            return held
-        return held + self.sizes.bytes_of("vae") + self.workload.decode_bytes(self.sizes, self.decode)
+        vae = 0 if self.decode == "cpu" else self.sizes.bytes_of("vae")
+        return self._held_while_decoding() + vae + self.clip_bytes()
+
+    def _held_while_decoding(self) -> int:
+        """Of the transformer: what is packed leaves as a whole, else what is no block stays."""
+        if not self.take_turns:
+            return self.weights_vram()
+        return 0 if self.precision in STAY_ON_GPU else self.other_bytes()
+
+    def decode_bytes(self) -> int:
+        """Of the GPU, to work with."""
+        return self.workload.gpu_decode_bytes(self.sizes, self.decode)
 
     def ram(self) -> int:
         """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
@@ -238,9 +308,9 @@ class Way:
         transformer = self.block_bytes() + self.other_bytes()
         if self.wishes.small_host_copy:
             transformer -= min(self.resident_bytes(), self.block_bytes())
-        working = 0 if self.on_gpu else self.activation_bytes()
-        decoding = self.workload.decode_bytes(self.sizes, "gpu") if self.decode == "cpu" else 0
-        return parts + transformer + max(working, decoding)
+        if self.on_gpu:
+            return parts + transformer + (self.workload.cpu_decode_bytes(self.sizes) if self.decode == "cpu" else 0)
+        return parts + transformer + max(self.activation_bytes(), self.workload.decode_bytes(self.sizes, "gpu"))
 
     def _is_mapped(self, part: str) -> bool:
         """What the CPU computes with it reads all the time: there it must fit."""
@@ -261,7 +331,9 @@ class Way:
         operations = 2.0 * self.workload.tokens * (self.sizes.block_weights + self.sizes.other_weights)
         if not self.on_gpu:
             return CPU_SLOWNESS * operations * self.workload.steps
-        step = max(operations, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
+        unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
+        passing = 1 + PASSING * (1 - self.resident_blocks / self.sizes.blocks)
+        step = passing * max(unpacked, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
         return step * self.workload.steps + DECODED_STEPS[self.decode] * operations
 
     def _streamed_bytes(self) -> int:
@@ -282,19 +354,22 @@ def ways(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes)
     """Every way that the wishes and the rules allow; with more memory there is never one less."""
     on_gpu = machine.vram_total > 0
     precisions: tuple[Precision, ...] = ("as_is", "int8") if wishes.precision == "auto" else (wishes.precision,)
-    decodes: tuple[Decode, ...] = ("gpu", "tiled", "cpu") if wishes.decode == "auto" else (wishes.decode,)
+    decodes: tuple[Decode, ...] = ("gpu", *TILES) if wishes.decode == "auto" else (wishes.decode,)
     if not on_gpu:
         for precision in precisions:
             yield Way(parts, workload, wishes, False, precision, "cpu", False, 0)
         return
     counts = range(parts.blocks + 1) if wishes.swap else (parts.blocks,)
     for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
-        way = Way(parts, workload, wishes, True, precision, decode, turns, count, machine.fused_attention)
+        kernels = (machine.fused_attention, machine.segments_grow)
+        way = Way(parts, workload, wishes, True, precision, decode, turns, count, *kernels)
         if _allowed(way, machine):
             yield way
 
 
 def _allowed(way: Way, machine: Machine) -> bool:
+    if any(lesson.forbids(way, machine.vram_free) for lesson in machine.lessons):
+        return False
     if way.wishes.small_host_copy and way.take_turns and way.resident_blocks:
         return False
     if way.precision in STAY_ON_GPU:

@@ -27,9 +27,10 @@ from .memory import (
     free_unused,
     load_model_chunked,
     offload_model_from_device_for_memory_preservation,
+    segments_grow,
 )
 from .memory_plan import SMALL_WINDOW, MemoryPlan, plan_memory
-from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Machine, Wishes, Workload
+from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Decode, Lesson, Machine, Wishes, Workload
 from .models.attention import attention_is_fused
 from .models.load import Compute, Parts
 from .models.quantised_file import kept_bytes, quantised_folder
@@ -51,6 +52,8 @@ class Planner:
     Attributes:
         wishes: of the settings.
         plan: for the largest size; by it the parts are loaded.
+
+    What ran out of memory is remembered as long as the program runs.
     """
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes, models_dir: Path) -> None:
@@ -60,15 +63,18 @@ class Planner:
         machine = look(compute, models_dir)
         kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
         self._machine = replace(machine, disk_free=machine.disk_free + kept)
-        self.plan = self._plan_to_load(max(checkpoint.buckets, key=math.prod))
+        self._workload = Workload.of(*max(checkpoint.buckets, key=math.prod))
+        self.plan = self._plan_to_load()
 
-    def _plan_to_load(self, size: tuple[int, int]) -> MemoryPlan:
+    def _plan_to_load(self) -> MemoryPlan:
         """For the usual latent window; where that does not fit, for a small one, which a video may ask for."""
+        usual = self._workload
         try:
-            return plan_memory(self._machine, self._sizes, Workload.of(*size), self.wishes)
+            return plan_memory(self._machine, self._sizes, usual, self.wishes)
         except OutOfMemory:
+            small = Workload.of(usual.height, usual.width, SMALL_WINDOW)
             with suppress(OutOfMemory):
-                return plan_memory(self._machine, self._sizes, Workload.of(*size, SMALL_WINDOW), self.wishes)
+                return plan_memory(self._machine, self._sizes, small, self.wishes)
             raise
 
     def for_job(self, request: Request, height: int, width: int) -> MemoryPlan:
@@ -76,17 +82,43 @@ class Planner:
 
         Raises OutOfMemory when it cannot be made.
         """
-        machine = replace(self._machine, vram_free=_vram_free(self._device))
+        self._machine = replace(self._machine, vram_free=_vram_free(self._device))
         preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
         wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
-        workload = Workload.of(height, width, request.latent_window, request.steps)
-        made = plan_memory(machine, self._sizes, workload, wishes)
+        self._workload = Workload.of(height, width, request.latent_window, request.steps)
+        made = self._plan_with_lessons(wishes)
         if made.precision != self.plan.precision:
             raise OutOfMemory(
                 "the weights that bitsandbytes has packed do not fit onto the GPU any more. Close other programs that "
                 f"use it; or start this one again, and it takes {WORDS[made.precision]}."
             )
         return made
+
+    def _plan_with_lessons(self, wishes: Wishes) -> MemoryPlan:
+        """Where they leave no way at all, one of those is tried again."""
+        machine, turns = self._machine, any(lesson.take_turns for lesson in self._lessons())
+        try:
+            made = plan_memory(machine, self._sizes, self._workload, wishes)
+        except OutOfMemory:
+            made = plan_memory(replace(machine, lessons=()), self._sizes, self._workload, wishes)
+        return replace(made, take_turns=made.take_turns or turns)
+
+    def _lessons(self) -> Iterator[Lesson]:
+        """Those that hold for what is free now."""
+        return (lesson for lesson in self._machine.lessons if lesson.holds(self._machine.vram_free))
+
+    def learn(
+        self, *, decode: Decode | None = None, resident_bytes: float = math.inf, take_turns: bool = False
+    ) -> None:
+        """The last plan ran out of memory. From now on no video decodes in a larger way than ``decode``, keeps more
+        than ``resident_bytes`` of blocks on the GPU, or has them there while it decodes; unless more becomes free."""
+        decode_bytes = self._workload.gpu_decode_bytes(self._sizes, decode) if decode else math.inf
+        lesson = Lesson(self._machine.vram_free, decode_bytes, resident_bytes, take_turns)
+        self._machine = replace(self._machine, lessons=(*self._machine.lessons, lesson))
+
+    def can_decode_on_cpu(self) -> bool:
+        """Whether RAM has room to decode a clip of the last plan's size there."""
+        return self._workload.cpu_decode_bytes(self._sizes) + SPARE_RAM <= read_ram().free
 
 
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:
@@ -109,7 +141,7 @@ def look(compute: Compute, models_dir: Path) -> Machine:
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = read_ram()
     fused = attention_is_fused(device, compute.transformer_dtype)
-    return Machine(total, _vram_free(device), ram.total, ram.free, disk, fused)
+    return Machine(total, _vram_free(device), ram.total, ram.free, disk, fused, segments_grow())
 
 
 def _vram_free(device: torch.device) -> int:
@@ -139,6 +171,7 @@ class Residency:
         self._loans = {part: Loan(getattr(parts, part)) for part in WEIGHTS_PARTS if part != "transformer"}
         self._swap: BlockSwap | None = None
         self._packed: Loan | None = None
+        self._transport: Transport | None = None
         self.plan = plan
         self.follow(plan)
 
@@ -169,12 +202,13 @@ class Residency:
 
     def _swapped_transformer(self, plan: MemoryPlan) -> BlockSwap:
         """From RAM, or from the device, where what stays has been until now."""
-        transport = self._make_transport(self._device)
+        self._transport = transport = self._make_transport(self._device)
         try:
             return self._parts.transformer.swap_blocks(
                 transport, self._allowed_bytes(plan), keep_host_copy=not self._small_host_copy
             )
         except BaseException:
+            self._transport = None
             transport.close()
             raise
 
@@ -254,6 +288,17 @@ class Residency:
             loan.leave()
         self._transformer_leaves()
         free_unused()
+
+    def close(self) -> None:
+        """All parts are ordinary models in RAM again, or where they are for good; nothing is locked. Copies end first,
+        then the device's memory goes, then the locks, then the thread and the stream."""
+        self.clear()
+        if self._swap is not None:
+            self._swap.close()
+            self._parts.transformer.block_source = None
+        if self._transport is not None:
+            self._transport.close()
+        self._swap = self._transport = None
 
     def at_home(self, part: str) -> nn.Module:
         """The part, in RAM."""

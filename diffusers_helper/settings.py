@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ SETTINGS_FILE = ROOT / "settings.json"
 
 THIS_MACHINE = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for it
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Where PyTorch reads how it manages GPU memory; the first goes before the second, and is known from 2.9 on."""
+EXPANDABLE = "expandable_segments:True"
 
 LEVELS = ("debug", "info", "warning", "error")
 ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
@@ -118,7 +123,7 @@ def _root_path(text: str) -> str:
 class Knob:
     """One setting. ``parse`` turns its text into its value and raises ValueError saying what is allowed.
 
-    The value of a ``secret`` one is never shown.
+    The value of a ``secret`` one is never shown. ``newer_variable`` goes before ``variable``.
     """
 
     name: str
@@ -127,6 +132,7 @@ class Knob:
     parse: Callable[[str], Any]
     help: str
     secret: bool = False
+    newer_variable: str = ""
 
     @property
     def flag(self) -> str:
@@ -183,8 +189,8 @@ KNOBS: tuple[Knob, ...] = (
         "GPU memory in GB that the weights leave free in every video, 6 to 128; a video may ask for more",
     ),
     Knob(
-        "cuda_alloc_conf", "PYTORCH_CUDA_ALLOC_CONF", "", _alloc_conf,
-        "how PyTorch manages GPU memory: name:value, with commas between",
+        "cuda_alloc_conf", ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", _alloc_conf,
+        "how PyTorch manages GPU memory: name:value, with commas between", newer_variable=ALLOCATOR_VARIABLES[0],
     ),
 )  # fmt: skip
 
@@ -348,8 +354,9 @@ def _first_given(
 ) -> tuple[str, str, str]:
     if flags.get(knob.name) is not None:
         return str(flags[knob.name]), "flag", knob.flag
-    if environment.get(knob.variable):
-        return environment[knob.variable], "environment", knob.variable
+    for variable in (knob.newer_variable, knob.variable):
+        if environment.get(variable):
+            return environment[variable], "environment", variable
     if knob.name in stored:
         return stored[knob.name], "settings file", f"{SETTINGS_FILE}: {knob.name}"
     return knob.default, "default", knob.name

@@ -64,8 +64,7 @@ class PackedBlock:
         starts = list(accumulate((_padded(t.nbytes) for t in tensors), initial=0))
         self.size = starts[-1]
         self._places = list(zip(tensors, starts, strict=False))
-        self.host: Tensor | None = transport.host_buffer(self.size)
-        self._pack(self.host)
+        self.host: Tensor | None = transport.host_buffer(self.size, self._pack)
 
     def bind(self, flat: Tensor) -> None:
         """The block's tensors become views of ``flat``, [size] bytes."""
@@ -88,13 +87,12 @@ class PackedBlock:
     def bring_home(self, flat: Tensor | None = None) -> None:
         """Its tensors are the host's again; copied from the resident ``flat`` only if the host has none."""
         if self.host is None and flat is not None:
-            self.host = self._transport.host_buffer(self.size)
-            self.host.copy_(flat)
+            self.host = self._transport.host_buffer(self.size, lambda buffer: buffer.copy_(flat))
         if self.host is not None:
             self.bind(self.host)
 
     def close(self) -> None:
-        """The tensors stay where they are; the host buffer is an ordinary one."""
+        """The tensors stay where they are; the host buffer is an ordinary one, and no copy reads it any more."""
         if self.host is not None:
             self._transport.free_host_buffer(self.host)
 

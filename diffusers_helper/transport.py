@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Fill = Callable[[Tensor], object]
+"""Writes what a fresh host buffer shall hold."""
 
 PROBE_BYTES = 2**27
 PAGE_BYTES = 2**12
 STAGING_BYTES = 2**26
 STAGING_PIECES = 3
+
+
+def untouched(buffer: Tensor) -> None:
+    """Let a fresh host buffer hold whatever it holds."""
 
 
 class Transport(Protocol):
@@ -32,7 +40,7 @@ class Transport(Protocol):
 
     device: torch.device
 
-    def host_buffer(self, size: int) -> Tensor: ...
+    def host_buffer(self, size: int, fill: Fill = untouched) -> Tensor: ...
     def free_host_buffer(self, buffer: Tensor) -> None: ...
     def device_buffer(self, size: int) -> Tensor: ...
     def mark(self) -> Any: ...
@@ -44,8 +52,7 @@ class Transport(Protocol):
 
 def bytes_per_second(transport: Transport, size: int = PROBE_BYTES) -> float:
     """The speed of the bus, measured with one copy of ``size`` bytes after one that warms up."""
-    source, target = transport.host_buffer(size), transport.device_buffer(size)
-    source.zero_()
+    source, target = transport.host_buffer(size, Tensor.zero_), transport.device_buffer(size)
     try:
         return size / max(min(_timed_copy(transport, source, target) for _ in range(2)), 1e-9)
     finally:
@@ -83,8 +90,10 @@ class ThreadTransport:
         self._limit = limit_bytes_per_second
         self._worker = ThreadPoolExecutor(1, "transport")
 
-    def host_buffer(self, size: int) -> Tensor:
-        return _bytes(size)
+    def host_buffer(self, size: int, fill: Fill = untouched) -> Tensor:
+        buffer = _bytes(size)
+        fill(buffer)
+        return buffer
 
     def free_host_buffer(self, buffer: Tensor) -> None:
         """Nothing but the memory is held."""
@@ -117,13 +126,16 @@ class ThreadTransport:
 class CudaTransport:
     """One copy stream from page-locked memory. Where the system refuses to lock, a thread fills a small locked ring.
 
-    Memory is locked where it lies: PyTorch's own locked memory comes in powers of two, up to twice what is needed.
+    Memory is locked where it lies: PyTorch's own locked memory comes in powers of two, up to twice what is needed. It
+    is unlocked before its bytes go, also where nobody closes anything: whoever got their addresses next could not lock
+    them, and might be read from where they were. Nobody gets the memory of a buffer on the device before the last copy
+    into it has ended.
     """
 
     def __init__(self, device: torch.device | str = "cuda", locks: bool = True) -> None:
         self.device = torch.device(device)
         self._copies = torch.cuda.Stream(self.device)
-        self._locked: set[int] = set()
+        self._locked = _LockedPages(self.device)
         self._ring: _StagingRing | None = None if locks else _StagingRing()
         self._worker = ThreadPoolExecutor(1, "transport")
 
@@ -132,24 +144,28 @@ class CudaTransport:
         """True when memory could not be locked, so that copies go through a small ring."""
         return self._ring is not None
 
-    def host_buffer(self, size: int) -> Tensor:
-        """Whole pages, because pages are what is locked."""
-        whole = _bytes(size + 2 * PAGE_BYTES)
-        start = -whole.data_ptr() % PAGE_BYTES
-        buffer = whole[start : start + size]
-        if self._ring is None and not self._lock(buffer):
+    def host_buffer(self, size: int, fill: Fill = untouched) -> Tensor:
+        """Whole pages, because pages are what is locked. They are filled before: those that were never touched the
+        driver would fetch one by one."""
+        owner = np.empty(size + 2 * PAGE_BYTES, np.uint8)
+        start = -owner.ctypes.data % PAGE_BYTES
+        with torch.inference_mode(False):
+            buffer = torch.from_numpy(owner)[start : start + size]
+        fill(buffer)
+        if self._ring is None and not self._locked.add(buffer, owner):
             log.warning("the system refuses to lock %.1f GB of memory: copies go through a small ring", size / 1e9)
             self._ring = _StagingRing()
         return buffer
 
     def free_host_buffer(self, buffer: Tensor) -> None:
-        """Unlock it. Only after its last copy has ended."""
-        if buffer.data_ptr() in self._locked:
-            self._locked.remove(buffer.data_ptr())
-            torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
+        """Unlock it, when its last copy has ended."""
+        self._locked.release(buffer.data_ptr())
 
     def device_buffer(self, size: int) -> Tensor:
-        return _bytes(size, device=self.device)
+        buffer = _bytes(size, device=self.device)
+        if buffer.is_cuda:
+            buffer.record_stream(self._copies)
+        return buffer
 
     def mark(self) -> torch.cuda.Event:
         return torch.cuda.current_stream(self.device).record_event()
@@ -171,9 +187,7 @@ class CudaTransport:
     def close(self) -> None:
         self.synchronize()
         self._worker.shutdown()
-        for address in self._locked:
-            torch.cuda.cudart().cudaHostUnregister(address)
-        self._locked.clear()
+        self._locked.release_all()
 
     def _copy(self, source: Tensor, target: Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event:
         with torch.cuda.stream(self._copies):
@@ -185,14 +199,41 @@ class CudaTransport:
                 self._ring.copy(source, target)
             return self._copies.record_event()
 
-    def _lock(self, buffer: Tensor) -> bool:
-        pages = -(-buffer.nbytes // PAGE_BYTES)
-        status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), pages * PAGE_BYTES, 0)
-        if int(status) == 0:
-            self._locked.add(buffer.data_ptr())
-            return True
-        _swallow(lambda: torch.zeros(1, device=self.device).add_(1))
-        return False
+
+class _LockedPages:
+    """Where memory is locked. It is unlocked when it is released, or when the array that owns it goes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._unlock: dict[int, weakref.finalize[..., np.ndarray]] = {}
+
+    def __contains__(self, address: int) -> bool:
+        return address in self._unlock
+
+    def add(self, buffer: Tensor, owner: np.ndarray) -> bool:
+        """Lock the pages of ``buffer``; False where the system refuses."""
+        address, pages = buffer.data_ptr(), -(-buffer.nbytes // PAGE_BYTES)
+        status = torch.cuda.cudart().cudaHostRegister(address, pages * PAGE_BYTES, 0)
+        if int(status) != 0:
+            _swallow(lambda: torch.zeros(1, device=self._device).add_(1))
+            return False
+        self._unlock[address] = weakref.finalize(owner, self._forget, address)
+        self._unlock[address].atexit = False
+        return True
+
+    def release(self, address: int) -> None:
+        """Of no effect where nothing is locked."""
+        if address in self._unlock:
+            self._unlock[address]()
+
+    def release_all(self) -> None:
+        for address in list(self._unlock):
+            self.release(address)
+
+    def _forget(self, address: int) -> None:
+        torch.cuda.synchronize(self._device)  # a copy may still be reading
+        torch.cuda.cudart().cudaHostUnregister(address)
+        del self._unlock[address]
 
 
 def _swallow(launch: Callable[[], T]) -> T | None:

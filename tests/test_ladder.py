@@ -105,8 +105,9 @@ def test_encoding_goes_down_its_ladder_to_weights_on_call(
     assert seen == ["Embedding", "Embedding", "DynamicSwap_Embedding"]
     assert ["freed" in told(events)[0], "come to it as they are used" in told(events)[1]] == [True, True]
     assert not made._residency._loans["text_encoder"].away
-    made.prepare(made_request(photograph), 64, 64)
-    assert not made._encode_on_call, "another video begins at the top"
+    again, events = video(made, photograph, tmp_path / "again")
+    assert np.array_equal(again, plain)
+    assert not told(events), "another video does not try again what failed"
 
 
 def made_request(photograph: Path) -> Request:
@@ -131,11 +132,18 @@ def test_decoding_goes_down_its_ladder_to_a_copy_on_the_cpu(
 
     original = engines.deepcopy
     monkeypatch.setattr(engines, "deepcopy", deepcopy)
-    monkeypatch.setattr(engines, "decode_clip", failing(engines.decode_clip, 3))
+    tiles, decode = list[int](), failing(engines.decode_clip, 4)
+
+    def noted(vae: Any, latents: Any, tiled: bool, tile: int) -> Any:
+        tiles.append(tiled * tile)
+        return decode(vae, latents, tiled, tile)
+
+    monkeypatch.setattr(engines, "decode_clip", noted)
     frames, events = video(made, photograph, tmp_path)
     assert np.array_equal(frames, plain)
-    words = ("freed", "in tiles", "on the CPU")
-    assert [each in message for each, message in zip(words, told(events), strict=True)] == [True] * 3
+    words = ("freed", "in tiles", "in small tiles", "on the CPU")
+    assert [each in message for each, message in zip(words, told(events), strict=True)] == [True] * 4
+    assert tiles == [0, 0, 256, 128, 256], "whole, whole again, in tiles of less and less; and on the CPU"
     made.decode(torch.zeros(1, 16, 1, 4, 4))
     assert copied == [False]
     assert made._residency.plan.take_turns, "for the sections to come"

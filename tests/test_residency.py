@@ -261,6 +261,20 @@ def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> N
         assert made.use_less_memory(stage) is None  # type: ignore[arg-type]
 
 
+def test_a_closed_engine_holds_nothing(checkpoint: Checkpoint, photograph: Path, tmp_path: Path) -> None:
+    """Its transport has ended, and its blocks are ordinary modules."""
+    made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=3, resident_bytes=2**22))
+    video(made, photograph, tmp_path)
+    transport, transformer = made._residency._transport, made._parts.transformer
+    assert transport is not None
+    made.close()
+    assert not any(loan.away for loan in made._residency._loans.values())
+    assert transformer.block_source is None
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        transport.synchronize()
+    made.close()
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
     checkpoint: Checkpoint, photograph: Path, tmp_path: Path
@@ -279,5 +293,6 @@ def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
         made = Engine(checkpoint, compute, load_parts(checkpoint, compute), planner)
         videos.append(video(made, photograph, tmp_path / str(number))[0])
         assert not made._residency._loans["text_encoder"].away
+        made.close()
     assert np.array_equal(videos[0], videos[1])
     assert np.array_equal(videos[0], videos[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -97,6 +98,24 @@ def test_the_bus_is_measured_and_let_go(driver: Driver) -> None:
     cuda = CudaTransport("cpu")
     assert bytes_per_second(cuda, 5000) > 0
     assert not driver.locked
+    cuda.close()
+
+
+def test_nothing_stays_locked_when_a_swap_is_dropped_unclosed(driver: Driver, device: Device) -> None:
+    """Whoever gets its addresses next could not lock them, or would be read from elsewhere."""
+    for _ in range(3):
+        swap = BlockSwap(numbered([100, 2000, 1500]), CudaTransport("cpu"), 0)
+        compute(device, swap(), lambda number, weights: None)
+        del swap
+        device.synchronize()
+        gc.collect()
+        assert not driver.locked
+
+
+def test_memory_is_filled_before_it_is_locked(driver: Driver) -> None:
+    cuda, locked = CudaTransport("cpu"), list[int]()
+    cuda.host_buffer(5000, lambda buffer: locked.append(len(driver.locked)))
+    assert locked == [0]
     cuda.close()
 
 

@@ -7,6 +7,8 @@ columns; pixels are 8 H by 8 W.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,15 +39,24 @@ def encode_picture(vae: AutoencoderKLHunyuanVideo, pixels: np.ndarray) -> Latent
     return LatentPosterior(posterior.mean.float().cpu() * scale, posterior.std.float().cpu() * scale)
 
 
-def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tiled: bool = False) -> Tensor:
+def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tiled: bool = False, tile: int = 256) -> Tensor:
     """[B, C, T, H, W] latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
 
-    ``tiled`` decodes squares of 256 pixels that overlap: slower, slightly other pixels, little memory.
+    ``tiled`` decodes squares of ``tile`` pixels that overlap: slower, slightly other pixels, little memory.
     """
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
-    vae.use_tiling = tiled
-    try:
+    with in_tiles(vae, tile) if tiled else nullcontext():
         return vae.decode(unscaled, return_dict=False)[0].to("cpu", PIXEL_DTYPE)
+
+
+@contextmanager
+def in_tiles(vae: AutoencoderKLHunyuanVideo, tile: int) -> Iterator[None]:
+    """``vae`` decodes squares of ``tile`` pixels, each of which shares a quarter of its side with the next."""
+    vae.tile_sample_min_height = vae.tile_sample_min_width = tile
+    vae.tile_sample_stride_height = vae.tile_sample_stride_width = tile * 3 // 4
+    vae.use_tiling = True
+    try:
+        yield
     finally:
         vae.use_tiling = False
 

@@ -1,0 +1,185 @@
+"""What plans predict, against PyTorch's allocator on the cards people have; without a card.
+
+The real classes at full size run on the meta device, and what they allocate is served by a model of the allocator.
+Assumed, and to be measured on a GPU: attention holds nothing, cuDNN takes nothing or the worst that is known
+("workspaces"), CUDA has 0.6 GB and 1.5 % of the card before the first byte, and its libraries 0.4 GB more later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.vae import DecoderOutput
+
+from bench.virtual_clock import VirtualTransport
+from diffusers_helper.memory_plan import MemoryPlan, plan_memory
+from diffusers_helper.memory_ways import GB, LIBRARIES_BYTES, TILES, Decode, Machine, Precision, Way, Wishes, Workload
+from diffusers_helper.models.modulation import tabulate
+from diffusers_helper.models.quantise import quantise
+from diffusers_helper.models.sizes import FULL_SIZE
+from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.swap import BlockSwap
+from diffusers_helper.vae.codec import in_tiles
+
+from .caching_allocator import Allocator, ExpandableSegments, OrdinarySegments, OutOfMemoryError, replay, smallest_card
+from .memory_recording import Recording, Step, record
+from .test_peak_on_gpu import step_inputs
+
+GIB = 2**30
+CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
+HEIGHT, WIDTH = 640, 608
+USUAL = Workload.of(HEIGHT, WIDTH)
+CARDS = ((6, 32), (8, 32), (10, 32), (12, 32), (16, 32), (20, 64), (24, 32), (24, 64), (32, 64), (80, 128))
+"""GiB of the card and GB of RAM."""
+
+
+class Decoding:
+    """Recordings of the full VAE that decodes a section, by way and by whether cuDNN takes workspaces."""
+
+    def __init__(self) -> None:
+        with torch.device("meta"):
+            self.vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval().requires_grad_(False)
+        for name in ("blend_h", "blend_v", "blend_t"):  # in place, by slices of a pixel or a frame
+            setattr(self.vae, name, lambda before, here, width: here)
+        self._decoder, self._tiled = self.vae.decoder.forward, self.vae.tiled_decode
+        self._made: dict[tuple[Decode, bool], Recording] = {}
+
+    def __call__(self, how: Decode, workspaces: bool) -> Recording:
+        if (how, workspaces) not in self._made:
+            self._made[how, workspaces] = self._record(how, workspaces)
+        return self._made[how, workspaces]
+
+    @torch.inference_mode()
+    def _record(self, how: Decode, workspaces: bool) -> Recording:
+        with Recording(workspaces) as recording, in_tiles(self.vae, TILES[how]) if how in TILES else nullcontext():
+            self.vae.decoder.forward = recording.repeat(self._decoder)
+            tile = recording.repeat(lambda z: self._tiled(z).sample, left_out=range(1, 4))
+            self.vae.tiled_decode = lambda z, return_dict=True: DecoderOutput(sample=tile(z))
+            self.vae.decode(torch.empty(1, 16, 18, HEIGHT // 8, WIDTH // 8, device="meta", dtype=torch.float16))
+        return recording
+
+
+@pytest.fixture(scope="module")
+def decoding() -> Decoding:
+    return Decoding()
+
+
+def transformer(precision: Precision, blocks: Mapping[str, int]) -> FramePackTransformer:
+    config = {**json.loads(CONFIG.read_text()), **blocks}
+    with torch.device("meta"):
+        made = FramePackTransformer.from_config(config).to(torch.bfloat16).eval().requires_grad_(False)
+    if precision == "int8":
+        quantise(made, "int8")
+    return made
+
+
+@pytest.fixture(scope="module")
+def steps_of() -> Mapping[str, list[Step]]:
+    """Of a step, by what weights are kept in. Blocks run one after the other: six need what sixty need."""
+    few = {"num_layers": 2, "num_single_layers": 4}
+    inputs = step_inputs(device="meta")
+    found = {}
+    for precision in ("as_is", "int8"):
+        made = transformer(precision, few)  # type: ignore[arg-type]
+        found[precision] = record(lambda made=made: made(**inputs)).steps
+    return found
+
+
+@pytest.fixture(scope="module")
+def swaps() -> Mapping[str, tuple[BlockSwap, int]]:
+    """All sixty blocks in a swap, by what weights are kept in, and the bytes of the transformer outside of them."""
+    found = {}
+    for precision in ("as_is", "int8"):
+        made = transformer(precision, {})  # type: ignore[arg-type]
+        tabulate(made, {})
+        swap = BlockSwap(made.blocks, VirtualTransport(1.0))
+        blocks = {id(tensor) for block in made.blocks for tensor in (*block.parameters(), *block.buffers())}
+        others = sum(t.nbytes for t in (*made.parameters(), *made.buffers()) if id(t) not in blocks)
+        found[precision] = swap, others
+    return found
+
+
+class Card:
+    """A card with a plan, on which a video is made; raises OutOfMemoryError where the ladder would be climbed down."""
+
+    def __init__(self, plan: MemoryPlan, swap: BlockSwap, allocator: Allocator) -> None:
+        self._plan, self._swap, self._allocator = plan, swap, allocator
+        swap.limit(plan.resident_bytes if plan.resident_blocks < FULL_SIZE.blocks else 10**12)
+        self._blocks: list[object] = []
+
+    def blocks_come(self) -> None:
+        """What stays, and the ring; all of it where the next step wants it."""
+        if not self._blocks:
+            sizes = [self._swap._blocks[index].size for index in sorted(self._swap.resident)]
+            self._blocks = [self._allocator.allocate(size) for size in (*sizes, self._swap.ring_bytes) if size]
+
+    def blocks_leave(self) -> None:
+        while self._blocks:
+            self._allocator.free(self._blocks.pop())
+
+    def video(self, others: int, step: list[Step], clip: list[Step], vae: int) -> None:
+        """From the first step to the first of the next section."""
+        stays = self._plan.residency["vae"] == "gpu"
+        lent = [self._allocator.allocate(size) for size in (others, *([vae] if stays else []))][1:]
+        self.sample(step)
+        if self._plan.take_turns:
+            self.blocks_leave()
+        lent = lent or [self._allocator.allocate(vae)]
+        replay(clip, self._allocator)
+        if not stays:
+            self._allocator.free(lent[0])
+            self._allocator.empty_cache()
+        self.sample(step)
+
+    def sample(self, step: list[Step]) -> None:
+        """Two steps."""
+        self.blocks_come()
+        for _ in range(2):
+            replay(step, self._allocator)
+
+
+@pytest.mark.parametrize("workspaces", [False, True], ids=["no workspaces", "workspaces"])
+@pytest.mark.parametrize("grow", [True, False], ids=["growing segments", "ordinary segments"])
+@pytest.mark.parametrize(("vram", "ram"), CARDS)
+def test_no_card_climbs_down_a_rung(
+    vram: int, ram: int, grow: bool, workspaces: bool, decoding: Decoding, steps_of: Any, swaps: Any
+) -> None:
+    """Of 32 GB of RAM `start.sh` makes the small host copy."""
+    free = int(0.985 * vram * GIB - 0.6 * GB)
+    here = Machine(vram * GIB, free, ram * GIB, int(0.85 * ram * GIB), 10**12, segments_grow=grow)
+    plan = plan_memory(here, FULL_SIZE, USUAL, Wishes(small_host_copy=ram < 40))
+    swap, others = swaps[plan.precision]
+    card = Card(plan, swap, (ExpandableSegments if grow else OrdinarySegments)(free - LIBRARIES_BYTES))
+    vae = sum(weights.nbytes for weights in decoding.vae.parameters())
+    card.video(others, steps_of[plan.precision], decoding(plan.decode, workspaces).steps, vae)
+
+
+def test_what_was_thought_too_little_is_too_little(decoding: Decoding) -> None:
+    """Whole frames in 16 GiB, as an earlier plan had them, with all blocks away."""
+    with pytest.raises(OutOfMemoryError):
+        replay(decoding("gpu", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
+
+
+@pytest.mark.parametrize("how", ["gpu", "tiled", "small_tiles"])
+def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> None:
+    """What tensors and cuDNN hold at most, and not a fifth more; and what the allocator needs for it."""
+    predicted = USUAL.decode_bytes(FULL_SIZE, how)
+    assert decoding(how, True).held <= predicted < 1.2 * decoding(how, True).held
+    assert decoding(how, False).held < predicted
+    for workspaces in (False, True):
+        way = Way(FULL_SIZE, USUAL, Wishes(), True, "int8", how, True, 0, segments_grow=False)
+        replay(decoding(how, workspaces).steps, OrdinarySegments(way.clip_bytes()))
+
+
+def test_the_memory_of_a_step_is_counted(steps_of: Any) -> None:
+    for precision in ("as_is", "int8"):
+        way = Way(FULL_SIZE, USUAL, Wishes(), True, precision, "gpu", True, 0, segments_grow=False)  # type: ignore[arg-type]
+        assert smallest_card(steps_of[precision], ExpandableSegments) <= way.activation_bytes()
+        assert way.activation_bytes() < smallest_card(steps_of[precision], OrdinarySegments) <= way.step_bytes()
