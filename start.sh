@@ -211,6 +211,14 @@ by_default() { # by_default NAME=VALUE...
 
 can_use_gpu() { has_nvidia_gpu && [[ ${CUDA_VISIBLE_DEVICES-0} != "" && ${CUDA_VISIBLE_DEVICES-0} != -1 ]]; }
 
+pytorch_sees_gpu() { # asked once, since it takes seconds
+    if [[ -z ${gpu_is_seen:-} ]]; then
+        gpu_is_seen=no
+        if "$python" -c "$ask_pytorch" 2>/dev/null; then gpu_is_seen=yes; fi
+    fi
+    [[ $gpu_is_seen == yes ]]
+}
+
 choose_checkpoint() { # choose_checkpoint FLAGS...: a large one where there is a GPU and all its files are here
     local found
     if [[ -n ${FRAMEPACK_CHECKPOINT:-} ]]; then return; fi
@@ -222,6 +230,11 @@ choose_checkpoint() { # choose_checkpoint FLAGS...: a large one where there is a
     found="$("$python" -c "$find_large" "$@" 2>/dev/null)" || found=
     case $found in
         "complete "*)
+            if ! pytorch_sees_gpu; then
+                say "an NVIDIA GPU that PyTorch cannot use, so the pocket; most often its driver is older than 580:" \
+                    "'bash start.sh doctor' says more"
+                return
+            fi
             FRAMEPACK_CHECKPOINT=${found#complete }
             say "an NVIDIA GPU and a downloaded $FRAMEPACK_CHECKPOINT, so that;" \
                 "what goes where is planned from free memory"
@@ -263,8 +276,8 @@ use_packages() { # use_packages FLAGS...: those that can be had
 
 use_gpu_preset() { # use_gpu_preset NAME FLAGS...
     by_default FRAMEPACK_FAST_START=1
-    if ! can_use_gpu; then
-        say "no NVIDIA GPU: of $1 only the quick start is left;" \
+    if ! can_use_gpu || ! pytorch_sees_gpu; then
+        say "no NVIDIA GPU that PyTorch can use: of $1 only the quick start is left;" \
             "4-bit weights, xFormers and all about GPU memory have no effect"
         return
     fi
@@ -304,6 +317,9 @@ readonly run_command="$only_our_packages
 runpy.run_module('diffusers_helper', run_name='__main__', alter_sys=True)"
 readonly run_page="$only_our_packages
 runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+readonly ask_pytorch="$only_our_packages
+import torch
+sys.exit(not torch.cuda.is_available())"
 readonly find_large="$only_our_packages
 import argparse
 from diffusers_helper import settings

@@ -29,6 +29,7 @@ from bench.machine import RESULTS, ROOT, machine
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.engine import Engine
+from diffusers_helper.errors import FramePackError
 from diffusers_helper.media.fit import choose_bucket, resize_and_crop
 from diffusers_helper.memory_plan import MemoryPlan
 from diffusers_helper.models.load import choose_compute, load_parts
@@ -151,8 +152,9 @@ class Section:
         sigmas = flow_sigmas(self._request.steps, flow_mu(token_count(*noise.shape[2:])))
         made = engine.denoiser(self._request, conditioning, gather_context(f1_context(WINDOW), start, start))
         with torch.inference_mode():
-            *_, last = sample(made.denoise, noise, sigmas)
+            *_, last = sample(made, noise, sigmas)
         clip = engine.decode(torch.cat([start, last.denoised], dim=2))
+        engine.close()
         return last.denoised, torch.from_numpy(to_frames(clip)).double()
 
 
@@ -168,7 +170,11 @@ def videos(steps: int) -> Iterator[Row]:
         section = Section(steps, Path(folder))
         plain, frames = section.make(Way(table=False))
         for name, way in ways().items():
-            latents, made = section.make(way)
+            try:
+                latents, made = section.make(way)
+            except (RuntimeError, FramePackError) as error:
+                yield {"way": name, "failed": str(error).partition("\n")[0]}
+                continue
             yield {"way": name, "equal_latents": bool(torch.equal(latents, plain)), "psnr_db": psnr(made, frames)}
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,36 +135,11 @@ def _build() -> Fact:
     """Which PyTorch, and whether it can see the GPU that is there."""
     import torch
 
+    from .models.load import why_no_gpu
+
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     value = {"version": torch.__version__, "build": build}
-    return Fact("torch", value, f"{torch.__version__}, built for {build}", _why_no_gpu())
-
-
-def _why_no_gpu() -> str | None:
-    """What keeps PyTorch from an NVIDIA GPU that the driver shows; None when nothing does or there is none."""
-    import torch
-
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        if torch.cuda.is_available() or not _driver_shows_gpu():
-            return None
-    if not torch.version.cuda:
-        return "There is an NVIDIA GPU, but this PyTorch is built for the CPU. Delete .venv and run `bash start.sh`."
-    reason = " ".join(str(warning.message) for warning in said)
-    return (
-        f"PyTorch cannot use the NVIDIA GPU. Update its driver to one for CUDA {torch.version.cuda}. {reason}".strip()
-    )
-
-
-def _driver_shows_gpu() -> bool:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return False
-    try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.stdout.startswith("GPU ")
+    return Fact("torch", value, f"{torch.__version__}, built for {build}", why_no_gpu())
 
 
 def _gpus() -> Fact:

@@ -33,7 +33,7 @@ from .models.modulation import ModulationTable
 from .models.speed import quicken
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
-from .models.weights import load_transformer, wishes_of
+from .models.weights import load_transformer, why_no_products, wishes_of
 from .request import Request
 from .residency import Planner, Residency
 from .sections.history import Context
@@ -153,7 +153,9 @@ class Engine:
 
         parts = load_parts(checkpoint, compute, load)
         attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
-        return cls(checkpoint, compute, parts, planner, attention, (*notices, *attention.notices))
+        refusal = why_no_products(planner.plan, compute, settings)
+        notices = (*notices, *attention.notices, *([refusal] if refusal else []))
+        return cls(checkpoint, compute, parts, planner, attention, notices)
 
     def close(self) -> None:
         """Give back the device's memory and what is locked of RAM; no video can be made after that."""
@@ -161,11 +163,14 @@ class Engine:
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
+        if self._compute.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         plan = self._planner.for_job(request, height, width)
         self._residency.follow(plan)
         self._begin_ladder(plan.decode)
         kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
-        words, notices = plan.words + self._residency.copies + kernel, (*self._notices, *plan.notices)
+        unused = self._compute.unused_gpu and f" {self._compute.unused_gpu}".replace("{", "{{").replace("}", "}}")
+        words, notices = plan.words + self._residency.copies + kernel + unused, (*self._notices, *plan.notices)
         return replace(self._residency.plan, words=words, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
@@ -266,7 +271,7 @@ class Engine:
         return self._to_rgb.strip(latents)
 
     def peak_memory_mb(self) -> float:
-        """The most memory used so far: of the GPU where there is one, else of the process."""
+        """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
         if self._compute.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         return peak_process_memory_mb()

@@ -1,6 +1,6 @@
-"""A model of PyTorch's CUDA allocator on a card of so many bytes: segments, best fit, splits, merges, release and retry.
+"""A model of PyTorch's CUDA allocator on a card of so many bytes: segments, best fit, splits, merges, release, retry.
 
-Ordinary segments are blocks of the driver's, at least 20 MB and never moved: a hole that is too small helps nobody. With
+Ordinary segments are blocks of the driver, at least 20 MB and never moved: a hole that is too small helps nobody. With
 expandable segments there is one range of addresses, into which memory is mapped in pieces of 20 MB, and out of which
 unused pieces go again before anything is refused. Requests up to 1 MB are served from elsewhere and left out.
 """

@@ -213,6 +213,32 @@ def test_a_dry_run_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("newer", [True, False], ids=["PyTorch 2.13", "PyTorch 2.11"])
+def test_the_hosts_locked_memory_is_given_back_by_every_pytorch(newer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed, gauge = list[str](), Bench(dry=True, steps=1, caps=[])
+    gauge.on_gpu = True
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: freed.append("2.11"), raising=False)
+    if newer:
+        monkeypatch.setattr(torch.accelerator.memory, "empty_host_cache", lambda: freed.append("2.13"))
+    else:
+        monkeypatch.delattr(torch.accelerator.memory, "empty_host_cache")
+    gauge.free()
+    assert freed == ["2.13" if newer else "2.11"]
+
+
+def test_a_way_that_fails_is_a_row_of_bench_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(section: Any, way: precision.Way) -> Any:
+        if way.stays == 0.5:
+            raise RuntimeError("no such kernel\nand more")
+        return torch.zeros(1), torch.zeros(1)
+
+    monkeypatch.setattr(precision.Section, "make", make)
+    rows = {row["way"]: row for row in precision.videos(1)}
+    assert rows["int8, half stays"] == {"way": "int8, half stays", "failed": "no such kernel"}
+    assert rows["int8"]["equal_latents"]
+
+
 def test_without_a_gpu_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["memory", "--write"])
     with pytest.raises(SystemExit, match="no CUDA device"):

@@ -296,3 +296,16 @@ def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
         made.close()
     assert np.array_equal(videos[0], videos[1])
     assert np.array_equal(videos[0], videos[2])
+
+
+def test_the_peak_is_that_of_one_video(
+    checkpoint: Checkpoint, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the largest since the program started."""
+    made, peak = engine(checkpoint, lambda plan: plan), [9 * 2**30]
+    made._compute = replace(FLOAT32, device=torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
+    assert made.peak_memory_mb() == 9 * 2**10
+    made.prepare(pack_request(photograph), 64, 64)
+    assert made.peak_memory_mb() == 0

@@ -18,6 +18,7 @@ from .installation import Installation
 
 TELL_VARIABLES = "import json, os; print(json.dumps(dict(os.environ)))"
 GPU = "echo 'GPU 0: NVIDIA Something (UUID: GPU-1)'"
+TORCH = "class version: cuda = '13.0'\nclass cuda: is_available = bool(1).__bool__"
 STANDARD = {
     "use_bnb": True, "bnb_load_in_4bit": True, "bnb_cpu_offload": True, "xformers_mode": "standard",
     "use_memory_v2": True, "fast_start": True,
@@ -32,7 +33,7 @@ def telling(ready: Installation) -> Installation:
     stamp = ready.home / ".venv" / "installed-run"
     stamp.write_text(stamp.read_text().replace("cpu", "cuda", 1))
     site = next((ready.home / ".venv" / "lib").glob("python*/site-packages"))
-    (site / "torch.py").write_text("class version: cuda = '13.0'")
+    (site / "torch.py").write_text(TORCH)
     for name in ("errors.py", "faults.py", "settings.py", "models/__init__.py", "models/table.py"):
         (ready.home / "diffusers_helper" / "models").mkdir(exist_ok=True)
         shutil.copy(ROOT / "diffusers_helper" / name, ready.home / "diffusers_helper" / name)
@@ -184,10 +185,21 @@ def test_without_a_gpu_the_presets_start_and_say_what_is_left_out(
         telling.tool("nvidia-smi", "exit 9")
     chosen, said = resolved(telling, preset)
     assert (chosen.checkpoint, chosen.fast_start) == ("pocket", True)
-    without = ("use_bnb", "bnb_load_in_4bit", "use_memory_v2", "small_host_copy", "cuda_alloc_conf")
+    without = ("use_bnb", "bnb_load_in_4bit", "use_memory_v2", "small_host_copy")
     assert not any(getattr(chosen, name) for name in without)
+    assert "max_split_size" not in chosen.cuda_alloc_conf
     assert (chosen.xformers_mode, chosen.least_preserved_gb) == ("off", 6.0)
     assert f"of {preset} only the quick start is left" in said
+
+
+@pytest.mark.parametrize("preset", ["auto", "standard"])
+def test_a_gpu_that_pytorch_cannot_use_is_none(telling: Installation, preset: str) -> None:
+    """The driver shows it, and is too old for PyTorch."""
+    (torch,) = (telling.home / ".venv").rglob("site-packages/torch.py")
+    torch.write_text(TORCH.replace("bool(1)", "bool(0)"))
+    chosen, said = resolved(telling, preset)
+    assert (chosen.checkpoint, chosen.use_bnb) == ("pocket", False)
+    assert "PyTorch cannot use, so the pocket; most often its driver is older than 580" in said
 
 
 def test_a_checkpoint_that_is_not_complete_is_not_taken(telling: Installation) -> None:

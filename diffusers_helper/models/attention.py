@@ -115,7 +115,7 @@ def self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_wid
         found = _run(kernel, tokens).float()
     except Exception as error:
         log.info("the self-test of %s failed", kernel.title, exc_info=True)
-        return _first_line(error), float("inf")
+        return first_line(error), float("inf")
     if found.shape != expected.shape or not found.isfinite().all():
         return "its self-test gave a wrong shape or broken numbers", float("inf")
     difference = float((found - expected).norm() / expected.norm())
@@ -179,5 +179,6 @@ def _run(kernel: Kernel, tokens: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         return dispatch_attention_fn(*tokens)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what an error says, for a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

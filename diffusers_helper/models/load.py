@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and in which numbers the models run, and why."""
+    """Where and in which numbers the models run, and why; and why an NVIDIA GPU that is there is not used."""
 
     device: torch.device
     transformer_dtype: torch.dtype
     vae_dtype: torch.dtype
     encoder_dtype: torch.dtype
     reason: str
+    unused_gpu: str = ""
 
 
 def choose_compute() -> Compute:
@@ -58,7 +62,33 @@ def choose_compute() -> Compute:
     native = next((name for name in ("amx_bf16", "avx512_bf16") if abilities.get(name)), None)
     vae_dtype = torch.bfloat16 if native else torch.float32
     reason = f"{lacking}: the CPU in float32, the VAE in {'bfloat16 by ' + native if native else 'float32 too'}"
-    return Compute(torch.device("cpu"), torch.float32, vae_dtype, torch.float32, reason)
+    return Compute(torch.device("cpu"), torch.float32, vae_dtype, torch.float32, reason, why_no_gpu() or "")
+
+
+def why_no_gpu() -> str | None:
+    """What keeps PyTorch from an NVIDIA GPU that the driver shows; None when nothing does or there is none."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available() or not _driver_shows_gpu():
+            return None
+    if not torch.version.cuda:
+        return "There is an NVIDIA GPU, but this PyTorch is built for the CPU. Delete .venv and run `bash start.sh`."
+    reason = " ".join(str(warning.message) for warning in said)
+    return f"PyTorch cannot use the NVIDIA GPU. {_DRIVER.format(torch.version.cuda)} {reason}".strip()
+
+
+_DRIVER = "Update its driver to one for CUDA {}: for CUDA 13 that is 580 or newer."
+
+
+def _driver_shows_gpu() -> bool:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.stdout.startswith("GPU ")
 
 
 def gpu_is_too_old() -> bool:

@@ -10,6 +10,7 @@ Shapes: O outputs, I inputs, N tokens of all samples.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -20,11 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnusableCheckpoint, UnusableInput
+from .attention import first_line
 from .transformer import FramePackTransformer
+
+log = logging.getLogger(__name__)
 
 Quantisation = Literal["int8", "fp8", "bnb8", "bnb4"]
 
 FP8 = torch.float8_e4m3fn
+CAPABILITIES = {"int8": (8, 0), "fp8": (8, 9)}
+"""Of GPUs that multiply such numbers."""
+MOST_ERROR = 0.1
+"""Of the self-test, as a share of the result's norm; rounding inputs to 8 bits is 0.01 to 0.04."""
 TOKENS_AT_ONCE, TOKENS_MIN, MULTIPLE = 4096, 17, 16
 """Of products in 8 bits: tokens in one call, the fewest that kernels take, and what O and I must be a multiple of."""
 
@@ -157,10 +165,35 @@ def quantisable(transformer: FramePackTransformer) -> dict[str, nn.Linear]:
 
 def can_multiply(precision: Quantisation, device: torch.device) -> bool:
     """Whether the device multiplies codes of this kind."""
-    if device.type != "cuda":
-        return precision in KINDS
-    needed = {"int8": (8, 0), "fp8": (8, 9)}.get(precision)
-    return needed is not None and torch.cuda.get_device_capability(device) >= needed
+    return not why_not_multiply(precision, device)
+
+
+def why_not_multiply(precision: Quantisation, device: torch.device) -> str:
+    """Why the device cannot multiply codes of this kind: too old, or its product fails beside one in 16 bits, for not
+    every build of PyTorch has code for every GPU. Empty where it can."""
+    if precision not in KINDS:
+        return f"there are no such products of {precision} weights"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITIES[precision]:
+        return f"this GPU has no products of {precision} numbers"
+    return _self_test(KINDS[precision], device)
+
+
+@torch.inference_mode()
+def _self_test(kind: type[QuantisedLinear], device: torch.device) -> str:
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    linear = nn.Linear(512, 384, bias=False)
+    linear.weight.copy_(torch.randn(384, 512, generator=generator))
+    tokens = torch.randn(96, 512, generator=generator).to(device, dtype)
+    made = kind(linear, multiply=True).to(device)
+    expected = functional.linear(tokens, made.weight_in(dtype)).float()
+    try:
+        difference = float((made(tokens).float() - expected).norm() / expected.norm())
+    except Exception as error:
+        log.info("the self-test of 8-bit products failed", exc_info=True)
+        return f"their self-test failed: {first_line(error)}"
+    log.info("8-bit products differ by %.2g in their self-test", difference)
+    return "" if difference <= MOST_ERROR else f"their self-test differs by {difference:.1%}"
 
 
 def quantise(

@@ -21,7 +21,7 @@ def quicken(transformer: FramePackTransformer, device: torch.device, dtype: torc
     attention = attention_of(chosen, device, dtype, transformer.config.attention_head_dim)
     use_attention(transformer, attention)
     refusal = _compile_refusal(chosen, device) if chosen.compile else ""
-    if chosen.compile and not refusal:
+    if compiles(chosen, device):
         compile_blocks(transformer, whole=attention.kernel == SDPA)
     return replace(attention, notices=(*attention.notices, refusal)) if refusal else attention
 
@@ -30,6 +30,11 @@ def attention_of(chosen: Settings, device: torch.device, dtype: torch.dtype, hea
     """The attention that the settings come to on ``device``. PyTorch's kernels are switched as they say."""
     allow_fused_kernels(chosen.flash_sdp, chosen.mem_efficient_sdp)
     return choose_attention(chosen.attention, chosen.xformers_mode, device, dtype, head_width)
+
+
+def compiles(chosen: Settings, device: torch.device) -> bool:
+    """Whether the blocks are compiled."""
+    return chosen.compile and not _compile_refusal(chosen, device)
 
 
 def _compile_refusal(chosen: Settings, device: torch.device) -> str:

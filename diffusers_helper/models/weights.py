@@ -14,9 +14,10 @@ from ..memory_ways import GB, STAY_ON_GPU, Precision, Wishes
 from ..settings import Settings
 from .load import Compute, load_as_it_is
 from .modulation import tabulate
-from .quantise import bitsandbytes, can_multiply, quantise
+from .quantise import bitsandbytes, quantise, why_not_multiply
 from .quantised_file import load_quantised, quantised_folder
 from .shards import Shards
+from .speed import compiles
 from .table import Checkpoint
 from .transformer import FramePackTransformer
 
@@ -67,6 +68,17 @@ def _notices(chosen: Settings, asked: list[tuple[str, Precision]]) -> Iterator[s
         yield "FRAMEPACK_BNB_CPU_OFFLOAD has no effect: only bitsandbytes' 4-bit weights can leave the GPU."
 
 
+def why_no_products(plan: MemoryPlan, compute: Compute, chosen: Settings) -> str:
+    """Why weights in 8 bits are not multiplied as they are, though that is asked for; for the user. Empty where they
+    are, and where nobody asks."""
+    if not chosen.quantised_matmul or plan.precision not in ("int8", "fp8"):
+        return ""
+    reason = why_not_multiply(plan.precision, compute.device)
+    if not reason and compute.device.type == "cuda" and not compiles(chosen, compute.device):
+        reason = "on a GPU its products gain less than rounding the inputs costs, unless --compile makes one of the two"
+    return reason and f"--quantised-matmul has no effect: {reason}."
+
+
 def load_transformer(
     checkpoint: Checkpoint, compute: Compute, plan: MemoryPlan, chosen: Settings
 ) -> FramePackTransformer:
@@ -77,7 +89,7 @@ def load_transformer(
     """
     folder, dtype = checkpoint.folders["transformer"], compute.transformer_dtype
     if plan.precision in ("int8", "fp8"):
-        multiply = chosen.quantised_matmul and can_multiply(plan.precision, compute.device)
+        multiply = chosen.quantised_matmul and not why_no_products(plan, compute, chosen)
         cache, content = quantised_folder(chosen.models_dir), checkpoint.fingerprint()
         return load_quantised(folder, plan.precision, dtype, cache, content, plan.modulation_table, multiply)
     transformer = load_as_it_is(checkpoint, compute)

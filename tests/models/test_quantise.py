@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from diffusers_helper.models.quantise import (
     can_multiply,
     quantisable,
     quantise,
+    why_not_multiply,
 )
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.transport import CudaTransport, ThreadTransport
@@ -188,6 +190,24 @@ def test_with_bitsandbytes(precision: Quantisation, bound: float) -> None:
     plain = velocity(transformer, given)
     quantise(transformer, precision)
     assert relative(velocity(transformer, given), plain) < bound
+
+
+@pytest.mark.parametrize("precision", KINDS)
+def test_products_serve_after_their_self_test(precision: Quantisation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which PyTorch has code for which GPU is found out before the first step, not in it."""
+
+    def refused(self: Any, tokens: Any) -> Any:
+        raise RuntimeError("Rowwise scaling is not supported on your device\nmore")
+
+    cpu = torch.device("cpu")
+    assert can_multiply(precision, cpu)
+    monkeypatch.setattr(KINDS[precision], "_product", lambda self, tokens: tokens[:, :1].expand(-1, self.out_features))
+    assert "self-test differs by" in why_not_multiply(precision, cpu)
+    monkeypatch.setattr(KINDS[precision], "_product", refused)
+    assert why_not_multiply(precision, cpu).endswith(
+        "failed: Rowwise scaling is not currently supported on your device"
+    )
+    assert not can_multiply("bnb8", cpu)
 
 
 @pytest.mark.gpu

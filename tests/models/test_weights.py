@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from diffusers_helper import settings
+from diffusers_helper import cli, settings
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import InvalidSetting, UnusableInput
 from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
+from diffusers_helper.memory import segments_grow
+from diffusers_helper.memory_plan import plan_memory
+from diffusers_helper.memory_ways import Machine, Precision, Wishes, Workload
 from diffusers_helper.models import quantise, weights
+from diffusers_helper.models.load import Compute
 from diffusers_helper.models.modulation import ModulationTable
+from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.models.weights import wishes_of
 from diffusers_helper.request import Request
-from diffusers_helper.settings import Settings
+from diffusers_helper.settings import ALLOCATOR_VARIABLES, Settings
 
 
 def resolved(**variables: str) -> Settings:
@@ -85,6 +93,65 @@ def test_the_allocators_settings_are_taken_with_a_colon_and_with_an_equals_sign(
     right = "expandable_segments:True,max_split_size_mb:128"
     for text in (right, "expandable_segments:True,max_split_size_mb=128"):
         assert resolved(PYTORCH_CUDA_ALLOC_CONF=text).cuda_alloc_conf == right
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "precision", "reason"),
+    [
+        ("cuda", {}, "int8", ""),
+        ("cuda", {"FRAMEPACK_QUANTISED_MATMUL": "1"}, "int8", "unless --compile"),
+        ("cuda", {"FRAMEPACK_QUANTISED_MATMUL": "1", "FRAMEPACK_COMPILE": "1"}, "int8", ""),
+        ("cuda", {"FRAMEPACK_QUANTISED_MATMUL": "1"}, "as_is", ""),
+        ("cpu", {"FRAMEPACK_QUANTISED_MATMUL": "1"}, "int8", ""),
+        ("cuda", {"FRAMEPACK_QUANTISED_MATMUL": "1", "FRAMEPACK_COMPILE": "1"}, "fp8", "no such products here"),
+    ],
+)
+def test_products_in_8_bits_are_left_where_they_are_slower(
+    device: str, asked: dict[str, str], precision: Precision, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {"fp8": "no such products here"}
+    monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: lacking.get(precision, ""))
+    monkeypatch.setattr("diffusers_helper.models.speed.why_not", lambda device: "")
+    compute = Compute(torch.device(device), *[torch.float32] * 3, "")
+    plan = plan_memory(
+        Machine(0, 0, 10**12, 10**12, 10**12), FULL_SIZE, Workload.of(64, 64), Wishes(precision=precision)
+    )
+    said = weights.why_no_products(plan, compute, resolved(**asked))
+    assert reason in said
+    assert bool(said) == bool(reason)
+
+
+def test_segments_grow_by_default_where_they_can() -> None:
+    default = resolved()
+    assert default.cuda_alloc_conf == ("expandable_segments:True" if sys.platform == "linux" else "")
+    assert resolved(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64").cuda_alloc_conf == "max_split_size_mb:64"
+    both = resolved(PYTORCH_ALLOC_CONF="expandable_segments:False", PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64")
+    assert both.cuda_alloc_conf == "expandable_segments:False", "PyTorch reads that one first"
+
+
+@pytest.mark.parametrize(
+    ("text", "platform", "grow"),
+    [
+        ("expandable_segments:True", "linux", True),
+        ("max_split_size_mb:128, expandable_segments:True", "linux", True),
+        ("expandable_segments:True", "win32", False),
+        ("expandable_segments:False", "linux", False),
+        ("max_split_size_mb:128", "linux", False),
+    ],
+)
+@pytest.mark.parametrize("given", [(), ("PYTORCH_CUDA_ALLOC_CONF",), ("PYTORCH_ALLOC_CONF",)])
+def test_the_plan_knows_whether_segments_grow(
+    text: str, platform: str, grow: bool, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever way it was asked for, both variables say the same to PyTorch, old and new."""
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name in given:
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(sys, "platform", platform)
+    cli.prepare(settings.resolve({} if given else {"cuda_alloc_conf": text}, file=tmp_path / "none"))
+    assert {os.environ[name].replace(" ", "") for name in ALLOCATOR_VARIABLES} == {text.replace(" ", "")}
+    assert segments_grow() is grow
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,18 @@ def test_the_generator_decides_the_sample(vae: AutoencoderKLHunyuanVideo, pictur
     assert not torch.equal(one, other)
 
 
+@torch.inference_mode()
+def test_tiles_give_nearly_the_same_pixels(vae: AutoencoderKLHunyuanVideo, picture: np.ndarray) -> None:
+    """And the next clip is decoded whole again."""
+    latents = encode_picture(vae, picture).mean
+    whole = decoded(vae, latents)
+    for tile in (64, 96):
+        in_tiles = to_frames(decode_clip(vae, latents, True, tile))
+        assert not np.array_equal(in_tiles, whole)
+        assert psnr(in_tiles, whole) > 30
+    assert np.array_equal(decoded(vae, latents), whole)
+
+
 def test_bfloat16_decodes_almost_the_same(vae: AutoencoderKLHunyuanVideo, picture: np.ndarray, pocket: Path) -> None:
     half = AutoencoderKLHunyuanVideo.from_pretrained(pocket / "vae", torch_dtype=torch.bfloat16).eval()
     latents = encode_picture(vae, picture).mean.detach().expand(-1, -1, 6, -1, -1)

@@ -1,0 +1,94 @@
+"""Plans for one video after another: what is free now, what it preserves, and what ran out before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_helper import residency
+from diffusers_helper.errors import OutOfMemory
+from diffusers_helper.machine import Ram
+from diffusers_helper.memory import GB
+from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory_ways import Machine, Wishes
+from diffusers_helper.models.sizes import FULL_SIZE
+from diffusers_helper.models.table import Checkpoint
+from diffusers_helper.residency import Planner
+
+from .test_ladder import made_request
+from .test_residency import FLOAT32, checkpoint
+
+__all__ = ["checkpoint"]
+
+
+@pytest.fixture
+def planner(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Planner]:
+    """For the 13B checkpoint on a card of 24 GB."""
+    monkeypatch.setattr(residency, "part_sizes", lambda checkpoint, names: FULL_SIZE)
+
+    def make(**wishes: Any) -> Planner:
+        free(24)
+        return Planner(checkpoint, FLOAT32, Wishes(**wishes), Path("hf_download"))
+
+    def free(vram_gb: int) -> None:
+        here = Machine(24 * GB, vram_gb * GB, 64 * GB, 60 * GB, 99 * GB)
+        monkeypatch.setattr(residency, "look", lambda compute, folder: here)
+        monkeypatch.setattr(residency, "_vram_free", lambda device: vram_gb * GB)
+
+    make.free = free  # type: ignore[attr-defined]
+    return make
+
+
+def test_a_video_is_planned_with_what_is_free_now_and_what_it_preserves(planner: Any, photograph: Path) -> None:
+    made, request = planner(precision="as_is"), made_request(photograph)
+    usual = made.for_job(request, 640, 640)
+    preserving = made.for_job(request.model_copy(update={"preserved_memory_gb": 12.0}), 640, 640)
+    assert preserving.resident_blocks < usual.resident_blocks
+    planner.free(18)
+    assert made.for_job(request, 640, 640).resident_blocks < usual.resident_blocks
+
+
+def test_what_ran_out_is_not_tried_again_before_clearly_more_is_free(planner: Any, photograph: Path) -> None:
+    made, request = planner(precision="int8"), made_request(photograph)
+
+    def of(vram_gb: int, height: int = 640) -> MemoryPlan:
+        planner.free(vram_gb)
+        plan: MemoryPlan = made.for_job(request, height, 640)
+        return plan
+
+    assert (of(36).decode, of(36).take_turns) == ("gpu", False)
+    made.learn(take_turns=True)
+    made.learn(decode="tiled")
+    made.learn(resident_bytes=4e9)
+    again = of(36)
+    assert (again.decode, again.take_turns) == ("tiled", True)
+    assert 3.5e9 < again.resident_bytes <= 4e9
+    assert of(36, 64).decode == "gpu", "a clip that small"
+    assert (of(37).decode, of(37).resident_blocks) == ("gpu", 60)
+    made.learn(decode="cpu")
+    assert of(36).decode == "cpu"
+
+
+def test_lessons_that_leave_no_way_are_forgotten_for_a_video(planner: Any, photograph: Path) -> None:
+    made = planner(precision="bnb4")
+    made.learn(resident_bytes=1e9)
+    assert made.for_job(made_request(photograph), 640, 640).precision == "bnb4"
+
+
+def test_clips_go_to_the_cpu_where_ram_has_room(planner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the VAE, and tiles in float32."""
+    made = planner()
+    for ram_gb, room in ((12, True), (9, False)):
+        monkeypatch.setattr(residency, "read_ram", lambda free=ram_gb * 10**9: Ram(free, free))
+        assert made.can_decode_on_cpu() is room
+
+
+def test_packed_weights_for_which_the_room_is_gone_are_not_taken_for_others(planner: Any, photograph: Path) -> None:
+    made = planner(precision="bnb4")
+    assert made.plan.precision == "bnb4"
+    planner.free(8)
+    with pytest.raises(OutOfMemory, match=r"Close other programs .* start this one again, and it takes weights as"):
+        made.for_job(made_request(photograph), 640, 640)
