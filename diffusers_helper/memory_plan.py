@@ -155,6 +155,7 @@ def _reads(way: Way, machine: Machine) -> str:
 
 def _refusal(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> str:
     """What is short in the way that comes nearest, and what would fit."""
+    machine = replace(machine, lessons=())
     nearest = min(ways(machine, parts, workload, wishes), key=lambda way: _shortage(way, machine))
     needs = [
         f"{needed / GB:.1f} GB of {kind} ({free / GB:.1f} GB are free)"

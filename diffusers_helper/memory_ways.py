@@ -40,8 +40,10 @@ ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
 SWAP_BUFFERS = 3
 ACTIVATIONS_PER_TOKEN = 24
 """Values of the transformer's width that a block holds at once for each token."""
-BYTES_PER_SCORE = 8
-"""Of attention that is not fused: a score and its softmax, in float32."""
+BYTES_PER_SCORE, BYTES_PER_MASKED_SCORE = 8, 12
+"""Of attention that is not fused: a score and its softmax, in float32; the VAE's has a mask besides."""
+LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
+"""Of the VAE: frames, which become ``DECODED_AT_ONCE``, and the side of the square that a latent becomes."""
 DECODED_VALUES_PER_PIXEL = 13.5
 """Values per pixel and VAE channel at the widest point of decoding 17 frames at once: 9.2 that tensors hold, and a
 convolution's input and output once more, which cuDNN is taken to bring into another order."""
@@ -106,6 +108,7 @@ class Machine:
     disk_free: int
     fused_attention: bool = True
     segments_grow: bool = True
+    fused_vae_attention: bool = True
     lessons: tuple[Lesson, ...] = ()
 
 
@@ -162,15 +165,21 @@ class Workload:
 
     def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
         """Working memory of the VAE. ``cpu`` is where it goes when the GPU is too small: in tiles, in float32."""
-        side = TILES.get(how, max(self.height, self.width))
-        pixels = min(self.height, side) * min(self.width, side)
-        widest = DECODED_VALUES_PER_PIXEL * DECODED_AT_ONCE * pixels * sizes.vae_channels
+        widest = DECODED_VALUES_PER_PIXEL * DECODED_AT_ONCE * self._pixels_at_once(how) * sizes.vae_channels
         clip = 3 * self.frames * self.height * self.width
         return int((widest + CLIP_COPIES * clip) * (4 if how == "cpu" else sizes.bytes_per_weight["vae"]))
 
-    def gpu_decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
-        """What of it the GPU gives."""
-        return 0 if how == "cpu" else self.decode_bytes(sizes, how)
+    def _pixels_at_once(self, how: Decode) -> int:
+        """Of a frame."""
+        side = TILES.get(how, max(self.height, self.width))
+        return min(self.height, side) * min(self.width, side)
+
+    def gpu_decode_bytes(self, sizes: PartSizes, how: Decode, fused_attention: bool = True) -> int:
+        """What the GPU gives for it."""
+        if how == "cpu":
+            return 0
+        tokens = 0 if fused_attention else LATENTS_AT_ONCE * self._pixels_at_once(how) // PIXELS_PER_LATENT**2
+        return self.decode_bytes(sizes, how) + BYTES_PER_MASKED_SCORE * tokens**2
 
     def cpu_decode_bytes(self, sizes: PartSizes) -> int:
         """Of RAM, for decoding there what the GPU cannot: a copy of the VAE in float32, and its working memory."""
@@ -215,6 +224,7 @@ class Way:
     resident_blocks: int
     fused_attention: bool = True
     segments_grow: bool = True
+    fused_vae_attention: bool = True
 
     @property
     def all_resident(self) -> bool:
@@ -288,7 +298,7 @@ class Way:
 
     def decode_bytes(self) -> int:
         """Of the GPU, to work with."""
-        return self.workload.gpu_decode_bytes(self.sizes, self.decode)
+        return self.workload.gpu_decode_bytes(self.sizes, self.decode, self.fused_vae_attention)
 
     def ram(self) -> int:
         """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
@@ -361,7 +371,7 @@ def ways(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes)
         return
     counts = range(parts.blocks + 1) if wishes.swap else (parts.blocks,)
     for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
-        kernels = (machine.fused_attention, machine.segments_grow)
+        kernels = (machine.fused_attention, machine.segments_grow, machine.fused_vae_attention)
         way = Way(parts, workload, wishes, True, precision, decode, turns, count, *kernels)
         if _allowed(way, machine):
             yield way

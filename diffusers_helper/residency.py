@@ -31,7 +31,7 @@ from .memory import (
 )
 from .memory_plan import SMALL_WINDOW, MemoryPlan, plan_memory
 from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Decode, Lesson, Machine, Wishes, Workload
-from .models.attention import attention_is_fused
+from .models.attention import VAE_HEAD_WIDTH, attention_is_fused
 from .models.load import Compute, Parts
 from .models.quantised_file import kept_bytes, quantised_folder
 from .models.sizes import BYTES, FULL_SIZE, part_sizes
@@ -112,7 +112,8 @@ class Planner:
     ) -> None:
         """The last plan ran out of memory. From now on no video decodes in a larger way than ``decode``, keeps more
         than ``resident_bytes`` of blocks on the GPU, or has them there while it decodes; unless more becomes free."""
-        decode_bytes = self._workload.gpu_decode_bytes(self._sizes, decode) if decode else math.inf
+        fused = self._machine.fused_vae_attention
+        decode_bytes = self._workload.gpu_decode_bytes(self._sizes, decode, fused) if decode else math.inf
         lesson = Lesson(self._machine.vram_free, decode_bytes, resident_bytes, take_turns)
         self._machine = replace(self._machine, lessons=(*self._machine.lessons, lesson))
 
@@ -141,7 +142,8 @@ def look(compute: Compute, models_dir: Path) -> Machine:
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     ram = read_ram()
     fused = attention_is_fused(device, compute.transformer_dtype)
-    return Machine(total, _vram_free(device), ram.total, ram.free, disk, fused, segments_grow())
+    fused_vae = attention_is_fused(device, compute.vae_dtype, VAE_HEAD_WIDTH, masked=True)
+    return Machine(total, _vram_free(device), ram.total, ram.free, disk, fused, segments_grow(), fused_vae)
 
 
 def _vram_free(device: torch.device) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory_plan import MemoryPlan, plan_memory
-from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Lesson, Machine, PartSizes, Way, Wishes, Workload
 from diffusers_helper.models.sizes import FULL_SIZE
 
 GIB = 2**30
@@ -71,12 +71,26 @@ wishes = st.builds(
     swap=st.booleans(),
     bnb_cpu_offload=st.booleans(),
     small_host_copy=st.booleans(),
-    decode=st.sampled_from(["auto", "auto", "gpu", "tiled", "cpu"]),
+    decode=st.sampled_from(["auto", "auto", "gpu", "tiled", "small_tiles", "cpu"]),
     preserved_bytes=st.integers(6, 128).map(lambda n: n * GB),
 )
 share = st.floats(0.5, 1)
 vrams = st.sampled_from([0, 4, 6, 8, 12, 16, 24, 48, 80])
-machines = st.builds(machine, vrams, st.floats(4, 160), share, share, st.floats(0, 100))
+lessons = st.builds(
+    Lesson,
+    st.integers(2, 80).map(lambda n: n * GB),
+    st.integers(0, 20).map(lambda n: n * GB),
+    st.integers(0, 20).map(lambda n: n * GB),
+)
+machines = st.builds(
+    lambda sold, grow, fused, learnt: replace(
+        sold, segments_grow=grow, fused_vae_attention=fused, lessons=tuple(learnt) if sold.vram_total else ()
+    ),
+    st.builds(machine, vrams, st.floats(4, 160), share, share, st.floats(0, 100)),
+    st.booleans(),
+    st.booleans(),
+    st.lists(lessons, max_size=2),
+)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -103,12 +117,12 @@ def test_more_memory_never_makes_it_slower(
     where: Machine, parts: PartSizes, workload: Workload, wish: Wishes, more_vram: int, more_ram: int
 ) -> None:
     more_vram = more_vram if where.vram_total else 0
-    larger = Machine(
-        where.vram_total + more_vram,
-        where.vram_free + more_vram,
-        where.ram_total + more_ram,
-        where.ram_free + more_ram,
-        where.disk_free,
+    larger = replace(
+        where,
+        vram_total=where.vram_total + more_vram,
+        vram_free=where.vram_free + more_vram,
+        ram_total=where.ram_total + more_ram,
+        ram_free=where.ram_free + more_ram,
     )
     before = or_none(where, parts, workload, wish)
     if before is None:
@@ -126,7 +140,7 @@ def test_more_memory_never_makes_it_slower(
         (8, 64, "int8", "swapped"),
         (12, 32, "int8", "swapped"),
         (16, 64, "int8", "swapped"),
-        (24, 32, "int8", "swapped"),
+        (24, 32, "int8", "gpu"),
         (24, 64, "as_is", "swapped"),
         (48, 64, "as_is", "gpu"),
         (80, 32, "as_is", "gpu"),
@@ -205,7 +219,7 @@ def test_the_modulation_table_saves_a_quarter() -> None:
 
 def test_4_bit_weights_stay_on_the_gpu_or_take_turns() -> None:
     assert plan(machine(12, 32), precision="bnb4").residency["transformer"] == "gpu"
-    offloaded = plan(machine(16, 32), precision="bnb4", bnb_cpu_offload=True)
+    offloaded = plan(machine(28, 32), precision="bnb4", bnb_cpu_offload=True)
     assert (offloaded.residency["transformer"], offloaded.take_turns) == ("swapped", True)
 
 
@@ -222,6 +236,24 @@ def test_attention_that_holds_its_scores_needs_a_large_card() -> None:
     with pytest.raises(OutOfMemory, match=r"at least \d\d\.\d GB of GPU memory"):
         plan(unfused)
     assert plan(replace(machine(80, 64), fused_attention=False)).peak_vram_bytes > plan(machine(80, 64)).peak_vram_bytes
+
+
+def test_the_vaes_attention_that_holds_its_scores_is_decoded_in_tiles() -> None:
+    held = replace(machine(32, 64), fused_vae_attention=False)
+    assert plan(machine(32, 64)).decode == "gpu"
+    assert plan(held).decode == "tiled"
+
+
+def test_segments_that_cannot_grow_need_more() -> None:
+    ordinary = replace(machine(12, 64), segments_grow=False)
+    assert plan(ordinary, preserved_bytes=0).resident_blocks < plan(machine(12, 64), preserved_bytes=0).resident_blocks
+
+
+@pytest.mark.parametrize("ram", [32, 64])
+def test_a_card_of_16_gb_keeps_blocks_rather_than_decode_whole_frames(ram: int) -> None:
+    """Also where small frames could be decoded whole, if all blocks went for it."""
+    for workload in (USUAL, Workload.of(448, 448)):
+        assert plan(machine(16, ram), workload=workload, small_host_copy=ram == 32).resident_blocks > 40
 
 
 def test_making_int8_weights_takes_their_ram_also_where_they_leave_it() -> None:

@@ -21,6 +21,7 @@ from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
 
+HEAD_WIDTH, VAE_HEAD_WIDTH = 128, 512
 TOKENS, HEADS = 1021, 4
 """Of the self-test; not a multiple of any kernel's tile."""
 
@@ -73,7 +74,7 @@ class Attention:
 
 
 def choose_attention(
-    wish: str, xformers_mode: str, device: torch.device, dtype: torch.dtype, head_width: int = 128
+    wish: str, xformers_mode: str, device: torch.device, dtype: torch.dtype, head_width: int = HEAD_WIDTH
 ) -> Attention:
     """The kernel that was asked for if it proves itself on ``device``, else PyTorch's own.
 
@@ -145,7 +146,9 @@ def allow_fused_kernels(flash: bool, memory_efficient: bool) -> None:
         cuda.enable_mem_efficient_sdp(False)
 
 
-def attention_is_fused(device: torch.device, dtype: torch.dtype) -> bool:
+def attention_is_fused(
+    device: torch.device, dtype: torch.dtype, head_width: int = HEAD_WIDTH, masked: bool = False
+) -> bool:
     """Whether PyTorch's own attention works in pieces there, and never holds the scores of all pairs of tokens.
 
     The fused kernels take bfloat16 from compute capability 8.0 on. Where none serves, scores and their softmax are held
@@ -154,15 +157,15 @@ def attention_is_fused(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if device.type != "cuda":
         return True
-    tokens = _few_tokens(device, dtype)
-    asked = cuda.SDPAParams(tokens, tokens, tokens, None, 0.0, False, False)
+    tokens = _zeros(device, dtype, 1, HEADS, 64, head_width)
+    mask = _zeros(device, dtype, 1, 1, 64, 64) if masked else None
+    asked = cuda.SDPAParams(tokens, tokens, tokens, mask, 0.0, False, False)
     kernels = (cuda.can_use_flash_attention, cuda.can_use_efficient_attention, cuda.can_use_cudnn_attention)
     return any(can_use(asked) for can_use in kernels)
 
 
-def _few_tokens(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Shaped as the transformer's."""
-    return torch.zeros(1, HEADS, 64, 128, device=device, dtype=dtype)
+def _zeros(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.zeros(shape, device=device, dtype=dtype)
 
 
 def _random_tokens(device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -189,16 +189,21 @@ def test_attention_is_fused_where_one_of_pytorchs_kernels_takes_the_numbers(
     serves: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU of 2018 has none for bfloat16."""
-    asked = []
+    asked = set[tuple[torch.dtype, int, bool]]()
 
     def answer(kernel: str) -> Callable[[Any], bool]:
-        return lambda tokens: asked.append(tokens.query.dtype) or kernel == serves
+        def can(given: Any) -> bool:
+            asked.add((given.query.dtype, given.query.shape[-1], given.attn_mask is not None))
+            return kernel == serves
 
-    monkeypatch.setattr(attention, "_few_tokens", lambda device, dtype: torch.zeros(1, 2, 8, 128, dtype=dtype))
+        return can
+
+    monkeypatch.setattr(attention, "_zeros", lambda device, dtype, *shape: torch.zeros(shape, dtype=dtype))
     for kernel in ("flash", "efficient", "cudnn"):
         monkeypatch.setattr(attention.cuda, f"can_use_{kernel}_attention", answer(kernel))
     assert attention_is_fused(torch.device("cuda"), torch.bfloat16) == (serves != "none")
-    assert set(asked) == {torch.bfloat16}
+    assert attention_is_fused(torch.device("cuda"), torch.float16, 512, masked=True) == (serves != "none")
+    assert asked == {(torch.bfloat16, 128, False), (torch.float16, 512, True)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
