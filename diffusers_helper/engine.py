@@ -126,7 +126,7 @@ class Engine:
         self._compute, self._parts, self._planner = compute, parts, planner
         self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
-        self._cache, self._encode_on_call = ContentCache(), False
+        self._cache = ContentCache()
         self._begin_ladder(planner.plan.decode)
 
     @classmethod
@@ -174,7 +174,7 @@ class Engine:
         return replace(self._residency.plan, words=words, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
-        self._decode_how = decode
+        self._decode_how, self._encode_on_call = decode, self._planner.encode_on_call
         self._vae_on_cpu: nn.Module | None = None
         self._rungs = {"encode": self._encode_rungs(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
 
@@ -193,6 +193,7 @@ class Engine:
         yield from self._free_rung()
         if self._moves("text_encoder") and not self._encode_on_call:
             self._encode_on_call = True
+            self._planner.learn(encode_on_call=True)
             yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
 
     def _sample_rungs(self) -> Iterator[str]:

@@ -120,10 +120,12 @@ def load_model_chunked(model: nn.Module, target_device: torch.device | str, max_
         places = [(tensor, tensor.device) for tensor in piece]
         try:
             _move_piece(piece, target)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             for tensor, place in (*moved, *places):
                 tensor.data = _moved(tensor.data, place)
             _empty_cache()
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemory(f"a model does not fit into the memory of {target}; close other programs") from error
         moved += places
 
@@ -367,7 +369,9 @@ def _move_piece(piece: list[Tensor], target: torch.device) -> None:
     """Move some tensors; once more after freeing when they do not fit."""
     try:
         copies = list(_copies(piece, target))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         free_unused()
         copies = list(_copies(piece, target))
     for tensor, copy in copies:

@@ -77,12 +77,14 @@ class Lesson:
         decode_bytes: the most working memory that decoding gets on the GPU.
         resident_bytes: the most that blocks get which stay there.
         take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
+        encode_on_call: the encoders' weights come to the GPU as they are used.
     """
 
     vram_free: int
     decode_bytes: float = math.inf
     resident_bytes: float = math.inf
     take_turns: bool = False
+    encode_on_call: bool = False
 
     def holds(self, vram_free: int) -> bool:
         return vram_free <= self.vram_free + CLEARLY_MORE_BYTES
@@ -98,7 +100,7 @@ class Machine:
 
     ``disk_free`` is for quantised weights; those that an earlier start has kept count as free. Where attention is not
     fused, its scores are held, which takes memory by the square of the tokens. ``segments_grow``: PyTorch can put
-    memory that is free here and there together.
+    memory that is free here and there together. ``lessons``: of earlier videos.
     """
 
     vram_total: int

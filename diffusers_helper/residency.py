@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,15 +108,19 @@ class Planner:
         """Those that hold for what is free now."""
         return (lesson for lesson in self._machine.lessons if lesson.holds(self._machine.vram_free))
 
-    def learn(
-        self, *, decode: Decode | None = None, resident_bytes: float = math.inf, take_turns: bool = False
-    ) -> None:
-        """The last plan ran out of memory. From now on no video decodes in a larger way than ``decode``, keeps more
-        than ``resident_bytes`` of blocks on the GPU, or has them there while it decodes; unless more becomes free."""
-        fused = self._machine.fused_vae_attention
-        decode_bytes = self._workload.gpu_decode_bytes(self._sizes, decode, fused) if decode else math.inf
-        lesson = Lesson(self._machine.vram_free, decode_bytes, resident_bytes, take_turns)
-        self._machine = replace(self._machine, lessons=(*self._machine.lessons, lesson))
+    @property
+    def encode_on_call(self) -> bool:
+        """Whether encoding has run out of memory with weights that were lent."""
+        return any(lesson.encode_on_call for lesson in self._lessons())
+
+    def learn(self, *, decode: Decode | None = None, **lesson: Any) -> None:
+        """The last plan ran out of memory. Until clearly more is free, no video decodes in a larger way than
+        ``decode``, and what else a ``Lesson`` says."""
+        if decode is not None:
+            fused = self._machine.fused_vae_attention
+            lesson["decode_bytes"] = self._workload.gpu_decode_bytes(self._sizes, decode, fused)
+        learnt = Lesson(self._machine.vram_free, **lesson)
+        self._machine = replace(self._machine, lessons=(*self._machine.lessons, learnt))
 
     def can_decode_on_cpu(self) -> bool:
         """Whether RAM has room to decode a clip of the last plan's size there."""

@@ -231,9 +231,11 @@ class _LockedPages:
             self.release(address)
 
     def _forget(self, address: int) -> None:
-        torch.cuda.synchronize(self._device)  # a copy may still be reading
-        torch.cuda.cudart().cudaHostUnregister(address)
         del self._unlock[address]
+        try:
+            torch.cuda.synchronize(self._device)  # a copy may still be reading
+        finally:
+            torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def _swallow(launch: Callable[[], T]) -> T | None:

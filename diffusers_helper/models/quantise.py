@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnusableCheckpoint, UnusableInput
+from ..memory import is_out_of_memory
 from .attention import first_line
 from .transformer import FramePackTransformer
 
@@ -255,8 +256,8 @@ def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.devic
         made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
     try:
         packed: nn.Module = made.to(device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # it comes without code for this CUDA, and says so only now
-        raise _broken(error) from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise _broken(error) from error  # it comes without code for this CUDA, and says so only now
     return packed

@@ -204,9 +204,7 @@ def test_products_serve_after_their_self_test(precision: Quantisation, monkeypat
     monkeypatch.setattr(KINDS[precision], "_product", lambda self, tokens: tokens[:, :1].expand(-1, self.out_features))
     assert "self-test differs by" in why_not_multiply(precision, cpu)
     monkeypatch.setattr(KINDS[precision], "_product", refused)
-    assert why_not_multiply(precision, cpu).endswith(
-        "failed: Rowwise scaling is not currently supported on your device"
-    )
+    assert why_not_multiply(precision, cpu).endswith("failed: Rowwise scaling is not supported on your device")
     assert not can_multiply("bnb8", cpu)
 
 
