@@ -34,7 +34,9 @@ def telling(ready: Installation) -> Installation:
     stamp.write_text(stamp.read_text().replace("cpu", "cuda", 1))
     site = next((ready.home / ".venv" / "lib").glob("python*/site-packages"))
     (site / "torch.py").write_text(TORCH)
-    for name in ("errors.py", "faults.py", "settings.py", "models/__init__.py", "models/table.py"):
+    (site / "pydantic.py").write_text("class InstanceOf: pass")
+    vocabulary = ("errors.py", "faults.py", "memory_ways.py", "names.py", "settings.py")
+    for name in (*vocabulary, "models/__init__.py", "models/table.py"):
         (ready.home / "diffusers_helper" / "models").mkdir(exist_ok=True)
         shutil.copy(ROOT / "diffusers_helper" / name, ready.home / "diffusers_helper" / name)
     (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
@@ -162,9 +164,9 @@ def test_xformers_comes_from_the_index_of_pytorchs_cuda(telling: Installation) -
     assert "--no-deps --retries 1 --timeout 15 bitsandbytes==1.0" in said
 
 
-def test_a_pytorch_for_the_cpu_gets_no_xformers(telling: Installation) -> None:
+def test_a_pytorch_of_unknown_cuda_gets_no_xformers(telling: Installation) -> None:
     site = next((telling.home / ".venv" / "lib").glob("python*/site-packages"))
-    (site / "torch.py").write_text("class version: cuda = None")
+    (site / "torch.py").write_text(TORCH.replace("'13.0'", "None"))
     chosen, said = resolved(telling, "standard")
     assert (chosen.use_bnb, chosen.xformers_mode) == (True, "off")
     assert "or not for this PyTorch" in said
@@ -226,11 +228,11 @@ def test_checkpoints_are_looked_for_where_the_program_looks(telling: Installatio
 
 
 def test_a_bad_setting_is_left_to_the_program(telling: Installation) -> None:
-    telling.variables = {"FRAMEPACK_USE_BNB": "yes"}
+    telling.variables = {"FRAMEPACK_USE_BNB": "perhaps"}
     done = telling.start("auto")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
-    with pytest.raises(InvalidSetting, match="FRAMEPACK_USE_BNB='yes'"):
+    with pytest.raises(InvalidSetting, match="FRAMEPACK_USE_BNB='perhaps'"):
         resolve_page({}, json.loads(done.stdout), Path("nowhere.json"))
 
 
