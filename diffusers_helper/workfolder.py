@@ -89,7 +89,7 @@ class Job:
     def check_targets(self, file: Path) -> None:
         """Raises UnusableResumeFolder where a file would be written that is no result of ours."""
         for name, target in self.results().items():
-            if Path(target).suffix.lower() != RESULTS[name]:
+            if Path(target).suffix.lower() != RESULTS[name] or "\0" in target:
                 raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {RESULTS[name]} file")
 
 
@@ -313,7 +313,7 @@ def _reachable(place: str, output_dir: Path | None) -> Path | None:
     found = (output_dir or Path()) / place
     try:
         require_writable(found)
-    except (OutputFailed, ValueError):
+    except OutputFailed:
         return None
     return found
 

@@ -217,6 +217,8 @@ def test_no_path_of_the_output_folder_stands_in_the_file(begin: Begin, tmp_path:
         {"latents_result": "../authorized_keys"},
         {"result": ""},
         {"result": ".mp4"},
+        {"result": "2026-01-31/x\0.mp4"},
+        {"latents_result": "x\0/l.safetensors"},
         {"result": None},
         {"folder": 5},
         {"format": 0},
