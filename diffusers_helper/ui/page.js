@@ -15,6 +15,7 @@
   let running = true;
   let timer = 0;
   let asking = false;
+  let isLost = false;
   let wishes = {};
 
   // The fragments name media relative to the page, so the page's own address ends in a slash.
@@ -169,6 +170,7 @@
   }
 
   function lost(is) {
+    isLost = is;
     const text = is ? words['page.lost'] || 'Connection lost, trying again…' : '';
     for (const banner of document.querySelectorAll('[data-live-lost]')) {
       if (banner.textContent !== text) banner.textContent = text;
@@ -216,6 +218,13 @@
     }
   }
 
+  // Without a connection a command would be lost, and Gradio would load the page anew; the banner says why nothing happens.
+  function onlyConnected(event) {
+    if (!isLost || !event.target.closest?.('[data-act], #start-bar button')) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+  }
+
   // After Start the stage shows what is at work; on a narrow screen it lies below the form.
   function toStage() {
     wish({show: ''});
@@ -237,6 +246,7 @@
   document.addEventListener('click', pressed);
   document.addEventListener('click', unfolded);
   document.addEventListener('click', toggleColours);
+  document.addEventListener('click', onlyConnected, true);
   document.addEventListener('click', oncePerSecond, true);
   document.addEventListener('DOMContentLoaded', () => {
     colour();

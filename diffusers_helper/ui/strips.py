@@ -15,6 +15,8 @@ MOST_LABELS = 8
 """With more sections, only thin segments over a scale have room; their words are tooltips."""
 TICKS_SECONDS = (1, 2, 5, 10, 15, 30, 60)
 MOST_TICKS = 10
+LAST_TICK = 0.95
+"""Of the length; the words of a later one would stick out."""
 
 
 def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
@@ -59,7 +61,7 @@ def _scale(seconds: float, texts: Texts) -> str:
     apart = next((step for step in TICKS_SECONDS if seconds / step <= MOST_TICKS), TICKS_SECONDS[-1])
     ticks = "".join(
         f'<span style="left: {100 * at / seconds:.2f}%">{escape(texts("job.seconds", seconds=at))}</span>'
-        for at in range(0, int(seconds) + 1, apart)
+        for at in range(0, int(seconds * LAST_TICK) + 1, apart)
     )
     return f'<div class="scale" aria-hidden="true">{ticks}</div>'
 

@@ -108,6 +108,9 @@ def test_a_network_that_is_gone_for_half_a_minute(
     assert hold.reached.wait(20)
     page.context.set_offline(True)
     page.locator("[data-live-lost]", has_text="onnection").wait_for()
+    page.evaluate("() => { window.isStillTheSame = true; }")
+    for button in ("#start", "[data-act=stop]"):
+        page.locator(button).first.click()
     hold.go.set()
     ended(place)
     page.wait_for_timeout(30_000)
@@ -115,6 +118,8 @@ def test_a_network_that_is_gone_for_half_a_minute(
     page.locator("[data-live=job]", has_text="done").wait_for()
     page.wait_for_function("() => document.querySelector('[data-live-lost]').textContent.trim() === ''")
     assert page.locator("#prompt textarea").input_value() == "through a tunnel"
+    assert page.evaluate("() => window.isStillTheSame")
+    assert len(place.queue.jobs()) == 1
 
 
 @pytest.mark.parametrize(("keep", "sections", "video"), [("now", 1, True), ("section", 2, True), ("nothing", 0, False)])
