@@ -137,6 +137,13 @@ def test_a_bad_json_file_is_refused_with_a_reason(tmp_path: Path, text: str, rea
         recall(json_file(tmp_path, text))
 
 
+def test_one_of_very_many_keys_that_stands_twice_is_named(tmp_path: Path) -> None:
+    """At once: to count each of them among all takes minutes."""
+    keys = [*range(90_000), 89_999]
+    with pytest.raises(UnusableInput, match="'89999' twice"):
+        recall(json_file(tmp_path, "{" + ",".join(f'"{key}":0' for key in keys) + "}"))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\0\0\0\x18ftypisom", b"PK\3\4", b"\xff\xd8"]
 )

@@ -2,8 +2,9 @@
 
 Formats are told apart by content, never by name, and only the decoders listed here ever see the bytes. A picture is
 usable if all its pixels can be decoded, and refused if some are missing; what stands beside them does not reach the
-decoder (``pixel_data.py``). The size is checked before a pixel is decoded. The decoders are Pillow's own, called
-directly, so that neither its global limit nor the process-wide warning filters take part in the decision.
+decoder (``pixel_data.py``). Its size, and how often it would be passed over, are checked before a pixel is decoded.
+The decoders are Pillow's own, called directly, so that neither its global limit nor the process-wide warning filters
+take part in the decision.
 """
 
 from __future__ import annotations
