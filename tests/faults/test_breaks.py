@@ -50,7 +50,7 @@ def cut_off(process: subprocess.Popen[str], number: signal.Signals, when: Cut) -
             break
     told.extend(program.events(process))
     process.wait(timeout=60)
-    return told[0]["folder"], told
+    return next(event["folder"] for event in told if event["event"] == "started"), told
 
 
 def assert_resumes_to_the_same(folder: str, mine: Path, unbroken: Path, home: Path) -> None:
