@@ -181,6 +181,11 @@
     }
   }
 
+  // Gradio names a place for files otherwise than the words in it do; the words are its name.
+  function named() {
+    for (const zone of document.querySelectorAll('button[aria-dropeffect]')) zone.removeAttribute('aria-label');
+  }
+
   function startByKey(event) {
     if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
     const button = ['#start', '#save', '#start-anew'].map(one => document.querySelector(one)).find(one => one?.offsetParent);
@@ -194,6 +199,7 @@
     document.documentElement.style.setProperty('--drop-file', JSON.stringify(words['generate.drop_file']));
     mark();
   });
+  document.addEventListener('framepack-shown', named);
   document.addEventListener('input', typed);
   document.addEventListener('dragover', event => event.preventDefault());
   document.addEventListener('drop', dropped, true);

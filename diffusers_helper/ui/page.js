@@ -115,7 +115,8 @@
   }
 
   // New pictures and videos are loaded before they take the place of the old ones, so that nothing flickers.
-  // A button that had the focus gets it back, or one near it, so that the keyboard does not lose its place.
+  // A button that had the focus gets it back, or one near it, so that the keyboard does not lose its place. Where none is
+  // left, as after the last undo, the tab's first gets it.
   async function put(place, wanted) {
     place.shown = wanted;
     const fresh = document.createElement('template');
@@ -130,7 +131,8 @@
     else place.replaceChildren(content);
     document.dispatchEvent(new Event('framepack-shown'));
     if (focused?.act && !(place.contains(document.activeElement) && !document.activeElement.disabled)) {
-      const there = buttons(place).filter(one => !one.disabled);
+      const here = buttons(place);
+      const there = (here.length ? here : buttons(place.closest('[role=tabpanel]') ?? document.body)).filter(one => !one.disabled);
       const same = there.filter(one => one.dataset.job === focused.job);
       (same.find(one => one.dataset.act === focused.act) || same[0] || there[Math.min(at, there.length - 1)])?.focus();
     }

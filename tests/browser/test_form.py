@@ -126,6 +126,7 @@ def test_what_is_typed_before_the_draft_is_back_stays(place: Site, visit: Callab
 def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, visit: Callable[..., Any]) -> None:
     page = visit(place, locale="ja-JP", viewport={"width": 1280, "height": 500})
     jobs = len(place.queue.jobs())
+    page.get_by_role("button", name="ここに画像をドロップ").wait_for()
     page.locator("#start", has_text="開始").click()
     page.locator("#picture.refused", has_text="開始画像を選んでください").wait_for()
     assert page.evaluate("() => document.querySelector('#picture').contains(document.activeElement)")

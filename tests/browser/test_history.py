@@ -84,9 +84,10 @@ def test_what_was_deleted_comes_back(history: tuple[Site, Any]) -> None:
     page.locator(f"{CARD} [data-act=trash]").first.click()
     cards(page, 1)
     assert not video.exists()
-    page.locator("[data-act=undo]").click()
+    page.locator("[data-act=undo]").press("Enter")
     cards(page, 2)
     assert video.is_file()
+    page.wait_for_function("() => document.activeElement.dataset.act")
 
 
 def test_a_poster_plays_while_it_is_pointed_at_and_opens_on_the_stage(history: tuple[Site, Any]) -> None:
