@@ -26,6 +26,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PROMPT = "the camera pans left"
+SECONDS = "3.6"
+"""Three sections, so that a second one is made."""
 PATIENCE_MS = 120_000
 SETTLE_MS = 1_500
 
@@ -89,6 +91,7 @@ def _ask(page: Page, photo: Path) -> None:
     page.locator("#picture input[type=file]").set_input_files(photo)
     page.locator("#picture img").wait_for()
     page.locator("#prompt textarea").fill(PROMPT)
+    page.locator("#seconds input").fill(SECONDS)
     page.locator("#start").click()
 
 
