@@ -10,7 +10,7 @@ import gradio as gr
 from . import generate_tab, presets_tab, queue_tab, restore_tab, system_tab, theme
 from .api import add_endpoints
 from .desk import Desk
-from .page import PRIVATE, Page, live
+from .page import NEWEST, PRIVATE, Page, live
 from .server import uploads_folder
 from .texts import LANGUAGES, Texts
 from .translation import Translator
@@ -82,7 +82,7 @@ def _switch_languages(page: Page) -> None:
         return [Texts(language).language, language, *page.t.updates(language)]
 
     shown = [page.language, page.spoken, *page.t.components]
-    page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE)
+    page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE, **NEWEST)
     page.opened(speak, page.language, shown, js="() => framepack.language()")
     # Gradio finds out only by a resize that tabs with longer names have less room.
     resize = "() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}"

@@ -15,7 +15,7 @@ from ..models.about import said
 from ..models.table import Checkpoint
 from .desk import Desk
 from .form import OFFERED, Form
-from .page import COMMAND, FORWARD_CLICKS, PRIVATE, Page, told
+from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, told
 from .texts import Texts
 
 
@@ -43,7 +43,8 @@ def follow(page: Page, form: Form, line: gr.HTML, examples: gr.HTML) -> None:
         [line, examples, *(form[name] for name in OFFERED)],
         **PRIVATE,
     )
-    form.checkpoint.input(_choose(page.desk, form), [form.checkpoint, page.language], form.chosen_outputs, **COMMAND)
+    choose, asked = _choose(page.desk, form), [form.checkpoint, page.language]
+    form.checkpoint.input(choose, asked, form.chosen_outputs, **COMMAND, **NEWEST)
     page.opened(lambda: offered(page.desk), None, form.checkpoint)
     page.tabs.change(lambda name: offered(page.desk, name), form.checkpoint, form.checkpoint, **PRIVATE)
 

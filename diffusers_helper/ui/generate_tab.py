@@ -11,7 +11,7 @@ from . import checkpoint_line, machine
 from .commands import Commands
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
-from .page import CLICKS, FORWARD_CLICKS, PRIVATE, Act, Page, live, told
+from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
 from .starting import connect, mode_bar, start_row
 
@@ -54,6 +54,7 @@ def build(page: Page) -> Form:
         [form[name] for name in LEVELS["balanced"]],
         js=f"level => {{ if (level === '{CUSTOM}') framepack.openAdvanced(); return level; }}",
         **PRIVATE,
+        **NEWEST,
     )
     checkpoint_line.follow(page, form, line, examples)
     connect(page, form, row)
@@ -91,7 +92,7 @@ def _advanced(page: Page, form: Form) -> None:
 def _when_done(page: Page) -> None:
     """How this browser tells that a video is done."""
     wishes = page.t(gr.CheckboxGroup, "generate.when_done", WHEN_DONE, value=[], elem_id="when-done")
-    wishes.input(None, wishes, None, js="wishes => framepack.whenDone(wishes)", **PRIVATE)
+    wishes.input(None, wishes, None, js="wishes => framepack.whenDone(wishes)", **PRIVATE, **NEWEST)
     page.opened(
         lambda kept: [wish for wish in WHEN_DONE if wish in kept.split()],
         gr.Textbox(visible="hidden"),

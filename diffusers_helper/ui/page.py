@@ -3,7 +3,8 @@
 Events are ``PRIVATE``: outside Gradio's queue, one request each, so that no connection stays open that a lost network
 could break, and the page never re-mounts. Those that speak are a ``COMMAND``: Gradio shows ``gr.Info``, ``gr.Warning``
 and ``gr.Error`` only of events in its queue; such an event holds a connection for the moment that it takes.
-Where many buttons share one event, it is ``CLICKS``: of others, Gradio drops what comes while one is under way.
+Where many buttons share one event, it is ``CLICKS``: of others, Gradio drops what comes while one is under way. Of a
+choice that is changed meanwhile, ``NEWEST`` carries out the last.
 Gradio's "private" hides an event, it does not protect it: a handler checks what it gets.
 """
 
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 COMMAND: Mapping[str, Any] = {**PRIVATE, "queue": True}
 CLICKS: Mapping[str, Any] = {**COMMAND, "trigger_mode": "multiple"}
+NEWEST: Mapping[str, Any] = {"trigger_mode": "always_last"}
 
 MESSAGE_SECONDS = 3
 LONGEST_NUMBER = 18

@@ -105,3 +105,15 @@ def test_the_form_s_fields_are_all_on_the_page(stage: Stage) -> None:
     shown = components(build_page(stage.desk))
     places = {"picture", "prompt", "seconds"}
     assert {f"field-{name}" for name in NAMES if name not in places} | places <= set(shown)
+
+
+def test_no_click_and_no_choice_is_dropped_while_another_is_under_way(stage: Stage) -> None:
+    """Buttons that share an event are each heard; of a choice the newest counts. Gradio's default drops both."""
+    config = build_page(stage.desk).get_config_file()
+    kinds = {one["id"]: one["type"] for one in config["components"]}
+    modes: dict[str, set[str]] = {"input": set(), "command": set()}
+    for dependency in config["dependencies"]:
+        for target, event in dependency["targets"]:
+            command = dependency["queue"] and (kinds.get(target), event) == ("html", "click")
+            modes.get("command" if command else event, set()).add(dependency["trigger_mode"])
+    assert modes == {"input": {"always_last"}, "command": {"multiple"}}
