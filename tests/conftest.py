@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from .installation import bare, once_installed, ready
 
@@ -20,6 +21,10 @@ __all__ = ["bare", "once_installed", "ready"]
 # As the program does (see cli.prepare), and before torch is imported: on a busy machine, threads that wait by spinning
 # make the suite several times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# The same inputs every time, and no test is judged by a clock.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)

@@ -93,7 +93,7 @@ machines = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(machines, sizes, workloads, wishes)
 def test_it_never_exceeds_what_is_there(where: Machine, parts: PartSizes, workload: Workload, wish: Wishes) -> None:
     made = or_none(where, parts, workload, wish)
@@ -111,7 +111,7 @@ def test_it_never_exceeds_what_is_there(where: Machine, parts: PartSizes, worklo
         assert made.resident_blocks == 0, "there would be no copy to come back from"
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(machines, sizes, workloads, wishes, st.integers(0, 40 * GB), st.integers(0, 80 * GB))
 def test_more_memory_never_makes_it_slower(
     where: Machine, parts: PartSizes, workload: Workload, wish: Wishes, more_vram: int, more_ram: int

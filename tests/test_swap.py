@@ -84,7 +84,7 @@ def numbers(blocks: Iterator[nn.Module]) -> Iterator[int]:
         yield int(values[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=12),
     resident=st.integers(0, 20_000),
@@ -139,7 +139,7 @@ class Watched(VirtualTransport):
         return ended
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=10),
     ring=st.integers(0, 9000),

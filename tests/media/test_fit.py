@@ -27,7 +27,7 @@ def test_strips_get_the_longest_bucket() -> None:
     assert choose_bucket(5000, 1, FRAMEPACK_BUCKETS) == (960, 416)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 3), st.integers(1, 3))
 def test_every_size_comes_out_as_asked(height: int, width: int, rows: int, columns: int) -> None:
     pixels = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
