@@ -78,6 +78,7 @@ class LocalExecutor:
     def _engine_of(self, checkpoint: Checkpoint) -> GenerationEngine:
         """The engine of ``checkpoint``. One of another goes before it is loaded: there may be room for one only."""
         if self._engine is not None and self._engine.checkpoint != checkpoint:
+            self._engine.close()
             self._engine = None
             gc.collect()
         if self._engine is None:

@@ -132,13 +132,15 @@ def test_a_queue_file_of_the_version_before_is_read_and_its_jobs_run_with_the_ch
 
 
 def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
-    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path
+    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two real checkpoints in turn; the one before is gone when the next is loaded."""
     from diffusers_helper.engine import Engine
 
     settings = resolve({"models_dir": str(tmp_path)}, {}, tmp_path / "none.json")
     loaded: list[weakref.ref[Any]] = []
+    closed: list[str] = []
+    monkeypatch.setattr(Engine, "close", lambda engine: closed.append(engine.checkpoint.name))
     alive_before: list[int] = []
 
     def load(checkpoint: Checkpoint) -> Engine:
@@ -156,7 +158,7 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
     assert [(job.state, job.progress.checkpoint, job.progress.width) for job in done] == [
         ("done", "other", 64), ("done", "pocket", 128),
     ]  # fmt: skip
-    assert alive_before == [0, 0]
+    assert (alive_before, closed) == ([0, 0], ["other"])
 
 
 def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(

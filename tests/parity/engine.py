@@ -69,3 +69,6 @@ class PackEngine:
 
     def peak_memory_mb(self) -> float:
         return 0.0
+
+    def close(self) -> None:
+        """There is nothing to give back."""
