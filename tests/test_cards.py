@@ -38,6 +38,8 @@ HEIGHT, WIDTH = 640, 608
 USUAL = Workload.of(HEIGHT, WIDTH)
 CARDS = ((6, 32), (8, 32), (10, 32), (12, 32), (16, 32), (20, 64), (24, 32), (24, 64), (32, 64), (80, 128))
 """GiB of the card and GB of RAM."""
+TABLE_BYTES = 2 * 25 * 12 * 60 * 3072 * 2
+"""Of the modulation's table, in 16 bits: both branches, 25 steps, 12 vectors for each of 60 blocks at most."""
 
 
 class Decoding:
@@ -102,7 +104,7 @@ def swaps() -> Mapping[str, tuple[BlockSwap, int]]:
         swap = BlockSwap(made.blocks, VirtualTransport(1.0))
         blocks = {id(tensor) for block in made.blocks for tensor in (*block.parameters(), *block.buffers())}
         others = sum(t.nbytes for t in (*made.parameters(), *made.buffers()) if id(t) not in blocks)
-        found[precision] = swap, others
+        found[precision] = swap, others + TABLE_BYTES
     return found
 
 

@@ -15,13 +15,10 @@ import torch
 
 from diffusers_helper import doctor, residency, settings
 from diffusers_helper.doctor import Fact, Report
-from diffusers_helper.engine import Engine
 from diffusers_helper.machine import Ram
 from diffusers_helper.memory_ways import GB, Machine
 from diffusers_helper.models import attention, load
 from diffusers_helper.models.load import Compute
-from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.request import Request
 
 
 @pytest.fixture
@@ -125,8 +122,8 @@ def test_a_gpu_beside_a_cpu_build_is_a_gap(
     assert "built for the CPU" in _fix(doctor.examine(chosen), "torch")
 
 
-def test_a_driver_too_old_is_said_by_doctor_and_in_every_plan(
-    chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch, photograph: Path
+def test_a_driver_too_old_is_said_by_doctor_and_to_the_engine(
+    chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_available() -> bool:
         warnings.warn("The NVIDIA driver on your system is too old {12020}", stacklevel=1)
@@ -137,10 +134,7 @@ def test_a_driver_too_old_is_said_by_doctor_and_in_every_plan(
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     fix = _fix(doctor.examine(chosen), "torch")
     assert "for CUDA 13 that is 580 or newer" in fix
-    engine = Engine.load(find_checkpoint("pocket", chosen.models_dir), chosen)
-    plan = engine.prepare(Request.parse({"picture": str(photograph)}), 64, 64)
-    assert "all on the CPU" in plan.why
-    assert fix in plan.why
+    assert load.choose_compute().unused_gpu == fix
 
 
 def test_attention_that_is_not_fused_is_a_gap(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:

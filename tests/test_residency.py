@@ -298,6 +298,14 @@ def test_on_a_gpu_the_video_is_the_same_wherever_the_weights_are(
     assert np.array_equal(videos[0], videos[2])
 
 
+def test_a_gpu_that_is_not_used_is_said_in_every_plan(checkpoint: Checkpoint, photograph: Path) -> None:
+    made = engine(checkpoint, lambda plan: plan)
+    made._compute = replace(FLOAT32, unused_gpu="Update its driver {12020}.")
+    why = made.prepare(pack_request(photograph), 64, 64).why
+    assert "all on the CPU" in why
+    assert why.endswith(" Update its driver {12020}.")
+
+
 def test_the_peak_is_that_of_one_video(
     checkpoint: Checkpoint, photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,8 +75,8 @@ def test_bitsandbytes_that_is_missing_is_said_before_anything_is_loaded(monkeypa
     ("variable", "value", "words"),
     [
         ("FRAMEPACK_QUANTISE", "int3", "allowed are auto, off, int8, fp8, bnb8, bnb4"),
-        ("FRAMEPACK_USE_BNB", "yes", "allowed are 1, true, 0 and false"),
-        ("FRAMEPACK_BNB_CPU_OFFLOAD", "yes", "allowed are 1, true, 0 and false"),
+        ("FRAMEPACK_USE_BNB", "perhaps", "allowed are 1, true, yes, on, 0, false, no, off"),
+        ("FRAMEPACK_BNB_CPU_OFFLOAD", "perhaps", "allowed are 1, true, yes, on, 0, false, no, off"),
         ("FRAMEPACK_PRESERVED_MEMORY_GB", "-1", "allowed is a number of GB from 6 to 128"),
         ("FRAMEPACK_PRESERVED_MEMORY_GB", "x", "allowed is a number of GB from 6 to 128"),
         ("FRAMEPACK_PRESERVED_MEMORY_GB", "129", "allowed is a number of GB from 6 to 128"),
