@@ -229,4 +229,5 @@ def test_what_is_downloaded_is_named_with_its_size() -> None:
 
 def test_every_setting_is_in_the_table() -> None:
     for knob in KNOBS:
-        assert f"| `{knob.flag}` | `{knob.variable}` |" in text_of("INSTALL.md")
+        variables = ", else ".join(f"`{name}`" for name in (knob.newer_variable, knob.variable) if name)
+        assert f"| `{knob.flag}` | {variables} |" in text_of("INSTALL.md")
