@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers_helper import residency
 from diffusers_helper.engine import Conditioning, Engine
 from diffusers_helper.memory import free_unused
-from diffusers_helper.memory_ways import TILES, Decode, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory_ways import LIBRARIES_BYTES, TILES, Decode, Machine, PartSizes, Way, Wishes, Workload
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.modulation import modulation_linears
 from diffusers_helper.models.sizes import FULL_SIZE
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.gpu
 
 CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
 HEIGHT, WIDTH = 640, 608
-LIBRARIES_BYTES = 2**26
+CUBLAS_BYTES = 2**26
 """What cuBLAS takes of PyTorch for itself; the plan leaves it to what it rounds up."""
 
 
@@ -100,7 +100,7 @@ def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     way = Way(sizes, workload, wishes, True, "as_is", "gpu", False, sizes.blocks)
     assert abs(made[0].weights_bytes() - way.weights_vram()) < 0.02 * way.weights_vram()
     inputs = step_inputs()
-    assert peak_of(lambda: made[0](**inputs)) <= way.activation_bytes() + LIBRARIES_BYTES
+    assert peak_of(lambda: made[0](**inputs)) <= way.activation_bytes() + CUBLAS_BYTES
 
 
 @pytest.mark.parametrize("how", ["gpu", "tiled", "small_tiles"])
@@ -111,14 +111,15 @@ def test_decoding_at_full_size_stays_within_its_prediction(how: Decode) -> None:
         vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval().requires_grad_(False)
     latents = torch.randn(1, 16, 18, HEIGHT // 8, WIDTH // 8)
     predicted = Workload.of(HEIGHT, WIDTH).decode_bytes(FULL_SIZE, how)
-    assert peak_of(lambda: decode_clip(vae, latents, how in TILES, TILES.get(how, 0))) <= predicted + LIBRARIES_BYTES
+    assert peak_of(lambda: decode_clip(vae, latents, how in TILES, TILES.get(how, 0))) <= predicted + CUBLAS_BYTES
 
 
-@pytest.mark.parametrize("vram_bytes", [10**9, 5 * 10**7], ids=["all stays", "blocks in a swap, decoding on the CPU"])
+@pytest.mark.parametrize("vram_bytes", [10**9, 5 * 10**7], ids=["all on the GPU", "decoding on the CPU"])
 def test_a_video_stays_within_its_plan(
     vram_bytes: int, checkpoint: Checkpoint, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first step on: encoding takes what is free, and is in no plan."""
+    vram_bytes += LIBRARIES_BYTES
     here = Machine(80 * 10**9, vram_bytes, 64 * 10**9, 60 * 10**9, 99 * 10**9)
     monkeypatch.setattr(residency, "look", lambda compute, folder: here)
     monkeypatch.setattr(residency, "_vram_free", lambda device: vram_bytes)
@@ -138,4 +139,4 @@ def test_a_video_stays_within_its_plan(
     video(made, photograph, tmp_path)
     peak = torch.cuda.max_memory_allocated() - before
     made.close()
-    assert peak <= made._residency.plan.peak_vram_bytes + LIBRARIES_BYTES
+    assert peak <= made._residency.plan.peak_vram_bytes - LIBRARIES_BYTES + CUBLAS_BYTES
