@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,13 @@ def telling(ready: Installation) -> Installation:
     stamp.write_text(stamp.read_text().replace("cpu", "cuda", 1))
     site = next((ready.home / ".venv" / "lib").glob("python*/site-packages"))
     (site / "torch.py").write_text(TORCH)
-    (site / "pydantic.py").write_text("class InstanceOf: pass")
-    vocabulary = ("errors.py", "faults.py", "memory_ways.py", "names.py", "settings.py")
-    for name in (*vocabulary, "models/__init__.py", "models/table.py"):
-        (ready.home / "diffusers_helper" / "models").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "diffusers_helper" / name, ready.home / "diffusers_helper" / name)
+    for needed in ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions"):
+        place = Path(str(find_spec(needed).origin))  # type: ignore[union-attr]
+        place = place.parent if place.name == "__init__.py" else place
+        (site / place.name).symlink_to(place)
+    for file in (ROOT / "diffusers_helper").glob("[a-z]*.py"):
+        shutil.copy(file, ready.home / "diffusers_helper")
+    shutil.copytree(ROOT / "diffusers_helper" / "models", ready.home / "diffusers_helper" / "models")
     (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
     ready.wheel("bitsandbytes", "1.0")
     ready.wheel("xformers", "1.0", "import sys; sys.modules['xformers.ops'] = sys")
