@@ -18,10 +18,6 @@ from .installation import bare, once_installed, ready
 
 __all__ = ["bare", "once_installed", "ready"]
 
-# As the program does (see cli.prepare), and before torch is imported: on a busy machine, threads that wait by spinning
-# make the suite several times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 # The same inputs every time, and no test is judged by a clock.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusers_helper.media.fit import resize_and_crop
 from diffusers_helper.media.pictures import open_picture
+from diffusers_helper.models.load import choose_compute
 from diffusers_helper.vae.codec import decode_clip, encode_picture, to_frames
 
 
@@ -67,6 +68,7 @@ def test_tiles_give_nearly_the_same_pixels(vae: AutoencoderKLHunyuanVideo, pictu
     assert np.array_equal(decoded(vae, latents), whole)
 
 
+@pytest.mark.skipif(choose_compute().vae_dtype != torch.bfloat16, reason="bfloat16 is not used here: it takes minutes")
 def test_bfloat16_decodes_almost_the_same(vae: AutoencoderKLHunyuanVideo, picture: np.ndarray, pocket: Path) -> None:
     half = AutoencoderKLHunyuanVideo.from_pretrained(pocket / "vae", torch_dtype=torch.bfloat16).eval()
     latents = encode_picture(vae, picture).mean.detach().expand(-1, -1, 6, -1, -1)
