@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
 from diffusers_helper.workfolder import WorkFolder
 
+from .moving import moved_deeper, moved_up, moved_with_the_program, of_other_bytes, renamed
 from .parity.engine import PackEngine
 
 PIXELS = np.full((48, 64, 3), 99, np.uint8)
@@ -49,27 +49,6 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path) -> Begin:
 
     (tmp_path / "home" / "outputs").mkdir(parents=True)
     return new
-
-
-def renamed(home: Path) -> Path:
-    return (home / "outputs").rename(home / "Ergebnisse von 2026 ☕")
-
-
-def moved_deeper(home: Path) -> Path:
-    (home / "a" / "b").mkdir(parents=True)
-    return (home / "outputs").rename(home / "a" / "b" / "c")
-
-
-def moved_up(home: Path) -> Path:
-    return (home / "outputs").rename(home.parent / "o")
-
-
-def moved_with_the_program(home: Path) -> Path:
-    return home.rename(home.parent / "program") / "outputs"
-
-
-def of_other_bytes(home: Path) -> Path:
-    return (home / "outputs").rename(home / os.fsdecode(b"\xff\xfe"))
 
 
 def moved_twice(home: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import FILE, VERSION
 from diffusers_helper.media.video import probe
 from tests.jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
+from tests.moving import moved_deeper, moved_up, moved_with_the_program, of_other_bytes, renamed
 
 DONE, BROKEN, WAITING = 1, 2, 3
 
@@ -76,27 +76,6 @@ def home(filled: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     if request.node.callspec.params["filled"] == 1:
         in_version_1(home / "outputs")
     return home
-
-
-def renamed(home: Path) -> Path:
-    return (home / "outputs").rename(home / "Ergebnisse von 2026 ☕")
-
-
-def moved_deeper(home: Path) -> Path:
-    (home / "a" / "b").mkdir(parents=True)
-    return (home / "outputs").rename(home / "a" / "b" / "c")
-
-
-def moved_up(home: Path) -> Path:
-    return (home / "outputs").rename(home.parent / "o")
-
-
-def moved_with_the_program(home: Path) -> Path:
-    return home.rename(home.parent / "program") / "outputs"
-
-
-def of_other_bytes(home: Path) -> Path:
-    return (home / "outputs").rename(home / os.fsdecode(b"\xff\xfe"))
 
 
 def copied(home: Path) -> Path:
