@@ -2,8 +2,8 @@
 
 It is kept without asking the server, for each tab of the browser, and a new tab begins with the newest. While a queued
 job is edited the draft stays as it was, so that leaving brings it back. The start-up preset goes over a draft of an
-earlier run of the program, but not over one of this run, so that a reload loses nothing. What somebody types before
-the draft is back is newer than the draft.
+earlier run of the program, but not over one of this run, so that a reload loses nothing. The page takes no input
+before the draft is back.
 
 The picture is kept by the last two parts of the upload's path, and comes back only as one of the uploads that are here.
 """
@@ -26,7 +26,6 @@ from .server import uploads_folder
 HEAD_BYTES = 512
 _KEPT_NAME = re.compile(r"[0-9a-f]{64}/[^/\\\0]{1,255}")
 """A folder named by the SHA-256 of the file, as Gradio makes it, and the file."""
-_OPEN = f"(...values) => framepack.open({json.dumps(NAMES)}, values)"
 
 
 def remember(page: Page, form: Form) -> gr.Textbox:
@@ -38,8 +37,7 @@ def remember(page: Page, form: Form) -> gr.Textbox:
     form_now, keep = [form.editing, *form.components], _keep(page.desk.run)
     gr.on(changes(form.components), None, form_now, None, js=keep, **PRIVATE)
     opened = page.opened(lambda draft: restored(draft, form, page), kept, form.components, js="() => framepack.draft()")
-    opened = opened.then(None, form.components, form.components, js=_OPEN, **PRIVATE)
-    opened.then(None, form_now, None, js=keep, **PRIVATE)
+    opened.then(None, form_now, None, js=f"(...values) => {{ framepack.open(); ({keep})(...values); }}", **PRIVATE)
     return kept
 
 

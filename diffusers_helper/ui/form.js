@@ -2,8 +2,8 @@
 (() => {
   const DRAFT = 'framepack.form';
   const ZONES = ['#restore-file', '#preset-import'];
-  let isOpen = false; // Until the draft is back, nothing is written over it;
-  const early = new Map(); // what is typed meanwhile, by its element, is newer.
+  const PATIENCE = 10000;
+  let isOpen = false;
   let edited = 0;
   let queued = [];
   let words = {};
@@ -26,17 +26,11 @@
     try { return sessionStorage.getItem(DRAFT) ?? localStorage.getItem(DRAFT) ?? ''; } catch { return ''; }
   }
 
-  function typed({target}) {
-    if (isOpen || !target.matches('#ask :is(textarea, input:not([type=file], [role]))')) return;
-    early.set(target, {checkbox: target.checked, number: target.valueAsNumber}[target.type] ?? target.value);
-  }
-
-  function open(names, values) {
+  // Until the draft is back the page takes nothing, or the draft would write over what came first. Should it never
+  // come, the page waits no longer.
+  function open() {
     isOpen = true;
-    return names.map((name, at) => {
-      const entry = [...early.keys()].find(one => place(name)?.contains(one));
-      return entry ? early.get(entry) : values[at];
-    });
+    document.body.inert = false;
   }
 
   // The page is marked while a queued job is edited, and when it is too late for that.
@@ -132,6 +126,7 @@
     const files = [...event.dataTransfer?.files ?? []];
     if (!files.length) return;
     event.preventDefault();
+    if (!isOpen) return event.stopPropagation();
     const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent) || place('picture');
     const pictures = files.filter(file => file.type.startsWith('image/'));
     const isFor = zone.contains(event.target);
@@ -187,7 +182,7 @@
   }
 
   function startByKey(event) {
-    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    if (!isOpen || event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
     const button = ['#start', '#save', '#start-anew'].map(one => document.querySelector(one)).find(one => one?.offsetParent);
     if (!button) return;
     event.preventDefault();
@@ -200,12 +195,13 @@
     mark();
   });
   document.addEventListener('framepack-shown', named);
-  document.addEventListener('input', typed);
   document.addEventListener('dragover', event => event.preventDefault());
   document.addEventListener('drop', dropped, true);
   document.addEventListener('keydown', startByKey);
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
   addEventListener('resize', frame);
+  document.body.inert = true;
+  setTimeout(open, PATIENCE);
   Object.assign(window.framepack ??= {}, {keep, draft, open, edits, refused, frame, note, openAdvanced});
 })();

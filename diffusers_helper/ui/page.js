@@ -1,5 +1,5 @@
 // Keeps the live parts of the page up to date, and remembers language and colours in this browser.
-// Stands in the head once per document, so there is one timer, whatever Gradio re-mounts.
+// Gradio runs it once per document, before it mounts anything, so there is one timer, whatever Gradio re-mounts.
 // Gradio mounts a tab when it is first opened and rebuilds HTML when the language changes: every round puts each
 // fragment where it is missing, and touches nothing that shows it already.
 (() => {
@@ -187,7 +187,7 @@
 
   function colour() {
     document.documentElement.style.colorScheme = dark() ? 'dark' : 'light';
-    if (document.body && document.body.classList.contains('dark') !== dark()) {
+    if (document.body.classList.contains('dark') !== dark()) {
       document.body.classList.toggle('dark', dark());
     }
   }
@@ -250,10 +250,7 @@
   document.addEventListener('click', toggleColours);
   document.addEventListener('click', onlyConnected, true);
   document.addEventListener('click', oncePerSecond, true);
-  document.addEventListener('DOMContentLoaded', () => {
-    colour();
-    new MutationObserver(colour).observe(document.body, {attributes: true, attributeFilter: ['class']});
-  });
+  new MutationObserver(colour).observe(document.body, {attributes: true, attributeFilter: ['class']});
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();
   document.documentElement.lang = language();

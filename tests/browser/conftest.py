@@ -110,7 +110,7 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.on("request", lambda request: note_foreign(request.url, place.address, faults))
             page.goto(place.address)
-            page.locator(ready).wait_for()
+            page.locator(f"body:not([inert]) {ready}").wait_for()
             return page
 
         yield open_page

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Error
 
 from diffusers_helper.events import Started
 from tests.jobs_support import Hold, make_picture, make_request, wait_until
@@ -105,22 +105,36 @@ def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(
     wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "first tab"], "the job")
 
 
-def test_what_is_typed_before_the_draft_is_back_stays(place: Site, visit: Callable[..., Any]) -> None:
+def test_nothing_can_be_entered_before_the_draft_is_back(place: Site, visit: Callable[..., Any]) -> None:
     page = visit(place)
     page.locator("#seconds input").fill("7")
     prompt(page).fill("of before")
     page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('of before')")
-    held, typed = [], Event()
-    page.route("**/gradio_api/run/predict*", lambda route: route.continue_() if typed.is_set() else held.append(route))
-    with page.expect_request("**/gradio_api/run/predict*"):
-        page.reload()
-    prompt(page).fill("typed at once")
-    typed.set()
-    for asked in held:
-        asked.continue_()
-    page.wait_for_function("() => document.querySelector('#seconds input').value === '7'")
-    page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('typed at once')")
-    assert prompt(page).input_value() == "typed at once"
+    held: list[Any] = []
+    page.route("**/gradio_api/run/predict*", lambda route: held.append(route))
+    page.reload()
+    prompt(page).wait_for()
+    with pytest.raises(Error):
+        prompt(page).click(timeout=500)
+    page.keyboard.press("Tab")
+    page.keyboard.type("typed at once")
+    page.keyboard.press("Control+Enter")
+    assert prompt(page).input_value() == ""
+    page.unroute("**/gradio_api/run/predict*")  # which lets them go
+    page.locator("body:not([inert])").wait_for()
+    assert (prompt(page).input_value(), page.locator("#seconds input").input_value()) == ("of before", "7")
+
+
+def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Site, visit: Callable[..., Any]) -> None:
+    page = visit(place)
+    page.route("**/gradio_api/run/predict*", lambda route: route.fulfill(status=500))
+    page.clock.install()
+    page.reload()
+    prompt(page).wait_for()
+    page.clock.fast_forward(10_000)
+    prompt(page).click()
+    page.keyboard.type("a new start")
+    assert prompt(page).input_value() == "a new start"
 
 
 def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, visit: Callable[..., Any]) -> None:
