@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diffusers_helper import cli, preparation
+from diffusers_helper import cli, preparation, settings
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import probe
 
@@ -53,6 +53,16 @@ def test_a_person_sees_plain_sentences(photograph: Path, tmp_path: Path) -> None
     video = Path(done.stderr.strip().splitlines()[-1].split(": ")[-1])
     assert probe(video).frames == 73
     assert video.with_suffix(".png").is_file()
+
+
+def test_the_environment_is_prepared_and_what_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    cli.prepare(settings.resolve({}, {}, Path("none.json")))
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["THP_MEM_ALLOC_ENABLE"]) == ("PASSIVE", "0")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    cli.prepare(settings.resolve({}, {}, Path("none.json")))
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
 
 
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> str:
