@@ -345,7 +345,7 @@ case "${1:-page}" in
         shift
         make_ready test
         cd "$home"
-        exec "$python" -m pytest "$@"
+        exec "$python" -m pytest --numprocesses 2 --dist loadfile "$@"
         ;;
     page | auto | pocket | standard | 16gb | low-ram | share | -*)
         preset=auto

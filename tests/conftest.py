@@ -23,7 +23,10 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)
+# Sums depend on how they are split, so the number of threads does not depend on the machine. There is one for each
+# process, since `start.sh test` runs two beside each other; programs that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the program does; decoding is quicker
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,12 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def same_arithmetic() -> None:
-    """Sums depend on how they are split, so the number of threads does not depend on the machine."""
-    import torch
-
-    torch.set_num_threads(THREADS)
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a test, or the program within it, sets in the environment is gone for the next one."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ def command(*arguments: str) -> list[str]:
 def environment(home: Path) -> dict[str, str]:
     """This process's environment, with the program's folders under ``home``."""
     places = {"FRAMEPACK_OUTPUT_DIR": str(home / "outputs"), "HF_HOME": str(home / "models"), "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **places, "OMP_NUM_THREADS": "2"}
+    return {**os.environ, **places}
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

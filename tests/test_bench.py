@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,6 @@ CAPS = (12, 24)
 Rows = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny products by threads that wait for each other take long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def run_memory(*words: str) -> Rows:
     """The rows that a dry run prints."""
     lines: list[str] = []
@@ -46,7 +36,7 @@ def run_memory(*words: str) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def dry(one_thread: None) -> Rows:
+def dry() -> Rows:
     return run_memory("--rows", *memory.ROWS)
 
 
@@ -137,7 +127,6 @@ def of_a_group(group: ModuleGroup) -> set[torch.Tensor]:
     return {*group.parameters, *group.buffers, *(t for module in group.modules for t in tensors_of(module))}
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("way", [memory_swaps.group_blocks, memory_swaps.group_leaves])
 def test_group_offload_has_every_weight_there_when_it_is_used(monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
     """On the CPU a weight that was not brought would not be missed: so weights that are away are NaN."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper import transport
+from diffusers_helper import transport as transports
 from diffusers_helper.swap import BlockSwap
 from diffusers_helper.transport import PAGE_BYTES, CudaTransport, bytes_per_second
 
@@ -51,7 +51,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> D
 def driver(request: pytest.FixtureRequest, device: Device, monkeypatch: pytest.MonkeyPatch) -> Driver:
     made = Driver(request.param, device)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
-    monkeypatch.setattr(transport, "STAGING_BYTES", 1000)
+    monkeypatch.setattr(transports, "STAGING_BYTES", 1000)
     return made
 
 
@@ -104,10 +104,11 @@ def test_the_bus_is_measured_and_let_go(driver: Driver) -> None:
 def test_nothing_stays_locked_when_a_swap_is_dropped_unclosed(driver: Driver, device: Device) -> None:
     """Whoever gets its addresses next could not lock them, or would be read from elsewhere."""
     for _ in range(3):
-        swap = BlockSwap(numbered([100, 2000, 1500]), CudaTransport("cpu"), 0)
+        transport = CudaTransport("cpu")
+        swap = BlockSwap(numbered([100, 2000, 1500]), transport, 0)
         compute(device, swap(), lambda number, weights: None)
-        del swap
-        device.synchronize()
+        transport.synchronize()
+        del swap, transport
         gc.collect()
         assert not driver.locked
 

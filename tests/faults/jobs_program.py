@@ -10,17 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 from diffusers_helper.jobs.queue import JobQueue
 
-from ..conftest import THREADS
 from ..jobs_support import ended, make_request, pack_executor, working
 
 
 def main(output_dir: Path, picture: Path) -> None:
     """Queue one job and work until it has ended."""
-    torch.set_num_threads(THREADS)
     queue = JobQueue(output_dir)
     job = queue.add(make_request(picture))
     with working(queue, pack_executor(output_dir)):

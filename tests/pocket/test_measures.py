@@ -11,11 +11,6 @@ from tools.pocket.evaluation.measures import Row
 SIDE = 64
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def picture(height: int, width: int) -> torch.Tensor:
     """Smooth noise, [3, height, width] in -1..1."""
     noise = torch.rand((1, 3, height // 6 + 2, width // 6 + 2), generator=torch.Generator().manual_seed(1)) * 2 - 1

@@ -19,11 +19,6 @@ SIDE = 64
 TIMES = (np.arange(0, 37, 3) / camera.FPS).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def canvas(size: int = 256) -> torch.Tensor:
     """Smooth coloured noise, [1, size, size, 3] uint8."""
     noise = torch.rand((1, 3, size // 8, size // 8), generator=torch.Generator().manual_seed(3)) * 255

@@ -12,8 +12,7 @@ from tools.pocket import codec, loop, train_vae
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+def seed() -> None:
     torch.manual_seed(0)
 
 
