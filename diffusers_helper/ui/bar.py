@@ -1,4 +1,4 @@
-"""How far the whole job is. The script keeps bar, percent and time left going between two answers (page.js, tick)."""
+"""How far the whole job is. The script keeps bar, percent and time left going between two answers (bar.js, tick)."""
 
 from __future__ import annotations
 

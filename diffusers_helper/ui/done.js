@@ -1,17 +1,16 @@
 // Tells that a video is done or has failed, by a sound or a notification, as somebody has chosen in this browser.
 (() => {
-  const KEY = 'framepack.when_done';
   const NOTES = [[660, 0], [880, 0.16]]; // hertz, and when
   let last; // When the newest job that ended did so; unknown before the first news.
   let words = {};
 
   function chosen() {
-    try { return localStorage.getItem(KEY) ?? ''; } catch { return ''; }
+    return framepack.remembered('when_done') ?? '';
   }
 
   async function whenDone(wishes) {
     const before = chosen();
-    try { localStorage.setItem(KEY, wishes.join(' ')); } catch { /* private windows may refuse */ }
+    framepack.remember('when_done', wishes.join(' '));
     if (wishes.includes('sound') && !before.includes('sound')) sound();
     if (wishes.includes('notification') && await permission() !== 'granted') framepack.note(words['generate.notification_denied']);
   }

@@ -8,10 +8,6 @@
   let queued = [];
   let words = {};
 
-  function later(wait) {
-    return new Promise(done => setTimeout(done, wait));
-  }
-
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
   function keep(run, editing, values) {
     if (editing || !isOpen) return;
@@ -55,7 +51,7 @@
     const names = Object.keys(fields);
     if (insist && names.some(name => !place(name)?.offsetParent)) {
       openAdvanced();
-      await later(300);
+      await framepack.later(300);
     }
     for (const name of names) point(place(name), fields[name]);
     if (insist) show(place(names[0]));

@@ -256,6 +256,6 @@
   document.documentElement.lang = language();
   settle();
   const now = () => Date.now() / SECOND + ahead;
-  Object.assign(window.framepack ??= {}, {language, speak, soon, agreed, wish, settled, toStage, now});
+  Object.assign(window.framepack ??= {}, {remembered, remember, later, language, speak, soon, agreed, wish, settled, toStage, now});
   poll();
 })();

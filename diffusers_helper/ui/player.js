@@ -4,14 +4,6 @@
   const chosen = {};
   let drawing = false;
 
-  function remembered(key, otherwise) {
-    try { return localStorage.getItem('framepack.' + key) ?? otherwise; } catch { return otherwise; }
-  }
-
-  function remember(key, value) {
-    try { localStorage.setItem('framepack.' + key, value); } catch { /* private windows may refuse */ }
-  }
-
   const stage = () => document.querySelector('.stage');
   const film = () => stage()?.querySelector('.screen video');
 
@@ -38,7 +30,7 @@
     const video = film();
     const player = stage().querySelector('.player');
     if (!video || !player) return;
-    const loops = remembered('loop', 'on') === 'on';
+    const loops = framepack.remembered('loop') !== 'off';
     video.loop = loops;
     player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
     player.querySelector('[data-cut]').oninput = event => cut(event.target.value);
@@ -87,7 +79,7 @@
     play: () => (film().paused ? film().play() : film().pause()),
     back: () => go(now() - 1),
     forward: () => go(now() + 1),
-    loop: () => { remember('loop', film().loop ? 'off' : 'on'); wire(); },
+    loop: () => { framepack.remember('loop', film().loop ? 'off' : 'on'); wire(); },
     full: () => (document.fullscreenElement ? document.exitFullscreen() : stage().querySelector('.screen').requestFullscreen()),
   };
   const KEYS = {',': 'back', '.': 'forward', ' ': 'play'};

@@ -117,3 +117,21 @@ def test_no_click_and_no_choice_is_dropped_while_another_is_under_way(stage: Sta
             command = dependency["queue"] and (kinds.get(target), event) == ("html", "click")
             modes.get("command" if command else event, set()).add(dependency["trigger_mode"])
     assert modes == {"input": {"always_last"}, "command": {"multiple"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        pytest.param("js", r"^  (?:async )?function (\w+\(.*?\) {\n.*?)^  }", id="function"),
+        pytest.param("css", r"^([.#\w][^{}]*) {", id="rule"),
+    ],
+)
+def test_nothing_of_the_page_stands_in_two_files(kind: str, named: str) -> None:
+    """Of two scripts' functions or two sheets' rules, one would be changed and the other forgotten."""
+    found = [
+        name
+        for file in HERE.glob(f"*.{kind}")
+        for name in set(re.findall(named, file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    ]
+    assert found
+    assert {name for name in found if found.count(name) > 1} == set()
