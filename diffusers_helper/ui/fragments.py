@@ -25,7 +25,7 @@ OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps"
 TOLD_ENDS = ("done", "failed")
 """The ends that nobody has asked for."""
 OF_FORM = ("generate.drop_file", "generate.one_picture", "generate.no_image", "generate.notification_denied")
-SCRIPTS_SAY = ("page.lost", *OF_FORM, *bar.WORDS)
+SCRIPTS_SAY = ("page.lost", "page.not_sent", *OF_FORM, *bar.WORDS)
 """The texts that scripts show."""
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""

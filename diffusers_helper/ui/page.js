@@ -93,6 +93,7 @@
         document.dispatchEvent(new CustomEvent('framepack-news', {detail: news}));
       }
       lost(false);
+      document.dispatchEvent(new Event('framepack-answered'));
     } catch {
       lost(true);
     }
@@ -100,6 +101,23 @@
     show();
     soon(document.hidden && !running ? 10 * SECOND : pause);
   }
+
+  // One question of Gradio's that gets nowhere is the end to it: it heeds nothing that is typed from then on, and loads the
+  // page anew as soon as the server answers. So its questions, one at a time for each event, are asked again until this
+  // page's own are answered; 502 and above is a proxy's word for nobody there. A server that was started meanwhile knows the
+  // same events. A command is not sent again, since it may have arrived; whoever gave it is told.
+  const ask = window.fetch;
+  window.fetch = async (address, options) => {
+    const [, kind] = String(address).match(/\/gradio_api\/(run|queue\/join)\b/) ?? [];
+    if (!kind) return ask(address, options);
+    for (;;) {
+      const answer = await ask(address, options).catch(() => null);
+      if (answer && (answer.status < 502 || kind !== 'run')) return answer;
+      lost(true);
+      if (kind !== 'run') return Response.json({detail: words['page.not_sent']}, {status: 500});
+      await new Promise(again => document.addEventListener('framepack-answered', again, {once: true}));
+    }
+  };
 
   function soon(wait = 100) {
     clearTimeout(timer);
@@ -220,7 +238,7 @@
     }
   }
 
-  // Without a connection a command would be lost, and Gradio would load the page anew; the banner says why nothing happens.
+  // Without a connection a command would be lost; the banner says why nothing happens.
   function onlyConnected(event) {
     if (!isLost || !event.target.closest?.('[data-act], #start-bar button')) return;
     event.stopImmediatePropagation();

@@ -113,15 +113,27 @@ def test_a_network_that_is_gone_for_half_a_minute(
     page.evaluate("() => { window.isStillTheSame = true; }")
     for button in ("#start", "[data-act=stop]"):
         page.locator(button).first.click()
+    page.locator("#seconds input").fill("")
+    page.locator("#prompt textarea").press_sequentially(" of words", delay=100)
     hold.go.set()
     ended(place)
     page.clock.run_for(30_000)
+    page.locator("#prompt textarea").press_sequentially(" that stay")
     page.context.set_offline(False)
     page.locator("[data-live=job]", has_text="done").wait_for()
     page.wait_for_function("() => document.querySelector('[data-live-lost]').textContent.trim() === ''")
-    assert page.locator("#prompt textarea").input_value() == "through a tunnel"
+    page.locator("#seconds.refused").wait_for()
+    assert page.locator("#prompt textarea").input_value() == "through a tunnel of words that stay"
+    assert "of words that stay" in page.evaluate("() => sessionStorage.getItem('framepack.form')")
+    assert page.locator(".toast-body").count() == 0
     assert page.evaluate("() => window.isStillTheSame")
     assert len(place.queue.jobs()) == 1
+    page.route("**/gradio_api/queue/join*", lambda route: route.abort())
+    page.locator("#start").click()
+    page.locator(".toast-body", has_text="did not get through").wait_for()
+    page.unroute("**/gradio_api/queue/join*")
+    page.locator("#seconds input").fill("2")
+    page.locator("#seconds:not(.refused)").wait_for()
 
 
 @pytest.mark.parametrize(("keep", "sections", "video"), [("now", 1, True), ("section", 2, True), ("nothing", 0, False)])
