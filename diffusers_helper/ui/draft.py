@@ -3,7 +3,7 @@
 It is kept without asking the server, for each tab of the browser, and a new tab begins with the newest. While a queued
 job is edited the draft stays as it was, so that leaving brings it back. The start-up preset goes over a draft of an
 earlier run of the program, but not over one of this run, so that a reload loses nothing. The page takes no input
-before the draft is back.
+before the draft is back, and no draft once it has waited long enough to be open without.
 
 The picture is kept by the last two parts of the upload's path, and comes back only as one of the uploads that are here.
 """
@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 from ..media.pictures import media_type
 from .form import NAMES, Form, changes
@@ -33,11 +36,13 @@ def remember(page: Page, form: Form) -> gr.Textbox:
 
     A handler that takes it needs ``framepack.draft()`` in its place.
     """
-    kept = gr.Textbox(visible="hidden")
+    kept, read = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     form_now, keep = [form.editing, *form.components], _keep(page.desk.run)
     gr.on(changes(form.components), None, form_now, None, js=keep, **PRIVATE)
-    opened = page.opened(lambda draft: restored(draft, form, page), kept, form.components, js="() => framepack.draft()")
-    opened.then(None, form_now, None, js=f"(...values) => {{ framepack.open(); ({keep})(...values); }}", **PRIVATE)
+    opened = page.opened(lambda draft: _told(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
+    fill = "const values = framepack.open(read, now)"
+    fill = f"(read, editing, ...now) => {{ {fill}; ({keep})(editing, ...values); return values; }}"
+    opened.then(None, [read, *form_now], form.components, js=fill, **PRIVATE)
     return kept
 
 
@@ -73,6 +78,19 @@ def _read(draft: Any) -> dict[str, Any]:
         kept = json.loads(draft)
         return kept if isinstance(kept, dict) else {}
     return {}
+
+
+def _told(values: Sequence[Any]) -> str:
+    """``values`` for the script that fills them in, which alone knows whether they come in time; null: stays as it is.
+
+    Gradio gives a picture its address only where an answer fills the form; here the draft has to.
+    """
+    told = [None if value == gr.skip() else value for value in values]
+    place = NAMES.index("picture")
+    if path := told[place]:
+        picture = FileData(path=path, orig_name=Path(path).name, url=f"gradio_api/file={quote(path)}")
+        told[place] = picture.model_dump()
+    return json.dumps(told)
 
 
 def _keep(run: str) -> str:

@@ -4,6 +4,7 @@
   const ZONES = ['#restore-file', '#preset-import'];
   const PATIENCE = 10000;
   let isOpen = false;
+  let waiting;
   let edited = 0;
   let queued = [];
   let words = {};
@@ -19,14 +20,17 @@
   }
 
   function draft() {
+    waiting ??= setTimeout(open, PATIENCE);
     try { return sessionStorage.getItem(DRAFT) ?? localStorage.getItem(DRAFT) ?? ''; } catch { return ''; }
   }
 
-  // Until the draft is back the page takes nothing, or the draft would write over what came first. Should it never
-  // come, the page waits no longer.
-  function open() {
+  // Until the draft is back the page takes nothing, or the draft would write over what came first. The page does not wait
+  // for ever: a draft that comes later yet is not filled in. Gives the form's values.
+  function open(read, now = []) {
+    const values = !isOpen && read ? JSON.parse(read) : [];
     isOpen = true;
     document.body.inert = false;
+    return now.map((value, place) => values[place] ?? value);
   }
 
   // The page is marked while a queued job is edited, and when it is too late for that.
@@ -198,6 +202,5 @@
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
   addEventListener('resize', frame);
   document.body.inert = true;
-  setTimeout(open, PATIENCE);
   Object.assign(window.framepack ??= {}, {keep, draft, open, edits, refused, frame, note, openAdvanced});
 })();

@@ -126,14 +126,28 @@ def test_nothing_can_be_entered_before_the_draft_is_back(place: Site, visit: Cal
 
 
 def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Site, visit: Callable[..., Any]) -> None:
+    """It waits from when Gradio is there to ask for the draft; what comes later yet changes nothing."""
     page = visit(place)
-    page.route("**/gradio_api/run/predict*", lambda route: route.fulfill(status=500))
+    prompt(page).fill("too late")
+    page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('too late')")
+    held: list[Any] = []
+    page.route("**/gradio_api/run/predict*", lambda route: held.append(route))
+    parts: list[Any] = []
+    page.route("**/assets/Blocks-*.js", lambda route: parts.append(route))
     page.clock.install()
-    page.reload()
-    prompt(page).wait_for()
+    page.reload(wait_until="commit")
+    page.wait_for_function("() => window.framepack?.draft")
+    page.clock.fast_forward(10_000)
+    assert page.evaluate("() => document.body.inert")
+    with page.expect_request(lambda request: "too late" in (request.post_data or "")):
+        parts.pop().continue_()
     page.clock.fast_forward(10_000)
     prompt(page).click()
     page.keyboard.type("a new start")
+    with page.expect_response(lambda response: "too late" in (response.request.post_data or "")):
+        for route in held:
+            route.continue_()
+    page.wait_for_timeout(500)
     assert prompt(page).input_value() == "a new start"
 
 
