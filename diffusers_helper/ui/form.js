@@ -122,33 +122,47 @@
   }
 
   // A file that is dropped anywhere is taken by the place for files that is in sight; the page never leaves for it.
+  // All go the same way, those too that fall on the place itself.
   function dropped(event) {
     const files = [...event.dataTransfer?.files ?? []];
     if (!files.length) return;
     event.preventDefault();
-    if (!isOpen) return event.stopPropagation();
-    const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent) || place('picture');
-    const pictures = files.filter(file => file.type.startsWith('image/'));
-    const isFor = zone.contains(event.target);
-    if (isFor && (zone !== place('picture') || (files.length === 1 && pictures.length === 1))) return;
     event.stopPropagation();
+    if (!isOpen) return;
     event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
-    if (zone !== place('picture')) return hand(zone, files);
-    take(pictures, files);
+    const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent);
+    if (zone) hand(zone, files);
+    else take(files);
   }
 
-  function take(pictures, files) {
+  async function take(files) {
     document.querySelector('[role=tab]')?.click();
-    if (pictures.length) hand(place('picture'), pictures.slice(0, 1));
-    const left = files.filter(file => file !== pictures[0]).map(file => file.name).join(', ');
-    if (left) note((pictures.length ? words['generate.one_picture'] : words['generate.no_image']).replace('{names}', left));
+    const [picture] = files.filter(file => file.type.startsWith('image/'));
+    const left = files.filter(file => file !== picture).map(file => file.name).join(', ');
+    if (left) note((picture ? words['generate.one_picture'] : words['generate.no_image']).replace('{names}', left));
+    const refusal = picture && await refusalOf(picture);
+    if (refusal) note(refusal);
+    else if (picture) hand(place('picture'), [picture]);
+  }
+
+  // Gradio lets go of the picture that is there before the server has judged the next; so the server is asked first. The
+  // browser could not tell: it may not know a format that the server reads.
+  async function refusalOf(picture) {
+    if (!place('picture').querySelector('img')) return '';
+    const form = new FormData();
+    form.append('files', picture);
+    try {
+      const answer = await fetch('gradio_api/upload', {method: 'POST', body: form});
+      return answer.ok ? '' : await answer.text();
+    } catch {
+      return words['page.not_sent'];
+    }
   }
 
   function hand(zone, files) {
-    const data = new DataTransfer();
-    for (const file of files) data.items.add(file);
     const input = zone.querySelector('input[type=file]');
-    if (!input) return;
+    const data = new DataTransfer();
+    for (const file of input.multiple ? files : files.slice(0, 1)) data.items.add(file);
     input.files = data.files;
     input.dispatchEvent(new Event('change', {bubbles: true}));
   }
