@@ -159,12 +159,23 @@
     }
   }
 
-  function hand(zone, files) {
-    const input = zone.querySelector('input[type=file]');
+  async function hand(zone, files) {
+    const input = await inputOf(zone);
+    if (!input) return;
     const data = new DataTransfer();
     for (const file of input.multiple ? files : files.slice(0, 1)) data.items.add(file);
     input.files = data.files;
     input.dispatchEvent(new Event('change', {bubbles: true}));
+  }
+
+  // A place that is for one file and has it, or is just getting it, takes another once it has been emptied.
+  async function inputOf(zone) {
+    for (let tries = 0; tries < 100; tries++) {
+      const input = zone.querySelector('input[type=file]');
+      if (input) return input;
+      zone.querySelector('.icon-button-wrapper button')?.click();
+      await framepack.later(50);
+    }
   }
 
   // A short message of the page's own, where Gradio's stand.

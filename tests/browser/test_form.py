@@ -241,6 +241,9 @@ def test_what_is_no_picture_is_refused_at_the_zone_in_the_language_of_the_page(
     zone = page.locator("#restore-file [data-testid=upload-text]")
     zone.wait_for()
     assert "将文件拖放到此处" in zone.evaluate("it => getComputedStyle(it, '::after').content")
+    for colour in ("red", "teal"):
+        assert drop(page, "#restore-file", make_picture(tmp_path, colour))
+        page.locator("#restore-file", has_text=colour).wait_for()
 
 
 def choose_only(page: Any, file: Path) -> None:
