@@ -87,6 +87,7 @@
   }
 
   function clear(place) {
+    if (!place) return;
     place.classList.remove('refused');
     place.querySelector('.refusal')?.remove();
     for (const entry of entries(place)) {
@@ -201,6 +202,11 @@
     }
   }
 
+  // What was said of one file does not hold for the next.
+  function chosen(event) {
+    if (event.target.matches?.('input[type=file]')) clear(event.target.closest('.refused'));
+  }
+
   // Gradio names a place for files otherwise than the words in it do; the words are its name.
   function named() {
     for (const zone of document.querySelectorAll('button[aria-dropeffect]')) zone.removeAttribute('aria-label');
@@ -222,6 +228,7 @@
   document.addEventListener('framepack-shown', named);
   document.addEventListener('dragover', event => event.preventDefault());
   document.addEventListener('drop', dropped, true);
+  document.addEventListener('change', chosen, true);
   document.addEventListener('keydown', startByKey);
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});

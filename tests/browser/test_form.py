@@ -241,9 +241,12 @@ def test_what_is_no_picture_is_refused_at_the_zone_in_the_language_of_the_page(
     zone = page.locator("#restore-file [data-testid=upload-text]")
     zone.wait_for()
     assert "将文件拖放到此处" in zone.evaluate("it => getComputedStyle(it, '::after').content")
+    assert drop(page, "#restore-file", fake)
+    page.locator("#restore-file .refusal", has_text="PDF 文档").wait_for()
     for colour in ("red", "teal"):
         assert drop(page, "#restore-file", make_picture(tmp_path, colour))
         page.locator("#restore-file", has_text=colour).wait_for()
+    assert page.locator(".refused").count() == 0
 
 
 def choose_only(page: Any, file: Path) -> None:
