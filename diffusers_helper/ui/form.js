@@ -102,13 +102,19 @@
       ?.focus({preventScroll: true});
   }
 
-  // The part of the picture that the video shows, as a frame over it.
+  // The part of the picture that the video shows, as a frame over it, drawn anew whenever the place has another size: when
+  // its tab comes back, too. A picture on a hidden tab has none.
+  const sized = new ResizeObserver(() => frame());
+  let watched;
   function frame() {
+    const zone = place('picture');
+    if (zone && zone !== watched) sized.observe(watched = zone);
     const image = document.querySelector('#picture .image-frame img');
     const seen = document.querySelector('#framing [data-seen]')?.dataset.seen.split(' ').map(Number);
     document.querySelector('#picture .crop')?.remove();
     if (!image || !seen || Math.min(...seen) > 0.98) return;
     if (!image.naturalWidth) return image.addEventListener('load', frame, {once: true});
+    if (!image.clientWidth) return;
     const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
     const shown = Math.min(scale, getComputedStyle(image).objectFit === 'scale-down' ? 1 : scale);
     const [width, height] = [image.naturalWidth * shown * seen[0], image.naturalHeight * shown * seen[1]];
@@ -232,7 +238,6 @@
   document.addEventListener('keydown', startByKey);
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
-  addEventListener('resize', frame);
   document.body.inert = true;
   Object.assign(window.framepack ??= {}, {keep, draft, open, edits, refused, frame, note, openAdvanced});
 })();

@@ -213,6 +213,12 @@ def test_pictures_that_are_dropped_beside_the_zone_are_taken_and_framed(
     frame, image = (page.locator(f"#picture {what}").bounding_box() for what in (".crop", "img"))
     assert frame["width"] == pytest.approx(frame["height"], abs=2)
     assert frame["width"] == pytest.approx(image["width"] / 5, abs=6)
+    page.get_by_role("tab", name="Queue").click()
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.wait_for_timeout(300)
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#picture .crop").wait_for()
+    assert page.locator("#picture .crop").bounding_box()["width"] > 20
     prompt(page).fill("by the keys")
     page.keyboard.press("Control+Enter")
     wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "by the keys"], "the job")
