@@ -36,16 +36,20 @@
 
   function tell(text) {
     if (chosen().includes('sound')) sound();
-    if (chosen().includes('notification') && window.Notification?.permission === 'granted') {
-      new Notification('FramePack', {body: text});
-    }
+    if (chosen().includes('notification') && window.Notification?.permission === 'granted') notify(text);
+  }
+
+  // Chrome on Android allows notifications and then takes none from a page.
+  function notify(text) {
+    try { new Notification('FramePack', {body: text}); } catch { framepack.note(words['generate.notification_denied']); }
   }
 
   document.addEventListener('framepack-news', event => {
     const {ended} = event.detail;
     ({words} = event.detail);
-    if (last !== undefined && ended.at > last) tell(ended.words);
-    last = Math.max(last ?? 0, ended.at);
+    const isNew = last !== undefined && ended.at > last;
+    last = Math.max(last ?? 0, ended.at); // First of all, so that nothing is told twice, whatever fails.
+    if (isNew) tell(ended.words);
   });
   Object.assign(window.framepack ??= {}, {whenDone, whenDoneIs: chosen});
 })();

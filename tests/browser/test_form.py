@@ -289,7 +289,8 @@ window.AudioContext = class { constructor() { told.push('sound'); this.currentTi
     createOscillator() { return {frequency: {}, connect: other => other, start() {}, stop() {}}; }
     createGain() { return {gain: {setValueAtTime() {}, exponentialRampToValueAtTime() {}}, connect: other => other}; }
     close() {} };
-window.Notification = class { constructor(title, options) { told.push(options.body); }
+window.Notification = class { constructor(title, options) { told.push(options.body);
+        if (Notification.isRefused) throw new TypeError('Illegal constructor'); }
     static permission = 'default';
     static async requestPermission() { return Notification.permission = 'granted'; } };
 """
@@ -317,4 +318,10 @@ def test_a_finished_video_is_told_as_this_browser_wishes(
     job = place.queue.add(make_request(make_picture(tmp_path), prompt="to be told"))
     page.wait_for_function(f"() => told.includes('Job {job.id}: done')")
     assert "sound" in page.evaluate("() => told")
-    place.queue.pause()
+    page.evaluate("() => { Notification.isRefused = true; told.length = 0; }")
+    job = place.queue.add(make_request(make_picture(tmp_path), prompt="to be told once"))
+    page.locator(".note", has_text="notifications").wait_for()
+    with page.expect_response("**/live?*"):
+        place.queue.pause()
+    page.wait_for_timeout(100)
+    assert page.evaluate("() => told") == ["sound", f"Job {job.id}: done"]
