@@ -105,7 +105,9 @@ def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(
     wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "first tab"], "the job")
 
 
-def test_nothing_can_be_entered_before_the_draft_is_back(place: Site, visit: Callable[..., Any]) -> None:
+def test_nothing_can_be_entered_before_the_draft_is_back(
+    place: Site, visit: Callable[..., Any], tmp_path: Path
+) -> None:
     page = visit(place)
     page.locator("#seconds input").fill("7")
     prompt(page).fill("of before")
@@ -118,11 +120,16 @@ def test_nothing_can_be_entered_before_the_draft_is_back(place: Site, visit: Cal
         prompt(page).click(timeout=500)
     page.keyboard.press("Tab")
     page.keyboard.type("typed at once")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     page.keyboard.press("Control+Enter")
+    assert drop(page, "#stage", make_picture(tmp_path))
     assert prompt(page).input_value() == ""
     page.unroute("**/gradio_api/run/predict*")  # which lets them go
     page.locator("body:not([inert])").wait_for()
     assert (prompt(page).input_value(), page.locator("#seconds input").input_value()) == ("of before", "7")
+    assert not [url for url in asked if "queue/join" in url or "upload" in url], "a start, or a picture, came too early"
+    assert page.locator(".refused, #picture img").count() == 0
 
 
 def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Site, visit: Callable[..., Any]) -> None:
