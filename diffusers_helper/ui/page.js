@@ -133,8 +133,8 @@
   }
 
   // New pictures and videos are loaded before they take the place of the old ones, so that nothing flickers.
-  // A button that had the focus gets it back, or one near it, so that the keyboard does not lose its place. Where none is
-  // left, as after the last undo, the tab's first gets it.
+  // What had the focus gets it back, or something near it, so that the keyboard does not lose its place. Where nothing is
+  // left, as after the last undo, the tab's first act gets it.
   async function put(place, wanted) {
     place.shown = wanted;
     const fresh = document.createElement('template');
@@ -143,21 +143,27 @@
     const lists = content.querySelector('[data-parts]');
     if (!lists && place.querySelector('img, video')) await Promise.race([loaded(content), later(3 * SECOND)]);
     if (place.shown !== wanted) return;
-    const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
-    const at = buttons(place).indexOf(document.activeElement);
+    const at = controls(place).indexOf(document.activeElement);
+    const focused = at < 0 ? null : {...document.activeElement.dataset};
     if (lists) patch(place, content);
     else place.replaceChildren(content);
     document.dispatchEvent(new Event('framepack-shown'));
-    if (focused?.act && !(place.contains(document.activeElement) && !document.activeElement.disabled)) {
-      const here = buttons(place);
-      const there = (here.length ? here : buttons(place.closest('[role=tabpanel]') ?? document.body)).filter(one => !one.disabled);
-      const same = there.filter(one => one.dataset.job === focused.job);
-      (same.find(one => one.dataset.act === focused.act) || same[0] || there[Math.min(at, there.length - 1)])?.focus();
-    }
+    if (focused && !(place.contains(document.activeElement) && !document.activeElement.disabled)) near(place, focused, at)?.focus();
   }
 
-  function buttons(place) {
-    return [...place.querySelectorAll('[data-act]')];
+  // The control that is marked like the one that had the focus, else the first of the same job, else the one in its place.
+  function near(place, focused, at) {
+    const here = controls(place);
+    const there = (here.length ? here : controls(place.closest('[role=tabpanel]') ?? document.body, '[data-act]'))
+      .filter(one => !one.disabled);
+    const marks = Object.keys(focused).filter(mark => mark !== 'confirm');
+    const same = marks.length && there.find(one => marks.every(mark => one.dataset[mark] === focused[mark]));
+    const ofJob = focused.job && there.find(one => one.dataset.job === focused.job);
+    return same || ofJob || there[Math.min(at, there.length - 1)];
+  }
+
+  function controls(place, which = 'button, a, input, summary') {
+    return [...place.querySelectorAll(which)];
   }
 
   // Of lists, marked with data-parts, what is wanted as it was stays in the page: a video plays on, a menu stays open.

@@ -119,8 +119,14 @@ def test_before_and_after_stand_over_each_other(watched: Any) -> None:
 
 def test_an_earlier_result_comes_back_to_the_stage_by_a_click(watched: Any) -> None:
     watched.locator("[data-live=job]", has_text="a cat").wait_for()
-    watched.locator(".recent .result").last.click()
+    watched.locator(".recent .result").last.press("Enter")
     watched.locator("[data-live=job]", has_text="the sea at night").wait_for()
+    watched.wait_for_function("() => document.activeElement.dataset.wish === 'show=1'")
+    for control, job in (("[data-view=both]", 2), ("[data-player=forward]", 1), ("[data-place]", 2)):
+        watched.locator(control).focus()
+        watched.evaluate(f"() => framepack.wish({{show: '{job}'}})")
+        watched.locator(f".views[data-job='{job}']").wait_for()
+        assert watched.evaluate(f"() => document.activeElement.matches('{control}')"), control
 
 
 def test_messages_of_the_page_leave_gradio_s_own_as_they_are(
