@@ -35,7 +35,15 @@
     player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
     player.querySelector('[data-cut]').oninput = event => cut(event.target.value);
     player.querySelector('[data-place]').oninput = event => go(event.target.value - 1);
+    if (!filling()) player.querySelector('[data-player=full]')?.remove();
     if (!drawing) draw();
+  }
+
+  // How the whole display is filled: an iPhone lets a video do that and nothing else; null where nothing can.
+  function filling() {
+    const screen = stage().querySelector('.screen'), video = film();
+    if (screen.requestFullscreen) return () => screen.requestFullscreen();
+    return video.webkitEnterFullscreen ? () => video.webkitEnterFullscreen() : null;
   }
 
   function cut(percent) {
@@ -80,7 +88,7 @@
     back: () => go(now() - 1),
     forward: () => go(now() + 1),
     loop: () => { framepack.remember('loop', film().loop ? 'off' : 'on'); wire(); },
-    full: () => (document.fullscreenElement ? document.exitFullscreen() : stage().querySelector('.screen').requestFullscreen()),
+    full: () => (document.fullscreenElement ? document.exitFullscreen() : filling()?.()),
   };
   const KEYS = {',': 'back', '.': 'forward', ' ': 'play'};
 

@@ -109,12 +109,24 @@ def test_the_loop_is_a_switch_that_is_remembered(watched: Any) -> None:
     assert not watched.evaluate("() => document.querySelector('.screen video').loop")
 
 
+IPHONE = """() => {
+    delete Element.prototype.requestFullscreen;
+    HTMLVideoElement.prototype.webkitEnterFullscreen = function () { this.dataset.fills = 'the display'; };
+}"""
+
+
 def test_before_and_after_stand_over_each_other(watched: Any) -> None:
     watched.locator("[data-view=both]").click()
     before, after = boxes(watched, "[data-shot=start]", "[data-shot=video]")
     assert before == after
     watched.locator("[data-cut]").fill("20")
     assert "80%" in watched.evaluate("() => getComputedStyle(document.querySelector('[data-shot=start]')).clipPath")
+    watched.evaluate(IPHONE)
+    watched.locator("[data-player=full]").click()
+    watched.locator(".screen video[data-fills]").wait_for()
+    watched.evaluate("() => { delete HTMLVideoElement.prototype.webkitEnterFullscreen; }")
+    watched.locator("[data-player=loop]").click()
+    assert watched.locator("[data-player=full]").count() == 0
 
 
 def test_an_earlier_result_comes_back_to_the_stage_by_a_click(watched: Any) -> None:
