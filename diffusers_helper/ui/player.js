@@ -33,7 +33,9 @@
     const loops = framepack.remembered('loop') !== 'off';
     video.loop = loops;
     player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
-    player.querySelector('[data-cut]').oninput = event => cut(event.target.value);
+    const slider = player.querySelector('[data-cut]');
+    slider.oninput = () => cut(slider.value);
+    cut(slider.value); // The screen stays where the slider is rendered anew, as for another job.
     player.querySelector('[data-place]').oninput = event => go(event.target.value - 1);
     if (!filling()) player.querySelector('[data-player=full]')?.remove();
     if (!drawing) draw();

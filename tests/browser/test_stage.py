@@ -125,7 +125,10 @@ def test_before_and_after_stand_over_each_other(watched: Any) -> None:
     watched.locator("[data-player=full]").click()
     watched.locator(".screen video[data-fills]").wait_for()
     watched.evaluate("() => { delete HTMLVideoElement.prototype.webkitEnterFullscreen; }")
-    watched.locator("[data-player=loop]").click()
+    watched.evaluate("() => framepack.wish({show: '1'})")
+    watched.locator(".views[data-job='1'] [data-view=both]").click()
+    cut = watched.evaluate("() => getComputedStyle(document.querySelector('.screen')).getPropertyValue('--cut')")
+    assert (watched.locator("[data-cut]").input_value(), cut) == ("50", "50%")
     assert watched.locator("[data-player=full]").count() == 0
 
 
