@@ -108,8 +108,7 @@ class Presets:
                 refused.append(f"{Path(path).name}: {error}")
         if names:
             inform(Texts(language)("presets.imported", names=", ".join(names)))
-        for reason in refused:
-            gr.Warning(escape(reason))
+        _warn(refused)
         return self.listed(language), None
 
     def carry_out(self, language: str, event: gr.EventData) -> list[Any]:
@@ -122,10 +121,9 @@ class Presets:
     def _load(self, name: str, answer: str, texts: Texts) -> list[Any]:
         preset = self._store.load(name)
         inform(texts("presets.loaded", name=preset.name))
-        for field, offered in (("kind", self._desk.kinds), ("size", (None, *self._desk.sizes))):
-            value = preset.values.get(field)
-            if field in preset.values and value not in offered:
-                gr.Warning(escape(texts("presets.not_offered", field=texts(f"generate.{field}"), value=value)))
+        offers = {"kind": self._desk.kinds, "size": (None, *self._desk.sizes)}
+        values = {field: value for field, value in preset.values.items() if value not in offers.get(field, (value,))}
+        _warn([texts("presets.not_offered", field=texts(f"generate.{field}"), value=values[field]) for field in values])
         return [*self._form.values_of(preset.values), gr.Tabs(selected="generate")]
 
     def _rename(self, name: str, answer: str, texts: Texts) -> None:
@@ -134,6 +132,12 @@ class Presets:
     def _delete(self, name: str, answer: str, texts: Texts) -> None:
         self._store.remove(name)
         inform(texts("presets.deleted", name=name))
+
+
+def _warn(reasons: Sequence[str]) -> None:
+    """All in one message, since the page shows the newest alone."""
+    if reasons:
+        gr.Warning("<br>".join(map(escape, reasons)))
 
 
 def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Sequence[str], texts: Texts) -> str:
