@@ -2,8 +2,8 @@
 
 Events are ``PRIVATE``: outside Gradio's queue, one request each, so that no connection stays open that a lost network
 could break; page.js asks again until there is an answer, so that the page never re-mounts. Those that speak are a
-``COMMAND``: Gradio shows ``gr.Info``, ``gr.Warning`` and ``gr.Error`` only of events in its queue; such an event holds a
-connection for the moment that it takes.
+``COMMAND``: Gradio shows ``gr.Info``, ``gr.Warning`` and ``gr.Error`` only of events in its queue; such an event holds
+a connection for the moment that it takes.
 Where many buttons share one event, it is ``CLICKS``: of others, Gradio drops what comes while one is under way. Of a
 choice that is changed meanwhile, ``NEWEST`` carries out the last.
 Gradio's "private" hides an event, it does not protect it: a handler checks what it gets.
