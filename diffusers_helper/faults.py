@@ -23,7 +23,7 @@ from typing import Literal, get_args
 VARIABLE = "FRAMEPACK_FAULTS"
 HANG_SECONDS = 3600
 
-Point = Literal["upload", "worker", "encode", "step", "decode", "checkpoint", "mux"]
+Point = Literal["upload", "worker", "encode", "step", "decode", "checkpoint", "mux", "move"]
 Action = Literal["kill", "raise", "disk_full", "out_of_memory", "hang", "nan"]
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from .estimate import Experience
 from .job import Job, JobProgress, Keep, State
 from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
-from .results import delete_unfinished, result_files, to_trash, with_finished_video
+from .results import delete_unfinished, in_trash, result_files, to_trash, with_finished_video
 from .trash import Trash
 
 log = logging.getLogger(__name__)
@@ -198,9 +198,8 @@ class JobQueue:
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
         with self._changed:
             job = self._stopped(job_id)
-            self._ledger.write(replace(job, progress=JobProgress(), **self._again()))
-            if job.progress.folder:
-                to_trash(self.output_dir, [Path(job.progress.folder)])
+            with in_trash(self.output_dir, result_files(job)):
+                self._ledger.write(replace(job, progress=JobProgress(), **self._again()))
             return self.job(job_id)
 
     def go_on(self, job_id: int) -> Job:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from .. import faults
 from ..errors import OutputFailed
 from ..media.places import lies_in
 from .job import Job
@@ -17,7 +19,7 @@ log = logging.getLogger(__name__)
 
 TRASH = "trash"
 Moved: TypeAlias = tuple[tuple[Path, Path], ...]
-"""Where each file was, and where it is."""
+"""Of each file, where it was and where it is."""
 
 
 def result_files(job: Job) -> list[Path]:
@@ -41,19 +43,38 @@ def with_finished_video(job: Job) -> Job | None:
     return replace(job, progress=finished) if video.is_file() else None
 
 
+@contextmanager
+def in_trash(output_dir: Path, files: Iterable[Path]) -> Iterator[Moved]:
+    """Move what there is of ``files`` to the trash folder; back, where the block fails. Raises OutputFailed."""
+    moves = tuple((file, _free_name(output_dir / TRASH, file)) for file in _ours(output_dir, files))
+    with moved(moves):
+        yield moves
+
+
+@contextmanager
+def moved(moves: Moved) -> Iterator[None]:
+    """Move all of them, each from its first place to its second; back, where one or the block fails.
+
+    Raises OutputFailed.
+    """
+    with ExitStack() as back:
+        for file, place in moves:
+            move(file, place)
+            back.callback(move, place, file)
+        yield
+        back.pop_all()
+
+
 def to_trash(output_dir: Path, files: Iterable[Path]) -> Moved:
     """Move what there is of ``files`` to the trash folder. Raises OutputFailed."""
-    trash, moved = output_dir / TRASH, []
-    for file in _ours(output_dir, files):
-        place = _free_name(trash, file)
-        move(file, place)
-        moved.append((file, place))
-    return tuple(moved)
+    with in_trash(output_dir, files) as moves:
+        return moves
 
 
 def move(file: Path, place: Path) -> None:
     """Move a file or a folder. Raises OutputFailed."""
     try:
+        faults.passing("move")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(file, place)
     except OSError as error:
