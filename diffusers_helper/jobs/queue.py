@@ -27,7 +27,7 @@ from .estimate import Experience
 from .job import Job, JobProgress, Keep, State
 from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
-from .results import delete_unfinished, in_trash, result_files, to_trash, with_finished_video
+from .results import in_trash, result_files, with_finished_video, without_results
 from .trash import Trash
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class JobQueue:
             if job.state == "queued":
                 self._ledger.write(self._ended(job, "cancelled"))
                 if keep == "nothing":
-                    self._ledger.write(self._without_results(self.job(job_id)))
+                    self._ledger.write(without_results(self.output_dir, self.job(job_id)))
             elif job.state == "running":
                 self._ledger.write(replace(job, stop=keep))
             else:
@@ -225,14 +225,15 @@ class JobQueue:
             job = self._not_running(job_id)
             self._forget(job)
             if job.progress.folder:
-                self._without_results(job)
+                without_results(self.output_dir, job)
 
     def trash(self, job_id: int) -> None:
         """Forget a job and move its video and picture to the folder ``trash``. Raises OutputFailed."""
         with self._changed:
             job = self._not_running(job_id)
-            self._trash.take(job)
-            self._forget(job)
+            with self._trash.taking(job):
+                self._ledger.forget(job_id)
+            self._tidy()
 
     def restore(self, job_id: int) -> Job:
         """Bring back a job from the trash, with its files but without its log. Raises InvalidCommand, OutputFailed."""
@@ -362,18 +363,9 @@ class JobQueue:
     def _ended(self, job: Job, state: State) -> Job:
         return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._ledger.last_place() + 1)
 
-    def _without_results(self, job: Job) -> Job:
-        """The job after its unfinished work was deleted, or its finished video moved to the trash."""
-        if job.progress.folder:
-            delete_unfinished(self.output_dir, Path(job.progress.folder))
-        else:
-            to_trash(self.output_dir, result_files(job))
-        nothing = replace(job.progress, folder=None, video=None, preview=None, frames=0, sections_done=0)
-        return replace(job, progress=nothing)
-
     def _discarded(self, job: Job) -> Job:
         try:
-            return self._without_results(job)
+            return without_results(self.output_dir, job)
         except OutputFailed as error:
             log.warning("job %d is not discarded: %s", job.id, error)
             return job

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from .. import faults
 from ..errors import OutputFailed
+from ..media.files import require_folder
 from ..media.places import lies_in
 from .job import Job
 
@@ -65,20 +67,50 @@ def moved(moves: Moved) -> Iterator[None]:
         back.pop_all()
 
 
-def to_trash(output_dir: Path, files: Iterable[Path]) -> Moved:
-    """Move what there is of ``files`` to the trash folder. Raises OutputFailed."""
-    with in_trash(output_dir, files) as moves:
-        return moves
-
-
 def move(file: Path, place: Path) -> None:
-    """Move a file or a folder. Raises OutputFailed."""
+    """Move a file or a folder, whole or not at all. Raises OutputFailed."""
     try:
         faults.passing("move")
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(file, place)
+        _rename(file, place)
     except OSError as error:
         raise OutputFailed(f"{file} could not be moved to {place.parent}: {error.strerror or error}") from None
+
+
+def _rename(file: Path, place: Path) -> None:
+    """To another disk it is copied, and deleted where it was once the copy is whole."""
+    try:
+        file.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        require_folder(file.parent)
+        _copy_over(file, place)
+
+
+def _copy_over(file: Path, place: Path) -> None:
+    try:
+        if file.is_dir():
+            shutil.copytree(file, place, symlinks=True)
+        else:
+            shutil.copy2(file, place, follow_symlinks=False)
+            file.unlink()
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+        raise
+    shutil.rmtree(file, ignore_errors=True)
+
+
+def without_results(output_dir: Path, job: Job) -> Job:
+    """The job after its unfinished work was deleted, or its finished video moved to the trash. Raises OutputFailed."""
+    nothing = replace(job.progress, folder=None, video=None, preview=None, frames=0, sections_done=0)
+    if job.progress.folder:
+        delete_unfinished(output_dir, Path(job.progress.folder))
+        return replace(job, progress=nothing)
+    with in_trash(output_dir, result_files(job)):
+        return replace(job, progress=nothing)
 
 
 def delete_unfinished(output_dir: Path, folder: Path) -> None:

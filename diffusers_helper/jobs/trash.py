@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidCommand, OutputFailed
 from .job import Job
-from .results import TRASH, Moved, move, result_files, to_trash
+from .results import TRASH, Moved, in_trash, move, result_files
 
 UNDO_SECONDS = 600.0
 
@@ -35,9 +36,11 @@ class Trash:
         now = self._clock()
         return [deleted.job for deleted in self._deleted.values() if deleted.until > now][::-1]
 
-    def take(self, job: Job) -> None:
-        """Move a job's files here. Raises OutputFailed."""
-        moved = to_trash(self._output_dir, result_files(job))
+    @contextmanager
+    def taking(self, job: Job) -> Iterator[None]:
+        """Move a job's files here; back, where the block fails. Raises OutputFailed."""
+        with in_trash(self._output_dir, result_files(job)) as moved:
+            yield
         self._deleted = {kept.id: self._deleted[kept.id] for kept in self.jobs[::-1]}
         self._deleted[job.id] = _Deleted(job, moved, self._clock() + UNDO_SECONDS)
 
