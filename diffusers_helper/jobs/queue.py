@@ -236,9 +236,11 @@ class JobQueue:
             self._tidy()
 
     def restore(self, job_id: int) -> Job:
-        """Bring back a job from the trash, with its files but without its log. Raises InvalidCommand, OutputFailed."""
-        with self._changed:
-            job = self._trash.put_back(job_id)
+        """Bring back a job from the trash, with what there still is of its files but without its log.
+
+        Raises InvalidCommand, OutputFailed.
+        """
+        with self._changed, self._trash.giving_back(job_id) as job:
             self._ledger.write(job)
             return job
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InvalidCommand, OutputFailed
 from .job import Job
-from .results import TRASH, Moved, in_trash, move, result_files
+from .results import TRASH, Moved, in_trash, moved, result_files
 
 UNDO_SECONDS = 600.0
 
@@ -39,20 +39,24 @@ class Trash:
     @contextmanager
     def taking(self, job: Job) -> Iterator[None]:
         """Move a job's files here; back, where the block fails. Raises OutputFailed."""
-        with in_trash(self._output_dir, result_files(job)) as moved:
+        with in_trash(self._output_dir, result_files(job)) as moves:
             yield
         self._deleted = {kept.id: self._deleted[kept.id] for kept in self.jobs[::-1]}
-        self._deleted[job.id] = _Deleted(job, moved, self._clock() + UNDO_SECONDS)
+        self._deleted[job.id] = _Deleted(job, moves, self._clock() + UNDO_SECONDS)
 
-    def put_back(self, job_id: int) -> Job:
-        """Move a job's files to where they were, and return it. Raises InvalidCommand, OutputFailed."""
+    @contextmanager
+    def giving_back(self, job_id: int) -> Iterator[Job]:
+        """Move what there still is of a job's files to where they were; back, where the block fails.
+
+        Raises InvalidCommand, OutputFailed.
+        """
         if job_id not in (job.id for job in self.jobs):
             raise InvalidCommand(f"job {job_id} cannot be brought back any more; its files are in the folder {TRASH}")
         deleted = self._deleted[job_id]
-        for was, _ in deleted.moved:
+        moves = tuple((place, was) for was, place in deleted.moved if place.exists())
+        for _, was in moves:
             if was.exists():
                 raise OutputFailed(f"job {job_id} cannot be brought back: there is another {was}")
-        for was, place in deleted.moved:
-            move(place, was)
+        with moved(moves):
+            yield deleted.job
         del self._deleted[job_id]
-        return deleted.job

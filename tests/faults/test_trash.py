@@ -122,6 +122,49 @@ def test_what_cannot_go_back_either_is_named_with_its_place(
     assert queue.jobs() == [done]
 
 
+@pytest.mark.parametrize("gone", ["v.mp4", "v.png", "v.*"])
+def test_undo_brings_back_what_there_still_is(queue: JobQueue, done: Job, gone: str) -> None:
+    """Somebody has emptied the trash folder."""
+    queue.trash(done.id)
+    for file in (queue.output_dir / "trash").glob(gone):
+        file.unlink()
+    left = [name.replace("trash/", "day/") for name in files(queue)]
+    assert queue.restore(done.id) == queue.job(done.id) == done
+    assert files(queue) == left
+    assert queue.trashed == []
+
+
+def test_undo_of_what_somebody_has_moved_back_by_hand(queue: JobQueue, done: Job) -> None:
+    queue.trash(done.id)
+    for file in (queue.output_dir / "trash").iterdir():
+        file.rename(queue.output_dir / "day" / file.name)
+    assert queue.restore(done.id) == done
+    assert queue.result(done.id).read_bytes() == b"frames"
+
+
+def test_undo_that_breaks_halfway_can_be_asked_for_again(
+    queue: JobQueue, done: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.trash(done.id)
+    monkeypatch.setenv(faults.VARIABLE, "move=disk_full@2")
+    with pytest.raises(OutputFailed, match=r"v\.png could not be moved"):
+        queue.restore(done.id)
+    assert (queue.jobs(), queue.trashed) == ([], [done])
+    assert files(queue) == ["trash/v.mp4", "trash/v.png"]
+    assert queue.restore(done.id) == done
+    assert files(queue) == ["day/v.mp4", "day/v.png"]
+
+
+def test_undo_that_the_queue_file_does_not_take_can_be_asked_for_again(queue: JobQueue, done: Job) -> None:
+    queue.trash(done.id)
+    with read_only(queue), pytest.raises(QueueUnavailable):
+        queue.restore(done.id)
+    assert (queue.jobs(), queue.trashed) == ([], [done])
+    assert files(queue) == ["trash/v.mp4", "trash/v.png"]
+    assert queue.restore(done.id) == done
+    assert files(queue) == ["day/v.mp4", "day/v.png"]
+
+
 # Where a day lies on another disk, files are copied.
 
 
