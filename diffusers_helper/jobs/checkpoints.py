@@ -82,7 +82,7 @@ class Checkpoints:
         return checkpoint
 
     def _read(self) -> str:
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             kept = json.loads(self._kept.read_text(encoding="utf-8"))
             if kept["instead_of"] == self._initial and self.get(str(kept["chosen"])):
                 return str(kept["chosen"])

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidCommand, OutputFailed, UnknownJob
 from ..events import Decoding, Ended, Event, Preview, Step
-from ..forecast import Paces
+from ..forecast import UNKNOWN, Paces
 from ..media.files import remove_partials
 from ..media.places import linked_days, whole
 from ..models.table import Checkpoint
@@ -33,6 +33,7 @@ from .trash import Trash
 log = logging.getLogger(__name__)
 
 OWN_FOLDER = ".framepack"
+T = TypeVar("T")
 
 
 class JobQueue:
@@ -124,11 +125,11 @@ class JobQueue:
 
     def estimate(self, request: Request, source: str = "") -> float | None:
         """Seconds that ``request`` will take with this checkpoint, as earlier jobs did; None when that is not known."""
-        return self._experience(source).seconds(request)
+        return self._learnt(source, lambda learnt: learnt.seconds(request), None)
 
     def paces(self, request: Request, source: str = "") -> Paces:
         """What earlier jobs of this checkpoint teach of one like ``request``."""
-        return self._experience(source).paces(request)
+        return self._learnt(source, lambda learnt: learnt.paces(request), UNKNOWN)
 
     # Commands.
 
@@ -269,10 +270,10 @@ class JobQueue:
             waiting = [] if self.paused else self._waiting()
             if not waiting:
                 return None
-            now, experience = self._clock(), self._experience(waiting[0].checkpoint)
-            left = experience.seconds_of(waiting[0], self._loaded)
-            loading = replace(waiting[0].progress, started=False, told_at=now, seconds_left=left)
-            job = replace(waiting[0], state="running", progress=loading, stop=None, started_at=now)
+            job, now = waiting[0], self._clock()
+            left = self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(waiting[0], self._loaded), None)
+            loading = replace(job.progress, started=False, told_at=now, seconds_left=left)
+            job = replace(job, state="running", progress=loading, stop=None, started_at=now)
             self._ledger.keep(job)
             return job
 
@@ -334,9 +335,14 @@ class JobQueue:
         with self._shelf.taking(Path(request.picture)) as place:
             yield request.model_copy(update={"picture": str(place)}), source
 
-    def _experience(self, source: str) -> Experience:
-        checkpoint = self._checkpoint(source)
-        return Experience.of(self.jobs(), checkpoint.name if checkpoint else "")
+    def _learnt(self, source: str, asked: Callable[[Experience], T], unknown: T) -> T:
+        """What earlier jobs of a checkpoint teach. What cannot be read of it or them costs the answer, and no more."""
+        try:
+            checkpoint = self._checkpoint(source)
+            return asked(Experience.of(self.jobs(), checkpoint.name if checkpoint else ""))
+        except Exception:
+            log.exception("no estimate for the checkpoint %s", source)
+            return unknown
 
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]

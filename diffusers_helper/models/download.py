@@ -25,6 +25,7 @@ from .hub import MAIN, Hub, HubFile, Trouble, size_of
 from .table import (
     CHECKPOINTS,
     KnownCheckpoint,
+    commit_of,
     find_checkpoint,
     missing_files,
     part_folders,
@@ -137,7 +138,7 @@ class _Download:
     def _listed(self, repository: str) -> Generator[Trouble | int, None, list[HubFile]]:
         """Of the commit that this machine has begun with, so that all parts stay of one piece."""
         head = self._folder(repository) / "refs" / MAIN
-        begun = head.read_text(encoding="utf-8").strip() if head.is_file() else MAIN
+        begun = commit_of(self._folder(repository)) or MAIN
         files = yield from self.hub.files(repository, begun)
         if files and files[0].commit != begun:
             make_folder(head.parent)

@@ -177,10 +177,16 @@ def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
     found = {}
     for part, source in known.sources.items():
         repository = repository_folder(models_dir, source.repository)
-        head = repository / "refs" / "main"
-        if head.is_file():
-            found[part] = repository / "snapshots" / head.read_text().strip() / source.subfolder
+        if commit := commit_of(repository):
+            found[part] = repository / "snapshots" / commit / source.subfolder
     return found
+
+
+def commit_of(repository: Path) -> str:
+    """The commit of which a repository is downloaded; empty where there is none, or its file holds something else."""
+    head = repository / "refs" / "main"
+    text = head.read_bytes().decode("ascii", "replace").strip() if head.is_file() else ""
+    return text if text.isalnum() else ""
 
 
 def repository_folder(models_dir: Path, repository: str) -> Path:
@@ -204,8 +210,20 @@ def _missing_weights(part: str, folder: Path) -> list[str]:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return [] if (folder / f"{stem}.safetensors").is_file() else [f"{stem}.safetensors"]
-    shards = set(_read_json(index).get("weight_map", {}).values())
-    return sorted(name for name in shards if Path(name).name != name or not (folder / name).is_file())
+    here = {file.name for file in folder.iterdir() if file.is_file()}
+    return sorted(_shards_of(index) - here)
+
+
+def _shards_of(index: Path) -> set[str]:
+    """The files that an index names. Raises UnusableCheckpoint."""
+    named = _read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(_is_name(file) for file in named.values()):
+        raise UnusableCheckpoint(f"{index} is damaged: weight_map must name every weight's file. {FETCH_AGAIN}")
+    return set(named.values())
+
+
+def _is_name(given: Any) -> bool:
+    return isinstance(given, str) and given.isprintable()
 
 
 def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
@@ -253,10 +271,10 @@ def _offer(name: str) -> str:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnusableCheckpoint(f"{file} is damaged: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableCheckpoint(f"{file} is damaged: {error}. {FETCH_AGAIN}") from None
     if not isinstance(content, dict):
-        raise UnusableCheckpoint(f"{file} is damaged: it must hold a JSON object")
+        raise UnusableCheckpoint(f"{file} is damaged: it must hold a JSON object. {FETCH_AGAIN}")
     return content
 
 

@@ -76,7 +76,11 @@ def test_a_choice_outlives_a_restart_until_the_settings_name_another(other: Path
     assert checkpoints_of(tmp_path, "pocket").find().name == "pocket"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"chosen": 5, "instead_of": "pocket"}', '{"chosen": "gone"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "5", '{"chosen": 5, "instead_of": "pocket"}', '{"chosen": "gone"}', "[" * 100_000],
+    ids=lambda content: content[:30],
+)
 def test_a_kept_choice_that_makes_no_sense_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "chosen.json").write_text(content)
     assert checkpoints_of(tmp_path, "pocket").find().name == "pocket"
@@ -175,3 +179,20 @@ def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(
     assert failed.state == "failed"
     assert str(failed.progress.error).startswith("This is for the checkpoint other, which is not installed any more: ")
     assert done.state == "done"
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": null}', '{"weight_map": {"a": 5}}', "[" * 100_000], ids=len)
+def test_a_checkpoint_that_is_damaged_meanwhile_fails_its_jobs_alone(
+    queue: JobQueue, checkpoints: Checkpoints, other: Path, tmp_path: Path, content: str
+) -> None:
+    from ..parity.engine import PackEngine
+
+    engine = PackEngine("run_i2v")
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    lost, kept = queue.add(request).id, queue.add(request, "pocket").id
+    (other / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(content)
+    assert [checkpoint.name for checkpoint in checkpoints.installed()] == ["pocket"]
+    with working(queue, LocalExecutor(checkpoints.find, lambda checkpoint: engine, queue.output_dir)):
+        failed, done = ended(queue, lost), ended(queue, kept)
+    assert (failed.state, done.state) == ("failed", "done")
+    assert "index.json is damaged" in str(failed.progress.error)

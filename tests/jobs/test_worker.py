@@ -12,6 +12,7 @@ import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.events import Ended, Event, Failed, Preview, SectionDone, Started
+from diffusers_helper.forecast import UNKNOWN
 from diffusers_helper.jobs.executor import Execution, LocalExecutor
 from diffusers_helper.jobs.job import ENDED, Job, Keep
 from diffusers_helper.jobs.queue import JobQueue
@@ -133,6 +134,23 @@ def test_what_a_job_raises_fails_that_job_only(
     good = ended(queue, queue.add(request_))
     assert (bad.state, bad.progress.error) == ("failed", "RuntimeError: a bug")
     assert good.state == "done"
+
+
+def test_what_an_estimate_cannot_read_costs_the_estimate_only(tmp_path: Path, request_: Request) -> None:
+    damaged = False
+
+    def find(source: str) -> None:
+        if damaged:
+            raise RuntimeError("a bug")
+
+    queue = JobQueue(tmp_path / "outputs", find)
+    jobs = [queue.add(request_) for _ in range(2)]
+    damaged = True
+    assert (queue.estimate(request_), queue.paces(request_)) == (None, UNKNOWN)
+    with working_on(queue, ScriptedExecutor(queue.output_dir)) as worker:
+        assert [ended(queue, job).state for job in jobs] == ["done", "done"]
+        assert worker.alive
+    queue.close()
 
 
 class LostGPU(ScriptedExecutor):

@@ -308,6 +308,16 @@ def test_a_commit_that_the_hub_has_no_more_is_replaced(server: HubServer, tmp_pa
     assert {path.rpartition("/")[2] for path, _ in server.asked} >= {COMMIT, "main"}
 
 
+def test_a_download_whose_commit_cannot_be_read_is_begun_anew(server: HubServer, tmp_path: Path) -> None:
+    fetch(server, tmp_path)
+    for head in tmp_path.rglob("refs/main"):
+        head.write_bytes(b"\xff\xfe")
+    server.asked.clear()
+    fetch(server, tmp_path)
+    assert server.files_asked() == []  # they are all there
+    assert {head.read_text() for head in tmp_path.rglob("refs/main")} == {COMMIT}
+
+
 def test_a_hub_cannot_choose_where_files_go(server: HubServer, tmp_path: Path) -> None:
     server.commit = "../../../escaped"
     with pytest.raises(UnusableCheckpoint, match="does not answer like a hub"):

@@ -9,7 +9,7 @@ import pytest
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models import table
 from diffusers_helper.models.load import choose_compute, load_parts
-from diffusers_helper.models.table import CHECKPOINTS, PARTS, Checkpoint, find_checkpoint
+from diffusers_helper.models.table import CHECKPOINTS, PARTS, Checkpoint, find_checkpoint, part_folders
 
 
 @pytest.fixture
@@ -115,6 +115,41 @@ def test_a_download_without_one_shard_names_the_part(tmp_path: Path) -> None:
         find_checkpoint("framepack", tmp_path)
     rows = [line.split()[0] for line in str(refusal.value).splitlines() if " GB " in line]
     assert rows == ["text_encoder"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 5}}',
+        '{"weight_map": {"a": ["x"]}}', '{"weight_map": {"a": "\\ud800"}}', '{"weight_map": 7}',
+        "{}", "[" * 100_000, "{",
+    ],
+    ids=lambda content: content[:30],
+)  # fmt: skip
+def test_a_damaged_index_is_named(copy: Path, content: str, tmp_path: Path) -> None:
+    index = copy / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(UnusableCheckpoint, match=f"{index} is damaged: .* Fetch its files again"):
+        find_checkpoint(str(copy), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../vae/config.json", "x" * 999, "a/../config.json", "a\0b"])
+def test_an_index_names_files_of_its_folder_only(copy: Path, name: str, tmp_path: Path) -> None:
+    index = copy / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UnusableCheckpoint, match=r"files are missing|is damaged"):
+        find_checkpoint(str(copy), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\0" * 40, b"<html>", b"../../elsewhere"])
+def test_a_download_of_no_commit_is_not_there(content: bytes, tmp_path: Path) -> None:
+    """And can be begun anew, so doctor and page offer that."""
+    _download("framepack", tmp_path)
+    for head in tmp_path.rglob("refs/main"):
+        head.write_bytes(content)
+    assert part_folders(CHECKPOINTS["framepack"], tmp_path) == {}
+    with pytest.raises(UnusableCheckpoint, match="download framepack"):
+        find_checkpoint("framepack", tmp_path)
 
 
 @pytest.mark.parametrize("part", PARTS)
