@@ -35,7 +35,8 @@ class Executor(Protocol):
     def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
         """Begin ``request``, or go on with the work folder ``folder``; returns at once.
 
-        ``checkpoint``: the source of the one it is for; an empty one is the one that is chosen.
+        ``checkpoint``: the source of the one it is for; an empty one is the one that is chosen. A work folder names its
+        own.
         """
 
 
@@ -67,7 +68,7 @@ class LocalExecutor:
         from ..workfolder import WorkFolder
 
         if folder:
-            WorkFolder.reopen(folder)
+            checkpoint = WorkFolder.reopen(folder).job.checkpoint_source
         else:
             require_folder(day_folder(self._output_dir, datetime.now()))
         engine, known = self._engine_of(self._find(checkpoint)), self._known(request, checkpoint)

@@ -159,8 +159,8 @@ class Job:
     happened yet.
 
     ``checkpoint`` is the source of the one it is for; an empty one, as in jobs of earlier versions, is the one that is
-    chosen when the job begins. It stands beside the request, as in a work folder and in a video's metadata, so that a
-    request and a preset mean the same whatever is installed.
+    chosen when the job begins, and its work folder's when it goes on. It stands beside the request, as in a work folder
+    and in a video's metadata, so that a request and a preset mean the same whatever is installed.
     """
 
     id: int

@@ -8,17 +8,21 @@ import shutil
 import sqlite3
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diffusers_helper.errors import InvalidRequest, UnusableCheckpoint
+from diffusers_helper.events import Cancelled, Started
 from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 from diffusers_helper.settings import resolve
+from diffusers_helper.workfolder import WorkFolder
 
 from ..jobs_support import ended, make_picture, make_request, working
 
@@ -118,21 +122,49 @@ def test_a_request_is_held_against_the_checkpoint_it_is_for(queue: JobQueue, tmp
     assert queue.add(request, "pocket").checkpoint == "pocket"
 
 
+def opened_as_version_1(queue: JobQueue) -> JobQueue:
+    """The queue again, after its file was as the program wrote it that knew one checkpoint."""
+    queue.close()
+    for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
+        (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
+    with closing(sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3")) as file:
+        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; PRAGMA user_version = 1;")
+    return JobQueue(queue.output_dir, queue._checkpoint)
+
+
 def test_a_queue_file_of_the_version_before_is_read_and_its_jobs_run_with_the_chosen_one(
     queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     job = queue.add(make_request(make_picture(tmp_path), kind="framepack"))
-    queue.close()
-    for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
-        (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
-    with sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3") as file:
-        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; PRAGMA user_version = 1;")
-    file.close()
-    again = JobQueue(queue.output_dir, checkpoints.get)
+    again = opened_as_version_1(queue)
     assert again.notices == ()
     assert (again.job(job.id).request, again.job(job.id).checkpoint) == (job.request, "")
     assert checkpoints.find(again.job(job.id).checkpoint).name == "other"
     again.close()
+
+
+def test_a_job_of_an_earlier_version_goes_on_with_the_checkpoint_it_was_begun_with(
+    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Its queue file names none, its work folder does."""
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    job, begun_with, loaded = queue.add(request), checkpoints.find(), []
+
+    def load(checkpoint: Checkpoint) -> Any:
+        loaded.append(checkpoint.name)
+        raise UnusableCheckpoint("this was to be seen")
+
+    folder = WorkFolder.create(queue.output_dir, request, begun_with, np.zeros((64, 64, 3), np.uint8), 0)
+    queue.claim()
+    queue.told(job.id, Started(folder=str(folder.path), seed=5, sections_done=0))
+    queue.end(job.id, Cancelled(folder=str(folder.path)), "cancelled")
+    checkpoints.choose("pocket")
+    again = opened_as_version_1(queue)
+    assert again.go_on(job.id).checkpoint == ""
+    with working(again, LocalExecutor(checkpoints.find, load, queue.output_dir)):
+        assert ended(again, job.id, seconds=300).progress.error == "this was to be seen"
+    again.close()
+    assert loaded == [begun_with.name] == ["other"]
 
 
 def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
