@@ -110,7 +110,11 @@ class SectionDenoiser:
 
 
 class Engine:
-    """A checkpoint, ready to run."""
+    """A checkpoint, ready to run.
+
+    Attributes:
+        fingerprint: of the files that it was loaded from, whatever has become of them.
+    """
 
     def __init__(
         self,
@@ -124,6 +128,7 @@ class Engine:
         """``attention`` and ``notices`` are told with every video."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self._parts, self._planner = compute, parts, planner
+        self.fingerprint = planner.fingerprint
         self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
         self._cache = ContentCache()

@@ -65,6 +65,7 @@ class GenerationEngine(Protocol):
     """What the road asks of an engine; see engine.py."""
 
     checkpoint: Checkpoint
+    fingerprint: str
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
     def use_less_memory(self, stage: Stage) -> str | None: ...
@@ -101,7 +102,9 @@ def generate(
     picture = fit_picture(request, engine.checkpoint) if picture is None else picture
     plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
     needed_bytes = bytes_needed(plan, *picture.shape[:2])
-    folder = WorkFolder.create(output_dir, request, engine.checkpoint, picture, needed_bytes, result, latents_result)
+    folder = WorkFolder.create(
+        output_dir, request, engine.checkpoint, engine.fingerprint, picture, needed_bytes, result, latents_result
+    )
     return _to_the_end(Run(folder, engine, picture, saved=[], known=known))
 
 
@@ -112,7 +115,7 @@ def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Even
         UnusableResumeFolder: it is foreign, damaged, or of another checkpoint.
     """
     folder = WorkFolder.reopen(path)
-    if folder.job.fingerprint != engine.checkpoint.fingerprint():
+    if folder.job.fingerprint != engine.fingerprint:
         raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
     return _to_the_end(Run(folder, engine, folder.load_picture(), folder.load_sections(), known))
 

@@ -52,6 +52,7 @@ class Planner:
 
     Attributes:
         wishes: of the settings.
+        fingerprint: of the checkpoint's files, before the parts are loaded.
         plan: for the largest size; by it the parts are loaded.
 
     What ran out of memory is remembered as long as the program runs.
@@ -61,8 +62,9 @@ class Planner:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         self._device, self.wishes = compute.device, wishes
         self._sizes = part_sizes(checkpoint, dtype_names(compute))
+        self.fingerprint = checkpoint.fingerprint()
         machine = look(compute, models_dir)
-        kept = kept_bytes(quantised_folder(models_dir), checkpoint.fingerprint())
+        kept = kept_bytes(quantised_folder(models_dir), self.fingerprint)
         self._machine = replace(machine, disk_free=machine.disk_free + kept)
         self._workload = Workload.of(*max(checkpoint.buckets, key=math.prod))
         self.plan = self._plan_to_load()

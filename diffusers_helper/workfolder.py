@@ -119,6 +119,7 @@ class WorkFolder:
         output_dir: Path,
         request: Request,
         checkpoint: Checkpoint,
+        fingerprint: str,
         picture: np.ndarray,
         needed_bytes: int,
         result: Path | None = None,
@@ -127,8 +128,9 @@ class WorkFolder:
         """A new folder under today's, or nothing at all and OutputFailed: where ``needed_bytes`` are not free, or a
         result could not be written.
 
-        ``picture``: the fitted start picture, uint8 [height, width, 3]. ``result`` and ``latents_result``: where the
-        finished video and its latents go; by default beside the folder, and nowhere.
+        ``fingerprint``: of the files that ``checkpoint`` was loaded from. ``picture``: the fitted start picture, uint8
+        [height, width, 3]. ``result`` and ``latents_result``: where the finished video and its latents go; by default
+        beside the folder, and nowhere.
         """
         for target in filter(None, (result, latents_result)):
             require_writable(target)
@@ -141,7 +143,7 @@ class WorkFolder:
             request=request.model_dump(),
             checkpoint=checkpoint.name,
             checkpoint_source=checkpoint.source,
-            fingerprint=checkpoint.fingerprint(),
+            fingerprint=fingerprint,
             folder=str(path),
             result=str(whole(result) if result else path.with_suffix(".mp4")),
             picture_result=None if result else str(path.with_suffix(".png")),

@@ -41,8 +41,8 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path) -> Begin:
 
     def new(result: Path | None = None, latents_result: Path | None = None) -> WorkFolder:
         asked = Request.parse({"picture": "photo.png"})
-        made_by = PackEngine("run_i2v").checkpoint
-        folder = WorkFolder.create(tmp_path / "home/outputs", asked, made_by, PIXELS, 0, result, latents_result)
+        made_by = PackEngine("run_i2v").checkpoint, "parity"
+        folder = WorkFolder.create(tmp_path / "home/outputs", asked, *made_by, PIXELS, 0, result, latents_result)
         if request.param == 1:
             in_format_1(folder)
         return folder
@@ -174,7 +174,8 @@ def test_results_named_in_the_output_folder_move_with_it(tmp_path: Path) -> None
     outputs = tmp_path / "home" / "outputs"
     outputs.mkdir(parents=True)
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
-    made = WorkFolder.create(outputs, asked, checkpoint, PIXELS, 0, outputs / "cat.mp4", outputs / "cat.safetensors")
+    results = outputs / "cat.mp4", outputs / "cat.safetensors"
+    made = WorkFolder.create(outputs, asked, checkpoint, "parity", PIXELS, 0, *results)
     there = renamed(tmp_path / "home")
     folder = WorkFolder.reopen(there / made.path.parent.name / made.path.name)
     assert folder.job.result == str(there / "cat.mp4")
@@ -228,7 +229,7 @@ def test_results_are_tried_before_anything_is_written(tmp_path: Path) -> None:
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
     for places in ((tmp_path / "no" / "v.mp4", None), (None, tmp_path / "no" / "l.safetensors")):
         with pytest.raises(OutputFailed, match="its folder does not exist"):
-            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, PIXELS, 0, *places)
+            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, "parity", PIXELS, 0, *places)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -77,14 +77,20 @@ class LocalExecutor:
         return generate(request, engine, self._output_dir, known=known)
 
     def _engine_of(self, checkpoint: Checkpoint) -> GenerationEngine:
-        """The engine of ``checkpoint``. One of another goes before it is loaded: there may be room for one only."""
-        if self._engine is not None and self._engine.checkpoint != checkpoint:
+        """The engine of ``checkpoint``, of its files as they are now. Another goes before it is loaded: there may be
+        room for one only."""
+        if self._engine is not None and not _serves(self._engine, checkpoint):
             self._engine.close()
             self._engine = None
             gc.collect()
         if self._engine is None:
             self._engine = self._load(checkpoint)
         return self._engine
+
+
+def _serves(engine: GenerationEngine, checkpoint: Checkpoint) -> bool:
+    """Its own checkpoint remembers the files that it has read, so that only changed ones are read again."""
+    return engine.checkpoint == checkpoint and engine.checkpoint.fingerprint() == engine.fingerprint
 
 
 class _LocalExecution:

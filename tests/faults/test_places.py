@@ -146,7 +146,8 @@ def begun(outputs: Path, tmp_path: Path, pocket: Path) -> Path:
     """A work folder of the pocket's before its first section."""
     checkpoint = find_checkpoint("pocket", tmp_path)
     request = make_request(make_picture(tmp_path))
-    return WorkFolder.create(outputs, request, checkpoint, fit_picture(request, checkpoint), 0).path
+    picture = fit_picture(request, checkpoint)
+    return WorkFolder.create(outputs, request, checkpoint, checkpoint.fingerprint(), picture, 0).path
 
 
 def test_a_folder_to_resume_on_a_read_only_disk(

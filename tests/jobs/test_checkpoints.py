@@ -154,7 +154,8 @@ def test_a_job_of_an_earlier_version_goes_on_with_the_checkpoint_it_was_begun_wi
         loaded.append(checkpoint.name)
         raise UnusableCheckpoint("this was to be seen")
 
-    folder = WorkFolder.create(queue.output_dir, request, begun_with, np.zeros((64, 64, 3), np.uint8), 0)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    folder = WorkFolder.create(queue.output_dir, request, begun_with, begun_with.fingerprint(), picture, 0)
     queue.claim()
     queue.told(job.id, Started(folder=str(folder.path), seed=5, sections_done=0))
     queue.end(job.id, Cancelled(folder=str(folder.path)), "cancelled")
@@ -195,6 +196,46 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
         ("done", "other", 64), ("done", "pocket", 128),
     ]  # fmt: skip
     assert (alive_before, closed) == ([0, 0], ["other"])
+
+
+def with_other_weights(checkpoint: Path) -> None:
+    """Put a file in the place of the transformer's, as a download does: of the same size, and one bit is another."""
+    weights = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = bytearray(weights.read_bytes())
+    whole[-50] ^= 1
+    (checkpoint / "new").write_bytes(whole)
+    (checkpoint / "new").replace(weights)
+
+
+def test_a_checkpoint_whose_files_change_is_loaded_anew_and_a_video_is_of_the_files_that_were_loaded(
+    checkpoints: Checkpoints, other: Path, tmp_path: Path
+) -> None:
+    from diffusers_helper.engine import Engine
+
+    settings = resolve({"models_dir": str(tmp_path)}, {}, tmp_path / "none.json")
+    loaded: list[str] = []
+
+    def load(checkpoint: Checkpoint) -> Engine:
+        loaded.append(checkpoint.fingerprint())
+        engine = Engine.load(checkpoint, settings)
+        if len(loaded) == 2:
+            with_other_weights(other)
+        return engine
+
+    def begun() -> str:
+        """The weights that the next video says it is of."""
+        with closing(executor.submit(request, None, "").events()) as events:
+            started = next(events)
+            assert isinstance(started, Started)
+            return WorkFolder.reopen(Path(started.folder)).job.fingerprint
+
+    executor = LocalExecutor(checkpoints.find, load, tmp_path / "outputs")
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    assert [begun(), begun()] == loaded * 2
+    with_other_weights(other)
+    assert begun() == loaded[1] != loaded[0], "changed between two jobs"
+    assert begun() == loaded[2] == loaded[0], "changed while they were loaded"
+    assert len(loaded) == 3
 
 
 def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(

@@ -35,6 +35,7 @@ class PackEngine:
     def __init__(self, name: str) -> None:
         height, width = (8 * cells for cells in pack.record(name)["latent_hw"])
         self.checkpoint = PackCheckpoint("parity", "parity", ("framepack", "f1"), {}, ((height, width),))
+        self.fingerprint = self.checkpoint.fingerprint()
         self.decoded: list[Tensor] = []
         self.contexts: list[Context] = []
         self._values = pack.tensors(name)
