@@ -18,6 +18,7 @@ from diffusers_helper import __version__
 from diffusers_helper.cli import INTERRUPTED, prepare
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.interrupt import StopSignal
+from diffusers_helper.lessons import Lessons
 from diffusers_helper.names import take_names_as_utf8
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
 from diffusers_helper.streams import flush_streams, prepare_streams
@@ -77,9 +78,9 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         chosen.checkpoint,
         chosen.output_dir / ".framepack" / "checkpoint.json",
     )
-    queue = JobQueue(chosen.output_dir, checkpoints.get)
+    queue, lessons = JobQueue(chosen.output_dir, checkpoints.get), Lessons()
     server.empty_uploads(chosen.output_dir)
-    executor = LocalExecutor(checkpoints.find, lambda found: _load(found, chosen), chosen.output_dir, queue.paces)
+    executor = LocalExecutor(checkpoints.find, lambda one: _load(one, chosen, lessons), chosen.output_dir, queue.paces)
     worker = Worker(queue, executor)
     desk = Desk(
         queue=queue,
@@ -104,11 +105,11 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     return 0 if wished else 1
 
 
-def _load(checkpoint: Checkpoint, chosen: PageSettings) -> Engine:
-    """The engine for the jobs."""
+def _load(checkpoint: Checkpoint, chosen: PageSettings, lessons: Lessons) -> Engine:
+    """An engine for the jobs; ``lessons`` are those of the engines before."""
     from diffusers_helper.engine import Engine
 
-    return Engine.load(checkpoint, chosen)
+    return Engine.load(checkpoint, chosen, lessons)
 
 
 def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:

@@ -24,6 +24,7 @@ from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
 from .denoise.denoiser import Denoiser, Guidance, TextInput
+from .lessons import Lessons
 from .memory import load_model_chunked
 from .memory_plan import MemoryPlan
 from .memory_ways import TILES, Decode
@@ -135,8 +136,10 @@ class Engine:
         self._begin_ladder(planner.plan.decode)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, chosen: Settings | None = None) -> Engine:
+    def load(cls, checkpoint: Checkpoint, chosen: Settings | None = None, lessons: Lessons | None = None) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
+
+        ``lessons``: of the engines of this process before it; it adds its own.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
@@ -147,7 +150,7 @@ class Engine:
         compute = choose_compute()
         wishes, notices = wishes_of(settings)
         allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
-        planner = Planner(checkpoint, compute, wishes, settings.models_dir)
+        planner = Planner(checkpoint, compute, wishes, settings.models_dir, lessons)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
@@ -225,7 +228,7 @@ class Engine:
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
         """Encode the texts and the fitted picture, uint8 [height, width, 3], of a request."""
         parts, key = self._parts, content_key(picture)
-        return Conditioning(
+        conditioning = Conditioning(
             prompt=self._prompt(request.prompt),
             negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
             picture_tokens=self._cached(
@@ -235,6 +238,8 @@ class Engine:
             ),
             start=self._cached(f"latent:{key}", "vae", lambda: encode_picture(parts.vae, picture)),
         )
+        self._planner.libraries_are_loaded()
+        return conditioning
 
     def _prompt(self, text: str) -> PromptEmbedding:
         parts, key = self._parts, content_key(text)

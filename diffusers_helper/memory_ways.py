@@ -12,11 +12,12 @@ The factors are estimates for the 13B checkpoint, from counting its operations; 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
+
+from .lessons import Lesson
 
 Precision = Literal["as_is", "int8", "fp8", "bnb8", "bnb4"]
 Residency = Literal["gpu", "cpu", "swapped"]
@@ -56,7 +57,6 @@ FRAGMENTED_STEP, FRAGMENTED_CLIP = 1.3, 1.5
 """Where the GPU's segments cannot grow, what working memory takes of it: holes between tensors are lost."""
 LIBRARIES_BYTES = 4 * 10**8
 """Code and handles that CUDA's libraries bring to the GPU with their first use, beside PyTorch's allocator."""
-CLEARLY_MORE_BYTES = 5 * 10**8
 SPARE_RAM = 5 * 10**8
 DECODED_STEPS: Mapping[Decode, float] = {"gpu": 1.3, "tiled": 2.1, "small_tiles": 2.4, "cpu": 60.0}
 """What decoding a section costs, in sampling steps on the GPU."""
@@ -69,38 +69,13 @@ OPERATIONS_PER_BYTE = 10_000
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """That memory ran out in spite of a plan: as long as no more of the GPU is free than was then, ``vram_free``, no
-    video of this process tries again what takes more than this.
-
-    Attributes:
-        decode_bytes: the most working memory that decoding gets on the GPU.
-        resident_bytes: the most that blocks get which stay there.
-        take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
-        encode_on_call: the encoders' weights come to the GPU as they are used.
-    """
-
-    vram_free: int
-    decode_bytes: float = math.inf
-    resident_bytes: float = math.inf
-    take_turns: bool = False
-    encode_on_call: bool = False
-
-    def holds(self, vram_free: int) -> bool:
-        return vram_free <= self.vram_free + CLEARLY_MORE_BYTES
-
-    def forbids(self, way: Way, vram_free: int) -> bool:
-        too_much = way.decode_bytes() > self.decode_bytes or way.resident_bytes() > self.resident_bytes
-        return too_much and self.holds(vram_free)
-
-
-@dataclass(frozen=True)
 class Machine:
     """What is there, in bytes. ``vram_*`` are 0 without a GPU; free is what this program may use.
 
     ``disk_free`` is for quantised weights; those that an earlier start has kept count as free. Where attention is not
     fused, its scores are held, which takes memory by the square of the tokens. ``segments_grow``: PyTorch can put
-    memory that is free here and there together. ``lessons``: of earlier videos.
+    memory that is free here and there together. ``lessons``: of earlier videos. ``libraries_loaded``: CUDA's libraries
+    are on the GPU and have taken their part of what was free.
     """
 
     vram_total: int
@@ -112,6 +87,7 @@ class Machine:
     segments_grow: bool = True
     fused_vae_attention: bool = True
     lessons: tuple[Lesson, ...] = ()
+    libraries_loaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,6 +203,7 @@ class Way:
     fused_attention: bool = True
     segments_grow: bool = True
     fused_vae_attention: bool = True
+    libraries_loaded: bool = False
 
     @property
     def all_resident(self) -> bool:
@@ -272,7 +249,8 @@ class Way:
 
     def vram(self) -> int:
         """The most that is needed at once on the GPU."""
-        return LIBRARIES_BYTES + max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
+        libraries = 0 if self.libraries_loaded else LIBRARIES_BYTES
+        return libraries + max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
 
     def _sampling_vram(self) -> int:
         activations = self.step_bytes()
@@ -373,14 +351,15 @@ def ways(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes)
         return
     counts = range(parts.blocks + 1) if wishes.swap else (parts.blocks,)
     for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
-        kernels = (machine.fused_attention, machine.segments_grow, machine.fused_vae_attention)
-        way = Way(parts, workload, wishes, True, precision, decode, turns, count, *kernels)
+        there = (machine.fused_attention, machine.segments_grow, machine.fused_vae_attention, machine.libraries_loaded)
+        way = Way(parts, workload, wishes, True, precision, decode, turns, count, *there)
         if _allowed(way, machine):
             yield way
 
 
 def _allowed(way: Way, machine: Machine) -> bool:
-    if any(lesson.forbids(way, machine.vram_free) for lesson in machine.lessons):
+    wanted = (way.decode_bytes(), way.resident_bytes())
+    if any(lesson.forbids(*wanted, machine.vram_free) for lesson in machine.lessons):
         return False
     if way.wishes.small_host_copy and way.take_turns and way.resident_blocks:
         return False

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .errors import OutOfMemory
+from .lessons import Lesson, Lessons
 from .machine import read_ram
 from .media.files import free_bytes
 from .memory import (
@@ -31,7 +32,7 @@ from .memory import (
     segments_grow,
 )
 from .memory_plan import SMALL_WINDOW, MemoryPlan, plan_memory
-from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Decode, Lesson, Machine, Wishes, Workload
+from .memory_ways import GB, SPARE_RAM, STAY_ON_GPU, WORDS, Decode, Machine, Wishes, Workload
 from .models.attention import VAE_HEAD_WIDTH, attention_is_fused
 from .models.load import Compute, Parts
 from .models.quantised_file import kept_bytes, quantised_folder
@@ -55,17 +56,26 @@ class Planner:
         fingerprint: of the checkpoint's files, before the parts are loaded.
         plan: for the largest size; by it the parts are loaded.
 
-    What ran out of memory is remembered as long as the program runs.
+    What ran out of memory is remembered in ``lessons``, as long as those are handed on.
     """
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute, wishes: Wishes, models_dir: Path) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        compute: Compute,
+        wishes: Wishes,
+        models_dir: Path,
+        lessons: Lessons | None = None,
+    ) -> None:
         """Raises OutOfMemory when the checkpoint cannot run here, UnusableCheckpoint when its files are damaged."""
         self._device, self.wishes = compute.device, wishes
+        self._learnt = Lessons() if lessons is None else lessons
         self._sizes = part_sizes(checkpoint, dtype_names(compute))
         self.fingerprint = checkpoint.fingerprint()
         machine = look(compute, models_dir)
         kept = kept_bytes(quantised_folder(models_dir), self.fingerprint)
-        self._machine = replace(machine, disk_free=machine.disk_free + kept)
+        loaded = self._learnt.libraries_loaded
+        self._machine = replace(machine, disk_free=machine.disk_free + kept, libraries_loaded=loaded)
         self._workload = Workload.of(*max(checkpoint.buckets, key=math.prod))
         self.plan = self._plan_to_load()
 
@@ -85,7 +95,7 @@ class Planner:
 
         Raises OutOfMemory when it cannot be made.
         """
-        self._machine = replace(self._machine, vram_free=_vram_free(self._device))
+        self._machine = self._now()
         preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
         wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
         self._workload = Workload.of(height, width, request.latent_window, request.steps)
@@ -96,6 +106,12 @@ class Planner:
                 f"use it; or start this one again, and it takes {WORDS[made.precision]}."
             )
         return made
+
+    def _now(self) -> Machine:
+        """The machine, with what is free and has been learnt until now."""
+        learnt = self._learnt
+        free, lessons = _vram_free(self._device), tuple(learnt.learnt)
+        return replace(self._machine, vram_free=free, lessons=lessons, libraries_loaded=learnt.libraries_loaded)
 
     def _plan_with_lessons(self, wishes: Wishes) -> MemoryPlan:
         """Where they leave no way at all, one of those is tried again."""
@@ -108,7 +124,7 @@ class Planner:
 
     def _lessons(self) -> Iterator[Lesson]:
         """Those that hold for what is free now."""
-        return (lesson for lesson in self._machine.lessons if lesson.holds(self._machine.vram_free))
+        return (lesson for lesson in self._learnt.learnt if lesson.holds(self._machine.vram_free))
 
     @property
     def encode_on_call(self) -> bool:
@@ -121,8 +137,11 @@ class Planner:
         if decode is not None:
             fused = self._machine.fused_vae_attention
             lesson["decode_bytes"] = self._workload.gpu_decode_bytes(self._sizes, decode, fused)
-        learnt = Lesson(self._machine.vram_free, **lesson)
-        self._machine = replace(self._machine, lessons=(*self._machine.lessons, learnt))
+        self._learnt.learnt.append(Lesson(self._machine.vram_free, **lesson))
+
+    def libraries_are_loaded(self) -> None:
+        """CUDA's libraries have computed: no later plan counts again what they have taken."""
+        self._learnt.libraries_loaded = True
 
     def can_decode_on_cpu(self) -> bool:
         """Whether RAM has room to decode a clip of the last plan's size there."""

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
+from diffusers_helper.lessons import Lesson
 from diffusers_helper.memory_plan import MemoryPlan, plan_memory
-from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Lesson, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Machine, PartSizes, Way, Wishes, Workload
 from diffusers_helper.models.sizes import FULL_SIZE
 
 GIB = 2**30

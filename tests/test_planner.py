@@ -10,10 +10,11 @@ import pytest
 
 from diffusers_helper import residency
 from diffusers_helper.errors import OutOfMemory
+from diffusers_helper.lessons import Lessons
 from diffusers_helper.machine import Ram
 from diffusers_helper.memory import GB
 from diffusers_helper.memory_plan import MemoryPlan
-from diffusers_helper.memory_ways import Machine, Wishes
+from diffusers_helper.memory_ways import LIBRARIES_BYTES, Machine, Wishes
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.residency import Planner
@@ -29,14 +30,14 @@ def planner(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable
     """For the 13B checkpoint on a card of 24 GB."""
     monkeypatch.setattr(residency, "part_sizes", lambda checkpoint, names: FULL_SIZE)
 
-    def make(**wishes: Any) -> Planner:
-        free(24)
-        return Planner(checkpoint, FLOAT32, Wishes(**wishes), Path("hf_download"))
+    def make(lessons: Lessons | None = None, vram_gb: float = 24, **wishes: Any) -> Planner:
+        free(vram_gb)
+        return Planner(checkpoint, FLOAT32, Wishes(**wishes), Path("hf_download"), lessons)
 
-    def free(vram_gb: int) -> None:
-        here = Machine(24 * GB, vram_gb * GB, 64 * GB, 60 * GB, 99 * GB)
+    def free(vram_gb: float) -> None:
+        here = Machine(24 * GB, int(vram_gb * GB), 64 * GB, 60 * GB, 99 * GB)
         monkeypatch.setattr(residency, "look", lambda compute, folder: here)
-        monkeypatch.setattr(residency, "_vram_free", lambda device: vram_gb * GB)
+        monkeypatch.setattr(residency, "_vram_free", lambda device: here.vram_free)
 
     make.free = free  # type: ignore[attr-defined]
     return make
@@ -95,3 +96,23 @@ def test_packed_weights_for_which_the_room_is_gone_are_not_taken_for_others(plan
     planner.free(8)
     with pytest.raises(OutOfMemory, match=r"Close other programs .* start this one again, and it takes weights as"):
         made.for_job(made_request(photograph), 640, 640)
+
+
+def test_what_cudas_libraries_have_taken_is_counted_once(planner: Any, photograph: Path) -> None:
+    """Also by the next engine of the process, from its loading on."""
+    lessons, after = Lessons(), 12 - LIBRARIES_BYTES / GB
+    made, request = planner(lessons, 12, precision="int8"), made_request(photograph)
+    first = made.for_job(request, 640, 640)
+    planner.free(after)
+    assert made.for_job(request, 640, 640).resident_blocks < first.resident_blocks, "nothing has computed yet"
+    made.libraries_are_loaded()
+    assert made.for_job(request, 640, 640).resident_blocks == first.resident_blocks
+    assert planner(lessons, after, precision="int8").plan.resident_blocks == made.plan.resident_blocks
+
+
+def test_the_next_engine_of_the_process_knows_what_ran_out(planner: Any, photograph: Path) -> None:
+    lessons, request = Lessons(), made_request(photograph)
+    made = planner(lessons, 36, precision="int8")
+    assert made.for_job(request, 640, 640).decode == "gpu"
+    made.learn(decode="tiled")
+    assert planner(lessons, 36, precision="int8").for_job(request, 640, 640).decode == "tiled"

@@ -261,6 +261,13 @@ def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> N
         assert made.use_less_memory(stage) is None  # type: ignore[arg-type]
 
 
+def test_what_has_encoded_has_loaded_cudas_libraries(checkpoint: Checkpoint, photograph: Path) -> None:
+    made = engine(checkpoint, lambda plan: plan)
+    assert not made._planner._learnt.libraries_loaded
+    made.encode(pack_request(photograph), np.zeros((64, 64, 3), np.uint8))
+    assert made._planner._learnt.libraries_loaded
+
+
 def test_a_closed_engine_holds_nothing(checkpoint: Checkpoint, photograph: Path, tmp_path: Path) -> None:
     """Its transport has ended, and its blocks are ordinary modules."""
     made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=3, resident_bytes=2**22))
