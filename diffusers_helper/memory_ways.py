@@ -39,8 +39,12 @@ STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
 ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
 """Below either, a transformer that must be swapped is swapped in int8."""
 SWAP_BUFFERS = 3
-ACTIVATIONS_PER_TOKEN = 24
+TEXT_TOKENS = 900
+ACTIVATIONS_PER_TOKEN = 23
 """Values of the transformer's width that a block holds at once for each token."""
+CACHED_PER_TOKEN = 4
+"""The same, of a step cache for one CFG branch: its last input and residual, and those of the step before, to which a
+step returns that is tried again."""
 BYTES_PER_SCORE, BYTES_PER_MASKED_SCORE = 8, 12
 """Of attention that is not fused: a score and its softmax, in float32; the VAE's has a mask besides."""
 LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
@@ -53,7 +57,7 @@ CLIP_COPIES = 1.5
 """Of the clip, while its parts are put together."""
 TILES: Mapping[Decode, int] = {"tiled": 256, "small_tiles": 128, "cpu": 256}
 """Side in pixels, where a clip is not decoded in whole frames."""
-FRAGMENTED_STEP, FRAGMENTED_CLIP = 1.3, 1.5
+FRAGMENTED_STEP, FRAGMENTED_CLIP = 1.15, 1.5
 """Where the GPU's segments cannot grow, what working memory takes of it: holes between tensors are lost."""
 LIBRARIES_BYTES = 4 * 10**8
 """Code and handles that CUDA's libraries bring to the GPU with their first use, beside PyTorch's allocator."""
@@ -125,21 +129,25 @@ class PartSizes:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels and frames."""
+    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels and frames.
+
+    ``cached_branches``: of the CFG branches, which run one after the other, those that have a step cache.
+    """
 
     height: int
     width: int
     tokens: int
     steps: int = 25
     frames: int = 73
+    cached_branches: int = 1
 
     @classmethod
-    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, text_tokens: int = 900) -> Workload:
+    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, cached_branches: int = 1) -> Workload:
         """The largest section of a video: 1 clean start frame and 1 clean, 2 2x and 16 4x context frames."""
         rows, columns = height // 16, width // 16
         coarse = -(-rows // 2) * -(-columns // 2) + 4 * -(-rows // 4) * -(-columns // 4)
-        tokens = (latent_window + 2) * rows * columns + coarse + text_tokens
-        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3)
+        tokens = (latent_window + 2) * rows * columns + coarse + TEXT_TOKENS
+        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3, cached_branches)
 
     def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
         """Working memory of the VAE. ``cpu`` is where it goes when the GPU is too small: in tiles, in float32."""
@@ -235,7 +243,8 @@ class Way:
         return (self.sizes.other_weights + table) * self.sizes.bytes_per_weight["transformer"]
 
     def activation_bytes(self) -> int:
-        values = self.workload.tokens * self.sizes.width * ACTIVATIONS_PER_TOKEN
+        per_token = ACTIVATIONS_PER_TOKEN + CACHED_PER_TOKEN * self.workload.cached_branches
+        values = self.workload.tokens * self.sizes.width * per_token
         scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
         return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE
 

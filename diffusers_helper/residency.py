@@ -98,7 +98,8 @@ class Planner:
         self._machine = self._now()
         preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
         wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
-        self._workload = Workload.of(height, width, request.latent_window, request.steps)
+        asked = (request.latent_window, request.steps, _cached_branches(request))
+        self._workload = Workload.of(height, width, *asked)
         made = self._plan_with_lessons(wishes)
         if made.precision != self.plan.precision:
             raise OutOfMemory(
@@ -146,6 +147,11 @@ class Planner:
     def can_decode_on_cpu(self) -> bool:
         """Whether RAM has room to decode a clip of the last plan's size there."""
         return self._workload.cpu_decode_bytes(self._sizes) + SPARE_RAM <= read_ram().free
+
+
+def _cached_branches(request: Request) -> int:
+    """CFG branches that have a step cache."""
+    return int(request.teacache) * (2 if request.real_cfg > 1 else 1)
 
 
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:

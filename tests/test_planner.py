@@ -116,3 +116,14 @@ def test_the_next_engine_of_the_process_knows_what_ran_out(planner: Any, photogr
     assert made.for_job(request, 640, 640).decode == "gpu"
     made.learn(decode="tiled")
     assert planner(lessons, 36, precision="int8").for_job(request, 640, 640).decode == "tiled"
+
+
+@pytest.mark.parametrize(
+    ("fields", "branches"), [({"teacache": False, "real_cfg": 2.0}, 0), ({}, 1), ({"real_cfg": 2.0}, 2)]
+)
+def test_a_video_is_planned_with_a_step_cache_for_each_branch(
+    fields: dict[str, Any], branches: int, planner: Any, photograph: Path
+) -> None:
+    made = planner()
+    made.for_job(made_request(photograph).model_copy(update=fields), 640, 640)
+    assert made._workload.cached_branches == branches
