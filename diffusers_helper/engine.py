@@ -205,6 +205,8 @@ class Engine:
             yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
 
     def _sample_rungs(self) -> Iterator[str]:
+        self._residency.vae_leaves()
+        self._planner.learn(vae_leaves=True)
         yield from self._free_rung()
         while self._residency.fewer_resident_blocks():
             blocks = self._residency.plan.resident_blocks

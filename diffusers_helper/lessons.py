@@ -16,6 +16,7 @@ class Lesson:
     Attributes:
         decode_bytes: the most working memory that decoding gets on the GPU.
         resident_bytes: the most that blocks get which stay there.
+        vae_leaves: the VAE is on the GPU only while it works, whatever the plan says.
         take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
         encode_on_call: the encoders' weights come to the GPU as they are used.
     """
@@ -23,6 +24,7 @@ class Lesson:
     vram_free: int
     decode_bytes: float = math.inf
     resident_bytes: float = math.inf
+    vae_leaves: bool = False
     take_turns: bool = False
     encode_on_call: bool = False
 

@@ -66,6 +66,11 @@ class MemoryPlan:
         """The plan in words."""
         return self.words.format(resident_blocks=self.resident_blocks)
 
+    def with_vae_lent(self) -> MemoryPlan:
+        """The same, but a VAE that would stay on the GPU is there only while it works."""
+        stays = self.residency["vae"] == "gpu"
+        return replace(self, residency={**self.residency, "vae": "swapped"}) if stays else self
+
 
 def plan_memory(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> MemoryPlan:
     """The cheapest way to run that fits.

@@ -116,12 +116,13 @@ class Planner:
 
     def _plan_with_lessons(self, wishes: Wishes) -> MemoryPlan:
         """Where they leave no way at all, one of those is tried again."""
-        machine, turns = self._machine, any(lesson.take_turns for lesson in self._lessons())
+        machine, lessons = self._machine, list(self._lessons())
         try:
             made = plan_memory(machine, self._sizes, self._workload, wishes)
         except OutOfMemory:
             made = plan_memory(replace(machine, lessons=()), self._sizes, self._workload, wishes)
-        return replace(made, take_turns=made.take_turns or turns)
+        made = made.with_vae_lent() if any(lesson.vae_leaves for lesson in lessons) else made
+        return replace(made, take_turns=made.take_turns or any(lesson.take_turns for lesson in lessons))
 
     def _lessons(self) -> Iterator[Lesson]:
         """Those that hold for what is free now."""
@@ -348,6 +349,10 @@ class Residency:
         """Where parts take turns, it is not the transformer's."""
         if self.plan.take_turns:
             self._transformer_leaves()
+
+    def vae_leaves(self) -> None:
+        """Whatever the plan says, the VAE is on the device only while it works."""
+        self.plan = self.plan.with_vae_lent()
 
     def take_turns(self) -> None:
         """Whatever the plan says, the transformer leaves as far as it can while a clip is decoded."""

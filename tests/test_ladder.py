@@ -22,13 +22,15 @@ from diffusers_helper.generate import generate
 from diffusers_helper.machine import Ram
 from diffusers_helper.memory import GB
 from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory_ways import Machine, Wishes
+from diffusers_helper.models.load import load_parts
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Residency
+from diffusers_helper.residency import Planner, Residency
 from diffusers_helper.transport import ThreadTransport
 
 from .parity.engine import PackEngine
-from .test_residency import checkpoint, engine, moving, pack_request, plain, video
+from .test_residency import FLOAT32, checkpoint, engine, moving, pack_request, plain, video
 
 __all__ = ["checkpoint", "plain"]
 
@@ -174,6 +176,29 @@ def test_where_parts_take_turns_the_transformer_is_there_for_its_own_only(
     monkeypatch.setattr(engines, "decode_clip", watched("decoding", engines.decode_clip))
     video(made, photograph, tmp_path)
     assert there == {"sampling": {True}, "decoding": {False}}
+
+
+@pytest.fixture
+def planned(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The pocket with plans as they are made for a card of 24 GB."""
+    here = Machine(24 * GB, 23 * GB, 64 * GB, 60 * GB, 99 * GB)
+    monkeypatch.setattr(residency, "look", lambda compute, folder: here)
+    monkeypatch.setattr(residency, "_vram_free", lambda device: here.vram_free)
+    planner = Planner(checkpoint, FLOAT32, Wishes(precision="as_is"), Path("hf_download"))
+    return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
+
+
+def test_a_vae_that_stayed_does_not_come_back_where_sampling_ran_out(planned: Engine, photograph: Path) -> None:
+    """Neither in this video nor in the next: there might be no other rung."""
+    vae, latents = planned._residency._loans["vae"], torch.zeros(1, 16, 1, 4, 4)
+    planned.decode(latents)
+    assert vae.away
+    planned.use_less_memory("sample")
+    for _ in range(2):
+        assert not vae.away
+        planned.decode(latents)
+        assert not vae.away
+        assert planned.prepare(made_request(photograph), 64, 64).residency["vae"] == "swapped"
 
 
 class Hesitant(PackEngine):
