@@ -134,12 +134,13 @@ class Planner:
         return any(lesson.encode_on_call for lesson in self._lessons())
 
     def learn(self, *, decode: Decode | None = None, **lesson: Any) -> None:
-        """The last plan ran out of memory. Until clearly more is free, no video decodes in a larger way than
-        ``decode``, and what else a ``Lesson`` says."""
+        """The last plan ran out of memory. Until clearly more is free than now, where another program may have taken
+        some meanwhile, no video decodes in a larger way than ``decode``, and what else a ``Lesson`` says."""
         if decode is not None:
             fused = self._machine.fused_vae_attention
             lesson["decode_bytes"] = self._workload.gpu_decode_bytes(self._sizes, decode, fused)
-        self._learnt.learnt.append(Lesson(self._machine.vram_free, **lesson))
+        free = min(self._machine.vram_free, _vram_free(self._device))
+        self._learnt.learnt.append(Lesson(free, **lesson))
 
     def libraries_are_loaded(self) -> None:
         """CUDA's libraries have computed: no later plan counts again what they have taken."""

@@ -73,6 +73,17 @@ def test_what_ran_out_is_not_tried_again_before_clearly_more_is_free(planner: An
     assert of(36).decode == "cpu"
 
 
+def test_a_shortage_that_passes_teaches_nothing_for_later(planner: Any, photograph: Path) -> None:
+    """Another program took most of the GPU while the video was made, and has ended."""
+    made, request = planner(precision="int8"), made_request(photograph)
+    before = made.for_job(request, 640, 640)
+    planner.free(3)
+    for lesson in ({"take_turns": True}, {"decode": "small_tiles"}, {"vae_leaves": True}, {"resident_bytes": 0}):
+        made.learn(**lesson)
+    planner.free(24)
+    assert made.for_job(request, 640, 640) == before
+
+
 def test_lessons_that_leave_no_way_are_forgotten_for_a_video(planner: Any, photograph: Path) -> None:
     made = planner(precision="int8", swap=False)
     made.learn(resident_bytes=1e9)
