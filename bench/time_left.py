@@ -72,8 +72,8 @@ def _measure(lengths: list[float], clock: Callable[[], float]) -> Iterator[dict[
         picture = folder / "photo.png"
         Image.fromarray(data.astronaut()).save(picture)
         checkpoint = find_checkpoint("pocket", ROOT / "hf_download")
-        queue = JobQueue(folder / "outputs", lambda: checkpoint, clock)
-        worker = Worker(queue, LocalExecutor(lambda: Engine.load(checkpoint), queue.output_dir, queue.paces))
+        queue = JobQueue(folder / "outputs", lambda source: checkpoint, clock)
+        worker = Worker(queue, LocalExecutor(lambda source: checkpoint, Engine.load, queue.output_dir, queue.paces))
         worker.start()
         for number, seconds in enumerate([lengths[0] if lengths else 1.0, *lengths]):
             kind = ("f1", "framepack")[number % 2]

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from diffusers.hooks.group_offloading import ModuleGroup
 
-from bench import memory, memory_rows, memory_swapped, memory_swaps, precision
+from bench import memory, memory_rows, memory_swapped, memory_swaps, precision, time_left
 from bench.memory_gauge import Bench
 from bench.memory_headline import headline, projection
 from bench.memory_model import DRY, FULL, product_shapes, random_transformer, section_inputs, tensors_of
 from diffusers_helper.models.modulation import tabulate
+
+from .parity.engine import PackEngine
 
 CPU = torch.device("cpu")
 CAPS = (12, 24)
@@ -247,3 +250,11 @@ def test_the_pockets_video_under_every_way_that_a_cpu_can_run(tmp_path: Path) ->
     assert exact == [0.0] * 6
     assert 0 < errors["int8"] == pytest.approx(errors["int8, half stays"], rel=1e-4)
     assert errors["int8"] < errors["fp8"] < 0.1
+
+
+def test_the_time_left_is_watched_from_the_queue_to_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job of a stand-in for the embedded checkpoint; its numbers say nothing."""
+    monkeypatch.setattr(time_left.Engine, "load", lambda checkpoint: PackEngine("run_i2v"))
+    (row,) = time_left._measure([], time.time)
+    assert (row["seconds"], row["kind"]) == (1.0, "f1")
+    assert set(row["told_over_left"]) == set(time_left.POINTS)
