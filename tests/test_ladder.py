@@ -201,6 +201,25 @@ def test_a_vae_that_stayed_does_not_come_back_where_sampling_ran_out(planned: En
         assert planned.prepare(made_request(photograph), 64, 64).residency["vae"] == "swapped"
 
 
+def test_later_videos_begin_on_the_rung_where_one_ended(planned: Engine, photograph: Path) -> None:
+    """Of each ladder by itself; what is free has stayed the same."""
+    made, request = planned, made_request(photograph)
+    first = made.prepare(request, 640, 640)
+    assert (first.resident_blocks, first.take_turns, made._decode_how) == (8, False, "gpu")
+    for _ in range(2):
+        made.use_less_memory("sample")
+    half = made._residency.plan.resident_bytes
+    assert 0 < made.prepare(request, 640, 640).resident_bytes <= half < first.resident_bytes
+    made.use_less_memory("decode")
+    assert made.prepare(request, 640, 640).take_turns
+    assert made._decode_how == "gpu", "it was only freed"
+    for rung in ("tiled", "small_tiles", "cpu"):
+        made.use_less_memory("decode")
+        made.use_less_memory("decode")
+        made.prepare(request, 640, 640)
+        assert made._decode_how == rung
+
+
 class Hesitant(PackEngine):
     """Runs out of memory once while a section's denoiser is made, and once when it begins."""
 
