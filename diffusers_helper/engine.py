@@ -166,7 +166,8 @@ class Engine:
         return cls(checkpoint, compute, parts, planner, attention, notices)
 
     def close(self) -> None:
-        """Give back the device's memory and what is locked of RAM; no video can be made after that."""
+        """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
+        for good goes with the engine. No video can be made after that."""
         self._residency.close()
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:

@@ -326,8 +326,9 @@ class Residency:
         free_unused()
 
     def close(self) -> None:
-        """All parts are ordinary models in RAM again, or where they are for good; nothing is locked. Copies end first,
-        then the device's memory goes, then the locks, then the thread and the stream."""
+        """All parts are ordinary models in RAM again, or where they are for good, as blocks without a copy in RAM are;
+        nothing is locked. Copies end first, then the device's memory goes, then the locks, then the thread and the
+        stream."""
         self.clear()
         if self._swap is not None:
             self._swap.close()

@@ -254,8 +254,10 @@ class BlockSwap:
         self._release(self._resident.keys() if self._keep_host_copy else ())
 
     def close(self) -> None:
-        """The blocks are ordinary modules on the host again, and passes hand them out as they are."""
-        self._release(self._resident.keys())
+        """The blocks are ordinary modules on the host again, and passes hand them out as they are; those without a copy
+        there stay on the device, and go with their modules."""
+        self._release([index for index in self._resident if self._blocks[index].host is not None])
+        self._resident.clear()
         self.resident, self._streamed = frozenset(), []
         for block in self._blocks:
             block.close()

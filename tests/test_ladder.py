@@ -319,6 +319,17 @@ def test_a_small_host_copy_is_not_made_large_again(
     assert without_copy() == made._swap.resident & resident
 
 
+def test_closing_makes_no_copies_in_ram(house: Callable[..., Residency], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of blocks without one: they would be as large as the GPU's share, locked, and thrown away."""
+    made = house(SWAPPED, small_host_copy=True)
+    in_use(made)
+    swap = made._swap
+    assert swap is not None
+    monkeypatch.setattr(swap._transport, "host_buffer", None)
+    made.close()
+    assert (swap._resident, swap._ring) == ({}, None)
+
+
 def test_a_part_that_stayed_leaves_when_the_next_plan_says_so(house: Callable[..., Residency]) -> None:
     made = house(SWAPPED)
     with made.visit("vae"):

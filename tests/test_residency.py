@@ -270,11 +270,14 @@ def test_what_has_encoded_has_loaded_cudas_libraries(checkpoint: Checkpoint, pho
 
 def test_a_closed_engine_holds_nothing(checkpoint: Checkpoint, photograph: Path, tmp_path: Path) -> None:
     """Its transport has ended, and its blocks are ordinary modules."""
-    made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=3, resident_bytes=2**22))
+    made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=3, resident_bytes=2**24))
     video(made, photograph, tmp_path)
-    transport, transformer = made._residency._transport, made._parts.transformer
+    swap, transport, transformer = made._residency._swap, made._residency._transport, made._parts.transformer
     assert transport is not None
+    assert swap is not None
+    assert swap._resident
     made.close()
+    assert (swap.resident, swap._resident, swap._ring) == (frozenset(), {}, None)
     assert not any(loan.away for loan in made._residency._loans.values())
     assert transformer.block_source is None
     with pytest.raises(RuntimeError, match="after shutdown"):

@@ -80,8 +80,9 @@ class LocalExecutor:
         """The engine of ``checkpoint``, of its files as they are now. Another goes before it is loaded: there may be
         room for one only."""
         if self._engine is not None and not _serves(self._engine, checkpoint):
-            self._engine.close()
-            self._engine = None
+            engine, self._engine = self._engine, None
+            engine.close()
+            del engine
             gc.collect()
         if self._engine is None:
             self._engine = self._load(checkpoint)

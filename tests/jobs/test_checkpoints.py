@@ -198,6 +198,7 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
     assert (alive_before, closed) == ([0, 0], ["other"])
 
 
+<<<<<<< HEAD
 def with_other_weights(checkpoint: Path) -> None:
     """Put a file in the place of the transformer's, as a download does: of the same size, and one bit is another."""
     weights = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -236,6 +237,32 @@ def test_a_checkpoint_whose_files_change_is_loaded_anew_and_a_video_is_of_the_fi
     assert begun() == loaded[1] != loaded[0], "changed between two jobs"
     assert begun() == loaded[2] == loaded[0], "changed while they were loaded"
     assert len(loaded) == 3
+=======
+def test_an_engine_that_fails_to_close_serves_nobody(
+    queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ..parity.engine import PackEngine
+
+    loaded: list[str] = []
+
+    def load(checkpoint: Checkpoint) -> PackEngine:
+        loaded.append(checkpoint.name)
+        engine = PackEngine("run_i2v")
+        engine.checkpoint = checkpoint
+        return engine
+
+    def close(engine: PackEngine) -> None:
+        raise RuntimeError("the driver refuses to unlock")
+
+    monkeypatch.setattr(PackEngine, "close", close)
+    executor = LocalExecutor(checkpoints.find, load, tmp_path)  # type: ignore[arg-type]
+    other, pocket = checkpoints.find(checkpoints.named("other").source), checkpoints.find("pocket")
+    executor._engine_of(other)
+    with pytest.raises(RuntimeError, match="refuses to unlock"):
+        executor._engine_of(pocket)
+    executor._engine_of(other)
+    assert loaded == ["other", "other"]
+>>>>>>> 7330409 (Closing an engine copies nothing back: with a small host copy it made and locked the large one, to throw it away)
 
 
 def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(
