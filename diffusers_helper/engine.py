@@ -45,6 +45,7 @@ from .vae.preview import LatentToRGB
 log = logging.getLogger(__name__)
 
 Stage = Literal["encode", "sample", "decode"]
+Ladder = Literal[Stage, "ram"]
 SMALLER: Mapping[Decode, tuple[Decode, str]] = {
     "gpu": ("tiled", "in tiles"),
     "tiled": ("small_tiles", "in small tiles"),
@@ -185,18 +186,25 @@ class Engine:
     def _begin_ladder(self, decode: Decode) -> None:
         self._decode_how, self._encode_on_call = decode, self._planner.encode_on_call
         self._vae_on_cpu: nn.Module | None = None
-        self._rungs = {"encode": self._encode_rungs(), "sample": self._sample_rungs(), "decode": self._decode_rungs()}
+        self._rungs: dict[Ladder, Iterator[str]] = {
+            "encode": self._encode_rungs(),
+            "sample": self._sample_rungs(),
+            "decode": self._decode_rungs(),
+            "ram": self._free_rung("The program ran out of RAM"),
+        }
 
-    def use_less_memory(self, stage: Stage) -> str | None:
-        """After running out of memory: go one rung down the ladder of ``stage``. Later videos begin there.
+    def use_less_memory(self, ladder: Ladder) -> str | None:
+        """After running out of memory: go one rung down the ladder of a stage, or of RAM, whatever the stage. Later
+        videos begin there.
 
         Returns what was done, for people; None when nothing is left to try.
         """
-        return next(self._rungs[stage], None)
+        return next(self._rungs[ladder], None)
 
-    def _free_rung(self) -> Iterator[str]:
+    def _free_rung(self, what: str = "") -> Iterator[str]:
         self._residency.clear()
-        yield f"{self._compute.device} ran out of memory: what was not in use has been freed, and it is tried again."
+        what = what or f"{self._compute.device} ran out of memory"
+        yield f"{what}: what was not in use has been freed, and it is tried again."
 
     def _encode_rungs(self) -> Iterator[str]:
         yield from self._free_rung()

@@ -25,7 +25,7 @@ from torch import Tensor
 from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
-from .engine import Conditioning, SectionDenoiser, Stage
+from .engine import Conditioning, Ladder, SectionDenoiser, Stage
 from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
 from .events import (
     Cancelled,
@@ -44,7 +44,7 @@ from .events import (
 from .forecast import UNKNOWN, Paces, Work
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, is_out_of_ram
 from .memory_plan import MemoryPlan
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller latent window or size"
+OUT_OF_RAM = "the program ran out of RAM; close other programs, or choose a smaller latent window or size"
 GPU_LOST = "the GPU stopped working. Start the program again; the video can go on from its last finished section."
 
 
@@ -68,7 +69,7 @@ class GenerationEngine(Protocol):
     fingerprint: str
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
-    def use_less_memory(self, stage: Stage) -> str | None: ...
+    def use_less_memory(self, ladder: Ladder) -> str | None: ...
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning: ...
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -153,7 +154,7 @@ class Run:
                 if not is_out_of_memory(error):
                     raise
                 failure = error.with_traceback(None)  # whose frames hold what must be freed
-            message = self.engine.use_less_memory(stage)
+            message = self.engine.use_less_memory("ram" if is_out_of_ram(failure) else stage)
             if message is None:
                 raise failure
             log.warning("%s", message)
@@ -189,7 +190,7 @@ def _to_the_end(run: Run) -> Events:
 
 def _in_words(error: Exception) -> str:
     if is_out_of_memory(error):
-        return f"{OUT_OF_MEMORY}: {error}"
+        return f"{OUT_OF_RAM if is_out_of_ram(error) else OUT_OF_MEMORY}: {error}"
     if says_gpu_is_lost(error):
         return f"{GPU_LOST} {str(error).splitlines()[0]}"
     return f"{type(error).__name__}: {error}"

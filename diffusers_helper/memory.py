@@ -29,8 +29,9 @@ GB = 2**30
 CACHE_EMPTIED_EVERY = 10
 AGGRESSIVE_SHARE = 0.8
 
+OUT_OF_RAM = "DefaultCPUAllocator"
 OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",  # RAM
+    OUT_OF_RAM,
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",  # with expandable segments
@@ -152,6 +153,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was too little memory: of a GPU, or RAM, which libraries tell in many words."""
     told = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def is_out_of_ram(error: BaseException) -> bool:
+    """Whether it was RAM. A library that allocates in both does not always tell; then it is taken for the GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_RAM in str(error))
 
 
 def segments_grow() -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_helper.errors import says_gpu_is_lost
-from diffusers_helper.memory import is_out_of_memory
+from diffusers_helper.memory import is_out_of_memory, is_out_of_ram
 
 OUT_OF_MEMORY = [
     "GET was unable to find an engine to execute this computation",
@@ -80,3 +80,10 @@ def test_words_alone_are_no_failure_of_a_device(words: str) -> None:
 def test_errors_of_their_own_class_need_no_words() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError())
+
+
+def test_ram_that_ran_out_is_told_from_a_gpus_memory() -> None:
+    assert is_out_of_ram(MemoryError())
+    assert is_out_of_ram(RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate"))
+    assert not is_out_of_ram(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_ram(ValueError("DefaultCPUAllocator"))

@@ -227,8 +227,8 @@ class Hesitant(PackEngine):
         super().__init__("run_i2v")
         self.make, self.ready = failing(super().denoiser, 1), failing(lambda: None, 1)
 
-    def use_less_memory(self, stage: str) -> str | None:
-        return f"less for {stage}"
+    def use_less_memory(self, ladder: str) -> str | None:
+        return f"less for {ladder}"
 
     def denoiser(self, *arguments: Any) -> SectionDenoiser:
         return replace(self.make(*arguments), ready=self.ready)

@@ -178,9 +178,10 @@ class Short(PackEngine):
     def __init__(self, stage: str, rungs: int, needed: int) -> None:
         super().__init__("run_i2v")
         self.stage, self.rungs, self.needed, self.taken = stage, rungs, needed, 0
+        self.ladder = stage
 
-    def use_less_memory(self, stage: str) -> str | None:
-        assert stage == self.stage
+    def use_less_memory(self, ladder: str) -> str | None:
+        assert ladder == self.ladder
         self.taken += 1
         return f"rung {self.taken}" if self.taken <= self.rungs else None
 
@@ -234,29 +235,42 @@ def test_at_the_end_of_the_ladder_the_video_fails_with_a_remedy(photograph: Path
 
 
 @pytest.mark.parametrize(
-    ("failure", "tried_again", "words"),
+    ("failure", "ladder", "words"),
     [
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, "ran out of memory"),
-        (MemoryError("Unable to allocate"), True, "ran out of memory"),
-        (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors"), False, "the GPU stopped working"),
-        (RuntimeError("shapes differ"), False, "RuntimeError: shapes differ"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "ram", "ran out of RAM; close"),
+        (MemoryError("Unable to allocate"), "ram", "ran out of RAM; close"),
+        (RuntimeError("CUDA out of memory"), "decode", "ran out of memory; close"),
+        (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors"), "", "the GPU stopped working"),
+        (RuntimeError("shapes differ"), "", "RuntimeError: shapes differ"),
     ],
 )
 def test_other_failures_are_told_apart(
-    failure: Exception, tried_again: bool, words: str, photograph: Path, tmp_path: Path
+    failure: Exception, ladder: str, words: str, photograph: Path, tmp_path: Path
 ) -> None:
+    """By the ladder that is climbed down, if any, and in words."""
     made = Short("decode", rungs=1, needed=3)
-    made.failure = failure
+    made.failure, made.ladder = failure, ladder
     last = list(generate(pack_request(photograph), made, tmp_path))[-1]
     assert isinstance(last, Failed)
     assert words in last.error
-    assert bool(made.taken) is tried_again
+    assert bool(made.taken) is bool(ladder)
     assert last.gpu_lost is ("stopped working" in words)
+
+
+def test_a_shortage_of_ram_is_not_laid_to_the_gpu(checkpoint: Checkpoint) -> None:
+    """It is freed what can be; nothing is decided about the GPU, and nothing learnt."""
+    made = engine(checkpoint, moving("swapped", "gpu", resident_blocks=4, resident_bytes=2**24))
+    plan = made._residency.plan
+    assert made.use_less_memory("ram") == (
+        "The program ran out of RAM: what was not in use has been freed, and it is tried again."
+    )
+    assert made.use_less_memory("ram") is None
+    assert (made._residency.plan, made._planner._learnt.learnt) == (plan, [])
 
 
 def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> None:
     made = engine(checkpoint, lambda plan: plan)
-    for stage in ("encode", "sample", "decode"):
+    for stage in ("encode", "sample", "decode", "ram"):
         assert "freed" in (made.use_less_memory(stage) or "")  # type: ignore[arg-type]
         assert made.use_less_memory(stage) is None  # type: ignore[arg-type]
 

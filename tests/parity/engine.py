@@ -44,7 +44,7 @@ class PackEngine:
         residency = dict.fromkeys(("transformer", "vae"), "cpu")
         return MemoryPlan("as_is", False, residency, 0, 0, False, "cpu", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
 
-    def use_less_memory(self, stage: str) -> str | None:
+    def use_less_memory(self, ladder: str) -> str | None:
         return None
 
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
