@@ -372,16 +372,23 @@ def _pieces(model: nn.Module, largest_bytes: int) -> Iterator[list[Tensor]]:
 
 
 def _move_piece(piece: list[Tensor], target: torch.device) -> None:
-    """Move some tensors; once more after freeing when they do not fit."""
-    try:
-        copies = list(_copies(piece, target))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    """Move some tensors; once more after freeing when they do not fit, what the first try has made included."""
+    copies = _copies_or_none(piece, target)
+    if copies is None:
         free_unused()
         copies = list(_copies(piece, target))
     for tensor, copy in copies:
         tensor.data = copy
+
+
+def _copies_or_none(piece: list[Tensor], target: torch.device) -> list[tuple[Tensor, Tensor]] | None:
+    """None when they do not fit; its failure is gone then, whose frames would hold some."""
+    try:
+        return list(_copies(piece, target))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
