@@ -153,10 +153,13 @@ class Run:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failure = error.with_traceback(None)  # whose frames hold what must be freed
+                failure = _without_frames(error)
             message = self.engine.use_less_memory("ram" if is_out_of_ram(failure) else stage)
             if message is None:
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # which holds this frame now
             log.warning("%s", message)
             self._to_tell.append(message)
 
@@ -170,6 +173,12 @@ class Run:
         height, width = self.picture.shape[:2]
         shape = {"fps": self.request.fps, "width": width, "height": height, "seed": self.request.seed}
         return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """The error alone: the frames that it, its cause and its context hold would keep what must be freed."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _to_the_end(run: Run) -> Events:

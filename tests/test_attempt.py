@@ -1,16 +1,18 @@
-"""Trying again: what a failed attempt has made is gone, without a collection."""
+"""Trying again: what a failed attempt has made is gone on the next rung, and after the last, without a collection."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from diffusers_helper import memory
+from diffusers_helper.generate import Run
 
 Made = list[weakref.ref[Tensor]]
 
@@ -20,6 +22,59 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+class Ladder:
+    """Without a rung; looks whether what was made is there still."""
+
+    def __init__(self, made: Made) -> None:
+        self.made, self.alive = made, list[bool]()
+
+    def use_less_memory(self, ladder: str) -> str | None:
+        self.alive.append(self.made[-1]() is not None)
+        return None
+
+
+def attempt(work: Callable[[], None], ladder: Ladder) -> None:
+    run = Run.__new__(Run)
+    run.engine = ladder  # type: ignore[assignment]
+    run.attempt("sample", work)
+
+
+def fail(made: Made) -> None:
+    tensor = torch.empty(10)
+    made.append(weakref.ref(tensor))
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def fail_chained(made: Made) -> None:
+    try:
+        fail(made)
+    except RuntimeError as error:
+        raise RuntimeError("CUDA out of memory, says a library") from error
+
+
+@pytest.mark.parametrize("work", [fail, fail_chained])
+def test_a_rung_finds_nothing_of_the_attempt(work: Callable[[Made], None]) -> None:
+    made: Made = []
+    ladder = Ladder(made)
+    with pytest.raises(RuntimeError):
+        attempt(lambda: work(made), ladder)
+    assert ladder.alive == [False]
+
+
+def test_a_failure_holds_nothing_once_it_is_told() -> None:
+    """A cycle of error and frame would keep the step caches, which are locals of the section."""
+    made: Made = []
+
+    def section() -> None:
+        cache = torch.empty(10)
+        made.append(weakref.ref(cache))
+        attempt(lambda: fail([weakref.ref(cache)]), Ladder(made))
+
+    with suppress(RuntimeError):
+        section()
+    assert made[0]() is None
 
 
 def test_a_piece_that_is_moved_again_finds_nothing_of_the_first_try(monkeypatch: pytest.MonkeyPatch) -> None:
