@@ -36,7 +36,7 @@ from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.quantise import KINDS, quantisable
 from diffusers_helper.models.table import WEIGHTS_PARTS, find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.models.weights import load_transformer, wishes_of
+from diffusers_helper.models.weights import load_transformer, why_no_products, wishes_of
 from diffusers_helper.request import Request
 from diffusers_helper.residency import Planner
 from diffusers_helper.sections.context import f1_context
@@ -135,9 +135,8 @@ class Section:
 
         planner = Changed(self._checkpoint, self._compute, wishes, self._models_dir)
         planner.plan = change(planner.plan)
-        parts = load_parts(
-            self._checkpoint, self._compute, lambda *where: load_transformer(*where, planner.plan, settings)
-        )
+        asked = (planner.plan, settings, why_no_products(planner.plan, self._compute, settings))
+        parts = load_parts(self._checkpoint, self._compute, lambda *where: load_transformer(*where, *asked))
         return Engine(self._checkpoint, self._compute, parts, planner)
 
     def make(self, way: Way) -> tuple[Tensor, Tensor]:

@@ -152,18 +152,18 @@ class Engine:
         wishes, notices = wishes_of(settings)
         allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
         planner = Planner(checkpoint, compute, wishes, settings.models_dir, lessons)
+        no_products = why_no_products(planner.plan, compute, settings)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
-            transformer = load_transformer(checkpoint, compute, planner.plan, settings)
+            transformer = load_transformer(checkpoint, compute, planner.plan, settings, no_products)
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer
 
         parts = load_parts(checkpoint, compute, load)
         attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
-        refusal = why_no_products(planner.plan, compute, settings)
-        notices = (*notices, *attention.notices, *([refusal] if refusal else []))
+        notices = (*notices, *attention.notices, *([no_products] if no_products else []))
         return cls(checkpoint, compute, parts, planner, attention, notices)
 
     def close(self) -> None:

@@ -80,16 +80,18 @@ def why_no_products(plan: MemoryPlan, compute: Compute, chosen: Settings) -> str
 
 
 def load_transformer(
-    checkpoint: Checkpoint, compute: Compute, plan: MemoryPlan, chosen: Settings
+    checkpoint: Checkpoint, compute: Compute, plan: MemoryPlan, chosen: Settings, no_products: str
 ) -> FramePackTransformer:
     """The transformer by the plan: quantised, with a modulation table, in RAM; packed by bitsandbytes, on the device.
+
+    ``no_products``: the answer of ``why_no_products``.
 
     Raises:
         UnusableCheckpoint: its files are damaged, of another model, or have 8 bits already.
     """
     folder, dtype = checkpoint.folders["transformer"], compute.transformer_dtype
     if plan.precision in ("int8", "fp8"):
-        multiply = chosen.quantised_matmul and not why_no_products(plan, compute, chosen)
+        multiply = chosen.quantised_matmul and not no_products
         cache, content = quantised_folder(chosen.models_dir), checkpoint.fingerprint()
         return load_quantised(folder, plan.precision, dtype, cache, content, plan.modulation_table, multiply)
     transformer = load_as_it_is(checkpoint, compute)

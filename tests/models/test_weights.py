@@ -121,6 +121,18 @@ def test_products_in_8_bits_are_left_where_they_are_slower(
     assert bool(said) == bool(reason)
 
 
+def test_products_in_8_bits_are_tried_once_for_a_load(
+    pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is wrong with them is told with every video."""
+    asked: list[str] = []
+    monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: asked.append(precision) or "none here")
+    chosen = resolved(FRAMEPACK_QUANTISE="int8", FRAMEPACK_QUANTISED_MATMUL="1")
+    made = Engine.load(find_checkpoint("pocket", pocket), replace(chosen, models_dir=tmp_path))
+    assert asked == ["int8"]
+    assert made._notices == ("--quantised-matmul has no effect: none here.",)
+
+
 def test_segments_grow_by_default_where_they_can() -> None:
     default = resolved()
     assert default.cuda_alloc_conf == ("expandable_segments:True" if sys.platform == "linux" else "")
