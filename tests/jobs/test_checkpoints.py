@@ -198,7 +198,6 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
     assert (alive_before, closed) == ([0, 0], ["other"])
 
 
-<<<<<<< HEAD
 def with_other_weights(checkpoint: Path) -> None:
     """Put a file in the place of the transformer's, as a download does: of the same size, and one bit is another."""
     weights = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -237,7 +236,8 @@ def test_a_checkpoint_whose_files_change_is_loaded_anew_and_a_video_is_of_the_fi
     assert begun() == loaded[1] != loaded[0], "changed between two jobs"
     assert begun() == loaded[2] == loaded[0], "changed while they were loaded"
     assert len(loaded) == 3
-=======
+
+
 def test_an_engine_that_fails_to_close_serves_nobody(
     queue: JobQueue, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +248,7 @@ def test_an_engine_that_fails_to_close_serves_nobody(
     def load(checkpoint: Checkpoint) -> PackEngine:
         loaded.append(checkpoint.name)
         engine = PackEngine("run_i2v")
-        engine.checkpoint = checkpoint
+        engine.checkpoint, engine.fingerprint = checkpoint, checkpoint.fingerprint()
         return engine
 
     def close(engine: PackEngine) -> None:
@@ -262,7 +262,6 @@ def test_an_engine_that_fails_to_close_serves_nobody(
         executor._engine_of(pocket)
     executor._engine_of(other)
     assert loaded == ["other", "other"]
->>>>>>> 7330409 (Closing an engine copies nothing back: with a small host copy it made and locked the large one, to throw it away)
 
 
 def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(
