@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import gradio as gr
 from gradio.processing_utils import save_pil_to_cache
@@ -23,13 +23,25 @@ from .texts import Texts
 KEEPS: tuple[Keep, ...] = get_args(Keep)
 
 
+class Filling(NamedTuple):
+    """What comes into the form: fields of a request, for the checkpoint of this source as far as there is one.
+
+    The job that is edited stays the same unless another is named.
+    """
+
+    fields: Mapping[str, Any]
+    source: str = ""
+    editing: int | None = None
+
+
 class Commands:
-    """One method per button; ``outputs`` are what the answer fills."""
+    """One method per button; ``asked`` is what ``carry_out`` needs, ``outputs`` are what the answer fills."""
 
     def __init__(self, page: Page, form: Form) -> None:
         self._queue, self._form, self._desk = page.desk.queue, form, page.desk
+        self.asked = [page.language, form.checkpoint]
         self.outputs = [form.editing, *form.components, page.tabs, form.checkpoint]
-        self._acts: Mapping[str, Callable[[Job, str, Texts], list[Any] | None]] = {
+        self._acts: Mapping[str, Callable[[Job, str, Texts], Filling | None]] = {
             "up": lambda job, value, texts: self._shift(job, -1),
             "down": lambda job, value, texts: self._shift(job, 1),
             "next": lambda job, value, texts: self._queue.run_next(job.id),
@@ -41,13 +53,13 @@ class Commands:
             "go_on": self._go_on,
             "again": self._again,
             "trash": lambda job, value, texts: self._queue.trash(job.id),
-            "show": lambda job, value, texts: self._filled({}, texts),
+            "show": lambda job, value, texts: Filling({}),
             "edit": self._edit,
             "use": self._use,
             "last_frame": self._last_frame,
         }
 
-    def carry_out(self, language: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+    def carry_out(self, language: str, chosen: str | None, event: gr.EventData, request: gr.Request) -> list[Any]:
         """One click; the answer fills the form where that was the wish. Raises FramePackError."""
         act, texts = Act.of(event), Texts(language)
         if act.name == "open_folder":
@@ -57,9 +69,9 @@ class Commands:
         elif act.name in ("pause", "unpause", "retry_failed", "go_on_all"):
             self._all(act.name, texts)
         elif act.name in self._acts:
-            answer = self._acts[act.name](self._queue.job(act.job), act.value, texts)
-            if answer:
-                return answer
+            filling = self._acts[act.name](self._queue.job(act.job), act.value, texts)
+            if filling:
+                return self._filled(filling, chosen, texts)
         return [gr.skip() for _ in self.outputs]
 
     def _all(self, name: str, texts: Texts) -> None:
@@ -110,37 +122,34 @@ class Commands:
         if not (here and open_folder(folder)):
             gr.Info(html.escape(texts("queue.told_folder", path=folder)), duration=30)
 
-    def _edit(self, job: Job, value: str, texts: Texts) -> list[Any]:
+    def _edit(self, job: Job, value: str, texts: Texts) -> Filling:
         if job.state != "queued":
             raise InvalidCommand(texts("queue.too_late", job=job.id))
-        return self._filled(job.request.model_dump(), texts, job.checkpoint, job.id)
+        return Filling(job.request.model_dump(), job.checkpoint, job.id)
 
-    def _use(self, job: Job, value: str, texts: Texts) -> list[Any]:
+    def _use(self, job: Job, value: str, texts: Texts) -> Filling:
         """The job's settings with the seed that was drawn, so that the same video would come out."""
         fields = job.request.model_dump()
         if not Path(job.request.picture).is_file():
             del fields["picture"]
         inform(texts("queue.told_use", job=job.id))
         seed = fields["seed"] if job.progress.seed is None else job.progress.seed
-        return self._filled({**fields, "seed": seed}, texts, job.checkpoint)
+        return Filling({**fields, "seed": seed}, job.checkpoint)
 
-    def _last_frame(self, job: Job, value: str, texts: Texts) -> list[Any]:
+    def _last_frame(self, job: Job, value: str, texts: Texts) -> Filling:
         """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
         pixels = last_frame(self._queue.result(job.id))
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form["picture"].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
-        return self._filled({"picture": frame}, texts)
+        return Filling({"picture": frame})
 
-    def _filled(
-        self, fields: Mapping[str, Any], texts: Texts, source: str = "", editing: int | None = None
-    ) -> list[Any]:
-        """The form with ``fields``, for the checkpoint of this source as far as there is one.
-
-        The job that is edited stays the same unless another is named.
-        """
+    def _filled(self, filling: Filling, chosen: str | None, texts: Texts) -> list[Any]:
+        """The answer for a page that shows the checkpoint ``chosen``."""
+        fields, source, editing = filling
         checkpoint = self._desk.checkpoints.get(source) if source else None
-        if checkpoint is None or checkpoint == self._desk.checkpoint:
-            values, chosen = self._form.values_of(fields), checkpoint.name if checkpoint else gr.skip()
+        if checkpoint is None or checkpoint == self._desk.shown(chosen):
+            values = self._form.values_of(fields, chosen)
         else:
-            values, chosen = self._form.values_for(fields, checkpoint, texts), checkpoint.name
-        return [editing or gr.skip(), *values, gr.Tabs(selected="generate"), chosen]
+            values = self._form.values_for(fields, checkpoint, texts)
+        name = checkpoint.name if checkpoint else gr.skip()
+        return [editing or gr.skip(), *values, gr.Tabs(selected="generate"), name]

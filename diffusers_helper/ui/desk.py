@@ -68,16 +68,6 @@ class Desk:
         return self.checkpoints.named(name).source if name else ""
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds the checkpoint makes, the one it does best first."""
-        return kinds_of(self.checkpoint)
-
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """The sizes the checkpoint makes, as a request names them."""
-        return sizes_of(self.checkpoint)
-
-    @property
     def startup(self) -> Preset | None:
         """The preset the page opens with: the one that the settings name, else the one that was chosen on the page."""
         if not self.settings.preset:
@@ -88,7 +78,7 @@ class Desk:
 
 
 def kinds_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """The kinds it makes; all where it is not known."""
+    """The kinds it makes, the one it does best first; all where it is not known."""
     return checkpoint.kinds if checkpoint else ("framepack", "f1")
 
 

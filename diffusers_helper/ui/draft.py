@@ -1,9 +1,10 @@
 """The form's draft: kept in the browser at every change, put back when the page opens and when editing ends.
 
 It is kept without asking the server, for each tab of the browser, and a new tab begins with the newest. While a queued
-job is edited the draft stays as it was, so that leaving brings it back. The start-up preset goes over a draft of an
-earlier run of the program, but not over one of this run, so that a reload loses nothing. The page takes no input
-before the draft is back, and no draft once it has waited long enough to be open without.
+job is edited the draft stays as it was, so that leaving brings it back, with the checkpoint that it was for. The
+start-up preset goes over a draft of an earlier run of the program, but not over one of this run, so that a reload loses
+nothing. The page takes no input before the draft is back, and no draft once it has waited long enough to be open
+without.
 
 The picture is kept by the last two parts of the upload's path, and comes back only as one of the uploads that are here.
 """
@@ -27,6 +28,8 @@ from .page import PRIVATE, Page
 from .server import uploads_folder
 
 HEAD_BYTES = 512
+CHECKPOINT = "checkpoint"
+"""How the name of the checkpoint is kept, beside the fields."""
 _KEPT_NAME = re.compile(r"[0-9a-f]{64}/[^/\\\0]{1,255}")
 """A folder named by the SHA-256 of the file, as Gradio makes it, and the file."""
 
@@ -37,17 +40,26 @@ def remember(page: Page, form: Form) -> gr.Textbox:
     A handler that takes it needs ``framepack.draft()`` in its place.
     """
     kept, read = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
-    form_now, keep = [form.editing, *form.components], _keep(page.desk.run)
-    gr.on(changes(form.components), None, form_now, None, js=keep, **PRIVATE)
+    form_now, keep = [form.editing, form.checkpoint, *form.components], _keep(page.desk.run)
+    gr.on(changes([form.checkpoint, *form.components]), None, form_now, None, js=keep, **PRIVATE)
     opened = page.opened(lambda draft: _told(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
     fill = "const values = framepack.open(read, now)"
-    fill = f"(read, editing, ...now) => {{ {fill}; ({keep})(editing, ...values); return values; }}"
+    fill = f"(read, editing, chosen, ...now) => {{ {fill}; ({keep})(editing, chosen, ...values); return values; }}"
     opened.then(None, [read, *form_now], form.components, js=fill, **PRIVATE)
     return kept
 
 
-def restored(draft: Any, form: Form, page: Page) -> list[Any]:
-    """The values of all components as the draft, JSON from a browser, has them; what it lacks stays as it is."""
+def checkpoint_of(draft: Any) -> str:
+    """The name of the checkpoint that the draft was for; empty where it does not say."""
+    shown = _read(draft).get("values")
+    return str(shown.get(CHECKPOINT) or "") if isinstance(shown, dict) else ""
+
+
+def restored(draft: Any, form: Form, page: Page, chosen: str | None = None) -> list[Any]:
+    """The values of all components as the draft, JSON from a browser, has them; what it lacks stays as it is.
+
+    So does what the checkpoint ``chosen`` does not make.
+    """
     kept = _read(draft)
     shown = kept.get("values")
     fields = form.usable(form.meant(shown)) if isinstance(shown, dict) else {}
@@ -55,7 +67,7 @@ def restored(draft: Any, form: Form, page: Page) -> list[Any]:
     if startup and kept.get("run") != page.desk.run:
         fields = {**fields, **startup.values}
     fields.pop("picture", None)
-    values = dict(zip(NAMES, form.values_of(fields), strict=True))
+    values = dict(zip(NAMES, form.values_of(fields, chosen), strict=True))
     if isinstance(shown, dict):
         values["picture"] = upload_named(shown.get("picture"), uploads_folder(page.desk.settings.output_dir))
     return list(values.values())
@@ -95,5 +107,5 @@ def _told(values: Sequence[Any]) -> str:
 
 def _keep(run: str) -> str:
     """What the browser does with the components' values."""
-    by_name = f"Object.fromEntries({json.dumps(NAMES)}.map((name, place) => [name, values[place]]))"
+    by_name = f"Object.fromEntries({json.dumps([CHECKPOINT, *NAMES])}.map((name, place) => [name, values[place]]))"
     return f"(editing, ...values) => framepack.keep({json.dumps(run)}, editing, {by_name})"

@@ -195,12 +195,16 @@ class Form:
             for name in self.resets
         ]
 
-    def values_of(self, fields: Mapping[str, Any]) -> list[Any]:
+    def offers(self, name: str, value: Any, chosen: str | None = None) -> bool:
+        """Whether a field can have this value with the checkpoint that the page shows."""
+        return _offers(self._page.desk.shown(chosen), name, value)
+
+    def values_of(self, fields: Mapping[str, Any], chosen: str | None = None) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
 
-        So does a kind or a size that the chosen checkpoint does not make.
+        So does a kind or a size that the checkpoint does not make which the page shows.
         """
-        checkpoint = self._page.desk.checkpoint
+        checkpoint = self._page.desk.shown(chosen)
         return [
             _shown(name, fields[name]) if name in fields and _offers(checkpoint, name, fields[name]) else gr.skip()
             for name in NAMES

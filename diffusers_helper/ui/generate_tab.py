@@ -47,7 +47,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="stage"):
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
-    stage.click(told(commands.carry_out), page.language, commands.outputs, **CLICKS)
+    stage.click(told(commands.carry_out), commands.asked, commands.outputs, **CLICKS)
     speed.input(
         _knobs_of,
         speed,

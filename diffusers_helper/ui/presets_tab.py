@@ -62,7 +62,8 @@ def build(page: Page, form: Form) -> None:
     save.click(told(presets.save), saving, [shown, replace], **COMMAND)
     name.submit(told(presets.save), saving, [shown, replace], **COMMAND)
     files.upload(told(presets.take_in), [files, page.language], [shown, files], **COMMAND)
-    shown.click(told(presets.carry_out), page.language, [shown, *form.components, page.tabs], **CLICKS)
+    asked = [page.language, form.checkpoint]
+    shown.click(told(presets.carry_out), asked, [shown, *form.components, page.tabs], **CLICKS)
     for changed in (page.tabs.select, page.spoken.change):
         changed(presets.listed, page.language, shown, **PRIVATE)
 
@@ -71,9 +72,8 @@ class Presets:
     """What the tab does."""
 
     def __init__(self, desk: Desk, form: Form) -> None:
-        self._desk, self._store, self._form = desk, desk.presets, form
-        self._acts: Mapping[str, Callable[[str, str, Texts], list[Any] | None]] = {
-            "load": self._load,
+        self._store, self._form = desk.presets, form
+        self._acts: Mapping[str, Callable[[str, str, Texts], None]] = {
             "startup": lambda name, answer, texts: self._store.choose_startup(name),
             "no_startup": lambda name, answer, texts: self._store.choose_startup(None),
             "rename": self._rename,
@@ -111,20 +111,22 @@ class Presets:
         _warn(refused)
         return self.listed(language), None
 
-    def carry_out(self, language: str, event: gr.EventData) -> list[Any]:
+    def carry_out(self, language: str, chosen: str | None, event: gr.EventData) -> list[Any]:
         """One click on the list. Raises UnusableInput, OutputFailed."""
         act, texts = Act.of(event), Texts(language)
         name, answer = _name_and_answer(act.value)
-        filled = self._acts[act.name](name, answer, texts) if act.name in self._acts else None
-        return [self.listed(language), *(filled or [gr.skip() for _ in (*NAMES, "tabs")])]
+        if act.name == "load":
+            return [self.listed(language), *self._load(name, chosen, texts)]
+        if act.name in self._acts:
+            self._acts[act.name](name, answer, texts)
+        return [self.listed(language), *(gr.skip() for _ in (*NAMES, "tabs"))]
 
-    def _load(self, name: str, answer: str, texts: Texts) -> list[Any]:
+    def _load(self, name: str, chosen: str | None, texts: Texts) -> list[Any]:
         preset = self._store.load(name)
         inform(texts("presets.loaded", name=preset.name))
-        offers = {"kind": self._desk.kinds, "size": (None, *self._desk.sizes)}
-        values = {field: value for field, value in preset.values.items() if value not in offers.get(field, (value,))}
+        values = {name: value for name, value in preset.values.items() if not self._form.offers(name, value, chosen)}
         _warn([texts("presets.not_offered", field=texts(f"generate.{field}"), value=values[field]) for field in values])
-        return [*self._form.values_of(preset.values), gr.Tabs(selected="generate")]
+        return [*self._form.values_of(preset.values, chosen), gr.Tabs(selected="generate")]
 
     def _rename(self, name: str, answer: str, texts: Texts) -> None:
         self._store.rename(name, answer)

@@ -26,4 +26,4 @@ def build(page: Page, form: Form) -> None:
         one.change(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)
     for place in (queue, history):
-        place.click(told(commands.carry_out), page.language, commands.outputs, **CLICKS)
+        place.click(told(commands.carry_out), commands.asked, commands.outputs, **CLICKS)

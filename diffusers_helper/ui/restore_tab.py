@@ -65,20 +65,21 @@ def build(page: Page, form: Form) -> None:
     found = gr.State(None)
     shown = gr.HTML("", js_on_load=FORWARD_CHOICE, elem_id="restore-found")
     restore = Restore(page, form)
-    context = [page.language, *form.components]
+    context = [page.language, form.checkpoint, *form.components]
     file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
     for changed in (page.tabs.select, page.spoken.change):
         changed(restore.compare, [found, *context], shown, **PRIVATE)
-    shown.click(told(restore.take), [found, page.language], [*form.components, page.tabs], **CLICKS)
+    asked = [found, page.language, form.checkpoint]
+    shown.click(told(restore.take), asked, [*form.components, page.tabs], **CLICKS)
 
 
 class Restore:
-    """What the tab does; ``values`` are those of the form's components."""
+    """What the tab does; ``chosen`` names the checkpoint of the form, ``values`` are those of its components."""
 
     def __init__(self, page: Page, form: Form) -> None:
         self._desk, self._form = page.desk, form
 
-    def read(self, path: str | None, language: str, *values: Any) -> tuple[Found | None, str]:
+    def read(self, path: str | None, language: str, chosen: str | None, *values: Any) -> tuple[Found | None, str]:
         """What the dropped file says, compared with the form; or why it cannot be used."""
         if not path:
             return None, ""
@@ -87,7 +88,7 @@ class Restore:
         except UnusableInput as error:
             return None, f'<p class="q-error" role="alert">{escape(str(error))}</p>'
         found = Found(path, recalled, *self._picture_of(Path(path), recalled))
-        return found, self.compare(found, language, *values)
+        return found, self.compare(found, language, chosen, *values)
 
     def _picture_of(self, path: Path, recalled: Recalled) -> tuple[str, str]:
         """The start picture and its address: a PNG of ours is one; a video's is kept with the job that made it."""
@@ -101,28 +102,28 @@ class Restore:
                 return str(picture), f"media/{job.id}/thumb.png"
         return "", ""
 
-    def compare(self, found: Found | None, language: str, *values: Any) -> str:
+    def compare(self, found: Found | None, language: str, chosen: str | None, *values: Any) -> str:
         """The comparison as HTML; nothing before there is a file."""
         if found is None:
             return ""
-        fields = self._usable(found)
+        fields = self._usable(found, chosen)
         refused = {name: value for name, value in found.fields.items() if name not in fields}
         return found_html(found, fields, refused, self._form.fields_of(values), Texts(language))
 
-    def take(self, found: Found | None, language: str, event: gr.EventData) -> list[Any]:
+    def take(self, found: Found | None, language: str, chosen: str | None, event: gr.EventData) -> list[Any]:
         """Fills the form with what was chosen and shows it. Raises UnusableInput."""
         texts, act = Texts(language), Act.of(event)
         wanted = {"prompt": {"prompt"}, "seed": {"seed"}}.get(act.name, set(act.value.split()))
-        fields = {name: value for name, value in (self._usable(found) if found else {}).items() if name in wanted}
+        usable = self._usable(found, chosen) if found else {}
+        fields = {name: value for name, value in usable.items() if name in wanted}
         if not found or not fields:
             raise UnusableInput(texts("restore.none_ticked"))
         inform(texts("restore.taken", count=len(fields)))
-        return [*self._form.values_of(fields), gr.Tabs(selected="generate")]
+        return [*self._form.values_of(fields, chosen), gr.Tabs(selected="generate")]
 
-    def _usable(self, found: Found) -> dict[str, Any]:
+    def _usable(self, found: Found, chosen: str | None) -> dict[str, Any]:
         """What the form can take: not a kind or a size that this checkpoint does not make."""
-        offered = {"kind": self._desk.kinds, "size": (None, *self._desk.sizes)}
-        return {name: value for name, value in found.fields.items() if value in offered.get(name, (value,))}
+        return {name: value for name, value in found.fields.items() if self._form.offers(name, value, chosen)}
 
 
 def found_html(

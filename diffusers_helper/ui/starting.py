@@ -134,7 +134,8 @@ def _mode(editing: int, language: str) -> tuple[Any, Any, Any]:
 
 
 def _filled(editing: int, kept: Any, form: Form, page: Page) -> list[Any]:
-    """For the form: the draft again when editing ends, and the checkpoint that is chosen."""
+    """For the form: the draft again when editing ends, and the checkpoint that the page showed before."""
     if editing:
         return [gr.skip() for _ in (*form.components, form.checkpoint)]
-    return [*draft.restored(kept, form, page), checkpoint_line.offered(page.desk)]
+    before = draft.checkpoint_of(kept)
+    return [*draft.restored(kept, form, page, before), checkpoint_line.offered(page.desk, before)]

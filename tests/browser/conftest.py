@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from diffusers_helper.events import Event
+from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.ui import server
@@ -58,6 +59,7 @@ class Site:
     address: str
     queue: JobQueue
     executor: ScriptedExecutor
+    checkpoints: Checkpoints
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def site(
     try:
         page.open()
         with working(queue, executor):
-            yield Site(page.addresses[0], queue, executor)
+            yield Site(page.addresses[0], queue, executor, checkpoints)
     finally:
         page.close()
         queue.close()

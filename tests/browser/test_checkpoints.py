@@ -56,6 +56,7 @@ def test_editing_a_job_of_another_checkpoint_shows_that_one_and_leaving_goes_bac
     expect(page.locator("#seconds input")).to_have_value("3")
     page.locator("#advanced > button").click()
     expect(page.locator("#field-kind label")).to_have_count(1)
+    place.checkpoints.choose("small")  # on another page
     page.locator("#cancel-editing").click()
     expect(page.locator("#checkpoint input")).to_have_value("scripted")
     expect(page.locator("#field-kind label")).to_have_count(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,14 @@ def make_stage(folder: Path, *installed: Checkpoint) -> Stage:
         for name in NAMES:
             form.place(name)
     return Stage(page, form, folder)
+
+
+def answer(stage: Stage, component: Any, event: str, shown: Mapping[Any, Any], *more: Any) -> list[Any]:
+    """What the page's handler of that event answers while its components show this; ``more`` is what Gradio adds."""
+    wired = [one for one in stage.page.blocks.fns.values() if (component._id, event) in one.targets and one.fn]
+    (found,) = wired
+    values = {block._id: value for block, value in shown.items()}
+    return list(found.fn(*(values.get(block._id, block.value) for block in found.inputs), *more))
 
 
 def click(act: str, job: int = 0, value: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ import pytest
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models.about import About
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
-from diffusers_helper.ui import checkpoint_line
+from diffusers_helper.recall import Recalled
+from diffusers_helper.ui import checkpoint_line, presets_tab
 from diffusers_helper.ui.checkpoint_line import examples_html, line_html, offered
 from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.form import FOLLOW_CHECKPOINT, NAMES
 from diffusers_helper.ui.look_ahead import look_ahead, plan_html
-from diffusers_helper.ui.starting import Starting
+from diffusers_helper.ui.restore_tab import Found, Restore
+from diffusers_helper.ui.starting import Starting, connect, mode_bar, start_row
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
-from .stage import HOSTILE, Stage, click, make_stage
+from .stage import HOSTILE, Stage, answer, click, make_stage
 
 ABOUT = About.model_validate_json(
     '{"title": {"en": "A toy.", "ja": "おもちゃ。"}, "limits": "No people.", "default_seconds": 1.2,'
@@ -42,8 +45,8 @@ def alone(tmp_path: Path) -> Stage:
 
 
 def choose(stage: Stage, name: str) -> dict[str, Any]:
-    answer = checkpoint_line._choose(stage.desk, stage.form)(name, "en")
-    return dict(zip(FOLLOW_CHECKPOINT, answer, strict=True))
+    chosen = checkpoint_line._choose(stage.desk, stage.form)(name, "en")
+    return dict(zip(FOLLOW_CHECKPOINT, chosen, strict=True))
 
 
 def test_the_line_says_what_it_is_what_it_cannot_and_its_sizes(alone: Stage) -> None:
@@ -123,13 +126,48 @@ def test_a_job_is_for_the_checkpoint_that_its_page_shows(stage: Stage, tmp_path:
         add("en", "gone", *values)
 
 
+def test_a_preset_comes_in_for_the_checkpoint_that_the_page_shows(stage: Stage) -> None:
+    stage.desk.presets.save("mine", {"size": "64x64", "kind": "f1"})
+    choose(stage, "large")
+    with stage.page.blocks:
+        presets_tab.build(stage.page, stage.form)
+    listed = next(one for one in stage.page.blocks.blocks.values() if one.elem_id == "presets-list")
+    load = click("load", value='["mine", ""]')
+    for name, filled in (("toy", {"size": "64x64", "kind": "f1"}), ("large", {})):
+        shown = {stage.page.language: "en", stage.form.checkpoint: name}
+        assert stage.filled(answer(stage, listed, "click", shown, load)[1:]) == filled
+
+
+def test_a_file_is_compared_with_what_the_page_s_checkpoint_makes(stage: Stage) -> None:
+    found = Found("a.mp4", Recalled("framepack", {"size": "64x64", "kind": "f1"}))
+    choose(stage, "large")
+    restore = Restore(stage.page, stage.form)
+    assert "is not made by" not in restore.compare(found, "en", "toy", *stage.values())
+    assert "is not made by" in restore.compare(found, "en", "large", *stage.values())
+    taken = restore.take(found, "en", "toy", click("some", value="size kind"))
+    assert stage.filled(taken) == {"size": "64x64", "kind": "f1"}
+
+
+def test_leaving_a_job_goes_back_to_the_checkpoint_that_the_page_showed(stage: Stage) -> None:
+    """Whatever was chosen on another page meanwhile, with what the draft had of it."""
+    choose(stage, "large")
+    with stage.page.blocks:
+        connect(stage.page, stage.form, start_row(stage.page, mode_bar()))
+    draft = json.dumps({"run": stage.desk.run, "values": {"checkpoint": "toy", "size": "64x64", "kind": "f1"}})
+    editing = stage.form.editing
+    change = next(one for one in stage.page.blocks.fns.values() if (editing._id, "change") in one.targets)
+    *_, name = left = list(change.fn(0, "en", draft))
+    filled = stage.filled(left[3:])
+    assert (name["value"], filled["size"], filled["kind"]) == ("toy", "64x64", "f1")
+
+
 def test_editing_shows_the_checkpoint_of_the_job_and_what_it_offers(stage: Stage, tmp_path: Path) -> None:
     add = Starting(stage.desk, stage.form).add
     add("en", "large", *stage.values(picture=str(make_picture(tmp_path)), kind="framepack", seconds=7.0))
-    answer = Commands(stage.page, stage.form).carry_out("en", click("edit", 1), gr.Request())
-    editing, *shown_values = answer
+    told = Commands(stage.page, stage.form).carry_out("en", None, click("edit", 1), gr.Request())
+    editing, *shown_values = told
     shown = dict(zip(NAMES, shown_values, strict=False))
-    assert (editing, answer[-1]) == (1, "large")
+    assert (editing, told[-1]) == (1, "large")
     assert shown["seconds"]["value"] == 7.0
     assert [value for _, value in shown["kind"]["choices"]] == ["framepack"]
 

@@ -24,7 +24,7 @@ def presets(stage: Stage) -> Presets:
 
 
 def press(presets: Presets, act: str, name: str, answer: str = "") -> list[object]:
-    done = presets.carry_out("en", click(act, value=json.dumps([name, answer])))
+    done = presets.carry_out("en", None, click(act, value=json.dumps([name, answer])))
     assert len(done) == len(NAMES) + 2
     return done
 
@@ -146,8 +146,8 @@ def test_an_empty_list_says_what_to_do(presets: Presets) -> None:
 def test_a_strange_click_does_nothing(stage: Stage, presets: Presets, value: str) -> None:
     stage.desk.presets.save("Mine", {})
     with pytest.raises(UnusableInput, match="no preset"):
-        presets.carry_out("en", click("delete", value=value))
-    presets.carry_out("en", click("__init__", value=value))
+        presets.carry_out("en", None, click("delete", value=value))
+    presets.carry_out("en", None, click("__init__", value=value))
     assert names(stage) == ["Mine"]
 
 

@@ -36,7 +36,7 @@ def asked_from(client: str = "127.0.0.1", host: str = "127.0.0.1:7860", **header
 
 
 def press(commands: Commands, act: str, job: int = 0, value: str = "") -> list[object]:
-    answer = commands.carry_out("en", click(act, job, value), asked_from())
+    answer = commands.carry_out("en", None, click(act, job, value), asked_from())
     assert len(answer) == len(commands.outputs) == len(NAMES) + 3
     return answer
 
@@ -205,7 +205,7 @@ def test_from_elsewhere_no_folder_opens_and_the_path_is_told(
     told_to: list[str] = []
     monkeypatch.setattr(gr, "Info", lambda text, **more: told_to.append(text))
     job = stage.ended("done")
-    commands.carry_out("en", click("open_folder", job.id), asked_from(**asked))
+    commands.carry_out("en", None, click("open_folder", job.id), asked_from(**asked))
     assert opened == []
     assert str(stage.queue.result(job.id).parent) in told_to[0]
 
@@ -255,4 +255,4 @@ def _finished_elsewhere(stage: Stage) -> object:
 
 def test_a_command_that_cannot_be_is_told(commands: Commands) -> None:
     with pytest.raises(gr.Error, match="7"):
-        told(commands.carry_out)("en", click("stop", 7, "now"), asked_from())
+        told(commands.carry_out)("en", None, click("stop", 7, "now"), asked_from())

@@ -54,7 +54,7 @@ def studio_file(folder: Path, **changes: Any) -> str:
 
 
 def read(restore: Restore, stage: Stage, path: str, language: str = "en") -> tuple[Found, Seen]:
-    found, shown = restore.read(path, language, *stage.values(prompt="older", seed=1))
+    found, shown = restore.read(path, language, None, *stage.values(prompt="older", seed=1))
     assert found is not None, shown
     return found, Seen(shown)
 
@@ -87,7 +87,7 @@ def test_only_what_was_chosen_gets_into_the_form(
     stage: Stage, restore: Restore, act: str, ticked: str, taken: set[str]
 ) -> None:
     found, _ = read(restore, stage, our_video(stage.folder))
-    answer = restore.take(found, "en", click(act, value=ticked))
+    answer = restore.take(found, "en", None, click(act, value=ticked))
     before = dict(zip(NAMES, stage.values(prompt="older", seed=1), strict=True))
     changed = {name for name, value in stage.filled(answer).items() if value != before[name]}
     assert changed == taken
@@ -98,7 +98,7 @@ def test_the_taken_form_is_the_request_that_made_the_video(stage: Stage, restore
     found, _ = read(restore, stage, our_video(stage.folder))
     values = {
         **dict(zip(NAMES, stage.values(), strict=True)),
-        **stage.filled(restore.take(found, "en", click("some", value=EVERYTHING))),
+        **stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING))),
     }
     request = stage.form.request_of([*{**values, "picture": "p.png"}.values()])
     assert request.metadata() == recipe()["request"]
@@ -108,9 +108,9 @@ def test_the_taken_form_is_the_request_that_made_the_video(stage: Stage, restore
 def test_nothing_ticked_is_told(stage: Stage, restore: Restore, ticked: str) -> None:
     found, _ = read(restore, stage, our_video(stage.folder))
     with pytest.raises(UnusableInput, match="nothing is ticked"):
-        restore.take(found, "en", click("some", value=ticked))
+        restore.take(found, "en", None, click("some", value=ticked))
     with pytest.raises(UnusableInput):
-        restore.take(None, "en", click("some", value=EVERYTHING))
+        restore.take(None, "en", None, click("some", value=EVERYTHING))
 
 
 def test_our_picture_is_itself_the_start_picture(stage: Stage, restore: Restore) -> None:
@@ -119,8 +119,8 @@ def test_our_picture_is_itself_the_start_picture(stage: Stage, restore: Restore)
     assert rows(seen)[0] == "picture"
     assert "none yet" in seen.text
     assert [image["src"] for image in seen.all("img")] == [f"gradio_api/file={path}"]
-    assert stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))["picture"] == path
-    assert "picture" not in stage.filled(restore.take(found, "en", click("some", value="seed")))
+    assert stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))["picture"] == path
+    assert "picture" not in stage.filled(restore.take(found, "en", None, click("some", value="seed")))
 
 
 def test_a_video_made_here_brings_the_picture_of_its_job(stage: Stage, restore: Restore) -> None:
@@ -135,14 +135,14 @@ def test_a_video_made_here_brings_the_picture_of_its_job(stage: Stage, restore: 
     found, seen = read(restore, stage, str(copy))
     assert rows(seen)[0] == "picture"
     assert seen.all("img")[-1]["src"] == f"media/{job.id}/thumb.png"
-    taken = stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
+    taken = stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))
     assert taken["picture"] == str(stage.queue.picture(job.id))
 
 
 def test_a_peers_picture_path_is_no_picture(stage: Stage, restore: Restore) -> None:
     found, seen = read(restore, stage, studio_file(stage.folder, input_image_path="/etc/passwd", picture="/etc/passwd"))
     assert "picture" not in rows(seen)
-    assert "picture" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
+    assert "picture" not in stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))
     assert "input_image_path" in seen.text
     assert "/etc/passwd" not in seen.text
 
@@ -154,28 +154,28 @@ def test_what_does_not_fit_is_told_and_not_offered(stage: Stage, restore: Restor
     assert "from 1 to 120" in seen.text
     assert "made with LoRAs" in seen.text
     assert "blend_sections" in seen.text
-    assert "seconds" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
+    assert "seconds" not in stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))
 
 
 def test_a_size_of_another_checkpoint_is_told_and_not_taken(stage: Stage, restore: Restore) -> None:
     found, seen = read(restore, stage, our_video(stage.folder, size="640x640"))
     assert "size" not in rows(seen)
     assert "640x640 is not made by this checkpoint" in seen.text
-    assert "size" not in stage.filled(restore.take(found, "en", click("some", value=EVERYTHING)))
+    assert "size" not in stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))
 
 
 def test_the_same_settings_need_no_choice(stage: Stage, restore: Restore) -> None:
     path = our_video(stage.folder)
-    _, shown = restore.read(path, "en", *stage.values(**FIELDS, kind="framepack"))
+    _, shown = restore.read(path, "en", None, *stage.values(**FIELDS, kind="framepack"))
     assert "has all these settings already" in shown
     assert Seen(shown).all("button") == []
 
 
 def test_the_comparison_follows_the_form(stage: Stage, restore: Restore) -> None:
     found, _ = read(restore, stage, our_video(stage.folder))
-    later = Seen(restore.compare(found, "en", *stage.values(**{**FIELDS, "steps": 12})))
+    later = Seen(restore.compare(found, "en", None, *stage.values(**{**FIELDS, "steps": 12})))
     assert rows(later) == ["steps", "kind"]
-    assert restore.compare(None, "en", *stage.values()) == ""
+    assert restore.compare(None, "en", None, *stage.values()) == ""
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -199,14 +199,14 @@ def test_a_file_that_cannot_be_used_says_why_and_replaces_the_last_one(
 ) -> None:
     path = stage.folder / "<b>strange.png"
     path.write_bytes(content)
-    found, shown = restore.read(str(path), "en", *stage.values())
+    found, shown = restore.read(str(path), "en", None, *stage.values())
     assert found is None
     assert "<b>strange.png" in Seen(shown).text
     assert "alert" in str(Seen(shown).tags[0])
 
 
 def test_a_cleared_file_clears_the_comparison(stage: Stage, restore: Restore) -> None:
-    assert restore.read(None, "en", *stage.values()) == (None, "")
+    assert restore.read(None, "en", None, *stage.values()) == (None, "")
 
 
 def test_the_tab_wires_private_events_only(stage: Stage) -> None:
