@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..jobs.job import Job
 from .icons import svg
+from .screen import has_video
 from .texts import Texts
 
 UNFINISHED = ("failed", "cancelled", "interrupted")
@@ -31,9 +32,9 @@ class Offer:
     address: str = ""
 
 
-def offers(job: Job, has_video: bool, texts: Texts) -> list[Offer]:
+def offers(job: Job, texts: Texts) -> list[Offer]:
     """What can be done with ``job``, the likeliest first."""
-    return [*_takes_up(job, texts), *(_with_video(job, texts) if has_video else []), _offer(job, "use", texts)]
+    return [*_takes_up(job, texts), *(_with_video(job, texts) if has_video(job) else []), _offer(job, "use", texts)]
 
 
 def _takes_up(job: Job, texts: Texts) -> list[Offer]:

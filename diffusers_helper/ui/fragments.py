@@ -1,7 +1,7 @@
-"""The live parts of the page as HTML: pure functions of the jobs. What comes from users is escaped.
+"""The live parts of the page as HTML: functions of the jobs, and of which of their videos are still there.
 
-Media are named by job, relative to the page: ``media/<job>/video.mp4``. Buttons say what they do in ``data-act`` and
-``data-job``, and in ``data-confirm`` what is asked first.
+What comes from users is escaped. Media are named by job, relative to the page: ``media/<job>/video.mp4``. Buttons say
+what they do in ``data-act`` and ``data-job``, and in ``data-confirm`` what is asked first.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def notices(job: Job, texts: Texts) -> str:
     error = job.progress.error if job.state == "failed" else None
     wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> ' if error else ""
     wrong = f"{wrong}{escape(error)}</p>" if error else ""
-    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in job.progress.notices)
+    is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
+    gone = [texts("queue.gone")] if is_gone else []
+    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*job.progress.notices, *gone))
 
 
 def buttons(job: Job, texts: Texts) -> str:
@@ -155,7 +157,7 @@ def buttons(job: Job, texts: Texts) -> str:
         return f'<div class="acts stops">{stops}</div>{asked}'
     if job.state not in ENDED:
         return ""
-    first, *rest = acts.offers(job, bool(job.progress.video), texts)
+    first, *rest = acts.offers(job, texts)
     return f'<div class="offers">{acts.button(first, "q-primary")}{"".join(map(acts.button, rest))}</div>'
 
 

@@ -17,6 +17,7 @@ from ..sections.plan import plan_video
 from . import acts
 from .desk import Desk
 from .icons import svg
+from .screen import has_video
 from .texts import Texts
 from .words import duration, number, say
 
@@ -188,7 +189,7 @@ def _card(job: Job, texts: Texts) -> str:
 
 def _media(job: Job, texts: Texts) -> str:
     """A frame of the video, which plays while it is pointed at; or the start picture with the reason why it is all."""
-    if not _video(job):
+    if not has_video(job):
         why = say(texts, f"queue.{_without_video(job)}")
         return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
     version = f"?v={job.progress.frames}"
@@ -214,7 +215,7 @@ def _without_video(job: Job) -> str:
 
 
 def _card_acts(job: Job, texts: Texts) -> str:
-    offered = acts.offers(job, _video(job), texts)
+    offered = acts.offers(job, texts)
     drawn = "".join(acts.icon(offer) for offer in offered if offer.act != "open_folder")
     return drawn + acts.icon(acts.Offer("trash", job.id, texts("queue.delete")), "q-danger")
 
@@ -231,7 +232,7 @@ def _files(job: Job, texts: Texts) -> str:
     )
     forget = _button("remove", job.id, say(texts, "queue.forget"), confirm=sure, hint=escape(what))
     facts = f'<p class="q-facts">{_facts(job, texts)}</p>'
-    opens = [offer for offer in acts.offers(job, _video(job), texts) if offer.act == "open_folder"]
+    opens = [offer for offer in acts.offers(job, texts) if offer.act == "open_folder"]
     log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{say(texts, "queue.log")}</a>'
     return (
         f'<details class="q-files"><summary>{say(texts, "queue.files")}</summary>'
@@ -272,10 +273,6 @@ def _prompt(job: Job, texts: Texts) -> str:
     if not prompt:
         return f'<em class="q-dim">{say(texts, "queue.no_prompt")}</em>'
     return f'<bdi title="{escape(prompt[:1000])}">{escape(prompt[:300])}{"…" if len(prompt) > 300 else ""}</bdi>'
-
-
-def _video(job: Job) -> bool:
-    return bool(job.progress.video) and Path(job.progress.video or "").is_file()
 
 
 def _thumb(job: Job) -> str:

@@ -1,10 +1,12 @@
-"""The last results, small, below the stage: a click shows one there. A pure function of the jobs."""
+"""The last results, small, below the stage: a click shows one there. A function of the jobs whose videos are there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from ..jobs.job import ENDED, Job
+from .screen import has_video
 from .texts import Texts
 from .words import number, say
 
@@ -14,7 +16,7 @@ MOST = 12
 def recent(jobs: Sequence[Job], shown: Job, texts: Texts) -> str:
     """The running job and the newest that have a video; empty while there is nothing but what the stage shows."""
     running = [job for job in jobs if job.state == "running"]
-    made = [job for job in jobs if job.state in ENDED and job.progress.video][:MOST]
+    made = list(islice((job for job in jobs if job.state in ENDED and has_video(job)), MOST))
     if [*running, *made] in ([], [shown]):
         return ""
     cards = "".join(_card(job, job == shown, texts) for job in (*running, *made))

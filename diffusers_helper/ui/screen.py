@@ -1,9 +1,11 @@
-"""The screen of the stage, and what can be looked at on it: pure functions of the job.
+"""The screen of the stage, and what can be looked at on it: functions of the job, and of its video being there still.
 
 Every picture stands in a figure that says by ``data-shot`` what it is; the page's script shows the one that is wanted.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from ..jobs.job import Job
 from .icons import svg
@@ -18,7 +20,7 @@ FRAMES_PER_LATENT = 4
 
 def video(job: Job, texts: Texts) -> str:
     """The start picture, and the finished frames as a playing video as soon as there are any."""
-    return _start(job) + (_video(job, texts) if job.progress.video else "")
+    return _start(job) + (_video(job, texts) if has_video(job) else "")
 
 
 def _start(job: Job) -> str:
@@ -53,6 +55,11 @@ def has_preview(job: Job) -> bool:
     return job.state == "running" and job.progress.preview is not None and job.progress.step > 0
 
 
+def has_video(job: Job) -> bool:
+    """Whether there is a video, and it has not gone from its folder."""
+    return bool(job.progress.video) and Path(job.progress.video or "").is_file()
+
+
 def views(job: Job, texts: Texts) -> str:
     """What can be looked at, as buttons; how large the picture really is; and the player of a video."""
     offered = offered_views(job)
@@ -70,14 +77,15 @@ def views(job: Job, texts: Texts) -> str:
 
 def offered_views(job: Job) -> list[str]:
     """Those of VIEWS that there are, the best first."""
-    there = {"preview": has_preview(job), "video": bool(job.progress.video), "start": True, "both": job.state == "done"}
-    return [view for view in VIEWS if there[view] and not (view == "both" and not job.progress.video)]
+    video = has_video(job)
+    there = {"preview": has_preview(job), "video": video, "start": True, "both": video and job.state == "done"}
+    return [view for view in VIEWS if there[view]]
 
 
 def player(job: Job, texts: Texts) -> str:
     """Buttons and a slider for the video, frame by frame; empty without one."""
     told = job.progress
-    if not told.video:
+    if not has_video(job):
         return ""
 
     def button(name: str) -> str:

@@ -26,6 +26,13 @@ EN = Texts("en")
 HOSTILE = "<img src=x onerror=alert(1)>\"'&<script>x</script>{seed}"
 
 
+@pytest.fixture(autouse=True)
+def video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video of ``make_job``, where the tests stand."""
+    (tmp_path / "video.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 def make_job(
     state: State = "running", kind: str = "framepack", told: dict[str, Any] | None = None, **fields: Any
 ) -> Job:
@@ -34,7 +41,7 @@ def make_job(
     progress = JobProgress(
         started=True, checkpoint="pocket", kind=kind, sections=5, steps=25, frames_planned=181, fps=30, seconds=6.03,
         width=160, height=96, section=3, step=14, sections_done=2, computed=(True, False) * 7, seconds_left=84.0,
-        preview="/x/preview.png", previews=30, video="/x/video.mp4", frames=73, seed=5,
+        preview="/x/preview.png", previews=30, video="video.mp4", frames=73, seed=5,
     )  # fmt: skip
     return Job(1, state, request, 0.0, progress=replace(progress, **(told or {})))
 
@@ -157,6 +164,20 @@ def test_the_last_results_stand_below_the_stage_and_the_running_one_with_them(st
     assert EN("job.title", job=first.id) in shown["job"]
     for wish in (None, Wish(show=99)):
         assert EN("job.title", job=running.id) in fragments.render(stage.desk, "en", wish)["job"]
+
+
+def test_a_video_that_is_gone_is_not_offered(stage: Stage) -> None:
+    """The stage says what history says, and offers nothing that would fail."""
+    gone, other = stage.ended("done"), stage.ended("done")
+    stage.queue.result(gone.id).unlink()
+    shown = fragments.render(stage.desk, "en", Wish(show=gone.id))
+    assert EN("queue.gone") in shown["notices"]
+    assert "video.mp4" not in shown["video"] + shown["views"] + shown["stop"]
+    assert "player" not in shown["views"]
+    assert "data-view" not in shown["views"]
+    assert list(acts(shown["stop"])) == ["use"]
+    assert re.findall(r"show=(\d+)", shown["recent"]) == [str(other.id)]
+    assert EN("queue.gone") not in fragments.render(stage.desk, "en", Wish(show=other.id))["notices"]
 
 
 def test_a_single_result_has_no_strip(stage: Stage) -> None:
