@@ -17,7 +17,7 @@ from ..sections.plan import plan_video
 from . import acts
 from .desk import Desk
 from .icons import svg
-from .screen import has_video
+from .screen import has_video, picture_address
 from .texts import Texts
 from .words import duration, number, say
 
@@ -276,8 +276,7 @@ def _prompt(job: Job, texts: Texts) -> str:
 
 
 def _thumb(job: Job) -> str:
-    """Its address changes with the picture, so that a browser keeps it."""
-    return escape(f"media/{job.id}/thumb.png?v={Path(job.request.picture).stem[:8]}")
+    return picture_address(job, "thumb.png")
 
 
 def _empty(texts: Texts, key: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from ..jobs.job import ENDED, Job
-from .screen import has_video
+from .screen import has_video, picture_address
 from .texts import Texts
 from .words import number, say
 
@@ -37,5 +37,6 @@ def _card(job: Job, shown: bool, texts: Texts) -> str:
 
 
 def _picture(job: Job, label: str) -> str:
-    name = "start.png" if job.state == "running" else f"poster.jpg?v={job.progress.frames}"
-    return f'<img src="media/{job.id}/{name}" alt="{label}" loading="lazy">'
+    poster = f"media/{job.id}/poster.jpg?v={job.progress.frames}"
+    address = picture_address(job, "start.png") if job.state == "running" else poster
+    return f'<img src="{address}" alt="{label}" loading="lazy">'

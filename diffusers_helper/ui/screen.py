@@ -5,6 +5,7 @@ Every picture stands in a figure that says by ``data-shot`` what it is; the page
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 from ..jobs.job import Job
@@ -24,9 +25,14 @@ def video(job: Job, texts: Texts) -> str:
 
 
 def _start(job: Job) -> str:
-    told = job.progress
-    address = f"media/{job.id}/start.png?v={told.frames if job.state == 'done' else 0}"
+    address = picture_address(job, "start.png")
     return f'<figure class="shot" data-shot="start"{_shape(job)}><img src="{address}" alt=""></figure>'
+
+
+def picture_address(job: Job, name: str) -> str:
+    """Where the start picture is served under this name, for HTML: another address for each picture, since a browser
+    keeps what it has seen, and a queued job may get another one."""
+    return escape(f"media/{job.id}/{name}?v={Path(job.request.picture).stem[:8]}")
 
 
 def _video(job: Job, texts: Texts) -> str:

@@ -15,10 +15,11 @@ from diffusers_helper import doctor
 from diffusers_helper.jobs.job import ENDED, Job, JobProgress, State
 from diffusers_helper.request import Request
 from diffusers_helper.sections.plan import plan_video
-from diffusers_helper.ui import fragments, machine, screen, strips, system_tab
+from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
 from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
+from ..jobs_support import make_picture, make_request
 from .serving import make_desk, settings_for, without_checkpoint
 from .stage import Stage
 
@@ -111,6 +112,19 @@ def test_what_is_heard_does_not_change_with_every_step() -> None:
     before, after = make_job(), make_job(told={"step": 15, "seconds_left": 80.0})
     assert fragments.announcement(before, EN) == fragments.announcement(after, EN)
     assert "2 of 5" in fragments.announcement(before, EN)
+
+
+def test_another_start_picture_has_another_address(stage: Stage) -> None:
+    """A queued job's picture may be changed, and a browser keeps what it has seen at an address."""
+    job = stage.add()
+    before = fragments.render(stage.desk, "en")
+    stage.queue.edit(job.id, make_request(make_picture(stage.folder, "red")))
+    after = fragments.render(stage.desk, "en")
+    for place in ("video", "queue"):
+        assert before[place] != after[place]
+    done = make_job("done")
+    small = {recent.recent([make_job(picture=name), done], done, EN) for name in ("a.png", "b.png")}
+    assert len(small) == 2
 
 
 def test_the_video_changes_its_address_with_its_frames_only() -> None:
