@@ -8,6 +8,7 @@
   let edited = 0;
   let queued = [];
   let words = {};
+  let spoken; // The language in which it was said last what is wrong.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
   function keep(run, editing, values) {
@@ -47,8 +48,9 @@
 
   // What is wrong, at the fields. After a refused command the first of them is brought into sight, whatever hides it.
   async function refused(text) {
-    const {fields, insist, picture} = JSON.parse(text);
-    const keepsPicture = !insist && picture === false; // What a refused start said of it stays true.
+    const {fields, insist, picture, language} = JSON.parse(text);
+    const keepsPicture = !insist && picture === false && language === spoken; // What a refused start said of it stays true.
+    spoken = language;
     for (const old of document.querySelectorAll('.refused')) {
       if (!keepsPicture || old.id !== 'picture') clear(old);
     }

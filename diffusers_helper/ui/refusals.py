@@ -18,14 +18,14 @@ REFUSED = (InvalidRequest, UnusablePicture)
 def insisting(error: InvalidRequest | UnusablePicture, texts: Texts) -> str:
     """The message after a refused command: the first field is brought into sight, even when it said so before."""
     fields = {"picture": str(error)} if isinstance(error, UnusablePicture) else by_field(error.problems, texts)
-    return json.dumps({"fields": fields, "insist": secrets.token_hex(4)})
+    return json.dumps({"fields": fields, "insist": secrets.token_hex(4), "language": texts.language})
 
 
 def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts, unusable: str = "") -> str:
     """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong; ``unusable``
     says what is wrong with the one that is."""
     fields = {**({"picture": unusable} if unusable else {}), **by_field(problems, texts)}
-    return json.dumps({"fields": fields, "picture": has_picture})
+    return json.dumps({"fields": fields, "picture": has_picture, "language": texts.language})
 
 
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:

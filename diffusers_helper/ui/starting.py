@@ -58,7 +58,10 @@ def start_row(page: Page, mode: gr.HTML) -> StartRow:
 
 
 def connect(page: Page, form: Form, row: StartRow) -> None:
-    """What the buttons do, and what entering and leaving the mode does."""
+    """What the buttons do, and what entering and leaving the mode does.
+
+    Another language says the mode anew, and no more what has been done.
+    """
     starting = Starting(page.desk, form)
     kept = draft.remember(page, form)
     form_now = [page.language, form.checkpoint, *form.components]
@@ -67,6 +70,12 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
     row.anew.click(told(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
     row.save.click(told(starting.save), [form.editing, *form_now], [row.said, row.refused, form.editing], **COMMAND)
     row.leave.click(lambda: (0, "", NOTHING_WRONG), None, [form.editing, row.said, row.refused], **PRIVATE)
+    page.spoken.change(
+        lambda editing, language: ("", _mode_words(editing, language)),
+        [form.editing, page.language],
+        [row.said, row.mode],
+        **PRIVATE,
+    )
     row.refused.change(None, row.refused, None, js="text => framepack.refused(text)", **PRIVATE)
     form.editing.change(
         lambda editing, language, kept: [*_mode(editing, language), *_filled(editing, kept, form, page)],
@@ -123,14 +132,19 @@ def _where(job: Job, desk: Desk, texts: Texts) -> str:
 
 
 def _mode(editing: int, language: str) -> tuple[Any, Any, Any]:
-    """What is shown while a job is edited; the script marks when its turn has come."""
-    texts, on = Texts(language), bool(editing)
+    """What is shown while a job is edited, and what only then."""
+    on = bool(editing)
+    return gr.update(value=_mode_words(editing, language), visible=on), gr.update(visible=not on), gr.update(visible=on)
+
+
+def _mode_words(editing: int, language: str) -> str:
+    """Which job is edited, and what is said instead once its turn has come; the script marks when it has."""
+    texts = Texts(language)
     words = "".join(
         f'<p class="{name}">{escape(texts(f"generate.editing_{name}", job=editing))}</p>'
         for name in ("in_time", "too_late")
     )
-    mode = gr.update(value=f'<div role="status">{words}</div>', visible=on)
-    return mode, gr.update(visible=not on), gr.update(visible=on)
+    return f'<div role="status">{words}</div>'
 
 
 def _filled(editing: int, kept: Any, form: Form, page: Page) -> list[Any]:

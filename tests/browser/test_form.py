@@ -174,6 +174,10 @@ def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, 
     assert page.locator("[aria-invalid]").count() == 0
     page.locator("#picture.refused").wait_for()
     assert len(place.queue.jobs()) == jobs
+    page.locator("#language input").click()
+    page.get_by_role("option", name="English").click()
+    page.locator("#start", has_text="Start").wait_for()
+    page.locator("#picture:not(.refused)").wait_for()
 
 
 def test_a_refusal_inside_advanced_opens_it(place: Site, visit: Callable[..., Any], tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from diffusers_helper.errors import InvalidCommand, OutputFailed
 from diffusers_helper.ui.page import told
-from diffusers_helper.ui.starting import NOTHING_WRONG, Starting
+from diffusers_helper.ui.starting import NOTHING_WRONG, Starting, connect, mode_bar, start_row
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
-from .stage import Stage
+from .stage import Stage, answer
 
 
 @pytest.fixture
@@ -96,6 +96,18 @@ def test_what_cannot_be_saved_stays_in_the_mode(stage: Stage, starting: Starting
     )
     assert (said, list(json.loads(refused)["fields"]), editing) == ("", ["preserved_memory_gb"], gr.skip())
     assert stage.queue.job(job.id).request.steps == 2
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_another_language_says_the_mode_anew_and_what_is_past_no_more(stage: Stage, language: str) -> None:
+    with stage.page.blocks:
+        row = start_row(stage.page, mode_bar())
+        connect(stage.page, stage.form, row)
+    shown = {stage.form.editing: 7, stage.page.language: language, row.said: "Job 1 is changed."}
+    said, mode = answer(stage, stage.page.spoken, "change", shown)
+    assert said == ""
+    for key in ("generate.editing_in_time", "generate.editing_too_late"):
+        assert Texts(language)(key, job=7) in mode
 
 
 def test_saving_a_job_that_has_begun_says_so(stage: Stage, starting: Starting) -> None:
