@@ -3,8 +3,8 @@
 It is kept without asking the server, for each tab of the browser, and a new tab begins with the newest. While a queued
 job is edited the draft stays as it was, so that leaving brings it back, with the checkpoint that it was for. The
 start-up preset goes over a draft of an earlier run of the program, but not over one of this run, so that a reload loses
-nothing. The page takes no input before the draft is back, and no draft once it has waited long enough to be open
-without.
+nothing; what a page shows that stays open over a new start is of the new run. The page takes no input before the draft
+is back, and no draft once it has waited long enough to be open without.
 
 The picture is kept by the last two parts of the upload's path, and comes back only as one of the uploads that are here.
 """
@@ -40,7 +40,7 @@ def remember(page: Page, form: Form) -> gr.Textbox:
     A handler that takes it needs ``framepack.draft()`` in its place.
     """
     kept, read = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
-    form_now, keep = [form.editing, form.checkpoint, *form.components], _keep(page.desk.run)
+    form_now, keep = [form.editing, form.checkpoint, *form.components], _keep()
     gr.on(changes([form.checkpoint, *form.components]), None, form_now, None, js=keep, **PRIVATE)
     opened = page.opened(lambda draft: _told(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
     fill = "const values = framepack.open(read, now)"
@@ -105,7 +105,7 @@ def _told(values: Sequence[Any]) -> str:
     return json.dumps(told)
 
 
-def _keep(run: str) -> str:
+def _keep() -> str:
     """What the browser does with the components' values."""
     by_name = f"Object.fromEntries({json.dumps([CHECKPOINT, *NAMES])}.map((name, place) => [name, values[place]]))"
-    return f"(editing, ...values) => framepack.keep({json.dumps(run)}, editing, {by_name})"
+    return f"(editing, ...values) => framepack.keep(editing, {by_name})"

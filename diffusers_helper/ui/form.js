@@ -7,17 +7,31 @@
   let waiting;
   let edited = 0;
   let queued = [];
+  let run; // Of the program, as it was told last.
+  let kept;
   let words = {};
   let spoken; // The language in which it was said last what is wrong.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
-  function keep(run, editing, values) {
+  function keep(editing, values) {
     if (editing || !isOpen) return;
     const picture = values.picture?.path?.split(/[\\/]/).slice(-2).join('/') ?? null;
-    const text = JSON.stringify({run, values: {...values, picture}});
-    for (const store of ['sessionStorage', 'localStorage']) {
+    kept = {...values, picture};
+    write('sessionStorage', 'localStorage');
+  }
+
+  function write(...stores) {
+    const text = JSON.stringify({run, values: kept});
+    for (const store of stores) {
       try { window[store].setItem(DRAFT, text); } catch { /* then it lasts as long as the page */ }
     }
+  }
+
+  // What a page shows that stays open while the program starts again is a draft of the new run.
+  function goesOn(told) {
+    if (told === run) return;
+    run = told;
+    if (kept) write('sessionStorage');
   }
 
   function draft() {
@@ -230,6 +244,7 @@
 
   document.addEventListener('framepack-news', event => {
     ({queued, words} = event.detail);
+    goesOn(event.detail.run);
     document.documentElement.style.setProperty('--drop-file', JSON.stringify(words['generate.drop_file']));
     mark();
   });

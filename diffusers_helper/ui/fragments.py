@@ -48,12 +48,13 @@ def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str
 
 
 def state(desk: Desk, language: str) -> dict[str, Any]:
-    """What the page's scripts go by: whether a job runs and how far it is, which wait, the last end, and the words
-    that they say."""
+    """What the page's scripts go by: which run of the program answers, whether a job runs and how far it is, which
+    wait, the last end, and the words that they say."""
     texts, jobs = Texts(language), desk.queue.jobs()
     now = chosen(jobs)
     ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
     return {
+        "run": desk.run,
         "running": any(job.state == "running" for job in jobs[:1]),
         "queued": [job.id for job in jobs if job.state == "queued"],
         "ended": {"at": (ended and ended.ended_at) or 0, "words": _ended_words(ended, texts) if ended else ""},

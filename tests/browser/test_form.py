@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,26 @@ def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(
     other.locator("#picture img").wait_for()
     prompt(other).fill("second tab")
     other.wait_for_function("() => localStorage.getItem('framepack.form')?.includes('second tab')")
+    tell_of_a_new_start(page)
+    page.wait_for_function("() => sessionStorage.getItem('framepack.form').includes('the next run')")
+    page.unroute_all()
     page.reload()
     page.locator("#picture img").wait_for()
     assert prompt(page).input_value() == "first tab"
     page.locator("#start").click()
     wait_until(lambda: [job for job in place.queue.jobs() if job.request.prompt == "first tab"], "the job")
+
+
+def tell_of_a_new_start(page: Any) -> None:
+    """As the program answers that was started again while the page was open."""
+
+    def answer(route: Any) -> None:
+        told = route.fetch()
+        new = {"json": {**told.json(), "run": "the next run"}} if told.status == 200 else {}
+        route.fulfill(response=told, **new)
+
+    page.route(re.compile("/live"), answer)
+    page.evaluate("() => framepack.wish({find: 'all anew'})")
 
 
 def test_nothing_can_be_entered_before_the_draft_is_back(

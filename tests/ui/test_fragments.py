@@ -340,7 +340,7 @@ def test_the_scripts_are_told_what_waits_and_what_came_to_an_end(stage: Stage) -
     done = stage.ended("done")
     waiting = stage.add()
     told = fragments.state(stage.desk, "en")
-    assert (told["running"], told["queued"]) == (False, [waiting.id])
+    assert (told["running"], told["queued"], told["run"]) == (False, [waiting.id], stage.desk.run)
     assert told["ended"] == {"at": stage.queue.job(done.id).ended_at, "words": f"Job {done.id}: done"}
 
 
