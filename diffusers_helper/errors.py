@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ProblemKind = Literal["missing", "number", "whole_number", "too_long", "choice", "other"]
+ProblemKind = Literal[
+    "missing", "number", "whole_number", "too_long", "choice", "other",
+    "unreadable", "empty", "format", "large_file", "large", "damaged",
+]  # fmt: skip
+"""What can be wrong; the last six with a picture."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Problem:
 
     Attributes:
         value: what was given instead.
-        limits: what is allowed: ``low`` and ``high`` of a number, ``most`` characters, ``choices``.
+        limits: what is allowed: ``low`` and ``high`` of a number, ``most`` characters, ``choices``; of a picture also
+            its ``name``, what was ``found``, and the ``reason`` as the system or a decoder says it.
     """
 
     field: str
@@ -57,7 +62,11 @@ class InvalidSetting(UnusableInput):
 
 
 class UnusablePicture(UnusableInput):
-    """The picture is missing, damaged, too large or in a format that is not accepted."""
+    """The picture is missing, damaged, too large or in a format that is not accepted; ``problems`` says the same."""
+
+    def __init__(self, message: str, kind: ProblemKind, **limits: Any) -> None:
+        super().__init__(message)
+        self.problems = (Problem("picture", kind, limits=limits),)
 
 
 class UnusableCheckpoint(UnusableInput):

@@ -48,7 +48,8 @@ class PictureShelf:
         try:
             content = picture.read_bytes()
         except OSError as error:
-            raise UnusablePicture(f"the picture {picture.name!r} cannot be read: {error.strerror}") from None
+            words = f"the picture {picture.name!r} cannot be read: {error.strerror}"
+            raise UnusablePicture(words, "unreadable", name=repr(picture.name), reason=error.strerror) from None
         place = self._folder / f"{hashlib.sha256(content).hexdigest()}.picture"
         with self._spared(place.stem):
             if not place.is_file():

@@ -36,6 +36,7 @@ MAX_SIDE_PIXELS = 65_535
 """The most that JPEG and GIF know. A BMP may jump over 255 lines; all are made before it shows that few are left."""
 MAX_FILE_BYTES = 1_000_000_000
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF or BMP"
+ACCEPTED_NAMES = tuple(re.findall(r"[A-Z]\w+", ACCEPTED))
 
 _HEAD_BYTES = 512
 
@@ -90,9 +91,8 @@ def _opened(path: Path) -> IO[bytes]:
         return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UnusablePicture(
-            f"The picture {_name(path)} cannot be read: {reason}. Choose a {ACCEPTED} file."
-        ) from error
+        words = f"The picture {_name(path)} cannot be read: {reason}. Choose a {ACCEPTED} file."
+        raise UnusablePicture(words, "unreadable", name=_name(path), reason=reason) from error
 
 
 def _matching(head: bytes, pattern: bytes) -> bool:
@@ -112,12 +112,14 @@ def describe(head: bytes) -> str:
 def _format(head: bytes, path: Path) -> _Format:
     """The format of a file that begins with ``head``."""
     if not head:
-        raise UnusablePicture(f"The picture {_name(path)} is empty (0 bytes). Save or upload it again.")
+        words = f"The picture {_name(path)} is empty (0 bytes). Save or upload it again."
+        raise UnusablePicture(words, "empty", name=_name(path))
     for known in _FORMATS:
         if _matching(head, known.pattern):
             return known
-    kind = describe(head)
-    raise UnusablePicture(f"{_name(path)} is {kind}, which is not accepted. Save it as {ACCEPTED} and try again.")
+    found = describe(head)
+    words = f"{_name(path)} is {found}, which is not accepted. Save it as {ACCEPTED} and try again."
+    raise UnusablePicture(words, "format", name=_name(path), found=found, choices=ACCEPTED_NAMES)
 
 
 def _whole(file: IO[bytes], path: Path) -> bytes:
@@ -125,19 +127,21 @@ def _whole(file: IO[bytes], path: Path) -> bytes:
     file.seek(0)
     data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise UnusablePicture(
-            f"The picture file {_name(path)} is larger than {MAX_FILE_BYTES / 1e9:g} GB. Save it again, smaller."
-        )
+        most = f"{MAX_FILE_BYTES / 1e9:g}"
+        words = f"The picture file {_name(path)} is larger than {most} GB. Save it again, smaller."
+        raise UnusablePicture(words, "large_file", name=_name(path), most=most)
     return data
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
+        found, most = f"{width}x{height}", MAX_PIXELS // 10**6
         raise UnusablePicture(
-            f"The picture {_name(path)} is {width}x{height} ({width * height / 1e6:.0f} megapixels); the limit is "
-            f"{MAX_PIXELS // 10**6} megapixels and {MAX_SIDE_PIXELS} pixels a side. Make it smaller and try again."
-        )
+            f"The picture {_name(path)} is {found} ({width * height / 1e6:.0f} megapixels); the limit is "
+            f"{most} megapixels and {MAX_SIDE_PIXELS} pixels a side. Make it smaller and try again.",
+            "large", name=_name(path), found=found, most=most, side=MAX_SIDE_PIXELS,
+        )  # fmt: skip
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -226,6 +230,5 @@ def open_picture(path: Path) -> np.ndarray:
             raise
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise UnusablePicture(
-                f"The picture {_name(path)} is damaged or incomplete ({reason}). Save or upload it again."
-            ) from error
+            words = f"The picture {_name(path)} is damaged or incomplete ({reason}). Save or upload it again."
+            raise UnusablePicture(words, "damaged", name=_name(path), reason=reason) from error

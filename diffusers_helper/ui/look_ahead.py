@@ -64,17 +64,19 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str |
     return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span>{beyond}</p>'
 
 
-def framing_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None) -> tuple[str, str]:
+def framing_html(
+    fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None
+) -> tuple[str, Sequence[Problem]]:
     """What becomes of the start picture, and why it cannot be used; empty where there is nothing to say."""
     checkpoint = desk.shown(chosen)
     if "picture" not in fields or checkpoint is None:
-        return "", ""
+        return "", ()
     try:
-        return framing_of(fields["picture"], fields["size"], checkpoint).as_html(texts), ""
+        return framing_of(fields["picture"], fields["size"], checkpoint).as_html(texts), ()
     except UnusablePicture as error:
-        return "", str(error)
+        return "", error.problems
     except KeyError:  # Another checkpoint has been chosen since; the form says so.
-        return "", ""
+        return "", ()
 
 
 def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any], cho
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, desk, texts, chosen)
     return [
-        quiet(problems_of(fields), "picture" in fields, texts, unusable),
+        quiet((*unusable, *problems_of(fields)), "picture" in fields, texts),
         framing,
         speed_update(fields, texts),
         plan_html(fields, desk, texts, chosen),

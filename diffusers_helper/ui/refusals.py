@@ -1,4 +1,7 @@
-"""What is wrong with the form, in the page's language, as a message to the script that shows it at the fields."""
+"""What is wrong with the form, in the page's language, as a message to the script that shows it at the fields.
+
+Only the reason why a file cannot be read or decoded stays as the system or a library says it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
 from .texts import Texts
-from .words import field_value
+from .words import field_value, file_kind
 
 REFUSED = (InvalidRequest, UnusablePicture)
 """The errors that are the fault of one field of the form."""
@@ -17,15 +20,13 @@ REFUSED = (InvalidRequest, UnusablePicture)
 
 def insisting(error: InvalidRequest | UnusablePicture, texts: Texts) -> str:
     """The message after a refused command: the first field is brought into sight, even when it said so before."""
-    fields = {"picture": str(error)} if isinstance(error, UnusablePicture) else by_field(error.problems, texts)
+    fields = by_field(error.problems, texts)
     return json.dumps({"fields": fields, "insist": secrets.token_hex(4), "language": texts.language})
 
 
-def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts, unusable: str = "") -> str:
-    """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong; ``unusable``
-    says what is wrong with the one that is."""
-    fields = {**({"picture": unusable} if unusable else {}), **by_field(problems, texts)}
-    return json.dumps({"fields": fields, "picture": has_picture, "language": texts.language})
+def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts) -> str:
+    """The message while somebody fills in the form. A picture that is not chosen yet is nothing wrong."""
+    return json.dumps({"fields": by_field(problems, texts), "picture": has_picture, "language": texts.language})
 
 
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:
@@ -36,8 +37,10 @@ def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:
 def _words(problem: Problem, texts: Texts) -> str:
     own = f"refusal.{problem.field}_{problem.kind}"
     key = own if own in texts else f"refusal.{problem.kind}"
-    return texts(key, **{name: _limit(problem.field, value, texts) for name, value in problem.limits.items()})
+    return texts(key, **{name: _limit(problem.field, name, value, texts) for name, value in problem.limits.items()})
 
 
-def _limit(field: str, value: Any, texts: Texts) -> str:
+def _limit(field: str, name: str, value: Any, texts: Texts) -> str:
+    if name == "found":
+        return file_kind(value, texts)
     return ", ".join(field_value(field, one, texts) for one in (value if isinstance(value, tuple) else (value,)))

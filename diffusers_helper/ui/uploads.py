@@ -22,9 +22,10 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..media.pictures import ACCEPTED, describe, media_type
+from ..media.pictures import ACCEPTED_NAMES, describe, media_type
 from .guard import answer, route_path, say
 from .texts import Texts
+from .words import file_kind
 
 log = logging.getLogger(__name__)
 
@@ -208,10 +209,8 @@ def _refusal(path: Path, texts: Texts) -> str:
         return texts("upload.not_kept", name=repr(path.name), reason=error.strerror)
     if media_type(head) or _MP4.match(head) or _begins_as_json(head):
         return ""
-    kind = describe(head) if head else "empty"
-    own = f"upload.{re.sub(r'[^a-z]+', '_', kind.casefold())}"
-    told = texts(own) if own in texts else kind
-    return texts("upload.not_taken", name=repr(path.name), kind=told, accepted=ACCEPTED.replace(" or ", ", "))
+    kind = file_kind(describe(head) if head else "empty", texts)
+    return texts("upload.not_taken", name=repr(path.name), kind=kind, accepted=", ".join(ACCEPTED_NAMES))
 
 
 def _texts(scope: Scope) -> Texts:

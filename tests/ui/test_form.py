@@ -13,6 +13,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
+from diffusers_helper.media import pictures
 from diffusers_helper.request import SEED_MAX, Request
 from diffusers_helper.ui.draft import restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form
@@ -24,6 +25,7 @@ from diffusers_helper.ui.starting import Starting
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
+from ..media.test_pictures import png_of_size
 from .stage import Stage, make_stage
 
 OTHER: dict[str, Any] = {
@@ -45,6 +47,10 @@ OTHER: dict[str, Any] = {
     "preserved_memory_gb": 8.5,
 }
 """A value other than the default for every field."""
+
+
+WORDS = ("reason", "found", "most", "side", "choices")
+"""What a text about a picture may name besides its file."""
 
 
 @pytest.fixture(scope="module")
@@ -199,16 +205,37 @@ def test_the_framing_says_the_size_and_whether_edges_are_cut(
     Image.new("RGB", size).save(tmp_path / "a.png")
     fields = {**stage.form.defaults, "picture": str(tmp_path / "a.png")}
     shown, unusable = framing_html(fields, stage.desk, Texts("en"))
-    assert unusable == ""
+    assert unusable == ()
     assert "64 × 64" in shown
     assert ("edges are cut off" in shown, "becomes soft" in shown) == (cut, soft)
     assert f'data-seen="{100 / size[0] if cut else 1:.4f} 1.0000"' in shown
 
 
-def test_a_picture_that_cannot_be_used_is_refused_before_the_start(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+BAD_PICTURES = {
+    "unreadable": None,
+    "empty": b"",
+    "format": b"%PDF-1.4",
+    "large": png_of_size(20_000_000, 2),
+    "large_file": b"GIF89a" + bytes(2000),
+    "damaged": b"GIF89a",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("kind", BAD_PICTURES)
+def test_a_picture_that_cannot_be_used_is_refused_before_the_start_in_the_language_of_the_page(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, language: str
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 1000)
+    if (content := BAD_PICTURES[kind]) is not None:
+        (tmp_path / "a.png").write_bytes(content)
     shown = values(stage.form, picture=str(tmp_path / "a.png"))
-    assert "a.png" in json.loads(look_ahead(stage.form, stage.desk, "en", shown)[0])["fields"]["picture"]
+    seen = json.loads(look_ahead(stage.form, stage.desk, language, shown)[0])["fields"]["picture"]
+    started = Starting(stage.desk, stage.form).add(language, "scripted", *shown)
+    assert json.loads(started[1])["fields"] == {"picture": seen}
+    own = Texts(language)(f"refusal.picture_{kind}", name="'a.png'", **dict.fromkeys(WORDS, "|")).split("|")
+    assert all(words in seen for words in own)
+    assert language == "en" or "PDF document" not in seen
 
 
 def draft_of(form: Form, run: str, **fields: Any) -> str:
