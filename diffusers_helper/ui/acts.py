@@ -1,7 +1,8 @@
-"""What can be done with a job that has ended, as buttons: with words on the stage, as drawings on a card."""
+"""What can be done with jobs, as buttons with words, with a drawing or with both; and what with one that has ended."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,7 +20,9 @@ class Offer:
     """One thing that can be done.
 
     Attributes:
+        job: 0 where it is about all of them.
         words, hint, confirm: what it is called, what is said of it, what is asked first; plain text.
+        value: how it is to be done.
         saves, address: of the link that saves a video, the name under which and from where.
     """
 
@@ -30,6 +33,8 @@ class Offer:
     confirm: str = ""
     saves: str = ""
     address: str = ""
+    value: str = ""
+    usable: bool = True
 
 
 def offers(job: Job, texts: Texts) -> list[Offer]:
@@ -68,6 +73,11 @@ def button(offer: Offer, kind: str = "") -> str:
     return _element(offer, f"q-button {kind}".strip(), content, title=offer.hint)
 
 
+def plain(offer: Offer) -> str:
+    """With words."""
+    return _element(offer, "q-button", escape(offer.words), title=offer.hint)
+
+
 def icon(offer: Offer, kind: str = "") -> str:
     """With a drawing, and words for those who point at it or cannot see it."""
     words = f"{offer.words}: {offer.hint}" if offer.hint else offer.words
@@ -75,9 +85,15 @@ def icon(offer: Offer, kind: str = "") -> str:
 
 
 def _element(offer: Offer, classes: str, content: str, **attributes: str) -> str:
-    told = "".join(f' {name.replace("_", "-")}="{escape(text)}"' for name, text in attributes.items() if text)
     if offer.saves:
-        return f'<a class="{classes}" href="{offer.address}" download="{escape(offer.saves)}"{told}>{content}</a>'
-    ask = f' data-confirm="{escape(offer.confirm)}"' if offer.confirm else ""
+        link = f'href="{offer.address}" download="{escape(offer.saves)}"'
+        return f'<a class="{classes}" {link}{_attributes(attributes)}>{content}</a>'
+    told = _attributes({"data-value": offer.value, "data-confirm": offer.confirm, **attributes})
+    off = "" if offer.usable else " disabled"
     act = f'data-act="{offer.act}" data-job="{offer.job}"'
-    return f'<button type="button" class="{classes}" {act}{ask}{told}>{content}</button>'
+    return f'<button type="button" class="{classes}" {act}{told}{off}>{content}</button>'
+
+
+def _attributes(given: Mapping[str, str]) -> str:
+    """Those that say something."""
+    return "".join(f' {name.replace("_", "-")}="{escape(text)}"' for name, text in given.items() if text)

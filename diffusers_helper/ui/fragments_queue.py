@@ -15,8 +15,8 @@ from ..jobs.job import ENDED, Job
 from ..request import DRAW_A_SEED
 from ..sections.plan import plan_video
 from . import acts
+from .acts import Offer
 from .desk import Desk
-from .icons import svg
 from .screen import has_video, picture_address
 from .texts import Texts
 from .words import duration, number, say
@@ -110,12 +110,10 @@ def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
 def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:
     failed = sum(job.state == "failed" for job in jobs)
     broken = sum(job.state == "interrupted" and job.can_go_on for job in jobs)
-    act = "unpause" if paused else "pause"
-    buttons = _button(act, 0, say(texts, f"queue.{act}"))
-    if broken:
-        buttons += _button("go_on_all", 0, say(texts, "queue.go_on_all", count=broken))
-    if failed:
-        buttons += _button("retry_failed", 0, say(texts, "queue.retry_failed", count=failed))
+    offered = {"unpause" if paused else "pause": 1, "go_on_all": broken, "retry_failed": failed}
+    buttons = "".join(
+        acts.plain(Offer(act, 0, texts(f"queue.{act}", count=count))) for act, count in offered.items() if count
+    )
     return (
         f'<div class="q-head"><h2>{say(texts, "queue.queue")}</h2>'
         f'<span class="q-dim">{say(texts, "queue.counts", count=waiting)}</span>'
@@ -128,15 +126,15 @@ def _running_row(job: Job, texts: Texts) -> str:
     bar = f'<progress max="{max(told.sections, 1)}" value="{told.sections_done}"></progress>'
     done = say(texts, "queue.sections", done=told.sections_done, sections=told.sections) if told.sections else ""
     if job.stop:
-        acts = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
+        buttons = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
     else:
-        acts = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
-    return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", acts, texts)
+        buttons = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
+    return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", buttons, texts)
 
 
 def _stop(job: Job, keep: str, texts: Texts) -> str:
-    sure = say(texts, "job.stop_nothing_confirm", job=job.id) if keep == "nothing" else ""
-    return _button("stop", job.id, say(texts, f"job.stop_{keep}"), value=keep, confirm=sure)
+    sure = texts("job.stop_nothing_confirm", job=job.id) if keep == "nothing" else ""
+    return acts.plain(Offer("stop", job.id, texts(f"job.stop_{keep}"), confirm=sure, value=keep))
 
 
 def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
@@ -149,20 +147,21 @@ def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
         "duplicate": True,
         "cancel" if unfinished else "remove": True,
     }
-    sure = "" if unfinished else say(texts, "queue.remove_confirm", job=job.id)
-    acts = "".join(
-        _icon(act, job, texts, usable=can, confirm=sure if act == "remove" else "") for act, can in usable.items()
+    sure = {"remove": texts("queue.remove_confirm", job=job.id)}
+    names = {act: texts(f"queue.act_{act}", job=job.id) for act in usable}
+    buttons = "".join(
+        acts.icon(Offer(act, job.id, names[act], confirm=sure.get(act, ""), usable=can)) for act, can in usable.items()
     )
     resumes = say(texts, "queue.resumes", done=job.progress.sections_done) if unfinished else ""
     places = f'<span class="q-place">{say(texts, "queue.place", place=place)}</span>'
-    return _row(job, f"{places}<span>{resumes}</span>{_facts(job, texts)}", acts, texts)
+    return _row(job, f"{places}<span>{resumes}</span>{_facts(job, texts)}", buttons, texts)
 
 
-def _row(job: Job, facts: str, acts: str, texts: Texts) -> str:
+def _row(job: Job, facts: str, buttons: str, texts: Texts) -> str:
     return (
         f'<li class="q-row q-{job.state}"><img class="q-thumb" src="{_thumb(job)}" alt="" loading="lazy">'
         f'<div class="q-words"><p class="q-prompt">{_prompt(job, texts)}</p>'
-        f'<p class="q-facts">{_state(job, texts)}{facts}</p></div><div class="q-acts">{acts}</div></li>'
+        f'<p class="q-facts">{_state(job, texts)}{facts}</p></div><div class="q-acts">{buttons}</div></li>'
     )
 
 
@@ -170,7 +169,7 @@ def undo(trashed: Sequence[Job], texts: Texts) -> str:
     """What was deleted lately, each with the way back."""
     rows = (
         f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
-        f"{acts.button(acts.Offer('undo', job.id, texts('queue.undo')))}</li>"
+        f"{acts.button(Offer('undo', job.id, texts('queue.undo')))}</li>"
         for job in trashed[:MOST_UNDONE]
     )
     return f'<ul class="q-list" role="status">{"".join(rows)}</ul>' if trashed else ""
@@ -217,7 +216,7 @@ def _without_video(job: Job) -> str:
 def _card_acts(job: Job, texts: Texts) -> str:
     offered = acts.offers(job, texts)
     drawn = "".join(acts.icon(offer) for offer in offered if offer.act != "open_folder")
-    return drawn + acts.icon(acts.Offer("trash", job.id, texts("queue.delete")), "q-danger")
+    return drawn + acts.icon(Offer("trash", job.id, texts("queue.delete")), "q-danger")
 
 
 def _files(job: Job, texts: Texts) -> str:
@@ -225,12 +224,12 @@ def _files(job: Job, texts: Texts) -> str:
     place = job.progress.video or job.progress.folder
     path = escape(str(Path(place).parent if job.progress.video else place)) if place else ""
     what = texts("queue.forget_deletes" if job.progress.folder else "queue.forget_keeps")
-    sure = say(texts, "queue.forget_confirm", job=job.id, what=what)
+    sure = texts("queue.forget_confirm", job=job.id, what=what)
     copy = (
         f'<code>{path}</code><button type="button" class="q-button" data-copy="{path}" '
         f'data-copied="{say(texts, "queue.copied")}">{say(texts, "queue.copy")}</button>'
     )
-    forget = _button("remove", job.id, say(texts, "queue.forget"), confirm=sure, hint=escape(what))
+    forget = acts.plain(Offer("remove", job.id, texts("queue.forget"), what, sure))
     facts = f'<p class="q-facts">{_facts(job, texts)}</p>'
     opens = [offer for offer in acts.offers(job, texts) if offer.act == "open_folder"]
     log = f'<a class="q-button" href="media/{job.id}/log.txt" target="_blank">{say(texts, "queue.log")}</a>'
@@ -281,23 +280,3 @@ def _thumb(job: Job) -> str:
 
 def _empty(texts: Texts, key: str) -> str:
     return f'<p class="q-empty">{say(texts, key)}</p>'
-
-
-def _button(act: str, job: int, words: str, *, value: str = "", confirm: str = "", hint: str = "") -> str:
-    """A button with words; all that is given is escaped already."""
-    extra = "".join(
-        f' {name}="{text}"'
-        for name, text in {"data-value": value, "data-confirm": confirm, "title": hint}.items()
-        if text
-    )
-    return f'<button type="button" class="q-button" data-act="{act}" data-job="{job}"{extra}>{words}</button>'
-
-
-def _icon(act: str, job: Job, texts: Texts, *, usable: bool, confirm: str) -> str:
-    """A button with a drawing, and words for those who point at it or cannot see it."""
-    name = say(texts, f"queue.act_{act}", job=job.id)
-    extra = (f' data-confirm="{confirm}"' if confirm else "") + ("" if usable else " disabled")
-    return (
-        f'<button type="button" class="q-icon" data-act="{act}" data-job="{job.id}" aria-label="{name}" '
-        f'title="{name}"{extra}>{svg(act)}</button>'
-    )
