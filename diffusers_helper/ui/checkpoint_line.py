@@ -80,10 +80,9 @@ def line_html(checkpoint: Checkpoint | None, desk: Desk, texts: Texts) -> str:
 
 
 def _sizes(checkpoint: Checkpoint) -> str:
-    """From the squarest to the widest."""
-    wide = sorted({(max(size) / min(size), max(size), min(size)) for size in checkpoint.buckets})
-    ends = [f"{width} × {height}" for _, width, height in (wide[0], wide[-1])]
-    return " – ".join(dict.fromkeys(ends))
+    """From the shortest side to the longest."""
+    sides = [side for size in checkpoint.buckets for side in size]
+    return "–".join(dict.fromkeys((str(min(sides)), str(max(sides)))))
 
 
 def examples_html(checkpoint: Checkpoint | None, texts: Texts) -> str:

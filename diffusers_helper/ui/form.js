@@ -245,6 +245,7 @@
   document.addEventListener('framepack-news', event => {
     ({queued, words} = event.detail);
     goesOn(event.detail.run);
+    for (const said of document.querySelectorAll('#said [data-job]')) said.hidden = !queued.includes(Number(said.dataset.job));
     document.documentElement.style.setProperty('--drop-file', JSON.stringify(words['generate.drop_file']));
     mark();
   });

@@ -100,7 +100,7 @@ class Starting:
             job = self._desk.queue.add(self._form.request_of(values), self._desk.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts)
-        return _where(job, self._desk, texts), NOTHING_WRONG
+        return _until_begun(job, _where(job, self._desk, texts)), NOTHING_WRONG
 
     def add_anew(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Queue what came too late for the edited job, and end editing."""
@@ -116,7 +116,12 @@ class Starting:
             job = queue.edit(editing, self._form.request_of(values), self._desk.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts), gr.skip()
-        return texts("generate.saved", job=job.id), NOTHING_WRONG, 0
+        return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0
+
+
+def _until_begun(job: Job, words: str) -> str:
+    """What is said of a job as HTML; the script hides it when the job has begun."""
+    return f'<span data-job="{job.id}">{escape(words)}</span>'
 
 
 def _where(job: Job, desk: Desk, texts: Texts) -> str:

@@ -38,6 +38,7 @@ def test_start_and_the_preview_are_in_sight_together(
     ask_for(page, make_picture(tmp_path))
     assert hold.reached.wait(20)
     page.locator("[data-shot=preview]").wait_for()
+    page.locator("#said", has_text="Job 1 starts now.").wait_for(state="hidden")
     start, screen, preview = boxes(page, "#start", ".screen", "[data-shot=preview]")
     assert start["y"] + start["height"] <= 900
     assert screen["y"] + screen["height"] <= 900
@@ -132,8 +133,13 @@ def test_before_and_after_stand_over_each_other(watched: Any) -> None:
     assert watched.locator("[data-player=full]").count() == 0
 
 
-def test_an_earlier_result_comes_back_to_the_stage_by_a_click(watched: Any) -> None:
+def test_earlier_results_are_in_sight_below_a_tall_video_and_come_back_by_a_click(watched: Any) -> None:
     watched.locator("[data-live=job]", has_text="a cat").wait_for()
+    watched.set_viewport_size({"width": 1440, "height": 900})
+    watched.add_style_tag(content=".shot[style] { --wide: 112 !important; --high: 176 !important }")
+    film, results = boxes(watched, "[data-shot=video]", ".recent")
+    assert film["height"] > 300
+    assert results["y"] + results["height"] <= 900
     watched.locator(".recent .result").last.press("Enter")
     watched.locator("[data-live=job]", has_text="the sea at night").wait_for()
     watched.wait_for_function("() => document.activeElement.dataset.wish === 'show=1'")

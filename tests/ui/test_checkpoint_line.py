@@ -51,7 +51,7 @@ def choose(stage: Stage, name: str) -> dict[str, Any]:
 
 def test_the_line_says_what_it_is_what_it_cannot_and_its_sizes(alone: Stage) -> None:
     line = line_html(TOY, alone.desk, ENGLISH)
-    for words in ("<strong>A toy.</strong>", "No people.", "64 × 64 – 96 × 48", 'data-act="system"'):
+    for words in ("<strong>A toy.</strong>", "No people.", "Sides of 48–96 pixels", 'data-act="system"'):
         assert words in line
     assert "おもちゃ。" in line_html(TOY, alone.desk, Texts("ja"))
 
@@ -59,7 +59,7 @@ def test_the_line_says_what_it_is_what_it_cannot_and_its_sizes(alone: Stage) -> 
 def test_a_checkpoint_that_says_nothing_has_its_name_and_sizes(stage: Stage) -> None:
     line = line_html(LARGE, stage.desk, ENGLISH)
     assert "<strong>large</strong>" in line
-    assert "640 × 640" in line
+    assert "Sides of 640 pixels" in line
     assert "data-act" not in line
     assert line_html(None, stage.desk, ENGLISH) == ""
 
@@ -194,5 +194,5 @@ def test_a_default_follows_the_choice(stage: Stage, language: str) -> None:
 
 def test_the_pocket_s_own_line_tells_a_newcomer_what_it_is(alone: Stage, pocket: Path) -> None:
     line = line_html(find_checkpoint("pocket", pocket), alone.desk, ENGLISH)
-    for words in ("small built-in model", "about a second", "13B", "128 × 128 – 160 × 96"):
+    for words in ("small built-in model", "about a second", "13B", "Sides of 96–176 pixels"):
         assert words in line

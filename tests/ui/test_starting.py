@@ -30,7 +30,7 @@ def picture_of(stage: Stage, job: int) -> str:
 def test_start_adds_a_job_and_says_where_it_stands(stage: Stage, starting: Starting) -> None:
     picture = picture_of(stage, stage.add().id)
     assert starting.add("en", "scripted", *stage.values(picture=picture, prompt="second")) == (
-        "Job 2 is number 2 in the queue.",
+        '<span data-job="2">Job 2 is number 2 in the queue.</span>',
         NOTHING_WRONG,
     )
     assert [job.request.prompt for job in stage.queue.jobs()] == ["a wave", "second"]
@@ -40,12 +40,12 @@ def test_the_place_is_the_one_that_the_queue_s_tab_shows(stage: Stage, starting:
     """The running job has no place there."""
     picture = picture_of(stage, stage.add().id)
     stage.queue.claim()
-    assert starting.add("en", "scripted", *stage.values(picture=picture))[0] == "Job 2 is number 1 in the queue."
+    assert "Job 2 is number 1 in the queue." in starting.add("en", "scripted", *stage.values(picture=picture))[0]
 
 
 def test_the_only_job_starts_now(stage: Stage, starting: Starting) -> None:
     picture = picture_of(stage, stage.ended().id)
-    assert starting.add("en", "scripted", *stage.values(picture=picture))[0] == "Job 2 starts now."
+    assert "Job 2 starts now." in starting.add("en", "scripted", *stage.values(picture=picture))[0]
 
 
 def test_start_in_a_paused_queue_says_that_it_waits(stage: Stage, starting: Starting) -> None:
@@ -84,7 +84,11 @@ def test_an_error_is_text_and_no_markup() -> None:
 def test_saving_changes_the_job_that_is_edited(stage: Stage, starting: Starting) -> None:
     job = stage.add()
     values = stage.values(picture=picture_of(stage, job.id), prompt="x")
-    assert starting.save(job.id, "en", "scripted", *values) == ("Job 1 is changed.", NOTHING_WRONG, 0)
+    assert starting.save(job.id, "en", "scripted", *values) == (
+        '<span data-job="1">Job 1 is changed.</span>',
+        NOTHING_WRONG,
+        0,
+    )
     assert stage.queue.job(job.id).request.prompt == "x"
     assert len(stage.queue.jobs()) == 1
 
