@@ -12,9 +12,11 @@ import pytest
 
 import demo_gradio
 from diffusers_helper import cli
+from diffusers_helper.events import Started
 from diffusers_helper.models.table import CHECKPOINTS, FRAMEPACK_BUCKETS
 from diffusers_helper.sections.plan import plan_video
 from diffusers_helper.settings import KNOBS
+from diffusers_helper.show import _sentence
 
 from .conftest import ROOT
 
@@ -225,6 +227,15 @@ def test_what_is_downloaded_is_named_with_its_size() -> None:
             assert f"`{source.repository}`" in text
             assert f"{source.size_gb} GB" in text
         assert not known.sources or f"{known.size_gb:.1f} GB" in text
+
+
+@pytest.mark.parametrize("name", ["FAQ.md", "QUICKSTART.md"])
+def test_what_tells_folder_and_seed_is_named_by_its_words_not_by_its_place(name: str) -> None:
+    told = Started(folder="FOLDER", seed=1, sections_done=0)
+    assert _sentence(told).startswith("working in FOLDER (seed 1")
+    assert "line `working in`" in text_of(name)
+    assert f"event `{json.loads(told.to_json())['event']}`" in text_of(name)
+    assert "first line" not in text_of(name), "a checkpoint's note may come before it"
 
 
 def test_every_setting_is_in_the_table() -> None:
