@@ -11,10 +11,10 @@ from pathlib import Path
 def prepare_streams() -> None:
     """From now on no character is one that a stream cannot take, and what a closed one should take goes nowhere."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
+        if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -82,6 +82,7 @@ def unheard(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
 PAGE = (sys.executable, "demo_gradio.py")
 SHORT = {
     "a refusal": program.command("generate", "--json"),
+    "a refusal of other bytes": program.command("generate", "--json", "--image", "\udcff.png", "--out", "\udcff.avi"),
     "a refused setting": program.command("generate", "--json", "--log-level", "loud"),
     "a refused download": program.command("download", "--json", "nothing"),
     "help": program.command("--help"),
@@ -100,7 +101,7 @@ def test_nobody_reads_what_is_said_and_it_ends_quietly(what: str) -> None:
     assert said == b""
 
 
-@pytest.mark.parametrize("what", ["a refusal", "the version", "the page's help"])
+@pytest.mark.parametrize("what", ["a refusal", "a refusal of other bytes", "the version", "the page's help"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_exit_code(what: str, closed: str) -> None:
     command = ["bash", "-c", f'"$@" {closed}', "-", *SHORT[what]]
