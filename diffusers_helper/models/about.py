@@ -29,6 +29,9 @@ from ..request import LONGEST_SECONDS, SHORTEST_SECONDS
 
 ENGLISH = "en"
 LARGE = Path(__file__).with_name("large")
+SIDE_STEP = 16
+"""A side in pixels is a multiple of it: the VAE makes a latent of 8 pixels, the transformer a token of 2 latents."""
+LATENT_CHANNELS = 16
 
 
 def _visible_line(text: str) -> str:
@@ -47,6 +50,12 @@ def _with_english(words: dict[str, str]) -> dict[str, str]:
     return words
 
 
+def _without_repeats(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError("must not say the same twice")
+    return kinds
+
+
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
 Line = Annotated[str, StringConstraints(max_length=300), AfterValidator(_visible_line)]
 Words = Annotated[
@@ -54,8 +63,11 @@ Words = Annotated[
 ]
 """Language -> text; English is always there. A text alone is English."""
 Seconds = Annotated[float, Field(ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=16, le=8192)]
-Colour = tuple[float, float, float]
+Side = Annotated[int, Field(ge=SIDE_STEP, le=8192, multiple_of=SIDE_STEP)]
+Kinds = Annotated[tuple[Literal["framepack", "f1"], ...], Field(min_length=1), AfterValidator(_without_repeats)]
+Share = Annotated[float, Field(allow_inf_nan=False)]
+Colour = tuple[Share, Share, Share]
+Factors = Annotated[tuple[Colour, ...], Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)]
 
 
 class About(BaseModel):
@@ -90,15 +102,15 @@ class Description(BaseModel):
     Attributes:
         kinds: the samplings it was trained for, the one it does best first.
         buckets: (height, width) in pixels.
-        latent_rgb_factors, latent_rgb_bias: the linear preview map.
+        latent_rgb_factors, latent_rgb_bias: the linear preview map, [16, 3] and [3].
         steps_per_frame: what decoding a frame takes, in sampling steps.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    kinds: Annotated[tuple[Literal["framepack", "f1"], ...], Field(min_length=1)] | None = None
+    kinds: Kinds | None = None
     buckets: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] | None = None
-    latent_rgb_factors: tuple[Colour, ...] | None = None
+    latent_rgb_factors: Factors | None = None
     latent_rgb_bias: Colour | None = None
     steps_per_frame: Annotated[float, Field(gt=0, le=1000)] | None = None
     about: About = About()

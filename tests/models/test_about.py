@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,36 @@ def test_what_makes_no_sense_is_refused_with_its_place(copy: Path, about: Any, w
         told(copy, about)
 
 
-@pytest.mark.parametrize("content", ['{"kinds": []}', '{"kinds": ["f2"]}', '{"latent_rgb_bias": [0, 0, 0]}'])
-def test_so_is_the_rest_of_the_file(copy: Path, content: str) -> None:
-    (copy / "framepack.json").write_text(content)
-    with pytest.raises(UnusableCheckpoint, match=r"framepack\.json is damaged"):
+GREY = [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"kinds": []}, "kinds"),
+        ({"kinds": ["f2"]}, "kinds.0"),
+        ({"kinds": ["f1", "f1"]}, "kinds"),
+        ({"buckets": []}, "buckets"),
+        ({"buckets": [[64, 64], [100, 64]]}, "buckets.1.0"),
+        ({"buckets": [[16, 33]]}, "buckets.0.1"),
+        ({"buckets": [[0, 64]]}, "buckets.0.0"),
+        ({"latent_rgb_bias": GREY}, "the file"),
+        ({"latent_rgb_bias": GREY, "latent_rgb_factors": [GREY]}, "latent_rgb_factors"),
+        ({"latent_rgb_bias": GREY, "latent_rgb_factors": [GREY] * 17}, "latent_rgb_factors"),
+        ({"latent_rgb_bias": GREY, "latent_rgb_factors": [*[GREY] * 15, [0, 0, math.nan]]}, "latent_rgb_factors.15.2"),
+        ({"latent_rgb_bias": [0, math.inf, 0], "latent_rgb_factors": [GREY] * 16}, "latent_rgb_bias.1"),
+        ({"steps_per_frame": math.nan}, "steps_per_frame"),
+    ],
+)
+def test_so_is_the_rest_of_the_file(copy: Path, wrong: Any, where: str) -> None:
+    (copy / "framepack.json").write_text(json.dumps(wrong))
+    with pytest.raises(UnusableCheckpoint, match=rf"framepack\.json is damaged: {where}: "):
         find_checkpoint(str(copy), copy)
+
+
+def test_a_preview_map_of_all_channels_is_taken(copy: Path) -> None:
+    (copy / "framepack.json").write_text(json.dumps({"latent_rgb_bias": GREY, "latent_rgb_factors": [GREY] * 16}))
+    assert find_checkpoint(str(copy), copy).latent_rgb == ((tuple(GREY),) * 16, tuple(GREY))
 
 
 def test_keys_of_later_versions_are_left_alone(copy: Path) -> None:
