@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from huggingface_hub.utils._http import default_client_factory
 
 from diffusers_helper.cli import main
 from diffusers_helper.errors import InvalidSetting
@@ -86,11 +89,36 @@ def test_a_download_through_a_socks_proxy_names_the_package(
     assert "secret" not in said
 
 
-def test_a_proxy_that_cannot_be_used_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    named(monkeypatch, {"HTTPS_PROXY": "ftp://someone:secret@127.0.0.1:9"})
-    with pytest.raises(InvalidSetting, match="HTTPS_PROXY: the proxy cannot be used") as refusal:
-        require_usable_proxies(httpx.Client)
-    assert "secret" not in str(refusal.value)
+@pytest.mark.parametrize("make_client", [httpx.Client, default_client_factory])
+@pytest.mark.parametrize("proxy", ["ftp://me:se@HOST", "http://me:se/cret@HOST", "http://me:se#cret@HOST"])
+def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, make_client: Callable[[], object]
+) -> None:
+    named(monkeypatch, {"HTTPS_PROXY": proxy.replace("HOST", "127.0.0.1:9")})
+    with pytest.raises(InvalidSetting, match=r"^HTTPS_PROXY: the proxy cannot be used; .* %2F for / and %23") as no:
+        require_usable_proxies(make_client)
+    assert not re.search(r"\bse\b|cret", str(no.value))
+    assert no.value.__suppress_context__, "a traceback does not tell it either"
+
+
+@pytest.mark.parametrize("make_client", [httpx.Client, default_client_factory])
+def test_certificates_that_cannot_be_read_are_no_proxys_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_client: Callable[[], object]
+) -> None:
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    monkeypatch.delenv("SSLKEYLOGFILE", raising=False)
+    named(monkeypatch, {"SSL_CERT_FILE": str(tmp_path / "nowhere")})
+    with pytest.raises(InvalidSetting, match=r"^SSL_CERT_FILE: what secure connections need .*: No such file") as no:
+        require_usable_proxies(make_client)
+    assert "proxy" not in str(no.value)
+
+
+def test_what_is_no_fault_of_the_environment_is_not_said_to_be() -> None:
+    def make_client() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        require_usable_proxies(make_client)
 
 
 def test_the_import_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
