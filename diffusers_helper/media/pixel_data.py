@@ -11,14 +11,18 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
 MAX_PROFILE_BYTES = 4_000_000
 """Of a colour profile, unpacked. Those of printers, the largest in use, have about half."""
+MOST_PIECES = 100_000
+"""Of which a file may consist: chunks, segments, blocks. Real ones have thousands, a PNG of a chunk per row 65,535."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,29 @@ def as_it_is(data: bytes) -> PixelData:
     return PixelData(data)
 
 
+def _at_most(most: int, what: str, found: Iterable[T]) -> Iterator[T]:
+    """``found``. Raises OSError as soon as there is more of it: a small file could have a minute's work in it."""
+    for number, one in enumerate(found):
+        if number == most:
+            raise OSError(f"more than {most} {what}")
+        yield one
+
+
 # PNG: a signature, then chunks of length, kind, data and checksum. Those that may be left out begin small.
 
 _PNG_SIGNATURE_BYTES = 8
 _PNG_CHUNK = re.compile(rb".{4}([A-Za-z]{4})", re.DOTALL)
-_PNG_PIXELS = re.compile(rb".{4}(PLTE|tRNS|IDAT|IEND)", re.DOTALL)
+_PNG_PIXELS = re.compile(rb"PLTE|tRNS|IDAT|IEND")
 
 
 def of_png(data: bytes) -> PixelData:
-    """The critical chunks and tRNS. What an animation adds to its first picture is left out, too."""
+    """The critical chunks and tRNS. What an animation adds to its first picture is left out, too.
+
+    Raises OSError for more chunks than a picture needs.
+    """
     stream = bytearray(data[:_PNG_SIGNATURE_BYTES])
     beside: dict[bytes, bytes] = {}
-    for kind, start, end in _png_chunks(data):
+    for kind, start, end in _at_most(MOST_PIECES, "chunks", _png_chunks(data)):
         if _makes_pixels(kind):
             stream += data[start:end]
         elif kind in (b"iCCP", b"eXIf"):
@@ -76,8 +91,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if _makes_pixels(kind) or end == len(data) or _PNG_CHUNK.match(data, end):
             yield kind, at, end
             at = end
-        elif found := _PNG_PIXELS.search(data, at + 8):
-            at = found.start()
+        elif found := _PNG_PIXELS.search(data, at + 12):
+            at = found.start() - 4
         else:
             return
 
@@ -112,7 +127,7 @@ _JPEG_MOST_SCANS = 100
 def of_jpeg(data: bytes) -> PixelData:
     """Tables, frame and scans, with the two segments that say how colours are stored. A missing end is made up for.
 
-    Raises OSError for more scans than a picture needs.
+    Raises OSError for more segments or scans than a picture needs.
     """
     stream, beside, components = bytearray(data[:2]), list[bytes](), 0
     endings: tuple[bytes, ...] = (b"",)
@@ -133,7 +148,7 @@ def of_jpeg(data: bytes) -> PixelData:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(code, marker and all) of each segment; the first scan comes last, with all that follows it."""
-    for code, start, end in _jpeg_places(data, 2):
+    for code, start, end in _at_most(MOST_PIECES, "segments", _jpeg_places(data, 2)):
         if code == _JPEG_SCAN:
             yield code, data[start:]
             return
@@ -150,11 +165,9 @@ def _jpeg_places(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 
 def _scan_headers(scans: bytes) -> list[bytes]:
     """What the scans say of themselves, without marker and length. Raises OSError for too many of them."""
-    headers = (scans[start + 4 : end] for code, start, end in _jpeg_places(scans, 0) if code == _JPEG_SCAN)
-    found = list(islice(headers, _JPEG_MOST_SCANS + 1))
-    if len(found) > _JPEG_MOST_SCANS:
-        raise OSError(f"more than {_JPEG_MOST_SCANS} scans")
-    return found
+    places = _at_most(MOST_PIECES, "segments", _jpeg_places(scans, 0))
+    headers = (scans[start + 4 : end] for code, start, end in places if code == _JPEG_SCAN)
+    return list(_at_most(_JPEG_MOST_SCANS, "scans", headers))
 
 
 def _says_how_colours_are_stored(segment: bytes) -> bool:
@@ -198,55 +211,82 @@ def _joined_profile(blocks: list[bytes]) -> bytes | None:
 
 # WebP: RIFF chunks of kind, length and data, padded to even lengths.
 
+_WEBP_KIND = re.compile(rb"[^\0]")
 _WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP")
 
 
 def of_webp(data: bytes) -> PixelData:
-    """The frames and the colour profile, up to the end of the file, whatever its header says of the length."""
-    frames, exif, at = bytearray(), None, 12
-    while at + 8 <= len(data):
-        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        end = at + 8 + length + length % 2
+    """The frames and the colour profile, up to the end of the file, whatever its header says of the length.
+
+    Raises OSError for more chunks than a picture needs.
+    """
+    frames, exif = bytearray(), None
+    for kind, start, end in _at_most(MOST_PIECES, "chunks", _webp_chunks(data)):
         if kind in _WEBP_PIXELS:
-            frames += data[at:end]
+            frames += data[start:end]
         elif kind == b"EXIF":
-            exif = data[at + 8 : end]
-        at = end
+            exif = data[start + 8 : end]
     frames += b"\0" * (len(frames) % 2)
     return PixelData(b"RIFF" + struct.pack("<L", len(frames) + 4) + b"WEBP" + bytes(frames), exif=exif)
 
 
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each chunk. Zeros before it, with which some programs fill up a file, are no chunks."""
+    at = 12
+    while (found := _WEBP_KIND.search(data, at)) and (at := found.start()) + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        end = at + 8 + length + length % 2
+        yield data[at : at + 4], at, end
+        at = end
+
+
 # AVIF: boxes. The pixels say by themselves how they are turned, and EXIF is an item that can be given another kind.
 
-_AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+_AVIF_EXIF_ITEM = re.compile(rb"infe(?:\x02.{7}|\x03.{9})Exif", re.DOTALL)
 
 
 def of_avif(data: bytes) -> PixelData:
-    """The whole file, with its EXIF hidden from the decoder."""
-    return PixelData(_AVIF_EXIF_ITEM.sub(rb"\1skip", data))
+    """The whole file, with its EXIF hidden from the decoder. Raises OSError for more items than a picture needs."""
+    hidden = bytearray(data)
+    for item in _at_most(MOST_PIECES, "EXIF items", _AVIF_EXIF_ITEM.finditer(data)):
+        hidden[item.end() - 4 : item.end()] = b"skip"
+    return PixelData(bytes(hidden))
 
 
 # GIF: a header with its colours, extensions in pieces of up to 255 bytes, pictures.
 
+_GIF_INTRODUCER = re.compile(rb"[!,;]")
+_GIF_PIXELS = (b"!\xf9", b",", b";")
+"""Which colour is transparent, and what begins a picture or ends the file."""
+
 
 def of_gif(data: bytes) -> PixelData:
-    """Of what stands before the first picture only which colour is transparent."""
+    """Of what stands before the first picture only which colour is transparent.
+
+    Raises OSError for more pieces than a picture needs.
+    """
     flags = data[10] if len(data) > 10 else 0
-    at = 13 + (flags >> 7) * (6 << (flags & 7))
-    stream = bytearray(data[:at])
-    while data[at : at + 1] not in (b",", b";", b""):
-        end = _gif_extension_end(data, at) if data[at : at + 1] == b"!" else at + 1
-        if data.startswith(b"!\xf9", at):
-            stream += data[at:end]
-        at = end
-    return PixelData(bytes(stream) + data[at:])
+    colours_end = 13 + (flags >> 7) * (6 << (flags & 7))
+    stream = bytearray(data[:colours_end])
+    for kind, start, end in _at_most(MOST_PIECES, "pieces", _gif_pieces(data, colours_end)):
+        if kind in _GIF_PIXELS:
+            stream += data[start:end]
+    return PixelData(bytes(stream))
 
 
-def _gif_extension_end(data: bytes, start: int) -> int:
-    at = start + 2
-    while at < len(data) and data[at]:
-        at += 1 + data[at]
-    return at + 1
+def _gif_pieces(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each extension's head, pieces and end; at last of the picture, with all that follows it."""
+    while (found := _GIF_INTRODUCER.search(data, at)) and found[0] == b"!":
+        start, at = found.start(), found.end() + 1
+        kind = data[start:at]
+        yield kind, start, at
+        while at < len(data) and data[at]:
+            yield kind, at, at + 1 + data[at]
+            at += 1 + data[at]
+        yield kind, at, at + 1
+        at += 1
+    if found:
+        yield found[0], found.start(), len(data)
 
 
 # EXIF: a TIFF file of tags; the first directory has the orientation.

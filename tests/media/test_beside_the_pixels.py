@@ -280,7 +280,7 @@ def test_what_stands_beside_a_webps_pixels_does_not_matter(tmp_path: Path, lossl
     assert seen.shape == (64, 48, 3)
     for length in (0, 12, len(webp) + 1000, 2**32 - 1):
         assert np.array_equal(opened(webp[:4] + struct.pack("<L", length) + webp[8:], tmp_path), seen)
-    for added in (riff(b"XMP ", b"<x"), riff(b"none", b"abc"), riff(b"XMP ", b"abcd")[:-2], b"junk"):
+    for added in (riff(b"XMP ", b"<x"), riff(b"none", b"abc"), riff(b"XMP ", b"abcd")[:-2], b"junk", bytes(900_000)):
         assert np.array_equal(opened(webp + added, tmp_path), seen)
     at = webp.find(b"EXIF")
     assert opened(webp[:at] + riff(b"EXIF", b"\xff" * 21), tmp_path).shape == (48, 64, 3)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,65 @@ def test_the_comments_of_a_gif_do_not_reach_its_decoder(tmp_path: Path, comments
     commented = gif[:colours_end] + comments + gif[colours_end:]
     assert len(pixel_data.of_gif(commented).stream) <= len(gif)
     assert opened(commented, tmp_path).tolist() == [[[255, 255, 255], [0, 0, 255]]]
+
+
+def endless(piece: bytes, form: str, place: int, what: str) -> object:
+    """A picture with so many of that piece at that place that only the counting ends it."""
+    data = encoded(Image.new("RGB", (2, 1), "red"), form)
+    pieces = piece * (pixel_data.MOST_PIECES + 1)
+    return pytest.param(data[:place] + pieces + data[place:], what, id=f"{form} {piece!r}")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        endless(b"\0\0\0\0tEXtsum.", "PNG", 33, "chunks"),
+        endless(b"\0\0\0\0IDATsum.", "PNG", 33, "chunks"),
+        endless(b"\xff\xfe\0\2", "JPEG", 2, "segments"),
+        endless(b"\xff\xfe\0\2", "JPEG", -2, "segments"),
+        endless(b"\xff\xc4\0\2", "JPEG", 2, "segments"),
+        endless(b"XMP \0\0\0\0", "WEBP", 12, "chunks"),
+        endless(b"infe\2.......Exif", "AVIF", -1, "EXIF items"),
+        endless(b"!\xfe\0", "GIF", 13 + 12, "pieces"),
+        endless(b"!\xfe\1a\0", "GIF", 13 + 12, "pieces"),
+    ],
+)
+def test_a_picture_of_endless_pieces_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
+    with pytest.raises(UnusablePicture, match=f"more than {pixel_data.MOST_PIECES} {what}"):
+        opened(data, tmp_path)
+
+
+def test_so_is_an_endless_comment_of_a_gif(tmp_path: Path) -> None:
+    gif = encoded(Image.new("P", (2, 1)), "GIF")
+    with pytest.raises(UnusablePicture, match=f"more than {pixel_data.MOST_PIECES} pieces"):
+        opened(gif[:19] + b"!\xfe" + b"\1a" * pixel_data.MOST_PIECES + b"\0" + gif[19:], tmp_path)
+
+
+def test_a_png_of_a_chunk_per_row_opens(tmp_path: Path) -> None:
+    png = encoded(Image.new("L", (1, 65_535), 7), "PNG")
+    pixels = zlib.compress(b"\0\7" * 65_535, 0)
+    parts = (pixels[at : at + 3] for at in range(0, len(pixels), 3))
+    chunks = (
+        len(part).to_bytes(4, "big") + b"IDAT" + part + zlib.crc32(b"IDAT" + part).to_bytes(4, "big") for part in parts
+    )
+    assert np.array_equal(opened(png[:33] + b"".join(chunks) + png[-12:], tmp_path), opened(png, tmp_path))
+
+
+class Counted(bytes):
+    """Tells how often somebody has looked into it."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+def test_what_stands_before_a_gifs_picture_is_not_walked_through_byte_by_byte() -> None:
+    gif = encoded(Image.new("P", (2, 1)), "GIF")
+    junk = Counted(gif[:19] + bytes(10_000) + gif[19:])
+    assert pixel_data.of_gif(junk).stream == gif
+    assert junk.looks < 100
 
 
 @pytest.mark.parametrize("cut", range(0, 60, 7))
