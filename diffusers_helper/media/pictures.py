@@ -22,6 +22,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -47,7 +48,7 @@ class _Format(NamedTuple):
     pattern: bytes
     media_type: str
     pixels_of: Callable[[bytes], pixel_data.PixelData]
-    decoder: Callable[[IO[bytes]], Image.Image]
+    decoder: Callable[[IO[bytes]], ImageFile]
 
 
 _FORMATS = (
@@ -199,8 +200,10 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _image(found: pixel_data.PixelData, ending: bytes, known: _Format, path: Path) -> Image.Image:
     """Every pixel decoded. Raises UnusablePicture for a size over the limit, and what the decoder raises for damage."""
-    image = known.decoder(io.BytesIO(found.stream + ending))
+    data = found.stream + ending
+    image = known.decoder(io.BytesIO(data))
     _check_size(image, path)
+    image.decodermaxblock = len(data)  # all at once: of pieces, what fills up a JPEG would be read again with each
     image.load()
     beside = {"icc_profile": found.profile, "exif": found.exif}
     image.info.update({key: value for key, value in beside.items() if value is not None})

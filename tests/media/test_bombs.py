@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from diffusers_helper.errors import UnusablePicture
 from diffusers_helper.media import pixel_data
@@ -95,6 +96,14 @@ def test_a_png_of_a_chunk_per_row_opens(tmp_path: Path) -> None:
         len(part).to_bytes(4, "big") + b"IDAT" + part + zlib.crc32(b"IDAT" + part).to_bytes(4, "big") for part in parts
     )
     assert np.array_equal(opened(png[:33] + b"".join(chunks) + png[-12:], tmp_path), opened(png, tmp_path))
+
+
+def test_what_fills_up_a_jpeg_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, load_read = [], JpegImageFile.load_read
+    monkeypatch.setattr(JpegImageFile, "load_read", lambda image, most: (reads.append(most), load_read(image, most))[1])
+    filled = PROGRESSIVE[:-2] + b"\xff" * 1_000_000 + PROGRESSIVE[-2:]
+    assert np.array_equal(opened(filled, tmp_path), opened(PROGRESSIVE, tmp_path))
+    assert len(reads) == 2, "one for each picture"
 
 
 class Counted(bytes):
