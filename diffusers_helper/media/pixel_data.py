@@ -203,7 +203,7 @@ def _joined_profile(blocks: list[bytes]) -> bytes | None:
     pieces = sorted(block[12:] for block in blocks if block.startswith(b"ICC_PROFILE\0"))
     if not pieces:
         return None
-    if pieces[0][1:2] == bytes((len(pieces),)):
+    if [*pieces[0][1:2]] == [len(pieces)]:
         return b"".join(piece[2:] for piece in pieces)
     log.warning("The picture's colour profile is ignored: pieces of it are missing")
     return None

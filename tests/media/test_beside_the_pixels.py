@@ -194,6 +194,7 @@ BESIDE_A_JPEG = {
     "short Adobe": segment(0xEE, b"Adobe"),
     "Photoshop's block cut off": segment(0xED, b"Photoshop 3.0\x008BIM\4\4"),
     "profile with pieces missing": segment(0xE2, b"ICC_PROFILE\0\1\3abc"),
+    "profile in more pieces than can be numbered": segment(0xE2, b"ICC_PROFILE\0\1\1x") * 256,
     "profile of garbage": segment(0xE2, b"ICC_PROFILE\0\1\1garbage"),
     "empty profile": segment(0xE2, b"ICC_PROFILE\0"),
     "list of pictures cut off": segment(0xE2, b"MPF\0II*\0"),
