@@ -14,8 +14,15 @@ _DAY_NAME = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def whole(path: Path) -> Path:
-    """``path`` from the root of the disk, without ``..``; links stay as they are."""
-    return Path(os.path.normpath(path.absolute()))
+    """``path`` from the root of the disk, without ``..``.
+
+    Links stay as they are, but for those before a ``..``: the system goes up from where they lead.
+    """
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    last = max(place for place, part in enumerate(path.parts) if part == "..")
+    return Path(os.path.realpath(Path(*path.parts[: last + 1])), *path.parts[last + 1 :])
 
 
 def kept(path: str, output_dir: Path) -> str:
@@ -26,7 +33,7 @@ def kept(path: str, output_dir: Path) -> str:
 
 def lies_in(output_dir: Path, path: Path) -> bool:
     """Whether ``path`` lies in ``output_dir``, also when its links are followed; a day's folder may be a link."""
-    output_dir, named = whole(output_dir), whole(path)
+    output_dir, named = (Path(os.path.normpath(place.absolute())) for place in (output_dir, path))
     if output_dir not in named.parents:
         return False
     day = output_dir / named.relative_to(output_dir).parts[0]

@@ -39,6 +39,22 @@ def test_a_whole_path_has_no_detours_and_follows_no_link(tmp_path: Path, monkeyp
     assert whole(Path("../link/./v.mp4")) == tmp_path / "link" / "v.mp4"
 
 
+@pytest.mark.parametrize("below", ["", "out", "../out", "link/../out", "out/link/v.mp4"])
+def test_above_a_link_is_above_where_it_leads_as_the_system_has_it(tmp_path: Path, below: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "disk" / "videos").mkdir(parents=True)
+    (tmp_path / "disk" / "link").symlink_to(tmp_path / "home")
+    (tmp_path / "home" / "videos").symlink_to(tmp_path / "disk" / "videos")
+    path = tmp_path / "home" / "videos" / ".." / below
+    assert ".." not in whole(path).parts
+    assert whole(path).resolve() == path.resolve()
+
+
+def test_a_link_after_the_last_detour_stays(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    assert whole(tmp_path / "x" / ".." / "link" / "v.mp4") == tmp_path / "link" / "v.mp4"
+
+
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     """An output folder that is a link itself, with days of its own, on another disk, and links of other kinds."""
