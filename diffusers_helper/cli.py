@@ -131,6 +131,8 @@ def prepare(chosen: Settings) -> None:
         log.info("setting %s", line)
     if chosen.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.models_dir.absolute() / "compiled"))
+    for name in settings.ALLOCATOR_VARIABLES:
+        os.environ.pop(name, None)
     if chosen.cuda_alloc_conf:
         os.environ.update(dict.fromkeys(settings.ALLOCATOR_VARIABLES, chosen.cuda_alloc_conf))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

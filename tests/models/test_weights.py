@@ -166,6 +166,14 @@ def test_the_plan_knows_whether_segments_grow(
     assert segments_grow() is grow
 
 
+def test_an_empty_setting_leaves_the_allocator_to_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.setenv(name, "expandable_segments:True")
+    cli.prepare(settings.resolve({"cuda_alloc_conf": ""}, file=tmp_path / "none"))
+    assert not os.environ.keys() & {*ALLOCATOR_VARIABLES}
+    assert not segments_grow()
+
+
 @pytest.fixture(scope="module")
 def made(pocket: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The pocket's first section, by the numbers its weights are kept in."""
