@@ -293,7 +293,7 @@ def _local(name: str, models_dir: Path) -> Fact:
         checkpoint = find_checkpoint(name, models_dir)
     except UnusableCheckpoint as error:
         return _checkpoint(name, About(), 0.0, False, "not usable", str(error))
-    size = sum(file.stat().st_size for folder in checkpoint.folders.values() for file in folder.iterdir()) / 1e9
+    size = sum(file.stat().st_size for file in checkpoint.files()) / 1e9
     return _checkpoint(name, checkpoint.about, size, True, f"present, {size:.2f} GB")
 
 

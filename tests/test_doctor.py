@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -79,6 +80,17 @@ def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings
 def test_an_unknown_checkpoint_in_the_settings_is_a_gap(chosen: settings.Settings) -> None:
     report = doctor.examine(dataclasses.replace(chosen, checkpoint="nowhere"))
     assert "nowhere" in _fix(report, "checkpoint nowhere")
+
+
+def test_a_link_that_leads_nowhere_in_a_checkpoint_does_not_end_the_report(
+    chosen: settings.Settings, pocket: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(pocket, tmp_path / "copy"))
+    (copy / "vae" / "README.md").symlink_to("nowhere")
+    report = doctor.examine(dataclasses.replace(chosen, checkpoint=str(copy)))
+    found, same = _fact(report, f"checkpoint {copy}"), _fact(report, "checkpoint pocket")
+    assert found.value["present"]
+    assert found.value["size_gb"] == same.value["size_gb"]
 
 
 def test_no_room_for_a_checkpoint_is_said_before_the_download(

@@ -116,12 +116,16 @@ class Checkpoint:
     _fingerprints: dict[Stamps, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     about: About = field(default_factory=About)
 
+    def files(self) -> list[Path]:
+        """What its parts consist of. A link that leads nowhere, or a folder, is none of it."""
+        return [file for part in PARTS for file in sorted(self.folders[part].iterdir()) if file.is_file()]
+
     def fingerprint(self) -> str:
         """A short hash of the configs but for their line ends, and of every weights file's size and samples of it.
 
         The files are read again only when one of them has another size or time than before.
         """
-        files = [file for part in PARTS for file in sorted(self.folders[part].iterdir())]
+        files = self.files()
         stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         if stamps not in self._fingerprints:
             self._fingerprints[stamps] = _hash_of(files)

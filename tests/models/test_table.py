@@ -35,6 +35,14 @@ def test_other_weights_of_the_same_shape_have_another_fingerprint(copy: Path, tm
     assert find_checkpoint(str(copy), tmp_path).fingerprint() != before
 
 
+def test_what_is_no_file_is_no_part_of_the_fingerprint(copy: Path, tmp_path: Path) -> None:
+    before = find_checkpoint(str(copy), tmp_path).fingerprint()
+    (copy / "vae" / "README.md").symlink_to("nowhere")
+    (copy / "tokenizer" / "old.json").symlink_to(copy / "nowhere")
+    (copy / "text_encoder" / "a folder.json").mkdir()
+    assert find_checkpoint(str(copy), tmp_path).fingerprint() == before
+
+
 def _of_one_config(folder: Path, config: bytes) -> Checkpoint:
     """A checkpoint whose parts are one config each, all the same."""
     for part in PARTS:
