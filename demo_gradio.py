@@ -21,7 +21,7 @@ from diffusers_helper.interrupt import StopSignal
 from diffusers_helper.lessons import Lessons
 from diffusers_helper.names import take_names_as_utf8
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
-from diffusers_helper.streams import flush_streams, prepare_streams
+from diffusers_helper.streams import Parser, flush_streams, prepare_streams
 from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="start.sh page", description="The page in the browser.")
+    parser = Parser(prog="start.sh page", description="The page in the browser.")
     parser.add_argument("--version", action="version", version=__version__)
     add_flags(parser, PAGE_KNOBS)
     return parser
@@ -121,7 +121,7 @@ def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
         log.warning("%s", texts(key))
     if problem:
         log.warning("no checkpoint: %s", problem)
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         for address in page.addresses:
             sys.stdout.write(f"FramePack is at {address}\n")
     flush_streams()

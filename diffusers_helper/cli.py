@@ -23,7 +23,7 @@ from .names import path_of, quoted
 from .request import Request
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
-from .streams import flush_streams, prepare_streams
+from .streams import Parser, flush_streams, last_words, prepare_streams
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         flush_streams()
         return INTERRUPTED
+    except OSError as error:
+        log.debug("refused by the system", exc_info=True)
+        return last_words(error)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -68,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="framepack", description="One picture and a sentence become a video.")
+    parser = Parser(prog="framepack", description="One picture and a sentence become a video.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make a video"))

@@ -1,11 +1,16 @@
-"""stdout and stderr as people have them: of any encoding, closed, or with nobody reading at the other end."""
+"""stdout and stderr as people have them: of any encoding, closed, full, or with nobody reading at the other end."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from .errors import OutputFailed
 
 
 def prepare_streams() -> None:
@@ -19,9 +24,35 @@ def prepare_streams() -> None:
 
 
 def flush_streams() -> None:
-    """Write out what is pending; a stream that nobody reads any more leads nowhere from now on."""
+    """Write out what is pending; a stream that takes nothing any more leads nowhere from now on."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def last_words(error: OSError) -> int:
+    """Say what the system refused, as far as stderr still takes it; returns the exit code.
+
+    An error of a stream names no file, so the sentence cannot.
+    """
+    flush_streams()
+    with suppress(OSError):
+        sys.stderr.write(f"error: stdout, stderr or a file cannot be written or read: {error.strerror or error}\n")
+    flush_streams()
+    return OutputFailed.exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """One that ends with an error where help or the version cannot be written; argparse passes over that."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = file or sys.stderr
+        try:
+            stream.write(message)
+            stream.flush()
+        except BrokenPipeError:
+            return
+        except OSError as error:
+            sys.exit(last_words(error))

@@ -101,6 +101,19 @@ def test_nobody_reads_what_is_said_and_it_ends_quietly(what: str) -> None:
     assert said == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("what", SHORT)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_in_a_sentence(what: str, unbuffered: str) -> None:
+    variables = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        told = {"stdout": full, "stderr": subprocess.PIPE}
+        done = subprocess.run(SHORT[what], cwd=program.ROOT, env=variables, **told, check=False, timeout=60, text=True)
+        deaf = subprocess.run(SHORT[what], cwd=program.ROOT, env=variables, stdout=full, stderr=full, check=False)
+    assert (done.returncode, deaf.returncode) == (1, 1)
+    assert done.stderr == "error: stdout, stderr or a file cannot be written or read: No space left on device\n"
+
+
 @pytest.mark.parametrize("what", ["a refusal", "a refusal of other bytes", "the version", "the page's help"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_exit_code(what: str, closed: str) -> None:
