@@ -28,6 +28,8 @@ FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
     (640, 608), (672, 576), (704, 544), (768, 512), (832, 480), (864, 448), (960, 416),
 )  # fmt: skip
 """(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
+EVERY_KIND = ("framepack", "f1")
+"""Of a checkpoint that does not say which."""
 LARGE_STEPS_PER_FRAME = DECODED_STEPS["gpu"] / 69
 """Of the 13B checkpoints: after a section 18 latent frames are decoded, which are 69 of the video."""
 
@@ -46,12 +48,10 @@ class KnownCheckpoint:
     """A checkpoint by name: a local folder, or hub repositories.
 
     Attributes:
-        kinds: the samplings it was trained for.
         quantised_gb: of the file of 8-bit weights that the first start makes where memory is short.
     """
 
     title: str
-    kinds: tuple[str, ...]
     folder: Path | None = None
     sources: Mapping[str, PartSource] = field(default_factory=dict)
     quantised_gb: float = 0.0
@@ -61,7 +61,7 @@ class KnownCheckpoint:
         return sum(source.size_gb for source in self.sources.values())
 
 
-def _large(title: str, kind: str, transformer_repository: str) -> KnownCheckpoint:
+def _large(title: str, transformer_repository: str) -> KnownCheckpoint:
     base, siglip = "hunyuanvideo-community/HunyuanVideo", "lllyasviel/flux_redux_bfl"
     sources = {
         "transformer": PartSource(transformer_repository, "", 25.8),
@@ -73,15 +73,13 @@ def _large(title: str, kind: str, transformer_repository: str) -> KnownCheckpoin
         "image_encoder": PartSource(siglip, "image_encoder", 0.9),
         "feature_extractor": PartSource(siglip, "feature_extractor", 0.01),
     }
-    return KnownCheckpoint(title, (kind,), sources=sources, quantised_gb=9.9)
+    return KnownCheckpoint(title, sources=sources, quantised_gb=9.9)
 
 
 CHECKPOINTS: Mapping[str, KnownCheckpoint] = {
-    "pocket": KnownCheckpoint(
-        "the small checkpoint that ships with this program", ("f1", "framepack"), ROOT / "checkpoints" / "pocket"
-    ),
-    "framepack": _large("FramePack I2V 13B", "framepack", "lllyasviel/FramePackI2V_HY"),
-    "framepack-f1": _large("FramePack F1 13B", "f1", "lllyasviel/FramePack_F1_I2V_HY_20250503"),
+    "pocket": KnownCheckpoint("the small checkpoint that ships with this program", ROOT / "checkpoints" / "pocket"),
+    "framepack": _large("FramePack I2V 13B", "lllyasviel/FramePackI2V_HY"),
+    "framepack-f1": _large("FramePack F1 13B", "lllyasviel/FramePack_F1_I2V_HY_20250503"),
 }
 PARTS = (*WEIGHTS_PARTS, "tokenizer", "tokenizer_2", "feature_extractor")
 
@@ -149,15 +147,16 @@ def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
 def _found(name: str, models_dir: Path) -> Checkpoint:
     known = CHECKPOINTS.get(name)
     if known is None:
-        return _from_folder(name, _folder_named(name), ("framepack", "f1"))
+        return _from_folder(name, _folder_named(name))
     if known.folder is not None:
-        return replace(_from_folder(name, known.folder, known.kinds), source=name)
+        return replace(_from_folder(name, known.folder), source=name)
     require_text(models_dir)
     folders = part_folders(known, models_dir)
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
     if missing:
         raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
-    return Checkpoint(name, name, known.kinds, folders, FRAMEPACK_BUCKETS, about=describe_large(name).about)
+    described = describe_large(name)
+    return Checkpoint(name, name, described.kinds or EVERY_KIND, folders, FRAMEPACK_BUCKETS, about=described.about)
 
 
 def _folder_named(name: str) -> Path:
@@ -230,7 +229,7 @@ def _is_name(given: Any) -> bool:
     return isinstance(given, str) and given.isprintable()
 
 
-def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
+def _from_folder(name: str, folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise UnusableCheckpoint(
             f"checkpoint {quoted(name)} is neither a name nor a folder; the names are {', '.join(CHECKPOINTS)}"
@@ -245,7 +244,7 @@ def _from_folder(name: str, folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
     return Checkpoint(
         name=folder.resolve().name,
         source=str(folder.resolve()),
-        kinds=described.kinds or kinds,
+        kinds=described.kinds or EVERY_KIND,
         folders={part: folder / part for part in PARTS},
         buckets=described.buckets or FRAMEPACK_BUCKETS,
         latent_rgb=described.latent_rgb,

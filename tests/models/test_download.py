@@ -48,7 +48,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> str:
     sources = {part: PartSource(BASE, part, 0.01) for part in PARTS} | {
         "transformer": PartSource(TRANSFORMER, "", 0.02)
     }
-    monkeypatch.setitem(CHECKPOINTS, "small", KnownCheckpoint("a small one", ("f1",), sources=sources))  # type: ignore[arg-type]
+    monkeypatch.setitem(CHECKPOINTS, "small", KnownCheckpoint("a small one", sources=sources))  # type: ignore[arg-type]
     return "small"
 
 
@@ -362,7 +362,7 @@ def test_a_killed_download_goes_on(server: HubServer, tmp_path: Path) -> None:
         "from diffusers_helper.models.table import CHECKPOINTS, PARTS, KnownCheckpoint, PartSource\n"
         f"sources = {{part: PartSource({BASE!r}, part, 0.01) for part in PARTS}}\n"
         f"sources['transformer'] = PartSource({TRANSFORMER!r}, '', 0.02)\n"
-        "CHECKPOINTS['small'] = KnownCheckpoint('', ('f1',), sources=sources)\n"
+        "CHECKPOINTS['small'] = KnownCheckpoint('', sources=sources)\n"
         f"for event in download_checkpoint('small', __import__('pathlib').Path({str(tmp_path)!r}), "
         f"Hub({server.endpoint!r})):\n"
         f"    if getattr(event, 'file', '').endswith({WEIGHTS!r}): os.kill(os.getpid(), 9)\n"

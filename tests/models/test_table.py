@@ -8,6 +8,7 @@ import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models import table
+from diffusers_helper.models.about import Description
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.table import CHECKPOINTS, PARTS, Checkpoint, find_checkpoint, part_folders
 
@@ -114,6 +115,16 @@ def test_downloads_of_the_original_program_serve(tmp_path: Path) -> None:
     assert checkpoint.folders["vae"] == tmp_path / "hub/models--hunyuanvideo-community--HunyuanVideo/snapshots/abc/vae"
     assert (640, 608) in checkpoint.buckets
     assert len(checkpoint.fingerprint()) == 16
+
+
+@pytest.mark.parametrize("kinds", [("f1",), ("f1", "framepack")])
+def test_the_kinds_of_a_large_checkpoint_are_those_of_its_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...]
+) -> None:
+    _download("framepack", tmp_path)
+    assert find_checkpoint("framepack", tmp_path).kinds == ("framepack",)
+    monkeypatch.setattr(table, "describe_large", lambda _: Description.model_validate({"kinds": kinds}))
+    assert find_checkpoint("framepack", tmp_path).kinds == kinds
 
 
 def test_a_download_without_one_shard_names_the_part(tmp_path: Path) -> None:
