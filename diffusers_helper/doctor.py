@@ -23,7 +23,7 @@ from .errors import FramePackError, UnusableCheckpoint
 from .machine import read_ram
 from .media.files import free_bytes, nearest_existing
 from .models.about import About, describe_large
-from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_files, part_folders
+from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_parts
 from .settings import Settings
 
 LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
@@ -299,7 +299,7 @@ def _local(name: str, models_dir: Path) -> Fact:
 
 def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
     about = describe_large(name).about
-    missing = _missing_gb(known, models_dir)
+    missing = sum(known.sources[part].size_gb for part in missing_parts(known, models_dir))
     if not missing:
         return _checkpoint(name, about, known.size_gb, True, f"present, {known.size_gb:.1f} GB")
     free = free_bytes(models_dir) / 1e9
@@ -308,19 +308,6 @@ def _downloadable(name: str, known: KnownCheckpoint, models_dir: Path) -> Fact:
     if missing > free:
         fix += f" Only {free:.1f} GB are free in {models_dir}; choose another folder with --models-dir or HF_HOME."
     return _checkpoint(name, about, known.size_gb, False, f"{missing:.1f} of {known.size_gb:.1f} GB missing", fix)
-
-
-def _missing_gb(known: KnownCheckpoint, models_dir: Path) -> float:
-    """What is still to be downloaded. A damaged part counts as missing."""
-    here = part_folders(known, models_dir)
-    return sum(source.size_gb for part, source in known.sources.items() if not _is_complete(part, here.get(part)))
-
-
-def _is_complete(part: str, folder: Path | None) -> bool:
-    try:
-        return folder is not None and not missing_files(part, folder)
-    except UnusableCheckpoint:
-        return False
 
 
 def _checkpoint(name: str, about: About, size_gb: float, present: bool, text: str, fix: str | None = None) -> Fact:

@@ -27,8 +27,7 @@ from .table import (
     KnownCheckpoint,
     commit_of,
     find_checkpoint,
-    missing_files,
-    part_folders,
+    missing_parts,
     repository_folder,
     require_text,
 )
@@ -74,19 +73,6 @@ def _later(known: KnownCheckpoint, models_dir: Path) -> str:
         f"{known.size_gb:.1f} GB in all; where memory is short, the first start adds a file of 8-bit weights, "
         f"{known.quantised_gb:.1f} GB. {free:.1f} GB are free in {models_dir}."
     )
-
-
-def missing_parts(known: KnownCheckpoint, models_dir: Path) -> list[str]:
-    """The parts that are not complete on this machine."""
-    here = part_folders(known, models_dir)
-    return [part for part in known.sources if part not in here or _lacks(part, here[part])]
-
-
-def _lacks(part: str, folder: Path) -> bool:
-    try:
-        return bool(missing_files(part, folder))
-    except UnusableCheckpoint:  # an index that cannot be read
-        return True
 
 
 @contextmanager

@@ -197,6 +197,19 @@ def repository_folder(models_dir: Path, repository: str) -> Path:
     return models_dir / "hub" / f"models--{repository.replace('/', '--')}"
 
 
+def missing_parts(known: KnownCheckpoint, models_dir: Path) -> list[str]:
+    """The parts that are not complete on this machine; a damaged one counts as missing."""
+    here = part_folders(known, models_dir)
+    return [part for part in known.sources if part not in here or _lacks(part, here[part])]
+
+
+def _lacks(part: str, folder: Path) -> bool:
+    try:
+        return bool(missing_files(part, folder))
+    except UnusableCheckpoint:  # an index that cannot be read
+        return True
+
+
 def missing_files(part: str, folder: Path) -> list[str]:
     """What a part's folder lacks; empty when it is complete."""
     if part == "feature_extractor":

@@ -18,8 +18,7 @@ from typing import Any
 from ..errors import InvalidCommand
 from ..events import Downloaded, Downloading, Failed, Notice
 from ..models.about import describe_large
-from ..models.download import missing_parts
-from ..models.table import CHECKPOINTS
+from ..models.table import CHECKPOINTS, missing_parts
 from ..settings import ROOT, Settings
 from .texts import Texts
 from .words import duration
