@@ -20,6 +20,7 @@ from typing import Any
 from .errors import OutputFailed, UnusableInput
 from .media.files import written_whole
 from .media.metadata import read_text, strict_object
+from .names import quoted
 from .request import Request
 
 KEY = "framepack_preset"
@@ -160,7 +161,7 @@ class PresetStore:
         found = self._found()[0]
         if not isinstance(name, str) or _identity(name) not in found:
             known = ", ".join(repr(preset.name) for preset, _ in found.values()) or "none"
-            raise UnusableInput(f"There is no preset {_shown(name)}. There are: {known}.")
+            raise UnusableInput(f"There is no preset {quoted(name)}. There are: {known}.")
         return found[_identity(name)]
 
     def _write(self, path: Path, text: str) -> None:
@@ -177,23 +178,23 @@ class PresetStore:
 def clean_name(name: Any) -> str:
     """``name`` as it is kept: composed, without spaces around it. Raises UnusableInput when it cannot be a name."""
     if not isinstance(name, str):
-        raise UnusableInput(f"The name of a preset must be a text, not {_shown(name)}.")
+        raise UnusableInput(f"The name of a preset must be a text, not {quoted(name)}.")
     name = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(name) <= LONGEST_NAME:
-        raise UnusableInput(f"A preset's name has 1 to {LONGEST_NAME} characters; {_shown(name)} has {len(name)}.")
+        raise UnusableInput(f"A preset's name has 1 to {LONGEST_NAME} characters, not {len(name)}: {quoted(name)}.")
     kinds = {unicodedata.category(sign) for sign in name}
     if kinds & {"Cc", "Cs", "Zl", "Zp"} or kinds <= {"Cf", "Zs", "Mn"} or _TURNS_TEXT.search(name):
-        raise UnusableInput(f"{_shown(name)} cannot be a preset's name: it holds signs that are not visible.")
+        raise UnusableInput(f"{quoted(name)} cannot be a preset's name: it holds signs that are not visible.")
     return name
 
 
 def checked_values(values: Any) -> dict[str, Any]:
     """``values`` as a request would hold them. Raises UnusableInput naming each field that is wrong."""
     if not isinstance(values, Mapping):
-        raise UnusableInput(f"The values of a preset must be an object of fields, not {_shown(values)}.")
+        raise UnusableInput(f"The values of a preset must be an object of fields, not {quoted(values)}.")
     unknown = sorted(str(field) for field in values if field not in FIELDS)
     if unknown:
-        raise UnusableInput(f"A preset cannot hold {', '.join(map(_shown, unknown))}; it may hold {', '.join(FIELDS)}.")
+        raise UnusableInput(f"A preset cannot hold {', '.join(map(quoted, unknown))}; it may hold {', '.join(FIELDS)}.")
     request = Request.parse({**values, "picture": "none"})
     return {field: getattr(request, field) for field in FIELDS if field in values}
 
@@ -221,7 +222,7 @@ def _require_format(found: Mapping[str, Any]) -> None:
     """Raises ValueError unless ``found`` has the shape that this version writes."""
     version = found.get(KEY)
     if type(version) is not int:
-        raise ValueError("another program wrote it" if version is None else f"its version is {_shown(version)}")
+        raise ValueError("another program wrote it" if version is None else f"its version is {quoted(version)}")
     if version != FORMAT:
         raise ValueError(f"it has format {version}, this version knows {FORMAT}; use a newer version")
     if set(found) != {KEY, "name", "values"}:
@@ -239,8 +240,3 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputFailed(f"Could not delete {path}: {error.strerror}. Check its permissions.") from None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -25,6 +25,7 @@ from .media.metadata import (
     read_text,
     strict_object,
 )
+from .names import quoted
 from .request import Request
 
 Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
@@ -150,7 +151,7 @@ def _of_fields(source: Source, values: Mapping[str, Any]) -> _Found:
 def _require_version(key: str, data: Mapping[str, Any]) -> None:
     version = data.get(key)
     if type(version) is not int or version < 1:
-        raise ValueError(f"{key} is {str(version)[:SHOWN_CHARACTERS]!r}, not a version")
+        raise ValueError(f"{key} is {quoted(version)}, not a version")
     if version > 1:
         raise ValueError(f"it was made by a newer version ({key} {version}, this one knows 1); use that version")
 
@@ -304,5 +305,5 @@ def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken,
         try:
             taken[name] = getattr(Request.parse({"picture": "none", name: values[name]}), name)
         except InvalidRequest as error:
-            not_taken.append(NotTaken(name, repr(values[name])[:SHOWN_CHARACTERS], str(error)))
+            not_taken.append(NotTaken(name, quoted(values[name]), str(error)))
     return taken, tuple(not_taken)

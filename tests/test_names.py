@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,20 @@ from diffusers_helper.errors import (
     InvalidSetting,
     OutputFailed,
     UnusableCheckpoint,
+    UnusableInput,
     UnusableResumeFolder,
 )
 from diffusers_helper.events import Failed, Finished, Started
 from diffusers_helper.generate import generate, resume
+from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import open_store
+from diffusers_helper.media.metadata import strict_object
 from diffusers_helper.media.video import probe
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.names import is_text, path_of, quoted, shell_word, shown
+from diffusers_helper.presets import PresetStore, checked_values, clean_name
+from diffusers_helper.recall import _require_version
 from diffusers_helper.request import Request
 from diffusers_helper.workfolder import WorkFolder
 
@@ -182,6 +189,28 @@ def test_a_long_value_is_quoted_in_part() -> None:
     assert quoted("short") == "'short'"
     assert quoted("x" * 1000).endswith("... (1000 characters)")
     assert len(quoted("\udcff" * 1000)) < 100
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda: Request.parse({"picture": "x", "kind": LONG}),
+        lambda: settings.resolve({"log_level": LONG}, {}, Path("nowhere.json")),
+        lambda: find_checkpoint(LONG, Path()),
+        lambda: Checkpoints(partial(find_checkpoint, models_dir=Path()), "pocket", Path("nowhere")).named(LONG),
+        lambda: PresetStore(Path("nowhere")).load(LONG),
+        lambda: checked_values({LONG: 1}),
+        lambda: clean_name(LONG),
+        lambda: strict_object(json.dumps({LONG: 1})[:-1] + "," + json.dumps({LONG: 2})[1:]),
+        lambda: _require_version("version", {"version": LONG}),
+    ],
+)
+def test_so_it_is_in_every_refusal(refuse: Callable[[], Any]) -> None:
+    with pytest.raises((UnusableInput, ValueError), match=r"'x{56}\.\.\. \(1000 characters\)"):
+        refuse()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import UnusableCheckpoint
 from ..media.files import written_whole
 from ..models.table import CHECKPOINTS, Checkpoint
+from ..names import quoted
 
 
 class Checkpoints:
@@ -69,7 +70,7 @@ class Checkpoints:
         installed = {checkpoint.name: checkpoint for checkpoint in self.installed()}
         if name not in installed:
             raise UnusableCheckpoint(
-                f"checkpoint: {name[:80]!r} is not installed here; installed are {', '.join(installed) or 'none'}"
+                f"checkpoint: {quoted(name)} is not installed here; installed are {', '.join(installed) or 'none'}"
             )
         return installed[name]
 

@@ -22,6 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ..errors import UnusableInput
+from ..names import quoted
 from .files import written_whole
 
 KEY = "framepack"
@@ -62,7 +63,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"it says {key[:60]!r} twice")
+        raise ValueError(f"it says {quoted(key)} twice")
     return found
 
 

@@ -22,6 +22,7 @@ from ..errors import FramePackError, InvalidRequest
 from ..jobs.job import Keep
 from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
+from ..names import quoted
 from ..preparation import with_defaults
 from ..request import Request
 from .desk import Desk
@@ -78,7 +79,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
             how far the job is
         """
         if keep not in get_args(Keep):
-            raise InvalidRequest(f"keep: {_shown(keep)} is not allowed; give {', '.join(get_args(Keep))}")
+            raise InvalidRequest(f"keep: {quoted(keep)} is not allowed; give {', '.join(get_args(Keep))}")
         queue.cancel(_number(job_id), keep)
         return queue.job(job_id).snapshot()
 
@@ -134,13 +135,13 @@ def _fields(text: Any) -> dict[str, Any]:
 def _checkpoint(name: Any, desk: Desk) -> Checkpoint:
     """The installed checkpoint of that name; no other is ever looked for. Raises InvalidRequest, UnusableCheckpoint."""
     if not isinstance(name, str):
-        raise InvalidRequest(f"checkpoint: {_shown(name)} is not allowed; give the name of an installed one")
+        raise InvalidRequest(f"checkpoint: {quoted(name)} is not allowed; give the name of an installed one")
     return desk.checkpoints.named(name)
 
 
 def _number(job_id: Any) -> int:
     if type(job_id) is not int:
-        raise InvalidRequest(f"job_id: {_shown(job_id)} is not allowed; give a whole number")
+        raise InvalidRequest(f"job_id: {quoted(job_id)} is not allowed; give a whole number")
     return job_id
 
 
@@ -174,8 +175,3 @@ def _offered(job_id: int, video: Path, uploads: Path) -> FileDataDict:
         "is_stream": False,
         "meta": meta,
     }
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
