@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from huggingface_hub.utils import close_session
 from huggingface_hub.utils._http import default_client_factory
 
 from diffusers_helper.cli import main
@@ -82,6 +83,7 @@ def test_a_download_through_a_socks_proxy_names_the_package(
 ) -> None:
     named(monkeypatch, SOCKS)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    close_session()  # which one process has for all its downloads, with the proxies of its first
     assert main(["download", "framepack", "--models-dir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "error: ALL_PROXY: a SOCKS proxy needs the package socksio" in said
