@@ -21,11 +21,10 @@ from .errors import OutputFailed, UnusableInput
 from .media.files import written_whole
 from .media.metadata import read_text, strict_object
 from .names import quoted
-from .request import Request
+from .request import FIELDS, Request
 
 KEY = "framepack_preset"
 FORMAT = 1
-FIELDS = tuple(name for name in Request.model_fields if name not in ("schema_version", "picture"))
 LONGEST_NAME = 80
 _STARTUP = ".startup"
 _TURNS_TEXT = re.compile("[\u202a-\u202e\u2066-\u2069]")

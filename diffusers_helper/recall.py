@@ -26,11 +26,10 @@ from .media.metadata import (
     strict_object,
 )
 from .names import quoted
-from .request import Request
+from .request import FIELDS, Request
 
 Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
 
-FIELDS = tuple(name for name in Request.model_fields if name not in ("schema_version", "picture"))
 SHOWN_CHARACTERS = 60
 
 

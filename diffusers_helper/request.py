@@ -103,6 +103,10 @@ class Request(BaseModel):
         return self.model_copy(update={"seed": secrets.randbelow(SEED_MAX + 1)})
 
 
+FIELDS = tuple(name for name in Request.model_fields if name not in ("schema_version", "picture"))
+"""What a preset, or a file of another program, may say of a request: all but the picture."""
+
+
 def _as_data(model: type[BaseModel], problem: Mapping[str, Any]) -> Problem:
     name = ".".join(str(part) for part in problem["loc"])
     field = model.model_fields.get(name)

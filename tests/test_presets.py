@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from diffusers_helper.errors import OutputFailed, UnusableInput
-from diffusers_helper.presets import FIELDS, LONGEST_NAME, PresetStore, file_name
-from diffusers_helper.request import Request
+from diffusers_helper.presets import LONGEST_NAME, PresetStore, file_name
+from diffusers_helper.request import FIELDS, Request
 
 from .conftest import ROOT
 
