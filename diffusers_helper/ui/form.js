@@ -127,14 +127,13 @@
     if (zone && zone !== watched) sized.observe(watched = zone);
     const image = document.querySelector('#picture .image-frame img');
     const seen = document.querySelector('#framing [data-seen]')?.dataset.seen.split(' ').map(Number);
-    document.querySelector('#picture .crop')?.remove();
-    if (!image || !seen || Math.min(...seen) > 0.98) return;
-    if (!image.naturalWidth) return image.addEventListener('load', frame, {once: true});
-    if (!image.clientWidth) return;
+    const there = document.querySelector('#picture .crop');
+    if (image && !image.naturalWidth) image.addEventListener('load', frame, {once: true});
+    if (!image?.naturalWidth || !image.clientWidth || !seen || Math.min(...seen) > 0.98) return there?.remove();
     const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
     const shown = Math.min(scale, getComputedStyle(image).objectFit === 'scale-down' ? 1 : scale);
     const [width, height] = [image.naturalWidth * shown * seen[0], image.naturalHeight * shown * seen[1]];
-    const box = document.createElement('div');
+    const box = there ?? document.createElement('div');
     box.className = 'crop';
     Object.assign(box.style, {
       width: width + 'px', height: height + 'px',

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames."""
+"""Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames.
+
+Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, with tiny weights.
+"""
 
 import signal
 import subprocess
@@ -67,13 +70,10 @@ def second_section(event: dict[str, Any]) -> bool:
     return event["event"] == "step" and event["section"] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_what_is_finished(
-    number: signal.Signals, photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]
-) -> None:
-    kind = "framepack" if number == signal.SIGINT else "f1"
+def test_a_signal_keeps_what_is_finished(photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+    kind = "framepack"
     process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
-    folder, told = cut_off(process, number, second_section)
+    folder, told = cut_off(process, signal.SIGINT, second_section)
     assert process.returncode == 130
     assert told[-1]["event"] == "cancelled"
     assert probe(Path(told[-1]["path"])).frames == told[-1]["frames"] > 0
@@ -81,33 +81,23 @@ def test_a_signal_keeps_what_is_finished(
     assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("kind", "event", "delay_seconds"),
-    [("framepack", "preview", 0.05), ("f1", "section_done", 0.0)],
-)
-def test_kill_loses_one_section_at_most(
-    kind: str, event: str, delay_seconds: float, photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]
-) -> None:
-    def when(told: dict[str, Any]) -> bool:
-        reached = told["event"] == event
-        if reached:
-            time.sleep(delay_seconds)
-        return reached
-
+def test_kill_loses_one_section_at_most(photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+    kind = "f1"
     process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
-    folder, told = cut_off(process, signal.SIGKILL, when)
+    folder, told = cut_off(process, signal.SIGKILL, lambda event: event["event"] == "section_done")
     assert process.returncode == -signal.SIGKILL
     saved = sum(line["event"] == "section_done" for line in told)
     assert len(list(Path(folder).glob("section_*.safetensors"))) >= saved
     assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
 
 
-def test_a_second_signal_acts_at_once(photograph: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_acts_at_once(number: signal.Signals, photograph: Path, tmp_path: Path) -> None:
     process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", "f1"))
     for event in program.events(process):
         if event["event"] == "started":
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
     process.wait(timeout=60)
     assert process.returncode == 130
