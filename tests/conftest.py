@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Sums depend on how they are split, so the number of threads does not depend on the machine. There is one for each
 # process, since `start.sh test` runs two beside each other; programs that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the program does; decoding is quicker
+# As the program does: threads that wait sleep, and decoding is quicker.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,13 +47,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
-@pytest.fixture(autouse=True)
+@contextmanager
 def same_environment() -> Iterator[None]:
-    """What a test, or the program within it, sets in the environment is gone for the next one."""
+    """What is set in the environment meanwhile is gone afterwards."""
     before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a test, or the program within it, sets in the environment is gone for the next one."""
+    with same_environment():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 from gradio.data_classes import FileData
@@ -25,7 +24,7 @@ from gradio.data_classes import FileData
 from ..media.pictures import media_type
 from .form import NAMES, Form, changes
 from .page import PRIVATE, Page
-from .server import uploads_folder
+from .server import upload_address, uploads_folder
 
 HEAD_BYTES = 512
 CHECKPOINT = "checkpoint"
@@ -100,7 +99,7 @@ def _told(values: Sequence[Any]) -> str:
     told = [None if value == gr.skip() else value for value in values]
     place = NAMES.index("picture")
     if path := told[place]:
-        picture = FileData(path=path, orig_name=Path(path).name, url=f"gradio_api/file={quote(path)}")
+        picture = FileData(path=path, orig_name=Path(path).name, url=upload_address(path))
         told[place] = picture.model_dump()
     return json.dumps(told)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -16,6 +15,7 @@ from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from .form import NAMES, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, told
+from .server import upload_address
 from .texts import Texts
 from .words import field_value
 
@@ -95,7 +95,7 @@ class Restore:
         if recalled.source != "framepack":
             return "", ""
         if is_png(read_head(path)):
-            return str(path), _address(str(path))
+            return str(path), upload_address(str(path))
         for job in self._desk.queue.jobs():
             picture = self._desk.queue.picture(job.id)
             if _is_copy(path, job.progress.video) and picture.is_file():
@@ -175,7 +175,7 @@ def _row(name: str, old: str, new: str, texts: Texts) -> str:
 
 
 def _picture_row(old: str | None, new: str, texts: Texts) -> str:
-    there = _thumbnail(_address(old)) if old else escape(texts("restore.picture_none"))
+    there = _thumbnail(upload_address(old)) if old else escape(texts("restore.picture_none"))
     return _row_html("picture", there, _thumbnail(new), texts)
 
 
@@ -190,11 +190,6 @@ def _row_html(name: str, old: str, new: str, texts: Texts) -> str:
 
 def _thumbnail(address: str) -> str:
     return f'<img class="r-thumb" src="{escape(address)}" alt="">'
-
-
-def _address(path: str) -> str:
-    """Where Gradio serves an upload."""
-    return f"gradio_api/file={quote(path)}"
 
 
 def _is_copy(path: Path, video: str | None) -> bool:

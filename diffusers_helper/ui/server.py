@@ -15,6 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..errors import InvalidSetting, OutputFailed
 from ..interrupt import StopSignal
@@ -38,6 +39,11 @@ LOOK_SECONDS = 0.2
 def uploads_folder(output_dir: Path) -> Path:
     """Where Gradio keeps what was uploaded."""
     return output_dir.absolute() / ".framepack" / "uploads"
+
+
+def upload_address(path: str) -> str:
+    """Where Gradio serves an upload, seen from the page."""
+    return f"gradio_api/file={quote(path)}"
 
 
 def prepare_gradio(settings: PageSettings, environment: MutableMapping[str, str] = os.environ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.ui import server
 from diffusers_helper.ui.app import build_page, launch_options
+from tests.conftest import same_environment
 from tests.jobs_support import ScriptedExecutor, working
 from tests.ui.serving import CHECKPOINT, a_port, installed_in, make_desk, settings_for
 
@@ -70,23 +70,21 @@ def site(
     **flags: Any,
 ) -> Iterator[Site]:
     """The whole page over ``output_dir``; ``before`` sees each event of a played job before it is told."""
-    output_dir.mkdir(exist_ok=True)
-    environment = dict(os.environ)
-    settings = settings_for(output_dir, **{"port": a_port(), **flags})
-    server.prepare_gradio(settings)
-    checkpoints = installed_in(output_dir, *installed)
-    queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
-    desk = make_desk(queue, settings, checkpoints=checkpoints)
-    page = server.PageServer(desk, settings, build_page(desk), launch_options(desk))
-    try:
-        page.open()
-        with working(queue, executor):
-            yield Site(page.addresses[0], queue, executor, checkpoints)
-    finally:
-        page.close()
-        queue.close()
-        os.environ.clear()
-        os.environ.update(environment)
+    with same_environment():
+        output_dir.mkdir(exist_ok=True)
+        settings = settings_for(output_dir, **{"port": a_port(), **flags})
+        server.prepare_gradio(settings)
+        checkpoints = installed_in(output_dir, *installed)
+        queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
+        desk = make_desk(queue, settings, checkpoints=checkpoints)
+        page = server.PageServer(desk, settings, build_page(desk), launch_options(desk))
+        try:
+            page.open()
+            with working(queue, executor):
+                yield Site(page.addresses[0], queue, executor, checkpoints)
+        finally:
+            page.close()
+            queue.close()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def run_until_killed(output_dir: Path, picture: Path, fault: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.jobs_program", str(output_dir), str(picture)],
         cwd=ROOT,
-        env={**os.environ, faults.VARIABLE: fault, "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, faults.VARIABLE: fault},
         capture_output=True,
         text=True,
         timeout=120,

@@ -62,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "demo_gradio.py"), "--output-dir", str(outputs), "--offline"],
                 cwd=tmp_path,
-                env={**os.environ, faults.VARIABLE: fault, "OMP_WAIT_POLICY": "PASSIVE"},
+                env={**os.environ, faults.VARIABLE: fault},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from diffusers_helper.settings import PageSettings, resolve_page
 from diffusers_helper.ui import server
 from diffusers_helper.ui.desk import Desk
 
-from ..conftest import ROOT
+from ..conftest import ROOT, same_environment
 from ..jobs_support import ScriptedExecutor, working
 
 CHECKPOINT = Checkpoint("scripted", "scripted", ("f1", "framepack"), {}, ((64, 64),))
@@ -105,24 +104,22 @@ def a_port() -> int:
 @contextmanager
 def serving(output_dir: Path, blocks: Any = None, **flags: Any) -> Iterator[Served]:
     """A small page with the public endpoints, its guards and routes, and a worker that plays jobs."""
-    output_dir.mkdir(exist_ok=True)
-    settings = settings_for(output_dir, **{"port": a_port(), **flags})
-    before = dict(os.environ)
-    server.prepare_gradio(settings)
-    queue = JobQueue(output_dir, lambda source: CHECKPOINT)
-    server.empty_uploads(output_dir)
-    executor = ScriptedExecutor(output_dir)
-    desk = make_desk(queue, settings)
-    page = server.PageServer(desk, settings, small_page(desk), {"enable_monitoring": False, "run_history": False})
-    try:
-        page.open()
-        with working(queue, executor):
-            yield Served(page.addresses[0].rstrip("/"), desk, executor)
-    finally:
-        page.close()
-        queue.close()
-        os.environ.clear()
-        os.environ.update(before)
+    with same_environment():
+        output_dir.mkdir(exist_ok=True)
+        settings = settings_for(output_dir, **{"port": a_port(), **flags})
+        server.prepare_gradio(settings)
+        queue = JobQueue(output_dir, lambda source: CHECKPOINT)
+        server.empty_uploads(output_dir)
+        executor = ScriptedExecutor(output_dir)
+        desk = make_desk(queue, settings)
+        page = server.PageServer(desk, settings, small_page(desk), {"enable_monitoring": False, "run_history": False})
+        try:
+            page.open()
+            with working(queue, executor):
+                yield Served(page.addresses[0].rstrip("/"), desk, executor)
+        finally:
+            page.close()
+            queue.close()
 
 
 def small_page(desk: Desk) -> Any:

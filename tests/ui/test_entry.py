@@ -54,7 +54,7 @@ def started(output_dir: Path, *flags: str, stdout: int = subprocess.PIPE, **vari
     """The program, once its page answers."""
     port = a_port()
     command = [sys.executable, str(ROOT / "demo_gradio.py"), "--port", str(port), "--output-dir", str(output_dir)]
-    environment: Mapping[str, str] = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **variables}
+    environment: Mapping[str, str] = {**os.environ, **variables}
     with subprocess.Popen(
         [*command, *flags],
         env=environment,
