@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -114,6 +115,27 @@ def photograph(photographs: dict[str, Path]) -> Path:
 def pocket() -> Path:
     """The folder of the embedded checkpoint."""
     return ROOT / "checkpoints" / "pocket"
+
+
+@pytest.fixture(scope="session")
+def quick_checkpoint(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a checkpoint for tests of the road, not of the picture: the pocket, small, with another VAE.
+
+    Its videos have 64 by 64 pixels, and its VAE random weights and so few of them that a decode takes no time.
+    """
+    import torch
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "quick"
+    shutil.copytree(pocket, folder, ignore=shutil.ignore_patterns("vae"))
+    described = json.loads((folder / "framepack.json").read_text(encoding="utf-8"))
+    (folder / "framepack.json").write_text(json.dumps({**described, "buckets": [[64, 64]]}), encoding="utf-8")
+    config = AutoencoderKLHunyuanVideo.load_config(pocket / "vae")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKLHunyuanVideo.from_config({**config, "block_out_channels": [4, 4, 4, 4]})
+    vae.half().save_pretrained(folder / "vae")
+    return folder
 
 
 @pytest.fixture

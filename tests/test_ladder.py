@@ -180,7 +180,7 @@ def test_where_parts_take_turns_the_transformer_is_there_for_its_own_only(
 
 @pytest.fixture
 def planned(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """The pocket with plans as they are made for a card of 24 GB."""
+    """The checkpoint with plans as they are made for a card of 24 GB."""
     here = Machine(24 * GB, 23 * GB, 64 * GB, 60 * GB, 99 * GB)
     monkeypatch.setattr(residency, "look", lambda compute, folder: here)
     monkeypatch.setattr(residency, "_vram_free", lambda device: here.vram_free)

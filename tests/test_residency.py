@@ -34,12 +34,12 @@ REQUEST = {"prompt": "the camera pans left", "seconds": 1.0, "steps": 2, "teacac
 
 
 @pytest.fixture(scope="module")
-def checkpoint(pocket: Path) -> Checkpoint:
-    return find_checkpoint("pocket", pocket)
+def checkpoint(quick_checkpoint: Path) -> Checkpoint:
+    return find_checkpoint(str(quick_checkpoint), quick_checkpoint)
 
 
 def engine(checkpoint: Checkpoint, change: Callable[[MemoryPlan], MemoryPlan]) -> Engine:
-    """The pocket, following a changed plan in every video."""
+    """The checkpoint, following a changed plan in every video."""
     planner = changed_planner(checkpoint, FLOAT32, change)
     return Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
 
@@ -109,7 +109,8 @@ def test_encoders_leave_after_use(checkpoint: Checkpoint) -> None:
     assert not house._loans["vae"].away
 
 
-def test_sizes_are_those_of_the_loaded_parts(checkpoint: Checkpoint) -> None:
+def test_sizes_are_those_of_the_loaded_parts(pocket: Path) -> None:
+    checkpoint = find_checkpoint("pocket", pocket)
     parts, sizes = load_parts(checkpoint, FLOAT32), part_sizes(checkpoint, dict.fromkeys(WEIGHTS_PARTS, "F32"))
     count = sizes.block_weights + sizes.modulation_weights + sizes.other_weights
     assert count == sum(weights.numel() for weights in parts.transformer.parameters())
@@ -118,8 +119,9 @@ def test_sizes_are_those_of_the_loaded_parts(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_weights_in_the_numbers_of_their_file_are_mapped(checkpoint: Checkpoint) -> None:
+def test_weights_in_the_numbers_of_their_file_are_mapped(pocket: Path) -> None:
     """Which is why the plan counts no RAM for them."""
+    checkpoint = find_checkpoint("pocket", pocket)
     compute = replace(FLOAT32, encoder_dtype=torch.bfloat16, transformer_dtype=torch.bfloat16)
     parts, sizes = load_parts(checkpoint, compute), part_sizes(checkpoint, residency.dtype_names(compute))
     assert sizes.mapped == {"transformer", "text_encoder", "text_encoder_2", "image_encoder"}
