@@ -107,12 +107,12 @@ def as_on_a_gpu(plan: MemoryPlan, way: Way, transformer_bytes: int) -> MemoryPla
 
 
 class Section:
-    """One F1 section of the pocket, ready to be made again and again."""
+    """One F1 section of a small checkpoint, ready to be made again and again."""
 
-    def __init__(self, steps: int, models_dir: Path) -> None:
+    def __init__(self, steps: int, models_dir: Path, checkpoint: str = "pocket") -> None:
         """``models_dir``: where quantised weights are kept."""
         self._compute, self._models_dir = choose_compute(), models_dir
-        self._checkpoint = find_checkpoint("pocket", ROOT / "hf_download")
+        self._checkpoint = find_checkpoint(checkpoint, models_dir)
         self._request = Request.parse(
             {"picture": "-", "prompt": PROMPT, "steps": steps, "seed": SEED, "teacache": False}
         )
@@ -124,7 +124,7 @@ class Section:
         return sum(file.stat().st_size for file in self._checkpoint.folders["transformer"].glob("*.safetensors")) * 2
 
     def engine(self, way: Way) -> Engine:
-        """The pocket, loaded as ``way`` says."""
+        """The checkpoint, loaded as ``way`` says."""
         settings = resolve({**way.settings, "models_dir": str(self._models_dir)}, {}, self._models_dir / "none")
         wishes = replace(wishes_of(settings)[0], modulation_table=way.table)
         change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)

@@ -237,9 +237,9 @@ def test_without_a_gpu_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> No
         memory.main()
 
 
-def test_the_pockets_video_under_every_way_that_a_cpu_can_run(tmp_path: Path) -> None:
+def test_a_video_under_every_way_that_a_cpu_can_run(quick_checkpoint: Path, tmp_path: Path) -> None:
     """Where nothing may change nothing does; int8 is nearer than fp8."""
-    section, errors = precision.Section(1, tmp_path), dict[str, float]()
+    section, errors = precision.Section(1, tmp_path, str(quick_checkpoint)), dict[str, float]()
     plain, frames = section.make(precision.Way(table=False))
     for name, way in precision.ways().items():
         latents, made = section.make(way)
@@ -249,7 +249,7 @@ def test_the_pockets_video_under_every_way_that_a_cpu_can_run(tmp_path: Path) ->
     exact = [error for name, error in errors.items() if not name.startswith(("int8", "fp8", "bitsandbytes"))]
     assert exact == [0.0] * 6
     assert 0 < errors["int8"] == pytest.approx(errors["int8, half stays"], rel=1e-4)
-    assert errors["int8"] < errors["fp8"] < 0.1
+    assert errors["int8"] < errors["fp8"] < 0.2
 
 
 def test_the_time_left_is_watched_from_the_queue_to_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

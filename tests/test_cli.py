@@ -27,13 +27,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     arguments = ("generate", "--image", str(photograph), "--prompt", "the camera pans left", "--out", str(out))
-    done = program.run(tmp_path, *arguments, "--json", *program.FAST)
+    done = program.run(tmp_path, *arguments, "--json", "--seconds", "1", "--steps", "2", "--seed", "5")
     assert done.returncode == 0, done.stderr
     told = program.parsed(done.stdout)
     last = told[-1]
     plan = next(event for event in told if event["event"] == "plan")
     info = probe(out)
-    assert (info.frames, info.fps, info.codec) == (plan["frames"], 30, "h264") == (73, 30, "h264")
+    assert (info.frames, info.fps, info.codec) == (plan["frames"], 30, "h264") == (37, 30, "h264")
     assert (info.width, info.height) == (plan["width"], plan["height"]) == (last["width"], last["height"])
     assert last["event"] == "finished"
     assert last["path"] == str(out)
@@ -44,8 +44,9 @@ def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "outputs").rglob("*.*")) == []
 
 
-def test_a_person_sees_plain_sentences(photograph: Path, tmp_path: Path) -> None:
-    done = program.run(tmp_path, "generate", "--image", str(photograph), *program.FAST, "--kind", "framepack")
+def test_a_person_sees_plain_sentences(photograph: Path, quick_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "--image", str(photograph), "--checkpoint", str(quick_checkpoint), "--kind", "framepack")
+    done = program.run(tmp_path, *arguments, *program.FAST)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "73 frames, 2.4 s, in 2 sections of 2 steps" in done.stderr
@@ -229,11 +230,12 @@ def test_a_tilde_is_the_home_folder_everywhere(
     ("size", "prompt"),
     [((1, 1), ""), ((3000, 40), "emoji 🎥, يسار, and a line\nbreak <script>alert(1)</script>")],
 )
-def test_odd_but_allowed(tmp_path: Path, size: tuple[int, int], prompt: str) -> None:
+def test_odd_but_allowed(quick_checkpoint: Path, tmp_path: Path, size: tuple[int, int], prompt: str) -> None:
     picture, out = tmp_path / "odd.png", tmp_path / "odd.mp4"
     Image.new("RGB", size, "teal").save(picture)
     arguments = ("--image", str(picture), "--prompt", prompt, "--out", str(out), "--output-dir", str(tmp_path / "o"))
-    assert cli.main(["generate", *arguments, "--seconds", "1", "--steps", "1"]) == 0
+    short = ("--checkpoint", str(quick_checkpoint), "--seconds", "1", "--steps", "1")
+    assert cli.main(["generate", *arguments, *short]) == 0
     assert read_metadata(out)["request"]["prompt"] == prompt
     assert probe(out).frames == 37
 
@@ -254,8 +256,11 @@ def test_an_output_folder_that_cannot_be_written(
     assert in_the_way.read_text() == "not a folder"
 
 
-def test_a_listener_that_goes_away_ends_the_run_quietly(photograph: Path, tmp_path: Path) -> None:
-    process = program.start(tmp_path, "--image", str(photograph), *program.FAST)
+def test_a_listener_that_goes_away_ends_the_run_quietly(
+    photograph: Path, quick_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ("--image", str(photograph), "--checkpoint", str(quick_checkpoint))
+    process = program.start(tmp_path, *arguments, *program.FAST)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()

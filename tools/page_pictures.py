@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         take(browser, options.photo, options.docs)
 
 
-def take(browser: Browser, photo: Path, docs: Path) -> None:
+def take(browser: Browser, photo: Path, docs: Path, checkpoint: str = "pocket", seconds: str = SECONDS) -> None:
     """Start the page, ask for a video from ``photo``, put the pictures into ``docs``."""
-    with tempfile.TemporaryDirectory() as folder, _page(Path(folder)) as address:
+    with tempfile.TemporaryDirectory() as folder, _page(Path(folder), checkpoint) as address:
         page = _opened(browser, address)
-        _ask(page, photo)
+        _ask(page, photo, seconds)
         page.locator("[data-view=video]").click()
         page.locator("[data-live=video] video").wait_for()
         for scheme in SCHEMES:
@@ -57,9 +57,10 @@ def take(browser: Browser, photo: Path, docs: Path) -> None:
 
 
 @contextmanager
-def _page(output_dir: Path) -> Iterator[str]:
+def _page(output_dir: Path, checkpoint: str) -> Iterator[str]:
     """The address of the real page, served meanwhile."""
-    command = [sys.executable, str(ROOT / "demo_gradio.py"), "--output-dir", str(output_dir), "--offline"]
+    flags = ("--output-dir", str(output_dir), "--checkpoint", checkpoint, "--offline")
+    command = [sys.executable, str(ROOT / "demo_gradio.py"), *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         try:
             yield str(program.stdout.readline()).split()[-1] if program.stdout else ""
@@ -87,11 +88,11 @@ def _opened(browser: Browser, address: str) -> Page:
     return page
 
 
-def _ask(page: Page, photo: Path) -> None:
+def _ask(page: Page, photo: Path, seconds: str) -> None:
     page.locator("#picture input[type=file]").set_input_files(photo)
     page.locator("#picture img").wait_for()
     page.locator("#prompt textarea").fill(PROMPT)
-    page.locator("#seconds input").fill(SECONDS)
+    page.locator("#seconds input").fill(seconds)
     page.locator("#start").click()
 
 

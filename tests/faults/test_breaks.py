@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames.
 
-Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, with tiny weights.
+Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, in this process.
 """
 
 import signal
@@ -15,30 +15,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusers_helper import cli
 from diffusers_helper.media.video import probe, read_frames
 
 from .. import program
 
 Cut = Callable[[dict[str, Any]], bool]
+Make = Callable[[Path, str], list[str]]
 
 
-def arguments(photograph: Path, folder: Path, kind: str) -> list[str]:
-    folder.mkdir(exist_ok=True)
-    files = ["--out", str(folder / "video.mp4"), "--save-latents", str(folder / "latents.safetensors")]
-    return ["--image", str(photograph), "--prompt", "the camera pans left", "--kind", kind, *files, *program.FAST]
+@pytest.fixture
+def arguments(photograph: Path, quick_checkpoint: Path) -> Make:
+    """``arguments(folder, kind)``: the flags of a video that goes into ``folder`` with its latents."""
 
-
-@pytest.fixture(scope="module")
-def unbroken(photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of an unbroken run of a kind, made once."""
-    home, made = tmp_path_factory.mktemp("unbroken"), {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            done = program.run(home, "generate", *arguments(photograph, home / kind, kind))
-            assert done.returncode == 0, done.stderr
-            made[kind] = home / kind
-        return made[kind]
+    def make(folder: Path, kind: str) -> list[str]:
+        folder.mkdir()
+        given = ["--image", str(photograph), "--prompt", "the camera pans left", "--kind", kind, "--seed", "5"]
+        given += ["--seconds", "2.4", "--steps", "12"]  # enough that a signal is heard before the last one
+        files = ["--out", str(folder / "video.mp4"), "--save-latents", str(folder / "latents.safetensors")]
+        return [*given, *files, "--checkpoint", str(quick_checkpoint)]
 
     return make
 
@@ -56,10 +51,13 @@ def cut_off(process: subprocess.Popen[str], number: signal.Signals, when: Cut) -
     return next(event["folder"] for event in told if event["event"] == "started"), told
 
 
-def assert_resumes_to_the_same(folder: str, mine: Path, unbroken: Path, home: Path) -> None:
+def assert_resumes_to_the_same(folder: str, mine: Path, given: list[str], home: Path) -> None:
+    """As a run with the arguments ``given`` that nothing breaks."""
     done = program.run(home, "generate", "--json", "--resume", folder)
     assert done.returncode == 0, done.stderr
     assert program.parsed(done.stdout)[-1]["event"] == "finished"
+    unbroken = home / "unbroken"
+    assert cli.main(["generate", *given, "--output-dir", str(home)]) == 0
     latents = [load_file(place / "latents.safetensors")["latents"] for place in (mine, unbroken)]
     assert torch.equal(*latents)
     assert np.array_equal(read_frames(mine / "video.mp4"), read_frames(unbroken / "video.mp4"))
@@ -70,30 +68,30 @@ def second_section(event: dict[str, Any]) -> bool:
     return event["event"] == "step" and event["section"] == 2
 
 
-def test_a_signal_keeps_what_is_finished(photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+def test_a_signal_keeps_what_is_finished(arguments: Make, tmp_path: Path) -> None:
     kind = "framepack"
-    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
+    process = program.start(tmp_path, *arguments(tmp_path / "mine", kind))
     folder, told = cut_off(process, signal.SIGINT, second_section)
     assert process.returncode == 130
     assert told[-1]["event"] == "cancelled"
     assert probe(Path(told[-1]["path"])).frames == told[-1]["frames"] > 0
     assert not (tmp_path / "mine" / "video.mp4").exists()
-    assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
+    assert_resumes_to_the_same(folder, tmp_path / "mine", arguments(tmp_path / "unbroken", kind), tmp_path)
 
 
-def test_kill_loses_one_section_at_most(photograph: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+def test_kill_loses_one_section_at_most(arguments: Make, tmp_path: Path) -> None:
     kind = "f1"
-    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", kind))
+    process = program.start(tmp_path, *arguments(tmp_path / "mine", kind))
     folder, told = cut_off(process, signal.SIGKILL, lambda event: event["event"] == "section_done")
     assert process.returncode == -signal.SIGKILL
     saved = sum(line["event"] == "section_done" for line in told)
     assert len(list(Path(folder).glob("section_*.safetensors"))) >= saved
-    assert_resumes_to_the_same(folder, tmp_path / "mine", unbroken(kind), tmp_path)
+    assert_resumes_to_the_same(folder, tmp_path / "mine", arguments(tmp_path / "unbroken", kind), tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_acts_at_once(number: signal.Signals, photograph: Path, tmp_path: Path) -> None:
-    process = program.start(tmp_path, *arguments(photograph, tmp_path / "mine", "f1"))
+def test_a_second_signal_acts_at_once(number: signal.Signals, arguments: Make, tmp_path: Path) -> None:
+    process = program.start(tmp_path, *arguments(tmp_path / "mine", "f1"))
     for event in program.events(process):
         if event["event"] == "started":
             process.send_signal(number)

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
+import multiprocessing.context
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffusers_helper import faults
 from diffusers_helper.jobs.executor import Executor
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import probe, read_frames
 
-from ..conftest import ROOT
 from ..jobs_support import ScriptedExecutor, ended, make_picture, make_request, pack_executor, working
+from . import jobs_program
 
 FRAMES_OF_ONE_SECTION = 33
 
 
-def run_until_killed(output_dir: Path, picture: Path, fault: str) -> None:
+@pytest.fixture(scope="module")
+def program() -> multiprocessing.context.ForkServerContext:
+    """Makes processes in which everything is imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([jobs_program.__name__])
+    return context
+
+
+def run_until_killed(
+    program: multiprocessing.context.ForkServerContext, output_dir: Path, picture: Path, fault: str
+) -> None:
     """A process of its own adds a job, works on it, and is killed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.jobs_program", str(output_dir), str(picture)],
-        cwd=ROOT,
-        env={**os.environ, faults.VARIABLE: fault},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = program.Process(target=jobs_program.main, args=(output_dir, picture, fault))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def work_off(queue: JobQueue, job: Job, executor: Executor) -> Path:
@@ -69,7 +71,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     ],
 )
 def test_a_killed_job_goes_on_to_the_same_frames(
-    fault: str, sections_kept: int, tmp_path: Path, unbroken: np.ndarray
+    fault: str,
+    sections_kept: int,
+    tmp_path: Path,
+    unbroken: np.ndarray,
+    program: multiprocessing.context.ForkServerContext,
 ) -> None:
     """All are killed in the second of two sections; what is kept of it depends on whether its latents were saved."""
     outputs, picture = tmp_path / "outputs", make_picture(tmp_path)
@@ -77,7 +83,7 @@ def test_a_killed_job_goes_on_to_the_same_frames(
     finished = work_off(queue, queue.add(make_request(picture)), ScriptedExecutor(outputs))
     queue.close()
 
-    run_until_killed(outputs, picture, fault)
+    run_until_killed(program, outputs, picture, fault)
 
     queue = JobQueue(outputs)
     (job, earlier) = queue.jobs()

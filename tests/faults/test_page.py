@@ -1,4 +1,4 @@
-"""The page as a process of its own, with the pocket: what signals and kill -9 leave of the job under way."""
+"""The page as a process of its own: what signals and kill -9 leave of the job under way."""
 
 from __future__ import annotations
 
@@ -52,15 +52,16 @@ Start = Callable[..., PageProcess]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, quick_checkpoint: Path) -> Iterator[Start]:
     """``start(outputs, fault)`` -> the page on that folder, once it says where it is."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(outputs: Path, fault: str = "") -> PageProcess:
         log = tmp_path / f"page_{len(started)}.log"
+        flags = ("--output-dir", str(outputs), "--checkpoint", str(quick_checkpoint), "--offline")
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / "demo_gradio.py"), "--output-dir", str(outputs), "--offline"],
+                [sys.executable, str(ROOT / "demo_gradio.py"), *flags],
                 cwd=tmp_path,
                 env={**os.environ, faults.VARIABLE: fault},
                 stdout=subprocess.PIPE,
