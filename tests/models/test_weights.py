@@ -175,14 +175,14 @@ def test_an_empty_setting_leaves_the_allocator_to_pytorch(monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="module")
-def made(pocket: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """The pocket's first section, by the numbers its weights are kept in."""
+def made(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """A section, by the numbers its weights are kept in."""
     folder = tmp_path_factory.mktemp("weights")
-    return {name: _video(pocket, photograph, folder / name, name) for name in ("off", "int8", "fp8")}
+    return {name: _video(quick_checkpoint, photograph, folder / name, name) for name in ("off", "int8", "fp8")}
 
 
-def _video(pocket: Path, photograph: Path, folder: Path, name: str) -> np.ndarray:
-    checkpoint = find_checkpoint("pocket", pocket)
+def _video(folder_of_checkpoint: Path, photograph: Path, folder: Path, name: str) -> np.ndarray:
+    checkpoint = find_checkpoint(str(folder_of_checkpoint), folder)
     chosen = replace(resolved(FRAMEPACK_QUANTISE=name), models_dir=folder / "models")
     engine = Engine.load(checkpoint, chosen)
     assert isinstance(engine._parts.transformer.modulation, ModulationTable)
@@ -197,7 +197,7 @@ def psnr(frames: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((frames.astype(np.float64) - expected) ** 2)))
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("int8", 35.0), ("fp8", 30.0)])
+@pytest.mark.parametrize(("name", "at_least"), [("int8", 32.0), ("fp8", 30.0)])
 def test_quantised_weights_make_nearly_the_same_video(made: dict[str, np.ndarray], name: str, at_least: float) -> None:
     assert made[name].shape == made["off"].shape
     assert psnr(made[name], made["off"]) > at_least
