@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffusers_helper.events import Event
-from diffusers_helper.jobs.checkpoints import Checkpoints
-from diffusers_helper.jobs.queue import JobQueue
-from diffusers_helper.models.table import Checkpoint
-from diffusers_helper.ui import server
 from diffusers_helper.ui.app import build_page, launch_options
-from tests.conftest import same_environment
-from tests.jobs_support import ScriptedExecutor, working
-from tests.ui.serving import CHECKPOINT, a_port, installed_in, make_desk, settings_for
+from diffusers_helper.ui.desk import Desk
+from tests.ui.serving import Served, a_port, serving
 
+EMPTY, LOCALE = "about:blank", "en-GB"
 PATIENCE_MS = 20_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -52,63 +48,59 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@dataclass(frozen=True)
-class Site:
-    """The page being served."""
-
-    address: str
-    queue: JobQueue
-    executor: ScriptedExecutor
-    checkpoints: Checkpoints
+@pytest.fixture(scope="package")
+def usual_page(browser: Any) -> Iterator[Any]:
+    """The page of most visits, one after the other: it fetches and compiles files once."""
+    context = browser.new_context(locale=LOCALE)
+    yield context.new_page()
+    context.close()
 
 
-@contextmanager
-def site(
-    output_dir: Path,
-    before: Callable[[Event], None] = lambda event: None,
-    installed: Sequence[Checkpoint] = (CHECKPOINT,),
-    **flags: Any,
-) -> Iterator[Site]:
-    """The whole page over ``output_dir``; ``before`` sees each event of a played job before it is told."""
-    with same_environment():
-        output_dir.mkdir(exist_ok=True)
-        settings = settings_for(output_dir, **{"port": a_port(), **flags})
-        server.prepare_gradio(settings)
-        checkpoints = installed_in(output_dir, *installed)
-        queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
-        desk = make_desk(queue, settings, checkpoints=checkpoints)
-        page = server.PageServer(desk, settings, build_page(desk), launch_options(desk))
-        try:
-            page.open()
-            with working(queue, executor):
-                yield Site(page.addresses[0], queue, executor, checkpoints)
-        finally:
-            page.close()
-            queue.close()
+@pytest.fixture(scope="package")
+def port() -> int:
+    """That of every server, since a browser knows files by their address."""
+    return a_port()
+
+
+def whole_page(desk: Desk) -> tuple[Any, dict[str, Any]]:
+    """The page as it is served to people, and the options of its launch."""
+    return build_page(desk), launch_options(desk)
+
+
+Serve = Callable[..., Served]
+Visit = Callable[..., Any]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
     """``serve(before=..., auth=...)`` opens the page over the test's own output folder."""
     with ExitStack() as stack:
-        yield lambda *given, **flags: stack.enter_context(site(tmp_path / "outputs", *given, **flags))
+
+        def open_page(before: Callable[[Event], None] = lambda event: None, **flags: Any) -> Served:
+            return stack.enter_context(serving(tmp_path / "outputs", whole_page, before, **{"port": port, **flags}))
+
+        yield open_page
 
 
 @pytest.fixture
-def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """``visit(site)`` opens the page in a browser of its own and waits until it can be used.
+def visit(browser: Any, usual_page: Any) -> Iterator[Visit]:
+    """``visit(place)`` opens the page in a browser that knows nothing of it, and waits until it can be used.
 
-    A visitor must see no error of the page's own scripts and send nothing to anywhere else.
+    With ``own``, or options as those of Playwright's contexts, it is a page of its own; where the clock or the page's
+    scripts are changed it must be. A visitor must see no error of the page's own scripts and send nothing to anywhere
+    else.
     """
     with ExitStack() as stack:
         faults: list[str] = []
 
-        def open_page(place: Site, ready: str = "#start", **options: Any) -> Any:
-            context = stack.enter_context(browser.new_context(**{"locale": "en-GB", **options}))
-            context.set_default_timeout(PATIENCE_MS)
-            page = context.new_page()
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            page.on("request", lambda request: note_foreign(request.url, place.address, faults))
+        def open_page(place: Served, ready: str = "#start", own: bool = False, **options: Any) -> Any:
+            if own or options or usual_page.url != EMPTY:
+                page = stack.enter_context(browser.new_context(**{"locale": LOCALE, **options})).new_page()
+            else:
+                page = stack.enter_context(forgotten(usual_page, place.address))
+            page.context.set_default_timeout(PATIENCE_MS)
+            stack.enter_context(heard(page, "pageerror", lambda error: faults.append(str(error))))
+            stack.enter_context(heard(page, "request", partial(note_foreign, place.address, faults)))
             page.goto(place.address)
             page.locator(f"body:not([inert]) {ready}").wait_for()
             return page
@@ -117,7 +109,31 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     assert faults == []
 
 
-def note_foreign(url: str, address: str, faults: list[str]) -> None:
+@contextmanager
+def forgotten(page: Any, address: str) -> Iterator[Any]:
+    """The page, which knows nothing of ``address`` but the files that it has fetched, and is empty afterwards."""
+    page.context.clear_cookies()
+    page.goto(f"{address}/healthz")
+    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    yield page
+    for other in page.context.pages:
+        if other != page:
+            other.close()
+    page.unroute_all()
+    page.context.set_offline(False)
+    page.context.clear_permissions()
+    page.goto(EMPTY)
+
+
+@contextmanager
+def heard(page: Any, event: str, listener: Callable[[Any], None]) -> Iterator[None]:
+    """``listener`` hears of the page's events meanwhile."""
+    page.on(event, listener)
+    yield
+    page.remove_listener(event, listener)
+
+
+def note_foreign(address: str, faults: list[str], request: Any) -> None:
     """A request to anywhere but the page's own server is a fault."""
-    if not url.startswith((address, "data:", "blob:")):
-        faults.append(f"the page asked for {url}")
+    if not request.url.startswith((address, "data:", "blob:")):
+        faults.append(f"the page asked for {request.url}")

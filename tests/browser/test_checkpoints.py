@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import expect
 
@@ -13,15 +11,13 @@ from diffusers_helper.models.table import Checkpoint
 from tests.jobs_support import ended, make_picture, make_request
 from tests.ui.serving import CHECKPOINT
 
-from .conftest import Site
+from .conftest import Serve, Visit
 
 SMALL = About(title={"en": "Small."}, default_seconds=1.2, good_up_to_seconds=1.2, examples=({"en": "it pans"},))
 OTHER = Checkpoint("small", "small", ("framepack",), {}, ((32, 32),), about=SMALL)
 
 
-def test_the_page_switches_between_checkpoints(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_page_switches_between_checkpoints(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     place = serve(installed=(CHECKPOINT, OTHER))
     page = visit(place)
     expect(page.locator("#about")).to_contain_text("scripted")
@@ -44,7 +40,7 @@ def test_the_page_switches_between_checkpoints(
 
 
 def test_editing_a_job_of_another_checkpoint_shows_that_one_and_leaving_goes_back(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
+    serve: Serve, visit: Visit, tmp_path: Path
 ) -> None:
     place = serve(installed=(CHECKPOINT, OTHER))
     place.queue.pause()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from playwright.sync_api import Error
 
 from diffusers_helper.events import Started
 from tests.jobs_support import Hold, make_picture, make_request, wait_until
+from tests.ui.serving import serving
 
-from .conftest import Site, site
+from .conftest import Served, Visit, whole_page
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,9 @@ def hold() -> Hold:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, hold: Hold) -> Iterator[Site]:
+def place(tmp_path_factory: pytest.TempPathFactory, hold: Hold, port: int) -> Iterator[Served]:
     """One page for all tests of this file; its queue rests."""
-    with site(tmp_path_factory.mktemp("form") / "outputs", hold) as served:
+    with serving(tmp_path_factory.mktemp("form") / "outputs", whole_page, hold, port=port) as served:
         served.queue.pause()
         yield served
         hold.go.set()
@@ -48,7 +49,7 @@ def edit(page: Any, job: int) -> None:
     page.locator("#save").wait_for()
 
 
-def test_editing_a_job_gives_the_draft_back(place: Site, visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_editing_a_job_gives_the_draft_back(place: Served, visit: Visit, tmp_path: Path) -> None:
     job = place.queue.add(make_request(make_picture(tmp_path, "red"), prompt="of the job"))
     page = visit(place)
     choose(page, make_picture(tmp_path))
@@ -67,9 +68,7 @@ def test_editing_a_job_gives_the_draft_back(place: Site, visit: Callable[..., An
     place.queue.remove(job.id)
 
 
-def test_changes_that_come_too_late_start_as_a_new_job(
-    place: Site, hold: Hold, visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_changes_that_come_too_late_start_as_a_new_job(place: Served, hold: Hold, visit: Visit, tmp_path: Path) -> None:
     job = place.queue.add(make_request(make_picture(tmp_path), prompt="begins meanwhile"))
     page = visit(place)
     prompt(page).fill("my draft")
@@ -87,9 +86,7 @@ def test_changes_that_come_too_late_start_as_a_new_job(
     place.queue.remove(new.id)
 
 
-def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(
-    place: Site, visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_reload_keeps_the_picture_and_each_tab_its_own_words(place: Served, visit: Visit, tmp_path: Path) -> None:
     page = visit(place)
     choose(page, make_picture(tmp_path))
     prompt(page).fill("first tab")
@@ -121,9 +118,7 @@ def tell_of_a_new_start(page: Any) -> None:
     page.evaluate("() => framepack.wish({find: 'all anew'})")
 
 
-def test_nothing_can_be_entered_before_the_draft_is_back(
-    place: Site, visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_nothing_can_be_entered_before_the_draft_is_back(place: Served, visit: Visit, tmp_path: Path) -> None:
     page = visit(place)
     page.locator("#seconds input").fill("7")
     prompt(page).fill("of before")
@@ -148,9 +143,9 @@ def test_nothing_can_be_entered_before_the_draft_is_back(
     assert page.locator(".refused, #picture img").count() == 0
 
 
-def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Site, visit: Callable[..., Any]) -> None:
+def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Served, visit: Visit) -> None:
     """It waits from when Gradio is there to ask for the draft; what comes later yet changes nothing."""
-    page = visit(place)
+    page = visit(place, own=True)
     prompt(page).fill("too late")
     page.wait_for_function("() => sessionStorage.getItem('framepack.form')?.includes('too late')")
     held: list[Any] = []
@@ -174,7 +169,7 @@ def test_a_page_whose_draft_does_not_come_opens_all_the_same(place: Site, visit:
     assert prompt(page).input_value() == "a new start"
 
 
-def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, visit: Callable[..., Any]) -> None:
+def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Served, visit: Visit) -> None:
     page = visit(place, locale="ja-JP", viewport={"width": 1280, "height": 500})
     jobs = len(place.queue.jobs())
     page.get_by_role("button", name="ここに画像をドロップ").wait_for()
@@ -196,7 +191,7 @@ def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Site, 
     page.locator("#picture:not(.refused)").wait_for()
 
 
-def test_a_refusal_inside_advanced_opens_it(place: Site, visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_refusal_inside_advanced_opens_it(place: Served, visit: Visit, tmp_path: Path) -> None:
     page = visit(place, viewport={"width": 1280, "height": 600})
     choose(page, make_picture(tmp_path))
     page.locator("#advanced > button").click()
@@ -228,7 +223,7 @@ def drop(page: Any, selector: str, *files: Path, kind: str = "image/png") -> boo
 
 
 def test_pictures_that_are_dropped_beside_the_zone_are_taken_and_framed(
-    place: Site, visit: Callable[..., Any], tmp_path: Path
+    place: Served, visit: Visit, tmp_path: Path
 ) -> None:
     wide = tmp_path / "wide.png"
     Image.new("RGB", (500, 100), "teal").save(wide)
@@ -252,7 +247,7 @@ def test_pictures_that_are_dropped_beside_the_zone_are_taken_and_framed(
 
 
 def test_what_is_no_picture_is_refused_at_the_zone_in_the_language_of_the_page(
-    place: Site, visit: Callable[..., Any], tmp_path: Path
+    place: Served, visit: Visit, tmp_path: Path
 ) -> None:
     page = visit(place, locale="zh-CN")
     fake = tmp_path / "fake.png"
@@ -290,13 +285,11 @@ SHOWN = """jobs => jobs.join() ===
     [...document.querySelectorAll('.q-queued [data-act=duplicate]')].map(one => one.dataset.job).join()"""
 
 
-def waiting(place: Site) -> list[int]:
+def waiting(place: Served) -> list[int]:
     return [job.id for job in place.queue.jobs() if job.state == "queued"]
 
 
-def test_the_focus_stays_near_when_a_job_is_moved_or_removed(
-    place: Site, visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_focus_stays_near_when_a_job_is_moved_or_removed(place: Served, visit: Visit, tmp_path: Path) -> None:
     one, two = (place.queue.add(make_request(make_picture(tmp_path), prompt=f"{name} one")).id for name in "ab")
     page = visit(place)
     page.on("dialog", lambda dialog: dialog.accept())
@@ -324,9 +317,9 @@ window.Notification = class { constructor(title, options) { told.push(options.bo
 
 
 def test_a_finished_video_is_told_as_this_browser_wishes(
-    place: Site, hold: Hold, visit: Callable[..., Any], tmp_path: Path
+    place: Served, hold: Hold, visit: Visit, tmp_path: Path
 ) -> None:
-    page = visit(place)
+    page = visit(place, own=True)
     page.add_init_script(STAND_INS)
     page.reload()
     page.locator("#advanced > button").click()

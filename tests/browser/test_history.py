@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import pytest
 from diffusers_helper.jobs.job import ENDED
 from tests.jobs_support import make_picture, make_request, wait_until
 
-from .conftest import Site
+from .conftest import Serve, Served, Visit
 from .test_page import open_tab
 
 CARD = ".q-card"
 
 
-def make(place: Site, folder: Path, *prompts: str) -> None:
+def make(place: Served, folder: Path, *prompts: str) -> None:
     """Let the page make a video for each prompt."""
     for prompt in prompts:
         job = place.queue.add(make_request(make_picture(folder), prompt=prompt))
@@ -25,7 +24,7 @@ def make(place: Site, folder: Path, *prompts: str) -> None:
 
 
 @pytest.fixture
-def history(serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path) -> tuple[Site, Any]:
+def history(serve: Serve, visit: Visit, tmp_path: Path) -> tuple[Served, Any]:
     """Two finished videos, and a page that shows them."""
     place = serve()
     make(place, tmp_path, "the sea at night", "a cat")
@@ -39,7 +38,7 @@ def cards(page: Any, count: int) -> None:
     page.wait_for_function(f"() => document.querySelectorAll('{CARD}').length === {count}")
 
 
-def test_the_filter_finds_typed_and_pasted_words(history: tuple[Site, Any]) -> None:
+def test_the_filter_finds_typed_and_pasted_words(history: tuple[Served, Any]) -> None:
     _, page = history
     find = page.locator("#history-find input, #history-find textarea").first
     find.fill("night sea")
@@ -52,7 +51,7 @@ def test_the_filter_finds_typed_and_pasted_words(history: tuple[Site, Any]) -> N
     assert "a cat" in page.locator(CARD).inner_text()
 
 
-def test_news_leave_what_is_looked_at_alone(history: tuple[Site, Any], tmp_path: Path) -> None:
+def test_news_leave_what_is_looked_at_alone(history: tuple[Served, Any], tmp_path: Path) -> None:
     """A new video takes its place in front; the others, one of them unfolded, are the same elements as before."""
     place, page = history
     page.locator(f"{CARD} summary").first.click()
@@ -63,7 +62,7 @@ def test_news_leave_what_is_looked_at_alone(history: tuple[Site, Any], tmp_path:
     assert page.locator(f"{CARD} details[open]").count() == 1
 
 
-def test_the_last_frame_becomes_the_start_picture(history: tuple[Site, Any]) -> None:
+def test_the_last_frame_becomes_the_start_picture(history: tuple[Served, Any]) -> None:
     _, page = history
     page.locator(f"{CARD} [data-act=last_frame]").first.click()
     page.locator("#picture img").wait_for()
@@ -71,14 +70,14 @@ def test_the_last_frame_becomes_the_start_picture(history: tuple[Site, Any]) -> 
     assert page.locator("#start").is_visible()
 
 
-def test_settings_are_used_again_with_their_picture(history: tuple[Site, Any]) -> None:
+def test_settings_are_used_again_with_their_picture(history: tuple[Served, Any]) -> None:
     _, page = history
     page.locator(f"{CARD} [data-act=use]").last.click()
     page.wait_for_function("() => document.querySelector('#prompt textarea').value === 'the sea at night'")
     page.wait_for_function("() => document.querySelector('#picture img')?.naturalWidth === 64")
 
 
-def test_what_was_deleted_comes_back(history: tuple[Site, Any]) -> None:
+def test_what_was_deleted_comes_back(history: tuple[Served, Any]) -> None:
     place, page = history
     video = place.queue.result(2)
     page.locator(f"{CARD} [data-act=trash]").first.click()
@@ -90,7 +89,7 @@ def test_what_was_deleted_comes_back(history: tuple[Site, Any]) -> None:
     page.wait_for_function("() => document.activeElement.dataset.act")
 
 
-def test_a_poster_plays_while_it_is_pointed_at_and_opens_on_the_stage(history: tuple[Site, Any]) -> None:
+def test_a_poster_plays_while_it_is_pointed_at_and_opens_on_the_stage(history: tuple[Served, Any]) -> None:
     _, page = history
     poster = page.locator(f"{CARD} [data-film]").last
     assert poster.locator("video").count() == 0

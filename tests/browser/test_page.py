@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import probe
 from tests.jobs_support import Hold, at_step, make_picture, make_request, wait_until
 
-from .conftest import Site
+from .conftest import Serve, Served, Visit
 
 HOSTILE = "<img src=x onerror=\"document.title='taken over'\"> & <b>bold</b>"
 
@@ -30,11 +30,11 @@ def ask_for(page: Any, picture: Path, prompt: str = "the camera pans left") -> N
     page.locator("#start").click()
 
 
-def ended(place: Site, number: int = 1) -> None:
+def ended(place: Served, number: int = 1) -> None:
     wait_until(lambda: place.queue.job(number).state in ENDED, f"the end of job {number}")
 
 
-def first_job(place: Site) -> None:
+def first_job(place: Served) -> None:
     wait_until(lambda: place.queue.jobs(), "a job in the queue")
 
 
@@ -49,9 +49,7 @@ def video_plays(page: Any) -> bool:
     )
 
 
-def test_from_a_picture_to_the_finished_video(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_from_a_picture_to_the_finished_video(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(lambda event: isinstance(event, Preview) and event.section == 2)
     place = serve(hold)
     page = visit(place)
@@ -68,9 +66,7 @@ def test_from_a_picture_to_the_finished_video(
     assert probe(place.queue.result(1)).frames == place.queue.job(1).progress.frames
 
 
-def test_a_reload_in_the_middle_loses_nothing(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_reload_in_the_middle_loses_nothing(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(at_step(2, 1))
     place = serve(hold)
     page = visit(place)
@@ -84,7 +80,7 @@ def test_a_reload_in_the_middle_loses_nothing(
     page.locator("[data-live=job]", has_text="done").wait_for()
 
 
-def test_two_pages_show_the_same_job(serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_pages_show_the_same_job(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(at_step(1, 2))
     place = serve(hold)
     one, two = visit(place), visit(place)
@@ -98,12 +94,10 @@ def test_two_pages_show_the_same_job(serve: Callable[..., Site], visit: Callable
         page.locator("[data-live=job]", has_text="cancelled").wait_for()
 
 
-def test_a_network_that_is_gone_for_half_a_minute(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_network_that_is_gone_for_half_a_minute(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(at_step(2, 1))
     place = serve(hold)
-    page = visit(place)
+    page = visit(place, own=True)
     ask_for(page, make_picture(tmp_path), "through a tunnel")
     assert hold.reached.wait(20)
     page.locator("[data-act=stop]").first.wait_for()
@@ -142,9 +136,7 @@ def a_command_that_gets_nowhere_is_said(page: Any) -> None:
 
 
 @pytest.mark.parametrize(("keep", "sections", "video"), [("now", 1, True), ("section", 2, True), ("nothing", 0, False)])
-def test_each_way_to_stop(
-    keep: str, sections: int, video: bool, serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_each_way_to_stop(keep: str, sections: int, video: bool, serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(at_step(2, 1))
     place = serve(hold)
     page = visit(place)
@@ -180,7 +172,7 @@ def busy(queue: JobQueue, command: str, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_a_queue_of_three_put_in_order_and_changed(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = serve()
     place.queue.pause()
@@ -207,11 +199,11 @@ def test_a_queue_of_three_put_in_order_and_changed(
     assert [request.prompt for request, _ in place.executor.submitted] == ["second", "first, but better", "third"]
 
 
-def prompts(place: Site) -> list[str]:
+def prompts(place: Served) -> list[str]:
     return [job.request.prompt for job in place.queue.jobs()]
 
 
-def finished_video(place: Site, tmp_path: Path, **fields: Any) -> Path:
+def finished_video(place: Served, tmp_path: Path, **fields: Any) -> Path:
     """A video that the page has made."""
     place.queue.add(make_request(make_picture(tmp_path), **fields))
     ended(place)
@@ -234,9 +226,7 @@ def drop(page: Any, selector: str, file: Path, kind: str) -> None:
         page.dispatch_event(selector, event, {"dataTransfer": data})
 
 
-def test_settings_come_back_from_a_dropped_video(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_settings_come_back_from_a_dropped_video(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     place = serve()
     video = finished_video(place, tmp_path, prompt=HOSTILE, seed=2**62 + 1, steps=7)
     page = visit(place)
@@ -254,7 +244,7 @@ def test_settings_come_back_from_a_dropped_video(
     assert page.title() == "FramePack"
 
 
-def test_a_preset_is_kept_and_loaded(serve: Callable[..., Site], visit: Callable[..., Any]) -> None:
+def test_a_preset_is_kept_and_loaded(serve: Serve, visit: Visit) -> None:
     place = serve()
     page = visit(place)
     page.locator("#advanced button").first.click()
@@ -273,7 +263,7 @@ def test_a_preset_is_kept_and_loaded(serve: Callable[..., Site], visit: Callable
     page.wait_for_function("() => document.querySelector('#field-steps input').value === '9'")
 
 
-def test_languages_are_switched_live_and_remembered(serve: Callable[..., Site], visit: Callable[..., Any]) -> None:
+def test_languages_are_switched_live_and_remembered(serve: Serve, visit: Visit) -> None:
     place = serve()
     page = visit(place)
     page.locator("#prompt textarea").fill("stays as it is")
@@ -287,19 +277,19 @@ def test_languages_are_switched_live_and_remembered(serve: Callable[..., Site], 
     page.locator("[data-live=job]", has_text="还没有").wait_for()
 
 
-def test_a_first_visit_speaks_the_browsers_language(serve: Callable[..., Site], visit: Callable[..., Any]) -> None:
+def test_a_first_visit_speaks_the_browsers_language(serve: Serve, visit: Visit) -> None:
     page = visit(serve(), locale="ja-JP")
     page.locator("#start", has_text="開始").wait_for()
 
 
-def test_a_wrong_password_shows_nothing(serve: Callable[..., Site], visit: Callable[..., Any]) -> None:
+def test_a_wrong_password_shows_nothing(serve: Serve, visit: Visit) -> None:
     place = serve(auth="maker:right horse")
     page = visit(place, ready="input[type=password]")
     sign_in(page, "wrong")
     page.get_by_text("Incorrect Credentials").wait_for()
     assert page.locator("#start").count() == 0
     for path in ("live", "config", "media/1/video.mp4"):
-        assert page.request.get(place.address + path).status == 401
+        assert page.request.get(f"{place.address}/{path}").status == 401
     sign_in(page, "right horse")
     page.locator("#start").wait_for()
     page.locator("[data-live=job] *").first.wait_for()
@@ -311,9 +301,7 @@ def sign_in(page: Any, password: str) -> None:
     page.get_by_role("button").first.click()
 
 
-def test_a_hostile_prompt_is_shown_as_text(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_hostile_prompt_is_shown_as_text(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     place = serve()
     page = visit(place)
     ask_for(page, make_picture(tmp_path), HOSTILE)
@@ -327,9 +315,7 @@ def test_a_hostile_prompt_is_shown_as_text(
     assert page.title() == "done · FramePack"
 
 
-def test_the_page_is_worked_with_the_keyboard(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_page_is_worked_with_the_keyboard(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     hold = Hold(at_step(1, 2))
     place = serve(hold)
     page = visit(place)
@@ -359,15 +345,13 @@ def tab_to(page: Any, selector: str) -> None:
     raise AssertionError(f"Tab never reaches {selector}")
 
 
-def test_a_phone_shows_all_of_the_page(serve: Callable[..., Site], visit: Callable[..., Any]) -> None:
+def test_a_phone_shows_all_of_the_page(serve: Serve, visit: Visit) -> None:
     page = visit(serve(), viewport={"width": 390, "height": 844})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert page.locator("#start").bounding_box()["width"] > 200
 
 
-def test_an_interrupted_job_goes_on_from_the_page(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_an_interrupted_job_goes_on_from_the_page(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     before = JobQueue(tmp_path / "outputs")
     folder = before.output_dir / "day" / "broken off"
     folder.mkdir(parents=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from diffusers_helper.events import Decoding, Event, Plan
 from tests.jobs_support import Hold, make_picture
 
-from .conftest import Site
+from .conftest import Serve, Visit
 from .test_page import ask_for
 
 BAR = "document.querySelector('[role=progressbar]')"
@@ -17,7 +15,7 @@ LEFT = "Number(document.querySelector('[data-clock=left]')?.textContent.match(/\
 
 
 def test_the_time_goes_on_within_a_decode_and_the_plan_learns_from_it(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path
+    serve: Serve, visit: Visit, tmp_path: Path
 ) -> None:
     at_plan = Hold(lambda event: isinstance(event, Plan))
     at_decode = Hold(lambda event: isinstance(event, Decoding))  # which tells that 60 s are left

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from diffusers_helper.events import Preview
 from tests.jobs_support import Hold, make_picture
 
-from .conftest import Site
+from .conftest import Serve, Visit
 from .test_history import make
 from .test_page import ask_for, open_tab
 
@@ -30,9 +30,7 @@ def boxes(page: Any, *selectors: str) -> list[dict[str, float]]:
     return [page.locator(selector).first.bounding_box() for selector in selectors]
 
 
-def test_start_and_the_preview_are_in_sight_together(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path, hold: Hold
-) -> None:
+def test_start_and_the_preview_are_in_sight_together(serve: Serve, visit: Visit, tmp_path: Path, hold: Hold) -> None:
     page = visit(serve(hold), viewport={"width": 1440, "height": 900})
     page.locator("#advanced button").first.click()
     ask_for(page, make_picture(tmp_path))
@@ -50,7 +48,7 @@ def test_start_and_the_preview_are_in_sight_together(
 
 
 def test_on_a_phone_start_stays_in_sight_and_leads_to_the_stage(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path, hold: Hold
+    serve: Serve, visit: Visit, tmp_path: Path, hold: Hold
 ) -> None:
     page = visit(serve(hold), viewport={"width": 390, "height": 844})
     (start,) = boxes(page, "#start")
@@ -61,9 +59,7 @@ def test_on_a_phone_start_stays_in_sight_and_leads_to_the_stage(
     page.wait_for_function("() => document.querySelector('.screen').getBoundingClientRect().bottom <= innerHeight")
 
 
-def test_who_wants_no_motion_sees_a_still_preview(
-    serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path, hold: Hold
-) -> None:
+def test_who_wants_no_motion_sees_a_still_preview(serve: Serve, visit: Visit, tmp_path: Path, hold: Hold) -> None:
     place = serve(hold)
     for motion, running in (("no-preference", 1), ("reduce", 0)):
         page = visit(place, reduced_motion=motion)
@@ -75,7 +71,7 @@ def test_who_wants_no_motion_sees_a_still_preview(
 
 
 @pytest.fixture
-def watched(serve: Callable[..., Site], visit: Callable[..., Any], tmp_path: Path) -> Any:
+def watched(serve: Serve, visit: Visit, tmp_path: Path) -> Any:
     """A page that shows the second of two finished videos."""
     place = serve()
     make(place, tmp_path, "the sea at night", "a cat")
@@ -150,9 +146,7 @@ def test_earlier_results_are_in_sight_below_a_tall_video_and_come_back_by_a_clic
         assert watched.evaluate(f"() => document.activeElement.matches('{control}')"), control
 
 
-def test_messages_of_the_page_leave_gradio_s_own_as_they_are(
-    serve: Callable[..., Site], visit: Callable[..., Any]
-) -> None:
+def test_messages_of_the_page_leave_gradio_s_own_as_they_are(serve: Serve, visit: Visit) -> None:
     page = visit(serve())
     open_tab(page, "Presets")
     page.locator("#preset-save").click()

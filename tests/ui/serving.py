@@ -1,10 +1,10 @@
-"""A real server on a free port of this machine, for tests of what surrounds the page: small, without a model."""
+"""A real server on a free port of this machine, for tests of the page and of what surrounds it: without a model."""
 
 from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 
 from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.events import Event
 from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import join_segments, write_segment
@@ -40,6 +41,10 @@ class Served:
     @property
     def queue(self) -> JobQueue:
         return self.desk.queue
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return self.desk.checkpoints
 
     @property
     def output_dir(self) -> Path:
@@ -101,18 +106,32 @@ def a_port() -> int:
         return int(probe.getsockname()[1])
 
 
+SMALL_OPTIONS = {"enable_monitoring": False, "run_history": False}
+
+
 @contextmanager
-def serving(output_dir: Path, blocks: Any = None, **flags: Any) -> Iterator[Served]:
-    """A small page with the public endpoints, its guards and routes, and a worker that plays jobs."""
+def serving(
+    output_dir: Path,
+    make_page: Callable[[Desk], tuple[Any, Mapping[str, Any]]] = lambda desk: (small_page(desk), SMALL_OPTIONS),
+    before: Callable[[Event], None] = lambda event: None,
+    installed: Sequence[Checkpoint] = (CHECKPOINT,),
+    **flags: Any,
+) -> Iterator[Served]:
+    """A page with the public endpoints, its guards and routes, and a worker that plays jobs.
+
+    Args:
+        make_page: the page of a desk, as Gradio's blocks, and the options of its launch.
+        before: sees each event of a played job before it is told.
+    """
     with same_environment():
         output_dir.mkdir(exist_ok=True)
         settings = settings_for(output_dir, **{"port": a_port(), **flags})
         server.prepare_gradio(settings)
-        queue = JobQueue(output_dir, lambda source: CHECKPOINT)
+        checkpoints = installed_in(output_dir, *installed)
+        queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
         server.empty_uploads(output_dir)
-        executor = ScriptedExecutor(output_dir)
-        desk = make_desk(queue, settings)
-        page = server.PageServer(desk, settings, small_page(desk), {"enable_monitoring": False, "run_history": False})
+        desk = make_desk(queue, settings, checkpoints=checkpoints)
+        page = server.PageServer(desk, settings, *make_page(desk))
         try:
             page.open()
             with working(queue, executor):
