@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames.
 
-Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, in this process.
+Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, on a recorded engine.
 """
 
 import signal
