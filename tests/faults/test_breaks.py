@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and kill -9 on the real program: finished sections are kept, and it ends in the same frames.
 
-Once for each kind of video: test_generate.py and test_killed.py break off both everywhere, on a recorded engine.
+Both kinds of video, here and there; test_generate.py and test_killed.py break off everywhere, on a recorded engine.
 """
 
 import signal
@@ -68,10 +68,11 @@ def second_section(event: dict[str, Any]) -> bool:
     return event["event"] == "step" and event["section"] == 2
 
 
-def test_a_signal_keeps_what_is_finished(arguments: Make, tmp_path: Path) -> None:
-    kind = "framepack"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_finished(number: signal.Signals, arguments: Make, tmp_path: Path) -> None:
+    kind = "framepack" if number == signal.SIGINT else "f1"
     process = program.start(tmp_path, *arguments(tmp_path / "mine", kind))
-    folder, told = cut_off(process, signal.SIGINT, second_section)
+    folder, told = cut_off(process, number, second_section)
     assert process.returncode == 130
     assert told[-1]["event"] == "cancelled"
     assert probe(Path(told[-1]["path"])).frames == told[-1]["frames"] > 0
@@ -79,10 +80,10 @@ def test_a_signal_keeps_what_is_finished(arguments: Make, tmp_path: Path) -> Non
     assert_resumes_to_the_same(folder, tmp_path / "mine", arguments(tmp_path / "unbroken", kind), tmp_path)
 
 
-def test_kill_loses_one_section_at_most(arguments: Make, tmp_path: Path) -> None:
-    kind = "f1"
+@pytest.mark.parametrize(("kind", "at"), [("framepack", "preview"), ("f1", "section_done")])
+def test_kill_loses_one_section_at_most(kind: str, at: str, arguments: Make, tmp_path: Path) -> None:
     process = program.start(tmp_path, *arguments(tmp_path / "mine", kind))
-    folder, told = cut_off(process, signal.SIGKILL, lambda event: event["event"] == "section_done")
+    folder, told = cut_off(process, signal.SIGKILL, lambda event: event["event"] == at)
     assert process.returncode == -signal.SIGKILL
     saved = sum(line["event"] == "section_done" for line in told)
     assert len(list(Path(folder).glob("section_*.safetensors"))) >= saved

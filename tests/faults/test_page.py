@@ -25,6 +25,7 @@ from ..conftest import ROOT
 from ..jobs_support import make_request, wait_until
 
 START_SECONDS, JOB_SECONDS, STOP_SECONDS = 60.0, 120.0, 60.0
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @dataclass
@@ -113,7 +114,7 @@ def until_sampling_the_second_section(outputs: Path) -> None:
     wait_until(begun, "the second section", JOB_SECONDS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_page_at_rest_ends_at_once(number: signal.Signals, outputs: Path, start: Start) -> None:
     page = start(outputs)
     assert page.get("healthz").text == "ok"
@@ -121,28 +122,32 @@ def test_a_page_at_rest_ends_at_once(number: signal.Signals, outputs: Path, star
     assert page.ends(10) == 0
 
 
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_page_between_two_steps_and_the_job_is_kept(
-    outputs: Path, request_: Request, start: Start
+    number: signal.Signals, outputs: Path, request_: Request, start: Start
 ) -> None:
     job_id = queued(outputs, request_.model_copy(update={"steps": 40}))
     page = start(outputs)
     until_sampling_the_second_section(outputs)
-    page.process.send_signal(signal.SIGTERM)
+    page.process.send_signal(number)
     assert page.ends() == 0
     job = left(outputs, job_id)
     assert (job.state, job.can_go_on, job.progress.sections_done) == ("interrupted", True, 1)
     assert probe(Path(job.progress.video or "")).frames == job.progress.frames > 0
 
 
-def test_a_second_signal_ends_a_page_whose_job_hangs(outputs: Path, request_: Request, start: Start) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_a_page_whose_job_hangs(
+    number: signal.Signals, outputs: Path, request_: Request, start: Start
+) -> None:
     job_id = queued(outputs, request_)
     page = start(outputs, "worker=hang")
     wait_until(lambda: page.get("live?language=en").json()["running"], "the job to begin")
-    page.process.send_signal(signal.SIGINT)
+    page.process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
         page.ends(1)
     assert page.get("healthz").text == "ok"
-    page.process.send_signal(signal.SIGINT)
+    page.process.send_signal(number)
     assert page.ends(10) == 130
     assert left(outputs, job_id).state == "interrupted"
 

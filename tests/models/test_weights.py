@@ -197,7 +197,7 @@ def psnr(frames: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((frames.astype(np.float64) - expected) ** 2)))
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("int8", 32.0), ("fp8", 30.0)])
+@pytest.mark.parametrize(("name", "at_least"), [("int8", 35.0), ("fp8", 30.0)])
 def test_quantised_weights_make_nearly_the_same_video(made: dict[str, np.ndarray], name: str, at_least: float) -> None:
     assert made[name].shape == made["off"].shape
     assert psnr(made[name], made["off"]) > at_least
