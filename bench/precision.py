@@ -39,7 +39,6 @@ from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.models.weights import load_transformer, why_no_products, wishes_of
 from diffusers_helper.request import Request
 from diffusers_helper.residency import Planner
-from diffusers_helper.sections.context import f1_context
 from diffusers_helper.sections.history import gather_context
 from diffusers_helper.settings import resolve
 from diffusers_helper.vae.codec import to_frames
@@ -145,11 +144,12 @@ class Section:
         engine.prepare(self._request, *self._picture.shape[:2])
         for stage in way.rungs:
             engine.use_less_memory(stage)  # type: ignore[arg-type]  # the stages' names
-        conditioning = engine.encode(self._request, self._picture)
-        start = conditioning.start.mean
+        conditioning = engine.encode(self._request, [self._picture])
+        start = conditioning.pictures[0].latent.mean
         noise = torch.randn((*start.shape[:2], WINDOW, *start.shape[3:]), generator=torch.Generator().manual_seed(SEED))
         sigmas = flow_sigmas(self._request.steps, flow_mu(token_count(*noise.shape[2:])))
-        made = engine.denoiser(self._request, conditioning, gather_context(f1_context(WINDOW), start, start))
+        section = self._request.plan().sections[0]
+        made = engine.denoiser(self._request, conditioning, section, gather_context(section.context, start, [start]))
         with torch.inference_mode():
             *_, last = sample(made, noise, sigmas)
         clip = engine.decode(torch.cat([start, last.denoised], dim=2))

@@ -1,9 +1,10 @@
-"""Whether two checkouts of the program make the same videos: five fixed requests, latents and frames compared bit by bit.
+"""Whether two checkouts of the program make the same videos: five fixed requests, compared bit by bit.
 
     python -m bench.same_bits BEFORE [AFTER]
 
 ``BEFORE`` and ``AFTER`` are folders with a checkout each; AFTER is this one by default. Each request is a command
-line, which stays valid from version to version, with the pocket and the same picture. It passes when no bit differs.
+line, which stays valid from version to version, with the pocket and the same picture. It passes when no bit of the
+latents and of the frames differs.
 """
 
 from __future__ import annotations

@@ -10,17 +10,18 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 from . import __version__, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
-from .request import Request
+from .request import Recipe, Request
+from .request.fields import PICTURE, Field, fields
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
 from .streams import Parser, flush_streams, last_words, prepare_streams
@@ -28,9 +29,8 @@ from .streams import Parser, flush_streams, last_words, prepare_streams
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
-RENAMED = {"picture": "image", "mp4_crf": "crf"}
-NOT_ASKED = ("schema_version", "fps")
-FILES = ("picture", "out", "save_latents", "resume")
+RENAMED = {PICTURE: "image", "mp4_crf": "crf"}
+FILES = (PICTURE, "out", "save_latents", "resume")
 CHECKPOINT_DECIDES = {
     "kind": " (default: what the checkpoint does best)",
     "seconds": " (default: what the checkpoint asks for, else {default})",
@@ -90,9 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     wishes = parser.add_argument_group("the video")
-    for name, field in Request.model_fields.items():
-        if name not in NOT_ASKED:
-            _add_field(wishes, name, field)
+    wishes.add_argument("--image", dest=PICTURE, help="path of the start picture")
+    for field in fields(Recipe).values():
+        _add_field(wishes, field)
+        if field.name == "step_cache":
+            words = "the same as --step-cache teacache, or off"
+            wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
     parser.add_argument("--out", help="where the video goes; by default into the output folder")
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
@@ -100,24 +103,27 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
 
 
-def _add_field(group: argparse._ArgumentGroup, name: str, field: Any) -> None:
-    """The flag of a request field. Absent means the request's own default."""
-    flag, text = "--" + RENAMED.get(name, name).replace("_", "-"), field.description
-    if field.annotation is bool:
-        group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
+def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
+    """The flag of a flat value. Absent means the recipe's own default."""
+    flag, text = "--" + RENAMED.get(field.name, field.name).replace("_", "-"), field.info.description
+    if field.info.annotation is bool:
+        group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         return
-    numbers = {int: int, float: float}
-    choices = get_args(field.annotation) if field.annotation not in (int, float, str) else ()
-    default = "" if field.default in (None, "") or field.is_required() else f" (default {field.default})"
-    if name in CHECKPOINT_DECIDES:
-        default = CHECKPOINT_DECIDES[name].format(default=field.default)
+    default = "" if field.default in (None, "") else f" (default {field.default})"
+    if field.name in CHECKPOINT_DECIDES:
+        default = CHECKPOINT_DECIDES[field.name].format(default=field.default)
     group.add_argument(
         flag,
-        dest=name,
-        type=numbers.get(field.annotation, str),
-        choices=[choice for choice in choices if isinstance(choice, str)] or None,
+        dest=field.name,
+        type=_type_of(field),
+        choices=field.choice.names if field.choice else None,
         help=f"{text}{default}",
     )
+
+
+def _type_of(field: Field) -> Callable[[str], int | float | str]:
+    numbers: Mapping[Any, Callable[[str], int | float]] = {int: int, float: float}
+    return str if field.choice else numbers.get(field.info.annotation, str)
 
 
 def prepare(chosen: Settings) -> None:
@@ -181,10 +187,10 @@ def _begin(
         checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
-        from .preparation import fit_picture, with_defaults
+        from .preparation import fit_pictures, with_defaults
 
         request = Request.parse(with_defaults(_request_fields(options), checkpoint))
-        picture = fit_picture(request, checkpoint)
+        pictures = fit_pictures(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
     from .engine import Engine
@@ -195,7 +201,7 @@ def _begin(
         raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
-    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, picture=picture)
+    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, pictures=pictures)
 
 
 def _exit_code(show: Show, events: Events) -> int:
@@ -211,16 +217,20 @@ def _exit_code(show: Show, events: Events) -> int:
 
 
 def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
-    given = {name: getattr(options, name, None) for name in Request.model_fields}
-    if given["picture"] is None:
+    given = {name: value for name in _request_names() if (value := getattr(options, name, None)) is not None}
+    if PICTURE not in given:
         raise InvalidRequest("--image: is missing; give the path of the start picture")
-    asked = {name: value for name, value in given.items() if value is not None}
-    return {**asked, "picture": str(given["picture"])}
+    return {**given, PICTURE: str(given[PICTURE])}
+
+
+def _request_names() -> list[str]:
+    """What the command line calls the parts of a request."""
+    return [PICTURE, *fields(Recipe), "teacache"]
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
     """Refuse what would be ignored."""
-    names = (*Request.model_fields, "out", "save_latents")
+    names = (*_request_names(), "out", "save_latents")
     extra = [name for name in names if getattr(options, name, None) is not None]
     extra += [name for name in ("checkpoint", "output_dir") if chosen.origin[name] == "flag"]
     if extra:

@@ -18,6 +18,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from .caches.options import TeaCacheOption
 from .caches.step_cache import BlockCache
 from .caches.teacache import TeaCache
 from .conditioning.cache import ContentCache, content_key
@@ -38,6 +39,7 @@ from .models.weights import load_transformer, why_no_products, wishes_of
 from .request import Request
 from .residency import Planner, Residency
 from .sections.history import Context
+from .sections.plan import SectionPlan
 from .settings import Settings, resolve
 from .vae.codec import LatentPosterior, decode_clip, encode_picture
 from .vae.preview import LatentToRGB
@@ -56,20 +58,36 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class EncodedPicture:
+    """A picture, encoded. Tensors on the CPU.
+
+    Attributes:
+        tokens: [1, image tokens, D].
+        latent: distribution of its latent, [1, C, 1, H, W].
+    """
+
+    tokens: Tensor
+    latent: LatentPosterior
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """A request, encoded. Tensors on the CPU.
 
     Attributes:
-        prompt: of the positive branch.
+        prompts: of the positive branch, in the request's order.
         negative: of the negative branch, None when real CFG is 1.
-        picture_tokens: [1, image tokens, D].
-        start: distribution of the start latent.
+        pictures: in the request's order.
     """
 
-    prompt: PromptEmbedding
+    prompts: tuple[PromptEmbedding, ...]
     negative: PromptEmbedding | None
-    picture_tokens: Tensor
-    start: LatentPosterior
+    pictures: tuple[EncodedPicture, ...]
+
+    @property
+    def tokens_cut(self) -> int:
+        """Tokens of the prompts that were too many for the model."""
+        return sum(prompt.tokens_cut for prompt in self.prompts)
 
 
 @dataclass(frozen=True)
@@ -236,21 +254,24 @@ class Engine:
         return self._residency.plan.residency[part] != "cpu"
 
     @torch.inference_mode()
-    def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
-        """Encode the texts and the fitted picture, uint8 [height, width, 3], of a request."""
-        parts, key = self._parts, content_key(picture)
+    def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
+        """Encode the texts and the fitted pictures, uint8 [height, width, 3] each, of a request."""
         conditioning = Conditioning(
-            prompt=self._prompt(request.prompt),
+            prompts=tuple(self._prompt(prompt.text) for prompt in request.prompts),
             negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
-            picture_tokens=self._cached(
-                f"tokens:{key}",
-                "image_encoder",
-                lambda: encode_picture_tokens(picture, parts.feature_extractor, parts.image_encoder),
-            ),
-            start=self._cached(f"latent:{key}", "vae", lambda: encode_picture(parts.vae, picture)),
+            pictures=tuple(map(self._picture, pictures)),
         )
         self._planner.libraries_are_loaded()
         return conditioning
+
+    def _picture(self, pixels: np.ndarray) -> EncodedPicture:
+        parts, key = self._parts, content_key(pixels)
+        tokens = self._cached(
+            f"tokens:{key}",
+            "image_encoder",
+            lambda: encode_picture_tokens(pixels, parts.feature_extractor, parts.image_encoder),
+        )
+        return EncodedPicture(tokens, self._cached(f"latent:{key}", "vae", lambda: encode_picture(parts.vae, pixels)))
 
     def _prompt(self, text: str) -> PromptEmbedding:
         parts, key = self._parts, content_key(text)
@@ -271,9 +292,11 @@ class Engine:
 
         return self._cache.get(key, visit)
 
-    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
+    def denoiser(
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+    ) -> SectionDenoiser:
         """See ``section_denoiser``."""
-        made = section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
+        made = section_denoiser(self._parts.transformer, self._compute, request, conditioning, section, context)
         return replace(made, ready=self._residency.before_sampling)
 
     @torch.inference_mode()
@@ -311,14 +334,22 @@ def peak_process_memory_mb() -> float:
 
 
 def section_denoiser(
-    transformer: FramePackTransformer, compute: Compute, request: Request, conditioning: Conditioning, context: Context
+    transformer: FramePackTransformer,
+    compute: Compute,
+    request: Request,
+    conditioning: Conditioning,
+    section: SectionPlan,
+    context: Context,
 ) -> SectionDenoiser:
-    """A denoiser for one section, with its own step-cache state for each CFG branch."""
+    """A denoiser for one section, with its own step-cache state for each CFG branch.
+
+    ``context``: the latents of the section's context plan.
+    """
     caches = [_block_cache(request) for _ in range(2)]
     denoise = Denoiser(
         transformer,
-        {"image_embeds": conditioning.picture_tokens, **_context_inputs(context)},
-        _text_input(conditioning.prompt),
+        {"image_embeds": conditioning.pictures[section.picture].tokens, **_context_inputs(context)},
+        _text_input(conditioning.prompts[section.prompt]),
         _text_input(conditioning.negative) if conditioning.negative else None,
         Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
         compute.transformer_dtype,
@@ -330,7 +361,8 @@ def section_denoiser(
 
 
 def _block_cache(request: Request) -> BlockCache | None:
-    return BlockCache(TeaCache(request.steps, request.teacache_threshold)) if request.teacache else None
+    cache = request.step_cache
+    return BlockCache(TeaCache(request.steps, cache.threshold)) if isinstance(cache, TeaCacheOption) else None
 
 
 def _text_input(embedding: PromptEmbedding) -> TextInput:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .request import Request
-from .sections.plan import plan_video, video_frames
+from .request import Recipe
+from .sections.plan import video_frames
 
 USUAL_WINDOW = 9
 """Latent frames of the section whose steps a checkpoint's ``steps_per_frame`` counts in."""
@@ -51,11 +51,11 @@ class Work:
     clips: tuple[int, ...]
 
     @classmethod
-    def of(cls, request: Request, pixels: int) -> Work:
-        """The work of ``request`` in frames of so many pixels."""
-        sections = plan_video(request.kind, request.seconds, request.latent_window, request.fps).sections
+    def of(cls, recipe: Recipe, pixels: int) -> Work:
+        """The work of ``recipe`` in frames of so many pixels."""
+        sections = recipe.plan().sections
         clips = tuple(video_frames(section.decode_frames) for section in sections)
-        return cls(request.steps, pixels * request.latent_window * branches(request), pixels, clips)
+        return cls(recipe.steps, pixels * recipe.latent_window * branches(recipe), pixels, clips)
 
     def seconds(self, paces: Paces) -> float | None:
         """All of it, as earlier videos took; None when there was none."""
@@ -73,6 +73,6 @@ class Work:
         return steps_per_frame * USUAL_WINDOW * self.frame_size / self.step_size
 
 
-def branches(request: Request) -> int:
+def branches(recipe: Recipe) -> int:
     """How often the transformer runs in a step."""
-    return 2 if request.real_cfg > 1 else 1
+    return 2 if recipe.real_cfg > 1 else 1

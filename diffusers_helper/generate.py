@@ -42,16 +42,15 @@ from .events import (
     Step,
 )
 from .forecast import UNKNOWN, Paces, Work
-from .growing_video import GrowingVideo
-from .media.metadata import as_comment
+from .growing_result import growing_result
 from .memory import is_out_of_memory, is_out_of_ram
 from .memory_plan import MemoryPlan
 from .models.table import Checkpoint
-from .preparation import bytes_needed, fit_picture, notices
+from .preparation import bytes_needed, fit_pictures, notices
 from .progress import Progress
 from .request import Request
-from .sections.history import Context, empty_history, extend, gather_context, newest
-from .sections.plan import SectionPlan, plan_video
+from .sections.history import Context, extend, gather_context, initial_history, newest
+from .sections.plan import SectionPlan
 from .workfolder import SavedSection, WorkFolder, frames_in
 
 log = logging.getLogger(__name__)
@@ -70,8 +69,10 @@ class GenerationEngine(Protocol):
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
     def use_less_memory(self, ladder: Ladder) -> str | None: ...
-    def encode(self, request: Request, picture: np.ndarray) -> Conditioning: ...
-    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser: ...
+    def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning: ...
+    def denoiser(
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+    ) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def preview(self, latents: Tensor) -> np.ndarray: ...
     def peak_memory_mb(self) -> float: ...
@@ -85,28 +86,27 @@ def generate(
     result: Path | None = None,
     latents_result: Path | None = None,
     known: Paces = UNKNOWN,
-    picture: np.ndarray | None = None,
+    pictures: Sequence[np.ndarray] | None = None,
 ) -> Events:
-    """Make the video of ``request``.
+    """Make the video of ``request``, or its picture.
 
     Args:
         output_dir: gets a folder per day, with the finished video and its picture, and a work folder meanwhile.
         result: where the finished video goes instead.
         latents_result: a safetensors file for the latents of the whole video.
         known: what earlier videos took on this machine.
-        picture: what ``fit_picture`` made of the request, where that was asked before.
+        pictures: what ``fit_pictures`` made of the request, where that was asked before.
 
     Raises:
         FramePackError: the request cannot be started; nothing was written.
     """
     request = request.with_seed()
-    picture = fit_picture(request, engine.checkpoint) if picture is None else picture
-    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
-    needed_bytes = bytes_needed(plan, *picture.shape[:2])
+    pictures = fit_pictures(request, engine.checkpoint) if pictures is None else pictures
+    needed_bytes = bytes_needed(request.plan(), *pictures[0].shape[:2])
     folder = WorkFolder.create(
-        output_dir, request, engine.checkpoint, engine.fingerprint, picture, needed_bytes, result, latents_result
+        output_dir, request, engine.checkpoint, engine.fingerprint, pictures, needed_bytes, result, latents_result
     )
-    return _to_the_end(Run(folder, engine, picture, saved=[], known=known))
+    return _to_the_end(Run(folder, engine, pictures, saved=[], known=known))
 
 
 def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Events:
@@ -118,7 +118,7 @@ def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Even
     folder = WorkFolder.reopen(path)
     if folder.job.fingerprint != engine.fingerprint:
         raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
-    return _to_the_end(Run(folder, engine, folder.load_picture(), folder.load_sections(), known))
+    return _to_the_end(Run(folder, engine, folder.load_pictures(), folder.load_sections(), known))
 
 
 class Run:
@@ -128,17 +128,18 @@ class Run:
         self,
         folder: WorkFolder,
         engine: GenerationEngine,
-        picture: np.ndarray,
+        pictures: Sequence[np.ndarray],
         saved: Sequence[SavedSection],
         known: Paces,
     ) -> None:
-        self.folder, self.engine, self.picture, self.saved = folder, engine, picture, saved
+        self.folder, self.engine, self.pictures, self.saved = folder, engine, pictures, saved
         self.request = folder.request
-        self.plan = plan_video(self.request.kind, self.request.seconds, self.request.latent_window, self.request.fps)
-        self.video = GrowingVideo(folder, self.plan, self.request, as_comment(folder.metadata()))
+        self.plan = self.request.plan()
+        self.height, self.width = pictures[0].shape[:2]
+        self.result = growing_result(folder, self.plan)
         self.noise = seeded(self.request.seed)
-        self.first_to_decode = self.video.first_to_decode(len(saved))
-        work = Work.of(self.request, picture.shape[0] * picture.shape[1])
+        self.first_to_decode = self.result.first_to_decode(len(saved))
+        work = Work.of(self.request, self.height * self.width)
         ratio = engine.checkpoint.steps_per_frame
         self.progress = Progress(work, ratio, known, len(saved), self.first_to_decode)
         if frames := frames_in(folder.video):
@@ -170,8 +171,7 @@ class Run:
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""
-        height, width = self.picture.shape[:2]
-        shape = {"fps": self.request.fps, "width": width, "height": height, "seed": self.request.seed}
+        shape = {"fps": self.request.fps, "width": self.width, "height": self.height, "seed": self.request.seed}
         return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
 
 
@@ -207,31 +207,42 @@ def _in_words(error: Exception) -> str:
 
 def _road(run: Run) -> Events:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
-    memory = run.engine.prepare(run.request, *run.picture.shape[:2])
+    memory = run.engine.prepare(run.request, run.height, run.width)
     yield _plan_event(run, memory)
     conditioning = run.attempt("encode", lambda: _encode(run))
-    told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.prompt.tokens_cut)
+    told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.tokens_cut)
     for message in (*run.folder.notices, *memory.notices, *told):
         yield Notice(message=message)
     yield from run.told()
-    start = conditioning.start.sample(seeded(run.request.seed, "start picture"))
-    history = empty_history(run.plan, start)
+    pictures = _picture_latents(run.request, conditioning)
+    history = initial_history(run.plan, pictures)
     for section in run.plan.sections:
         if section.number < len(run.saved):
             latents = _restore(run, section)
         else:
-            latents = yield from _sample_section(run, section, conditioning, history, start)
+            latents = yield from _sample_section(run, section, conditioning, history, pictures)
             run.folder.save_section(section.number, latents, run.noise)
-        history = extend(history, latents, section, run.plan, start)
+        history = extend(history, latents, section, run.plan, pictures)
         if section.number >= run.first_to_decode:
             yield from _show_section(run, section, history)
     run.folder.save_latents(history)
-    run.progress.path = run.video.finish()
+    run.progress.path = run.result.finish()
 
 
 def _encode(run: Run) -> Conditioning:
     faults.passing("encode")
-    return run.engine.encode(run.request, run.picture)
+    return run.engine.encode(run.request, run.pictures)
+
+
+def _picture_latents(request: Request, conditioning: Conditioning) -> tuple[Tensor, ...]:
+    """[1, C, 1, H, W] each, in the request's order. What is drawn depends on the seed, the role and the place in it."""
+    roles = [picture.role for picture in request.pictures]
+    numbers = [roles[:n].count(role) for n, role in enumerate(roles)]
+    purposes = [f"{role} picture" + (f" {n}" if n else "") for role, n in zip(roles, numbers, strict=True)]
+    return tuple(
+        picture.latent.sample(seeded(request.seed, purpose))
+        for picture, purpose in zip(conditioning.pictures, purposes, strict=True)
+    )
 
 
 def _decode(run: Run, latents: Tensor) -> Tensor:
@@ -240,12 +251,13 @@ def _decode(run: Run, latents: Tensor) -> Tensor:
 
 
 def _sample_section(
-    run: Run, section: SectionPlan, conditioning: Conditioning, history: Tensor, start: Tensor
+    run: Run, section: SectionPlan, conditioning: Conditioning, history: Tensor, pictures: Sequence[Tensor]
 ) -> Generator[Event, None, Tensor]:
     """Denoise one section, telling each step; returns its latents."""
-    context = gather_context(section.context, history, start)
-    denoiser = run.attempt("sample", lambda: run.engine.denoiser(run.request, conditioning, context))
-    noise = torch.randn((*start.shape[:2], len(section.context.target), *start.shape[3:]), generator=run.noise)
+    context = gather_context(section.context, history, pictures)
+    denoiser = run.attempt("sample", lambda: run.engine.denoiser(run.request, conditioning, section, context))
+    shape = pictures[0].shape
+    noise = torch.randn((*shape[:2], len(section.context.target), *shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
     run.attempt("sample", lambda: denoiser.begin(sigmas[:-1]))
     steps = run.progress.timed(sample(_with_retries(run, denoiser), noise, sigmas))
@@ -286,7 +298,7 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[E
     with run.progress.decoding():
         latents = newest(history, section, run.plan)
         clip = run.attempt("decode", lambda: _decode(run, latents))
-        run.progress.path = run.video.add(section, clip)
+        run.progress.path = run.result.add(section, clip)
     run.progress.frames = section.frames_after
     yield from run.told()
     path = str(run.progress.path)
@@ -299,17 +311,16 @@ def _place(run: Run, section: SectionPlan) -> dict[str, int]:
 
 
 def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
-    height, width = run.picture.shape[:2]
     return Plan(
         checkpoint=run.folder.job.checkpoint,
-        kind=run.request.kind,
+        kind=run.request.kind.name,
         sections=len(run.plan.sections),
         steps=run.request.steps,
         frames=run.plan.frames,
         fps=run.request.fps,
         seconds=round(run.plan.frames / run.request.fps, 3),
-        width=width,
-        height=height,
+        width=run.width,
+        height=run.height,
         memory=memory.why,
         **run.progress.forecast(),
     )

@@ -13,6 +13,7 @@ from .media.fit import choose_bucket, resize_and_crop
 from .media.pictures import open_picture
 from .models.table import Checkpoint
 from .request import Request
+from .request.output import Mp4
 from .sections.plan import VideoPlan
 
 TRAINED_WINDOW = 9
@@ -39,16 +40,18 @@ def beyond_seconds(plan: VideoPlan, fps: int, checkpoint: Checkpoint) -> float |
     return limit if limit is not None and round(plan.frames / fps, 1) > limit else None
 
 
-def fit_picture(request: Request, checkpoint: Checkpoint) -> np.ndarray:
-    """The start picture, cropped to a size of the checkpoint, uint8 [height, width, 3].
+def fit_pictures(request: Request, checkpoint: Checkpoint) -> tuple[np.ndarray, ...]:
+    """The pictures in their order, all cropped to one size of the checkpoint, uint8 [height, width, 3] each.
 
     Raises:
-        InvalidRequest: the checkpoint does not make this kind or size.
+        InvalidRequest: the checkpoint does not make this kind or size, or nothing does what is asked for.
         UnusablePicture: see ``open_picture``.
     """
     check_offered(request, checkpoint)
-    pixels = open_picture(Path(request.picture))
-    return resize_and_crop(pixels, *video_size(request.size, checkpoint, pixels.shape[0], pixels.shape[1]))
+    pixels = {path: open_picture(Path(path)) for path in dict.fromkeys(picture.path for picture in request.pictures)}
+    height, width = pixels[request.shown_picture].shape[:2]
+    size = video_size(request.size, checkpoint, height, width)
+    return tuple(resize_and_crop(pixels[picture.path], *size) for picture in request.pictures)
 
 
 def video_size(size: str | None, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
@@ -65,17 +68,28 @@ def _sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
 
 
 def check_offered(request: Request, checkpoint: Checkpoint) -> None:
-    """Raises InvalidRequest when the checkpoint does not make the request's kind or size."""
-    if request.kind not in checkpoint.kinds:
+    """Raises InvalidRequest when the checkpoint does not make the request's kind or size, or what it asks for is not
+    built."""
+    _refuse_unbuilt(request)
+    kind = request.kind.name
+    if kind not in checkpoint.kinds:
         makes = " or ".join(checkpoint.kinds)
-        problem = Problem("kind", "choice", request.kind, {"choices": tuple(checkpoint.kinds)})
-        message = f"kind: {request.kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
+        problem = Problem("kind", "choice", kind, {"choices": tuple(checkpoint.kinds)})
+        message = f"kind: {kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
         raise InvalidRequest(message, [problem])
     sizes = _sizes(checkpoint)
     if request.size is not None and request.size not in sizes:
         problem = Problem("size", "choice", request.size, {"choices": tuple(sizes)})
         message = f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}"
         raise InvalidRequest(message, [problem])
+
+
+def _refuse_unbuilt(request: Request) -> None:
+    """What a request has a place for, and no part of this version carries out, is refused rather than left out."""
+    unbuilt = {"loras": bool(request.loras), "pictures": any(picture.mask for picture in request.pictures)}
+    words = {"loras": "this version applies no LoRA", "pictures": "this version uses no masks"}
+    for field in (field for field, asked in unbuilt.items() if asked):
+        raise InvalidRequest(f"{field}: {words[field]}; leave it out", [Problem(field, "other")])
 
 
 def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:
@@ -96,5 +110,5 @@ def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_to
         yield f"The prompt is too long for the model: its last {prompt_tokens_cut} tokens are left out."
     if request.latent_window != TRAINED_WINDOW:
         yield f"The models are trained with a latent window of {TRAINED_WINDOW}, not {request.latent_window}."
-    if request.mp4_crf == 0:
+    if request.output == Mp4(crf=0):
         yield "mp4 crf 0 is lossless; many players show such files black. 1 looks the same and plays."

@@ -1,6 +1,7 @@
-"""Presets: named groups of request fields, one small JSON file each, and which of them fills the form at the start.
+"""Presets: named parts of a recipe, one small JSON file each, and which of them fills the form at the start.
 
-A preset holds any of the request's fields but the picture: no path is in it. The name may be any a person writes; the
+A preset holds any of a recipe's values, by their flat names; a recipe has no inputs, so no path is in it. In the file
+they stand as a recipe has them, in a version of the recipe's. The name may be any a person writes; the
 file's name is derived from it and says it only roughly, so that no name can leave the folder or hit another's file.
 What comes from outside is taken whole or refused whole.
 """
@@ -21,10 +22,11 @@ from .errors import OutputFailed, UnusableInput
 from .media.files import written_whole
 from .media.metadata import read_text, strict_object
 from .names import quoted
-from .request import FIELDS, Request
+from .request import Recipe
+from .request.fields import data_of, fields, flat, without_aliases
+from .request.migrate import SCHEMA_VERSION, VERSION, as_present
 
 KEY = "framepack_preset"
-FORMAT = 1
 LONGEST_NAME = 80
 _STARTUP = ".startup"
 _TURNS_TEXT = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -33,13 +35,14 @@ _TURNS_TEXT = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True)
 class Preset:
-    """A name and some of the request's fields, checked."""
+    """A name and some flat values of a recipe, checked."""
 
     name: str
     values: Mapping[str, Any]
 
     def to_json(self) -> str:
-        return json.dumps({KEY: FORMAT, "name": self.name, "values": dict(self.values)}, indent=2, allow_nan=False)
+        values = data_of(self.values, Recipe)
+        return json.dumps({KEY: SCHEMA_VERSION, "name": self.name, "values": values}, indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Preset:
@@ -49,7 +52,7 @@ class Preset:
             _require_format(found)
         except ValueError as error:
             raise UnusableInput(f"This is not a usable preset: {error}.") from None
-        return cls(clean_name(found["name"]), checked_values(found["values"]))
+        return cls(clean_name(found["name"]), checked_values(_flat_values(found)))
 
 
 class PresetStore:
@@ -188,14 +191,23 @@ def clean_name(name: Any) -> str:
 
 
 def checked_values(values: Any) -> dict[str, Any]:
-    """``values`` as a request would hold them. Raises UnusableInput naming each field that is wrong."""
+    """Flat values as a recipe would hold them. Raises UnusableInput naming each that is wrong."""
     if not isinstance(values, Mapping):
         raise UnusableInput(f"The values of a preset must be an object of fields, not {quoted(values)}.")
-    unknown = sorted(str(field) for field in values if field not in FIELDS)
+    values, known = without_aliases(values), fields(Recipe)
+    unknown = sorted(str(name) for name in values if name not in known)
     if unknown:
-        raise UnusableInput(f"A preset cannot hold {', '.join(map(quoted, unknown))}; it may hold {', '.join(FIELDS)}.")
-    request = Request.parse({**values, "picture": "none"})
-    return {field: getattr(request, field) for field in FIELDS if field in values}
+        raise UnusableInput(f"A preset cannot hold {', '.join(map(quoted, unknown))}; it may hold {', '.join(known)}.")
+    meant = Recipe.parse(values).flat()
+    return {name: meant[name] for name in known if name in values and name in meant}
+
+
+def _flat_values(found: Mapping[str, Any]) -> Any:
+    """What a file's values are in the present version, by their flat names."""
+    values = found["values"]
+    if not isinstance(values, Mapping) or VERSION in values:
+        return values
+    return flat(as_present({**values, VERSION: found[KEY]}), Recipe)
 
 
 def file_name(name: str) -> str:
@@ -222,8 +234,8 @@ def _require_format(found: Mapping[str, Any]) -> None:
     version = found.get(KEY)
     if type(version) is not int:
         raise ValueError("another program wrote it" if version is None else f"its version is {quoted(version)}")
-    if version != FORMAT:
-        raise ValueError(f"it has format {version}, this version knows {FORMAT}; use a newer version")
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(f"it has format {version}, this version knows {SCHEMA_VERSION}; use a newer version")
     if set(found) != {KEY, "name", "values"}:
         raise ValueError(f"it must hold {KEY}, name and values, and nothing else")
 

@@ -26,7 +26,9 @@ from .media.metadata import (
     strict_object,
 )
 from .names import quoted
-from .request import FIELDS, Request
+from .request import Recipe
+from .request.fields import fields, flat, without_aliases
+from .request.migrate import VERSION, as_present
 
 Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
 
@@ -47,7 +49,7 @@ class Recalled:
     """What a file told.
 
     Attributes:
-        fields: request fields with allowed values; never the picture.
+        fields: allowed values of a recipe, by their flat names.
         ignored: keys of the file that mean nothing here.
         not_taken: values that are not allowed here; none is bent to fit.
         notes: what would come out different, as keys of the page's texts (``restore.note_<key>``).
@@ -89,9 +91,11 @@ def recall(path: Path) -> Recalled:
 
 
 def differences(current: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(field, old, new) for each field of ``found`` that ``current`` has otherwise, in the request's order."""
+    """(field, old, new) for each field of ``found`` that ``current`` has otherwise, in the recipe's order."""
     return [
-        (name, current.get(name), found[name]) for name in FIELDS if name in found and found[name] != current.get(name)
+        (name, current.get(name), found[name])
+        for name in fields(Recipe)
+        if name in found and found[name] != current.get(name)
     ]
 
 
@@ -117,12 +121,11 @@ def _of_png(path: Path) -> _Found:
 
 def _of_json(data: Mapping[str, Any]) -> _Found:
     if "framepack_preset" in data:
-        _require_version("framepack_preset", data)
-        return _of_fields("preset", _object("values", data))
+        return _of_recipe("preset", {**_object("values", data), VERSION: data["framepack_preset"]})
     if "framepack" in data:
         return _of_ours(_object("framepack", data))
-    if "schema_version" in data:
-        return _of_request(data)
+    if VERSION in data:
+        return _of_recipe("framepack", data)
     if data.keys() >= {"prompt", "seed"} and data.keys() & _STUDIO_ONLY:
         return _of_studio(data)
     raise ValueError("it is JSON of something else; known are FramePack's own and FramePack-Studio's")
@@ -130,29 +133,22 @@ def _of_json(data: Mapping[str, Any]) -> _Found:
 
 def _of_ours(recipe: Mapping[str, Any]) -> _Found:
     """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures."""
-    found = _of_request(_object("request", recipe))
+    found = _of_recipe("framepack", _object("request", recipe))
     checkpoint = recipe.get("checkpoint")
     found.checkpoint = checkpoint[:SHOWN_CHARACTERS] if isinstance(checkpoint, str) else ""
     found.ignored += [key for key in recipe if key not in ("version", "checkpoint", "request")]
     return found
 
 
-def _of_request(data: Mapping[str, Any]) -> _Found:
-    _require_version("schema_version", data)
-    return _of_fields("framepack", {key: value for key, value in data.items() if key != "schema_version"})
-
-
-def _of_fields(source: Source, values: Mapping[str, Any]) -> _Found:
-    known = {key: value for key, value in values.items() if key in FIELDS}
-    return _Found(source, known, [key for key in values if key not in FIELDS])
-
-
-def _require_version(key: str, data: Mapping[str, Any]) -> None:
-    version = data.get(key)
-    if type(version) is not int or version < 1:
-        raise ValueError(f"{key} is {quoted(version)}, not a version")
-    if version > 1:
-        raise ValueError(f"it was made by a newer version ({key} {version}, this one knows 1); use that version")
+def _of_recipe(source: Source, data: Mapping[str, Any]) -> _Found:
+    """From a recipe of any version, whole or a part; inputs that stand beside it are ignored."""
+    try:
+        values = flat(as_present(data), Recipe)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+    known = fields(Recipe)
+    ignored = [key for key in values if key not in known]
+    return _Found(source, {key: value for key, value in values.items() if key in known}, ignored)
 
 
 def _object(key: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -298,11 +294,12 @@ def _of_sdnext(texts: Mapping[str, str]) -> _Found:
 def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken, ...]]:
     """The allowed values as a request would hold them, and the others with the reason."""
     taken, not_taken = {}, []
-    for name in FIELDS:
+    values = without_aliases(values)
+    for name in fields(Recipe):
         if name not in values:
             continue
         try:
-            taken[name] = getattr(Request.parse({"picture": "none", name: values[name]}), name)
+            taken[name] = Recipe.parse({name: values[name]}).flat()[name]
         except InvalidRequest as error:
             not_taken.append(NotTaken(name, quoted(values[name]), str(error)))
     return taken, tuple(not_taken)

@@ -153,7 +153,7 @@ class Planner:
 
 def _cached_branches(request: Request) -> int:
     """CFG branches that have a step cache."""
-    return int(request.teacache) * (2 if request.real_cfg > 1 else 1)
+    return int(request.step_cache is not None) * (2 if request.real_cfg > 1 else 1)
 
 
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:

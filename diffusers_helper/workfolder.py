@@ -1,11 +1,12 @@
 """The folder of one generation: what a run needs to go on after a break, and the video so far.
 
     job.json              the request, the checkpoint's fingerprint, where the result goes
-    picture.png           the fitted start picture
+    picture.png, picture_1.png ...  the fitted pictures of the request
     section_000.safetensors ...  a section's latents and the noise generator's state after it
     segment_000.mp4 ...   the frames that became final with a section, encoded once
     tail.mp4              the frames that the next section will still change
     video.mp4             all of it joined: the playable video so far
+    result.png            the picture that is made, where it is no video
     preview.png           the latest look at the latents
 
 Every file is written whole or not at all. A section's latents are its resume point. The folder may be moved, alone or
@@ -43,7 +44,7 @@ from .media.files import (
     require_writable,
     written_whole,
 )
-from .media.metadata import write_png
+from .media.metadata import as_comment, write_png
 from .media.pictures import open_picture
 from .media.places import kept, whole
 from .media.video import join_segments, probe, write_segment
@@ -52,8 +53,8 @@ from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
 from .request import Request
 
-FORMAT = 2
-RESULTS = {"result": ".mp4", "picture_result": ".png", "latents_result": ".safetensors"}
+FORMAT = 3
+RESULTS = ("result", "picture_result", "latents_result")
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,15 @@ class Job:
         seen: dict[str, Any] = {name: kept(place, output_dir) for name, place in places.items()}
         return replace(self, **seen)
 
-    def check_targets(self, file: Path) -> None:
-        """Raises UnusableResumeFolder where a file would be written that is no result of ours."""
+    def check_targets(self, file: Path, suffix: str) -> None:
+        """Raises UnusableResumeFolder where a file would be written that is no result of ours.
+
+        ``suffix``: of the result itself.
+        """
+        suffixes = {"result": suffix, "picture_result": ".png", "latents_result": ".safetensors"}
         for name, target in self.results().items():
-            if Path(target).suffix.lower() != RESULTS[name] or "\0" in target:
-                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {RESULTS[name]} file")
+            if Path(target).suffix.lower() != suffixes[name] or "\0" in target:
+                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {suffixes[name]} file")
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class WorkFolder:
         request: Request,
         checkpoint: Checkpoint,
         fingerprint: str,
-        picture: np.ndarray,
+        pictures: Sequence[np.ndarray],
         needed_bytes: int,
         result: Path | None = None,
         latents_result: Path | None = None,
@@ -128,9 +133,9 @@ class WorkFolder:
         """A new folder under today's, or nothing at all and OutputFailed: where ``needed_bytes`` are not free, or a
         result could not be written.
 
-        ``fingerprint``: of the files that ``checkpoint`` was loaded from. ``picture``: the fitted start picture, uint8
-        [height, width, 3]. ``result`` and ``latents_result``: where the finished video and its latents go; by default
-        beside the folder, and nowhere.
+        ``fingerprint``: of the files that ``checkpoint`` was loaded from. ``pictures``: the fitted ones of the request,
+        uint8 [height, width, 3] each. ``result`` and ``latents_result``: where the result and its latents go; by
+        default beside the folder, and nowhere.
         """
         for target in filter(None, (result, latents_result)):
             require_writable(target)
@@ -145,14 +150,15 @@ class WorkFolder:
             checkpoint_source=checkpoint.source,
             fingerprint=fingerprint,
             folder=str(path),
-            result=str(whole(result) if result else path.with_suffix(".mp4")),
-            picture_result=None if result else str(path.with_suffix(".png")),
+            result=str(whole(result) if result else path.with_suffix(request.output.suffix)),
+            picture_result=None if result or request.output.suffix == ".png" else str(path.with_suffix(".png")),
             latents_result=str(whole(latents_result)) if latents_result else None,
         )
         folder = cls(path, job, request)
         try:
             folder._write("job.json", json.dumps(asdict(job.as_kept(output_dir)), indent=1).encode())
-            write_png(path / "picture.png", picture, folder.metadata())
+            for number, picture in enumerate(pictures):
+                write_png(path / _picture_name(number), picture, folder.metadata())
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
@@ -177,12 +183,12 @@ class WorkFolder:
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
-        return {"version": __version__, "checkpoint": self.job.checkpoint, "request": self.request.metadata()}
+        return {"version": __version__, "checkpoint": self.job.checkpoint, "request": self.request.recipe.model_dump()}
 
-    def load_picture(self) -> np.ndarray:
-        """The fitted picture; raises UnusableResumeFolder."""
+    def load_pictures(self) -> tuple[np.ndarray, ...]:
+        """The fitted pictures; raises UnusableResumeFolder."""
         try:
-            return open_picture(self.path / "picture.png")
+            return tuple(open_picture(self.path / _picture_name(n)) for n in range(len(self.request.pictures)))
         except UnusablePicture as error:
             raise UnusableResumeFolder(f"{self.path} is damaged: {error}") from None
 
@@ -209,29 +215,45 @@ class WorkFolder:
         segment = self._segment(number)
         return segment.is_file() and (segment.stat().st_size == 0 or frames_in(segment) > 0)
 
-    def save_segment(self, number: int, frames: np.ndarray, fps: int, crf: int) -> None:
+    def save_segment(self, number: int, frames: np.ndarray, crf: int) -> None:
         """Encode the frames that became final with a section, uint8 [F, height, width, 3]; none leave an empty file."""
         if len(frames):
-            write_segment(self._segment(number), frames, fps, crf)
+            write_segment(self._segment(number), frames, self.request.fps, crf)
         else:
             self._write(self._segment(number).name, b"")
 
-    def save_video(
-        self, sections: int, tail: np.ndarray | None, newest_first: bool, fps: int, crf: int, comment: str
-    ) -> Path:
+    def save_video(self, sections: int, tail: np.ndarray | None, newest_first: bool, crf: int) -> Path:
         """Join what ``sections`` sections have finished, and the tail that may still change, to a playable video."""
         segments = self._segments(sections)
         if tail is not None:
             segments.append(self.path / "tail.mp4")
-            write_segment(segments[-1], tail, fps, crf)
-        join_segments(segments[::-1] if newest_first else segments, self.video, comment, fps)
+            write_segment(segments[-1], tail, self.request.fps, crf)
+        self._join(segments, newest_first, self.video)
         return self.video
 
-    def finish(self, sections: int, newest_first: bool, fps: int, comment: str) -> Path:
+    def _join(self, segments: list[Path], newest_first: bool, result: Path) -> None:
+        """Join segments, which are in the order of making, to a video that says what made it."""
+        comment = as_comment(self.metadata())
+        join_segments(segments[::-1] if newest_first else segments, result, comment, self.request.fps)
+
+    def save_picture(self, pixels: np.ndarray) -> Path:
+        """The picture that is made, uint8 [height, width, 3], with what made it."""
+        picture = self.path / "result.png"
+        write_png(picture, pixels, self.metadata())
+        return picture
+
+    def finish_picture(self) -> Path:
+        """Put the picture that is made at its place, and remove this folder."""
+        result = Path(self.job.result)
+        with written_whole(result) as target:
+            shutil.copyfile(self.path / "result.png", target)
+        shutil.rmtree(self.path, ignore_errors=True)
+        return result
+
+    def finish_video(self, sections: int, newest_first: bool) -> Path:
         """Join the final video at its place, put the picture beside it, and remove this folder."""
         result = Path(self.job.result)
-        segments = self._segments(sections)
-        join_segments(segments[::-1] if newest_first else segments, result, comment, fps)
+        self._join(self._segments(sections), newest_first, result)
         if self.job.picture_result:
             with written_whole(Path(self.job.picture_result)) as target:
                 shutil.copyfile(self.path / "picture.png", target)
@@ -263,12 +285,12 @@ def _read(file: Path) -> tuple[Job, Request]:
         raise UnusableResumeFolder(f"{file.parent} is not the folder of an unfinished video: it has no job.json")
     try:
         job = TypeAdapter(Job).validate_python(json.loads(file.read_bytes()))
-        request = Request.parse(job.request)
+        request = Request.from_data(job.request)
     except (OSError, ValueError, RecursionError, InvalidRequest) as error:
         raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
     if not 1 <= job.format <= FORMAT:
         raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
-    job.check_targets(file)
+    job.check_targets(file, request.output.suffix)
     return _as_format_2(job), request
 
 
@@ -278,7 +300,7 @@ def _as_format_2(job: Job) -> Job:
     Where the picture is among its results, they were to lie beside the work folder: that tells where the output folder
     was. A checkpoint of ours that is gone has moved with the program.
     """
-    if job.format == FORMAT:
+    if job.format > 1:
         return job
     if job.checkpoint in CHECKPOINTS and not os.path.lexists(job.checkpoint_source):
         job = replace(job, checkpoint_source=job.checkpoint)
@@ -295,7 +317,8 @@ def _placed(job: Job, folder: Path) -> tuple[Job, list[str]]:
     """
     output_dir = folder.parent.parent if folder.parts[-2:] == Path(job.folder).parts else None
     meant = {name: _reachable(place, output_dir) for name, place in job.results().items()}
-    beside = {name: folder.with_name(folder.name + RESULTS[name]) for name, place in meant.items() if place is None}
+    suffixes = {name: Path(place).suffix for name, place in job.results().items()}
+    beside = {name: folder.with_name(folder.name + suffixes[name]) for name, place in meant.items() if place is None}
     for place in beside.values():
         require_writable(place)
     places: dict[str, Any] = {name: str(place) for name, place in {**meant, **beside}.items()}
@@ -326,6 +349,11 @@ def frames_in(video: Path) -> int:
         return probe(video).frames
     except UnusableInput:
         return 0
+
+
+def _picture_name(number: int) -> str:
+    """Most requests have one picture; its name is that of all versions."""
+    return f"picture_{number}.png" if number else "picture.png"
 
 
 def _section_name(number: int) -> str:

@@ -40,7 +40,6 @@ from diffusers_helper.media.files import day_folder, job_stem, make_folder, writ
 from diffusers_helper.media.metadata import as_comment, write_png
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
-from diffusers_helper.sections.plan import plan_video
 
 SIZE = 64
 PATIENCE_SECONDS = 20.0
@@ -145,7 +144,7 @@ class ScriptedExecution:
 
     def __init__(self, request: Request, folder: Path, after: Callable[[Event], None]) -> None:
         self._request, self._folder, self._after = request, folder, after
-        self._plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+        self._plan = request.plan()
         self._cancelled = threading.Event()
         self._done = len(list(folder.glob("section_*.done")))
 
@@ -178,7 +177,7 @@ class ScriptedExecution:
         request, plan = self._request, self._plan
         shape = {"fps": request.fps, "width": SIZE, "height": SIZE, "seconds": round(plan.frames / request.fps, 3)}
         counts = {"sections": len(plan.sections), "steps": request.steps, "frames": plan.frames}
-        return Plan(checkpoint="scripted", kind=request.kind, **counts, **shape)
+        return Plan(checkpoint="scripted", kind=request.kind.name, **counts, **shape)
 
     def _steps(self, section: int) -> Iterator[Event]:
         for step in range(1, self._request.steps + 1):
@@ -199,7 +198,7 @@ class ScriptedExecution:
 
     def _finish(self) -> Path:
         result = self._folder.with_suffix(".mp4")
-        metadata = {"version": "0", "checkpoint": "scripted", "request": self._request.metadata()}
+        metadata = {"version": "0", "checkpoint": "scripted", "request": self._request.recipe.model_dump()}
         join_segments([self._video], result, as_comment(metadata), self._request.fps)
         with written_whole(result.with_suffix(".png")) as part:
             Image.new("RGB", (SIZE, SIZE), "teal").save(part)

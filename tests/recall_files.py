@@ -57,7 +57,7 @@ STUDIO_FIELDS = {
     "seconds": 6.0,
     "latent_window": 9,
     "kind": "f1",
-    "teacache": True,
+    "step_cache": "teacache",
     "teacache_threshold": 0.2,
 }
 EICHI = "A girl dances.\nShe laughs\n\nSeed: 31337\nSection Prompt: she turns\nSection Number: 2"

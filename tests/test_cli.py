@@ -40,7 +40,7 @@ def test_a_photograph_becomes_a_video(photograph: Path, tmp_path: Path) -> None:
     assert last["seed"] == 5
     assert last["peak_memory_mb"] > 0
     assert 0 < last["seconds_sampling"] + last["seconds_decoding"] <= last["seconds_total"]
-    assert read_metadata(out)["request"]["prompt"] == "the camera pans left"
+    assert read_metadata(out)["request"]["prompts"][0]["text"] == "the camera pans left"
     assert list((tmp_path / "outputs").rglob("*.*")) == []
 
 
@@ -236,7 +236,7 @@ def test_odd_but_allowed(quick_checkpoint: Path, tmp_path: Path, size: tuple[int
     arguments = ("--image", str(picture), "--prompt", prompt, "--out", str(out), "--output-dir", str(tmp_path / "o"))
     short = ("--checkpoint", str(quick_checkpoint), "--seconds", "1", "--steps", "1")
     assert cli.main(["generate", *arguments, *short]) == 0
-    assert read_metadata(out)["request"]["prompt"] == prompt
+    assert read_metadata(out)["request"]["prompts"][0]["text"] == prompt
     assert probe(out).frames == 37
 
 

@@ -14,9 +14,9 @@ import demo_gradio
 from diffusers_helper import cli
 from diffusers_helper.events import Started
 from diffusers_helper.models.table import CHECKPOINTS, FRAMEPACK_BUCKETS
-from diffusers_helper.sections.plan import plan_video
 from diffusers_helper.settings import KNOBS
 from diffusers_helper.show import _sentence
+from tests.plans import plan_video
 
 from .conftest import ROOT
 

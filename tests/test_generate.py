@@ -100,7 +100,7 @@ def test_what_is_left_behind_is_one_video_and_one_picture(tmp_path: Path, pictur
     assert (info.frames, info.fps, info.codec) == (109, 30, "h264")
     for file in (video, video.with_suffix(".png")):
         stored = read_metadata(file)["request"]
-        assert Request.parse({**stored, "picture": request.picture}) == request
+        assert Request.parse({**stored, "picture": request.shown_picture}) == request
 
 
 def test_the_video_so_far_is_playable_after_every_section(tmp_path: Path, picture: Path, kind: str) -> None:
@@ -203,7 +203,7 @@ def test_nan_is_told_and_never_shown(tmp_path: Path, picture: Path) -> None:
 
     def encode_nan(*arguments: Any) -> Any:
         conditioning = encode(*arguments)
-        conditioning.picture_tokens.mul_(float("nan"))
+        conditioning.pictures[0].tokens.mul_(float("nan"))
         return conditioning
 
     tokens = poisoned._values["in.img_embeds"]

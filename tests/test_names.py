@@ -31,8 +31,8 @@ from diffusers_helper.media.video import probe
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.names import is_text, path_of, quoted, shell_word, shown
 from diffusers_helper.presets import PresetStore, checked_values, clean_name
-from diffusers_helper.recall import _require_version
 from diffusers_helper.request import Request
+from diffusers_helper.request.migrate import as_present
 from diffusers_helper.workfolder import WorkFolder
 
 from .jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
@@ -101,7 +101,7 @@ def test_a_queue_in_a_folder_of_other_bytes_is_the_same_after_a_start(tmp_path: 
     (kept,) = store.jobs()
     store.close()
     assert (kept.state, kept.request, kept.progress) == ("done", job.request, job.progress)
-    assert Path(kept.request.picture).is_file()
+    assert Path(kept.request.shown_picture).is_file()
     assert probe(Path(kept.progress.video or "")).frames == kept.progress.frames
 
 
@@ -110,7 +110,7 @@ def test_a_request_keeps_the_name_of_its_picture(name: str) -> None:
     asked = Request.parse({"picture": name})
     assert asked.to_json().isascii()
     assert Request.from_json(asked.to_json()) == asked
-    assert os.fsencode(Request.from_json(asked.to_json()).picture) == os.fsencode(name)
+    assert os.fsencode(Request.from_json(asked.to_json()).shown_picture) == os.fsencode(name)
 
 
 @each_name
@@ -205,7 +205,7 @@ LONG = "x" * 1000
         lambda: checked_values({LONG: 1}),
         lambda: clean_name(LONG),
         lambda: strict_object(json.dumps({LONG: 1})[:-1] + "," + json.dumps({LONG: 2})[1:]),
-        lambda: _require_version("version", {"version": LONG}),
+        lambda: as_present({"schema_version": LONG}),
     ],
 )
 def test_so_it_is_in_every_refusal(refuse: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ from diffusers_helper.memory_plan import MemoryPlan
 from diffusers_helper.memory_ways import LIBRARIES_BYTES, Machine, Wishes
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
+from diffusers_helper.request import Request
 from diffusers_helper.residency import Planner
 
 from .test_ladder import made_request
@@ -136,5 +137,5 @@ def test_a_video_is_planned_with_a_step_cache_for_each_branch(
     fields: dict[str, Any], branches: int, planner: Any, photograph: Path
 ) -> None:
     made = planner()
-    made.for_job(made_request(photograph).model_copy(update=fields), 640, 640)
+    made.for_job(Request.parse({**made_request(photograph).flat(), **fields}), 640, 640)
     assert made._workload.cached_branches == branches

@@ -13,11 +13,12 @@ import pytest
 
 from diffusers_helper.errors import OutputFailed, UnusableInput
 from diffusers_helper.presets import LONGEST_NAME, PresetStore, file_name
-from diffusers_helper.request import FIELDS, Request
+from diffusers_helper.request import Recipe, Request
+from diffusers_helper.request.fields import fields
 
 from .conftest import ROOT
 
-VALUES = {"steps": 30, "teacache": False, "prompt": 'a "wave" 🌊\nand more', "size": None, "real_cfg": 2}
+VALUES = {"steps": 30, "step_cache": "off", "prompt": 'a "wave" 🌊\nand more', "size": None, "real_cfg": 2}
 
 
 @pytest.fixture
@@ -44,10 +45,11 @@ def test_what_is_saved_comes_back(store: PresetStore) -> None:
 
 def test_a_whole_request_but_its_picture_can_be_kept(store: PresetStore) -> None:
     request = Request.parse({"picture": "/home/me/secret.png", "prompt": "p"})
-    kept = store.save("all", {field: getattr(request, field) for field in FIELDS}).values
-    assert set(kept) == set(Request.model_fields) - {"picture", "schema_version"}
+    kept = store.save("all", request.recipe.flat()).values
+    of_other_kinds = {name for name in fields(Recipe) if name.startswith("one_frame_")}
+    assert set(kept) == set(fields(Recipe)) - of_other_kinds
     assert "secret" not in store.export_text("all")
-    assert Request.parse({**kept, "picture": request.picture}) == request
+    assert Request.parse({**kept, "picture": request.shown_picture}) == request
 
 
 HUMAN_NAMES = [
@@ -170,7 +172,7 @@ def test_export_and_import_are_a_round_trip(store: PresetStore, tmp_path: Path) 
     other = PresetStore(tmp_path / "other")
     assert other.import_text(store.export_text("夜")).name == "夜"
     assert other.load("夜") == store.load("夜")
-    assert json.loads(store.export_text("夜"))["framepack_preset"] == 1
+    assert json.loads(store.export_text("夜"))["framepack_preset"] == 2
 
 
 def test_an_import_never_replaces(store: PresetStore) -> None:
@@ -190,7 +192,7 @@ REFUSED = {
     "truncated": (preset()[:-9], "not JSON"),
     "a list": ("[1]", "no JSON object"),
     "foreign": ('{"prompt": "a cat", "steps": 20}', "another program"),
-    "newer": (preset(framepack_preset=2), "newer version"),
+    "newer": (preset(framepack_preset=3), "newer version"),
     "strange version": (preset(framepack_preset=True), "version"),
     "version as text": (preset(framepack_preset="1"), "version"),
     "more keys": (preset(command="rm -rf /"), "nothing else"),
@@ -207,7 +209,7 @@ REFUSED = {
     "name is nothing": (preset(name=None), "name"),
     "values are a list": (preset(values=[1, 2]), "object of fields"),
     "unknown field": (preset(values={"lora": "x"}), "'lora'"),
-    "a picture": (preset(values={"picture": "/etc/passwd"}), "'picture'"),
+    "a picture": (preset(values={"picture": "/etc/passwd"}), "'pictures'"),
     "a schema": (preset(values={"schema_version": 1}), "'schema_version'"),
     "out of range": (preset(values={"steps": 1000}), "steps: 1000 is not allowed"),
     "wrong type": (preset(values={"teacache": "yes"}), "teacache"),
@@ -250,7 +252,7 @@ def test_other_things_in_the_folder_are_not_followed(store: PresetStore, tmp_pat
 
 def test_a_file_that_cannot_be_read_is_not_written_over(store: PresetStore) -> None:
     store.folder.mkdir()
-    newer = preset(framepack_preset=2, name="pan")
+    newer = preset(framepack_preset=3, name="pan")
     (store.folder / file_name("pan")).write_text(newer, encoding="utf-8")
     with pytest.raises(UnusableInput, match="already"):
         store.save("pan", {"steps": 1})

@@ -23,8 +23,8 @@ from .recall_files import EICHI, PIXELS, STUDIO, json_file, png_with
 REQUEST = Request.parse(
     {"picture": "/home/me/in.png", "prompt": 'the wave 🌊 "breaks" <b>\nslowly', "seed": 2**63 - 1, "seconds": 7.5}
 )
-RECIPE = {"version": "0.1.0", "checkpoint": "pocket", "request": REQUEST.metadata()}
-OURS = {key: value for key, value in REQUEST.metadata().items() if key != "schema_version"}
+RECIPE = {"version": "0.1.0", "checkpoint": "pocket", "request": REQUEST.recipe.model_dump()}
+OURS = REQUEST.recipe.flat()
 
 
 def mp4_with(folder: Path, comment: str) -> Path:
@@ -40,12 +40,12 @@ def test_our_video_and_picture_tell_all_but_the_picture(tmp_path: Path) -> None:
         assert (found.source, found.checkpoint) == ("framepack", "pocket")
         assert found.fields == OURS
         assert (found.ignored, found.not_taken, found.notes) == ((), (), ())
-        assert Request.parse({**found.fields, "picture": REQUEST.picture}) == REQUEST
+        assert Request.parse({**found.fields, "picture": REQUEST.shown_picture}) == REQUEST
 
 
 def test_a_request_and_a_recipe_as_json(tmp_path: Path) -> None:
     assert recall(json_file(tmp_path, REQUEST.to_json())).fields == OURS
-    assert recall(json_file(tmp_path, REQUEST.to_json())).ignored == ("picture",)
+    assert recall(json_file(tmp_path, REQUEST.to_json())).ignored == ("pictures", "video")
     assert recall(json_file(tmp_path, as_comment(RECIPE))).fields == OURS
     assert recall(json_file(tmp_path, "\ufeff" + as_comment(RECIPE))).fields == OURS
 
@@ -87,11 +87,11 @@ def test_a_hostile_prompt_is_text_or_told(tmp_path: Path, prompt: str) -> None:
 
 
 def versions(version: Any) -> list[Any]:
-    newer = {**REQUEST.metadata(), "schema_version": version}
+    newer = {**REQUEST.recipe.model_dump(), "schema_version": version}
     return [newer, {"framepack": {**RECIPE, "request": newer}}, {"framepack_preset": version, "values": {}}]
 
 
-@pytest.mark.parametrize("data", versions(2) + versions(10**9))
+@pytest.mark.parametrize("data", versions(3) + versions(10**9))
 def test_a_newer_version_is_refused_whole(tmp_path: Path, data: Any) -> None:
     with pytest.raises(UnusableInput, match="newer version"):
         recall(json_file(tmp_path, data))
@@ -104,7 +104,7 @@ def test_a_strange_version_is_refused(tmp_path: Path, data: Any) -> None:
 
 
 def test_a_newer_picture_is_refused_even_with_other_texts(tmp_path: Path) -> None:
-    newer = as_comment({**RECIPE, "request": {"schema_version": 2}})
+    newer = as_comment({**RECIPE, "request": {"schema_version": 3}})
     with pytest.raises(UnusableInput, match="newer version"):
         recall(png_with(tmp_path, {"Comment": newer, "parameters": EICHI}))
 
@@ -203,6 +203,7 @@ def test_thousands_of_unknown_keys(tmp_path: Path) -> None:
 
 
 def test_differences_are_in_the_requests_order() -> None:
-    current = {"prompt": "a", "seed": 1, "seconds": 5, "teacache": True}
-    found = {"teacache": False, "prompt": "b", "seconds": 5.0, "seed": 1, "steps": 30}
-    assert differences(current, found) == [("prompt", "a", "b"), ("steps", None, 30), ("teacache", True, False)]
+    current = {"prompt": "a", "seed": 1, "seconds": 5, "step_cache": "teacache"}
+    found = {"step_cache": "off", "prompt": "b", "seconds": 5.0, "seed": 1, "steps": 30}
+    told = [("prompt", "a", "b"), ("steps", None, 30), ("step_cache", "teacache", "off")]
+    assert differences(current, found) == told

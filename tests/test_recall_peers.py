@@ -78,7 +78,7 @@ def test_a_number_that_is_none_harms_nothing_but_its_own_field(tmp_path: Path, n
 def test_studios_older_and_looser_values(tmp_path: Path) -> None:
     off = {"use_teacache": False, "teacache_rel_l1_thresh": 0.0}
     found = recall(json_file(tmp_path, {**STUDIO, **off, "steps": 25.0, "model_type": "Original"}))
-    assert found.fields["teacache"] is False
+    assert found.fields["step_cache"] == "off"
     assert "teacache_threshold" not in found.fields
     assert found.fields["steps"] == 25
     assert found.fields["kind"] == "framepack"

@@ -280,7 +280,7 @@ def test_without_a_gpu_there_is_nothing_but_to_free(checkpoint: Checkpoint) -> N
 def test_what_has_encoded_has_loaded_cudas_libraries(checkpoint: Checkpoint, photograph: Path) -> None:
     made = engine(checkpoint, lambda plan: plan)
     assert not made._planner._learnt.libraries_loaded
-    made.encode(pack_request(photograph), np.zeros((64, 64, 3), np.uint8))
+    made.encode(pack_request(photograph), [np.zeros((64, 64, 3), np.uint8)])
     assert made._planner._learnt.libraries_loaded
 
 

@@ -39,9 +39,8 @@ def telling(ready: Installation) -> Installation:
         place = Path(str(find_spec(needed).origin))  # type: ignore[union-attr]
         place = place.parent if place.name == "__init__.py" else place
         (site / place.name).symlink_to(place)
-    for file in (ROOT / "diffusers_helper").glob("[a-z]*.py"):
-        shutil.copy(file, ready.home / "diffusers_helper")
-    shutil.copytree(ROOT / "diffusers_helper" / "models", ready.home / "diffusers_helper" / "models")
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "diffusers_helper", ready.home / "diffusers_helper", ignore=without, dirs_exist_ok=True)
     (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
     ready.wheel("bitsandbytes", "1.0")
     ready.wheel("xformers", "1.0", "import sys; sys.modules['xformers.ops'] = sys")

@@ -18,33 +18,36 @@ from diffusers_helper.generate import generate, resume
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
-from diffusers_helper.workfolder import WorkFolder
+from diffusers_helper.workfolder import FORMAT, WorkFolder
 
 from .moving import moved_deeper, moved_up, moved_with_the_program, of_other_bytes, renamed
+from .older import as_schema_1
 from .parity.engine import PackEngine
 
 PIXELS = np.full((48, 64, 3), 99, np.uint8)
 Begin = Callable[..., WorkFolder]
 
 
-def in_format_1(folder: WorkFolder) -> None:
-    """Write its job.json as the program did that kept whole paths."""
+def in_format(number: int, folder: WorkFolder) -> None:
+    """Write its job.json as the program did that knew this format; the first one kept whole paths."""
     content = json.loads((folder.path / "job.json").read_bytes())
-    del content["folder"]
-    content |= {"format": 1, **folder.job.results()}
+    content |= {"format": number, "request": as_schema_1(folder.request)}
+    if number == 1:
+        del content["folder"]
+        content |= folder.job.results()
     (folder.path / "job.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, FORMAT])
 def begin(request: pytest.FixtureRequest, tmp_path: Path) -> Begin:
-    """``begin(result, latents_result)``: a new work folder in home/outputs, kept in format 1 or 2."""
+    """``begin(result, latents_result)``: a new work folder in home/outputs, kept in an older format or today's."""
 
     def new(result: Path | None = None, latents_result: Path | None = None) -> WorkFolder:
         asked = Request.parse({"picture": "photo.png"})
         made_by = PackEngine("run_i2v").checkpoint, "parity"
-        folder = WorkFolder.create(tmp_path / "home/outputs", asked, *made_by, PIXELS, 0, result, latents_result)
-        if request.param == 1:
-            in_format_1(folder)
+        folder = WorkFolder.create(tmp_path / "home/outputs", asked, *made_by, [PIXELS], 0, result, latents_result)
+        if request.param < FORMAT:
+            in_format(request.param, folder)
         return folder
 
     (tmp_path / "home" / "outputs").mkdir(parents=True)
@@ -100,7 +103,7 @@ def test_results_move_with_the_output_folder(begin: Begin, move: Callable[[Path]
         "latents_result": str(outputs / "l.safetensors"),
     }
     assert folder.notices == []
-    assert np.array_equal(folder.load_picture(), PIXELS)
+    assert np.array_equal(folder.load_pictures()[0], PIXELS)
 
 
 def test_a_folder_is_named_as_seen_from_where_one_works(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +140,7 @@ def test_a_folder_that_was_moved_alone_has_its_results_beside_it(begin: Begin, w
     assert folder.job.results() == {name: f"{place}{suffix}" for name, suffix in suffixes.items()}
     (notice,) = folder.notices
     assert f"{place}.mp4" in notice
-    assert np.array_equal(folder.load_picture(), PIXELS)
+    assert np.array_equal(folder.load_pictures()[0], PIXELS)
 
 
 def test_a_place_in_another_folder_stays_where_it_is(begin: Begin, tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_results_named_in_the_output_folder_move_with_it(tmp_path: Path) -> None
     outputs.mkdir(parents=True)
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
     results = outputs / "cat.mp4", outputs / "cat.safetensors"
-    made = WorkFolder.create(outputs, asked, checkpoint, "parity", PIXELS, 0, *results)
+    made = WorkFolder.create(outputs, asked, checkpoint, "parity", [PIXELS], 0, *results)
     there = renamed(tmp_path / "home")
     folder = WorkFolder.reopen(there / made.path.parent.name / made.path.name)
     assert folder.job.result == str(there / "cat.mp4")
@@ -202,7 +205,7 @@ def test_no_path_of_the_output_folder_stands_in_the_file(begin: Begin, tmp_path:
         {"result": None},
         {"folder": 5},
         {"format": 0},
-        {"format": 3},
+        {"format": FORMAT + 1},
     ],
 )
 def test_a_crafted_file_names_no_other_files(begin: Begin, change: dict[str, Any]) -> None:
@@ -229,7 +232,7 @@ def test_results_are_tried_before_anything_is_written(tmp_path: Path) -> None:
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
     for places in ((tmp_path / "no" / "v.mp4", None), (None, tmp_path / "no" / "l.safetensors")):
         with pytest.raises(OutputFailed, match="its folder does not exist"):
-            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, "parity", PIXELS, 0, *places)
+            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, "parity", [PIXELS], 0, *places)
     assert list(tmp_path.iterdir()) == []
 
 

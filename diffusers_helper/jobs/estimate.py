@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..forecast import UNKNOWN, Paces, Work
-from ..request import Request
+from ..request import Recipe
 from .job import Job
 
 LATEST = 5
@@ -34,12 +34,12 @@ class Experience:
         finished = tuple(job for job in jobs if job.state == "done" and job.progress.checkpoint == checkpoint)
         return cls(checkpoint, finished, tuple(job for job in finished if _was_whole(job)))
 
-    def seconds(self, request: Request) -> float | None:
-        """What ``request`` takes once the models are loaded; None before a job was done."""
+    def seconds(self, recipe: Recipe) -> float | None:
+        """What ``recipe`` takes once the models are loaded; None before a job was done."""
         if not self.whole:
             return None
         sizes = [job.progress.width * job.progress.height for job in self.whole[:LATEST]]
-        return Work.of(request, _pixels(request.size) or int(median(sizes))).seconds(self.paces(request))
+        return Work.of(recipe, _pixels(recipe.size) or int(median(sizes))).seconds(self.paces(recipe))
 
     def seconds_of(self, job: Job, loaded: str) -> float | None:
         """What ``job`` takes from now on, where the models of the checkpoint ``loaded`` are loaded."""
@@ -49,8 +49,8 @@ class Experience:
         loading = 0.0 if loaded == self.checkpoint else self._loading_seconds()
         return loading + seconds * (1 - told.sections_done / max(told.sections, 1))
 
-    def paces(self, request: Request) -> Paces:
-        """The paces at which a job like ``request`` is done."""
+    def paces(self, recipe: Recipe) -> Paces:
+        """The paces at which a job like ``recipe`` is done."""
         latest = self.whole[:LATEST]
         if not latest:
             return UNKNOWN
@@ -58,14 +58,14 @@ class Experience:
             preparing=median(_preparing_seconds(job) for job in latest),
             step=median(_step_seconds(job) for job in latest),
             frame=median(_frame_seconds(job) for job in latest),
-            computed=self._computed_share(request),
+            computed=self._computed_share(recipe),
         )
 
-    def _computed_share(self, request: Request) -> float | None:
-        """Of steps under the step cache that ``request`` asks for; None where no job had it."""
-        if not request.teacache:
+    def _computed_share(self, recipe: Recipe) -> float | None:
+        """Of steps under the step cache that ``recipe`` asks for; None where no job had it."""
+        if recipe.step_cache is None:
             return 1.0
-        alike = [job for job in self.whole if _cache(job.request) == _cache(request)][:LATEST]
+        alike = [job for job in self.whole if job.request.step_cache == recipe.step_cache][:LATEST]
         return median(job.progress.steps_computed / _steps(job) for job in alike) if alike else None
 
     def _loading_seconds(self) -> float:
@@ -98,10 +98,6 @@ def _step_seconds(job: Job) -> float:
 def _frame_seconds(job: Job) -> float:
     work = _work(job)
     return job.progress.seconds_decoding / (sum(work.clips) * work.frame_size)
-
-
-def _cache(request: Request) -> tuple[bool, float]:
-    return request.teacache, request.teacache_threshold
 
 
 def _pixels(size: str | None) -> int | None:

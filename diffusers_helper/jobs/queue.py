@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from ..media.files import remove_partials
 from ..media.places import linked_days, whole
 from ..models.table import Checkpoint
 from ..preparation import check_offered
-from ..request import Request
+from ..request import Recipe, Request
 from .estimate import Experience
 from .job import Job, JobProgress, Keep, State
 from .ledger import Ledger
@@ -110,7 +110,7 @@ class JobQueue:
 
     def picture(self, job_id: int) -> Path:
         """The start picture of a job, as it was given."""
-        return Path(self.job(job_id).request.picture)
+        return Path(self.job(job_id).request.shown_picture)
 
     def thumbnail(self, job_id: int) -> Path:
         """A small PNG of the start picture."""
@@ -123,13 +123,13 @@ class JobQueue:
             raise InvalidCommand(f"job {job_id} has no video (any more)")
         return Path(video)
 
-    def estimate(self, request: Request, source: str = "") -> float | None:
-        """Seconds that ``request`` will take with this checkpoint, as earlier jobs did; None when that is not known."""
-        return self._learnt(source, lambda learnt: learnt.seconds(request), None)
+    def estimate(self, recipe: Recipe, source: str = "") -> float | None:
+        """Seconds that ``recipe`` will take with this checkpoint, as earlier jobs did; None when that is not known."""
+        return self._learnt(source, lambda learnt: learnt.seconds(recipe), None)
 
-    def paces(self, request: Request, source: str = "") -> Paces:
-        """What earlier jobs of this checkpoint teach of one like ``request``."""
-        return self._learnt(source, lambda learnt: learnt.paces(request), UNKNOWN)
+    def paces(self, recipe: Recipe, source: str = "") -> Paces:
+        """What earlier jobs of this checkpoint teach of one like ``recipe``."""
+        return self._learnt(source, lambda learnt: learnt.paces(recipe), UNKNOWN)
 
     # Commands.
 
@@ -328,12 +328,13 @@ class JobQueue:
 
     @contextmanager
     def _taken_in(self, request: Request, source: str) -> Iterator[tuple[Request, str]]:
-        """The request with its picture on the shelf, and its checkpoint's source. Without the lock: it takes time."""
+        """The request with its pictures on the shelf, and its checkpoint's source. Without the lock: it takes time."""
         if checkpoint := self._checkpoint(source):
             check_offered(request, checkpoint)
             source = checkpoint.source
-        with self._shelf.taking(Path(request.picture)) as place:
-            yield request.model_copy(update={"picture": str(place)}), source
+        with ExitStack() as taken:
+            places = {path: str(taken.enter_context(self._shelf.taking(Path(path)))) for path in request.picture_paths}
+            yield request.with_picture_paths(places.__getitem__), source
 
     def _learnt(self, source: str, asked: Callable[[Experience], T], unknown: T) -> T:
         """What earlier jobs of a checkpoint teach. What cannot be read of it or them costs the answer, and no more."""
@@ -386,7 +387,7 @@ class JobQueue:
         """Pictures that no job needs go; but not where jobs may be hidden in a file that could not be read."""
         if self._ledger.is_whole:
             jobs = (*self._ledger.jobs.values(), *self._trash.jobs)
-            self._shelf.keep_only(job.request.picture for job in jobs)
+            self._shelf.keep_only(path for job in jobs for path in job.request.picture_paths)
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:

@@ -276,7 +276,7 @@ def _job(row: dict[str, Any], output_dir: Path) -> Job:
 
 def _as_version_2(job: Job) -> Job:
     """A job of version 1 with paths as seen from its output folder then; the picture's place tells where that was."""
-    picture = Path(job.request.picture)
+    picture = Path(job.request.shown_picture)
     if not picture.is_absolute():
         return job
     output_dir = picture.parent.parent.parent
@@ -286,5 +286,4 @@ def _as_version_2(job: Job) -> Job:
 def _with_paths(job: Job, changed: Callable[[str], str]) -> Job:
     """The job with each of its paths changed."""
     told: dict[str, Any] = {name: changed(path) for name in _PATHS if (path := getattr(job.progress, name))}
-    request = job.request.model_copy(update={"picture": changed(job.request.picture)})
-    return replace(job, request=request, progress=replace(job.progress, **told))
+    return replace(job, request=job.request.with_paths(changed), progress=replace(job.progress, **told))

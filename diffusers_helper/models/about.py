@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,8 @@ from pydantic import (
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
 from ..errors import UnusableCheckpoint
-from ..request import LONGEST_SECONDS, SHORTEST_SECONDS
+from ..request.parts import LONGEST_SECONDS, SHORTEST_SECONDS
+from ..sections.kinds import KINDS
 
 ENGLISH = "en"
 LARGE = Path(__file__).with_name("large")
@@ -50,6 +51,12 @@ def _with_english(words: dict[str, str]) -> dict[str, str]:
     return words
 
 
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"must be one of {', '.join(KINDS)}")
+    return kind
+
+
 def _without_repeats(kinds: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(kinds)) < len(kinds):
         raise ValueError("must not say the same twice")
@@ -64,7 +71,8 @@ Words = Annotated[
 """Language -> text; English is always there. A text alone is English."""
 Seconds = Annotated[float, Field(ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=8192, multiple_of=SIDE_STEP)]
-Kinds = Annotated[tuple[Literal["framepack", "f1"], ...], Field(min_length=1), AfterValidator(_without_repeats)]
+Kind = Annotated[str, AfterValidator(_known)]
+Kinds = Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_without_repeats)]
 Share = Annotated[float, Field(allow_inf_nan=False)]
 Colour = tuple[Share, Share, Share]
 Factors = Annotated[tuple[Colour, ...], Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)]

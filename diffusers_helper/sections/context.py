@@ -10,7 +10,7 @@ frame names its time index and where its latent comes from. The three kinds of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,10 +21,9 @@ FRAMES_4X = 16
 class Source(Enum):
     """Where the latent of a context frame comes from."""
 
-    START = "the start picture"
+    PICTURE = "the n-th picture of the request"
     AFTER = "the n-th frame of the history, counted from its front: what follows the section"
     BEFORE = "the n-th frame of the history, counted from its back: what precedes the section"
-    CONTROL = "the n-th control picture"
     ZERO = "nothing: a zero latent"
 
 
@@ -50,8 +49,8 @@ class ContextPlan:
     clean_4x: Level | None
 
 
-def i2v_context(window: int, padding: int) -> ContextPlan:
-    """The plan of a section that lies ``padding`` windows after the start picture.
+def i2v_context(window: int, padding: int, start: int = 0) -> ContextPlan:
+    """The plan of a section that lies ``padding`` windows after the start picture, which is number ``start``.
 
     Time axis: start picture at 0, a gap of ``padding`` windows, the section, then 1 clean, 2 2x and 16 4x frames.
     """
@@ -59,18 +58,21 @@ def i2v_context(window: int, padding: int) -> ContextPlan:
     after = first + window
     return ContextPlan(
         target=tuple(range(first, after)),
-        clean=(ContextFrame(0, Source.START), ContextFrame(after, Source.AFTER, 0)),
+        clean=(ContextFrame(0, Source.PICTURE, start), ContextFrame(after, Source.AFTER, 0)),
         clean_2x=_run(after + 1, Source.AFTER, range(1, 1 + FRAMES_2X)),
         clean_4x=_run(after + 1 + FRAMES_2X, Source.AFTER, range(1 + FRAMES_2X, 1 + FRAMES_2X + FRAMES_4X)),
     )
 
 
-def f1_context(window: int) -> ContextPlan:
-    """The plan of every F1 section: start picture at 0, then 16 4x, 2 2x and 1 clean frame, then the section."""
+def f1_context(window: int, start: int = 0) -> ContextPlan:
+    """The plan of every F1 section.
+
+    Time axis: the start picture, number ``start``, at 0, then 16 4x, 2 2x and 1 clean frame, then the section.
+    """
     nearest = FRAMES_4X + FRAMES_2X + 1
     return ContextPlan(
         target=tuple(range(nearest + 1, nearest + 1 + window)),
-        clean=(ContextFrame(0, Source.START), ContextFrame(nearest, Source.BEFORE, 0)),
+        clean=(ContextFrame(0, Source.PICTURE, start), ContextFrame(nearest, Source.BEFORE, 0)),
         clean_2x=_run(1 + FRAMES_4X, Source.BEFORE, range(FRAMES_2X, 0, -1)),
         clean_4x=_run(1, Source.BEFORE, range(FRAMES_4X + FRAMES_2X, FRAMES_2X, -1)),
     )
@@ -78,21 +80,21 @@ def f1_context(window: int) -> ContextPlan:
 
 def one_frame_context(
     target: int,
-    control_indices: Sequence[int],
+    controls: Mapping[int, int],
     window: int = 9,
     *,
     post: bool = True,
     history_2x: bool = True,
     history_4x: bool = True,
 ) -> ContextPlan:
-    """The plan of a single picture at time ``target`` with control pictures at ``control_indices``.
+    """The plan of a single picture at time ``target`` with control pictures.
 
     Args:
-        control_indices: one time index per control picture, in the order of the pictures.
+        controls: of each control picture, by its number, the time index.
         post: stand a zero latent behind the section, where a video would go on.
         history_2x, history_4x: stand zero latents there too; absent levels save their tokens.
     """
-    clean = tuple(ContextFrame(index, Source.CONTROL, n) for n, index in enumerate(control_indices))
+    clean = tuple(ContextFrame(index, Source.PICTURE, n) for n, index in controls.items())
     after = window + 1
     if post:
         clean += (ContextFrame(after, Source.ZERO),)

@@ -35,15 +35,26 @@ class Context:
     index_4x: Tensor | None
 
 
-def empty_history(plan: VideoPlan, start: Tensor) -> Tensor:
-    """The history before the first section: F1 begins with the start latent, I2V with nothing."""
-    return start[:, :, :0] if plan.grows_at_front else start
+def initial_history(plan: VideoPlan, pictures: Sequence[Tensor], video: Tensor | None = None) -> Tensor:
+    """The history before the first section.
+
+    Args:
+        pictures: [B, C, 1, H, W] each, those of the request.
+        video: [B, C, T, H, W], the newest latents of the video that a plan extends.
+    """
+    if plan.extends_video:
+        if video is None:
+            raise ValueError("a plan that extends a video needs its latents")
+        return video
+    return pictures[0][:, :, :0] if plan.begins_with is None else pictures[plan.begins_with]
 
 
-def extend(history: Tensor, result: Tensor, section: SectionPlan, plan: VideoPlan, start: Tensor) -> Tensor:
+def extend(
+    history: Tensor, result: Tensor, section: SectionPlan, plan: VideoPlan, pictures: Sequence[Tensor]
+) -> Tensor:
     """The history with a section's result ([B, C, T, H, W]) put at its place in time."""
-    if section.prepend_start:
-        result = torch.cat([start, result], dim=2)
+    if section.prepends is not None:
+        result = torch.cat([pictures[section.prepends], result], dim=2)
     return torch.cat([result, history] if plan.grows_at_front else [history, result], dim=2)
 
 
@@ -54,34 +65,31 @@ def newest(history: Tensor, section: SectionPlan, plan: VideoPlan) -> Tensor:
     return history[:, :, -section.decode_frames :]
 
 
-def gather_context(plan: ContextPlan, history: Tensor, start: Tensor, controls: Sequence[Tensor] = ()) -> Context:
+def gather_context(plan: ContextPlan, history: Tensor, pictures: Sequence[Tensor]) -> Context:
     """Read the latents of a context plan.
 
     Args:
         history: [B, C, any, H, W]; frames that a plan asks for beyond its ends are zeros.
-        start: [B, C, 1, H, W], the start picture.
-        controls: [B, C, 1, H, W] each, the control pictures of one-frame plans.
+        pictures: [B, C, 1, H, W] each, those of the request.
     """
 
     def level(frames: Level | None) -> tuple[Tensor | None, Tensor | None]:
         if frames is None:
             return None, None
-        latents = torch.cat([_latent(frame, history, start, controls) for frame in frames], dim=2)
+        latents = torch.cat([_latent(frame, history, pictures) for frame in frames], dim=2)
         return latents, torch.tensor([frame.index for frame in frames])
 
     return Context(torch.tensor(plan.target), *level(plan.clean), *level(plan.clean_2x), *level(plan.clean_4x))
 
 
-def _latent(frame: ContextFrame, history: Tensor, start: Tensor, controls: Sequence[Tensor]) -> Tensor:
+def _latent(frame: ContextFrame, history: Tensor, pictures: Sequence[Tensor]) -> Tensor:
     """[B, C, 1, H, W], the latent of one context frame."""
     length = history.shape[2]
     match frame.source:
-        case Source.START:
-            return start
-        case Source.CONTROL:
-            return controls[frame.n]
+        case Source.PICTURE:
+            return pictures[frame.n]
         case Source.AFTER if frame.n < length:
             return history[:, :, frame.n : frame.n + 1]
         case Source.BEFORE if frame.n < length:
             return history[:, :, length - 1 - frame.n : length - frame.n]
-    return torch.zeros_like(start)
+    return history.new_zeros((*history.shape[:2], 1, *history.shape[3:]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .context import ContextPlan, f1_context, i2v_context
+from .context import ContextPlan
 
-Kind = Literal["framepack", "f1"]
+Result = Literal["video", "picture"]
 
 
 def video_frames(latent_frames: int) -> int:
@@ -15,53 +15,49 @@ def video_frames(latent_frames: int) -> int:
     return 4 * latent_frames - 3
 
 
-def section_count(seconds: float, window: int, fps: int = 30) -> int:
-    """Sections for a wished length; a section adds 4 ``window`` video frames. Rounds half to even, at least 1."""
-    return max(round(seconds * fps / (4 * window)), 1)
-
-
-def padding_schedule(sections: int) -> tuple[int, ...]:
-    """The gap between start picture and section, in windows, per I2V section in the order of making.
-
-    Long videos do not count down from the true distance: the model was trained on gaps of up to 3 windows.
-    """
-    if sections <= 4:
-        return tuple(reversed(range(sections)))
-    return (3, *([2] * (sections - 3)), 1, 0)
-
-
 @dataclass(frozen=True)
 class SectionPlan:
-    """One section, in the order of making.
+    """One section, in the order of making. Pictures and prompts are meant by their number in the request.
 
     Attributes:
         number: from 0 on.
         context: what the transformer sees.
-        prepend_start: the start latent is put in front of the result (the I2V section next to the start picture).
         latents_after: length of the history when the section is done.
-        decode_frames: how many latent frames of the history are decoded, at its front (I2V) or back (F1).
+        decode_frames: how many latent frames of the history are decoded, at its front or back.
         frames_after: length of the video when the section is done.
+        prompt: the prompt that it follows.
+        picture: the picture whose image tokens it sees.
+        prepends: the picture whose latent is put in front of the result; None for none.
     """
 
     number: int
     context: ContextPlan
-    prepend_start: bool
     latents_after: int
     decode_frames: int
     frames_after: int
+    prompt: int = 0
+    picture: int = 0
+    prepends: int | None = None
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """All sections of a video. ``grows_at_front`` tells where new frames go: True for I2V, False for F1."""
+    """All sections of a video, or of a picture.
 
-    kind: Kind
+    Attributes:
+        window: latent frames per section.
+        grows_at_front: whether new frames come before those that are there.
+        result: what the last frames become.
+        begins_with: the picture whose latent the history begins with; None for an empty one.
+        extends_video: the history begins with the latents of the video that is extended.
+    """
+
     window: int
     sections: tuple[SectionPlan, ...]
-
-    @property
-    def grows_at_front(self) -> bool:
-        return self.kind == "framepack"
+    grows_at_front: bool = False
+    result: Result = "video"
+    begins_with: int | None = None
+    extends_video: bool = False
 
     @property
     def overlap_frames(self) -> int:
@@ -71,46 +67,3 @@ class VideoPlan:
     @property
     def frames(self) -> int:
         return self.sections[-1].frames_after
-
-
-def plan_video(kind: Kind, seconds: float, window: int, fps: int = 30) -> VideoPlan:
-    """The sections of a video of about ``seconds`` seconds."""
-    count = section_count(seconds, window, fps)
-    make = _i2v_sections if kind == "framepack" else _f1_sections
-    return VideoPlan(kind, window, make(count, window))
-
-
-def _i2v_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
-    """The start latent joins the history with the last section."""
-    paddings = padding_schedule(count)
-    return tuple(_i2v_section(number, padding, window) for number, padding in enumerate(paddings))
-
-
-def _i2v_section(number: int, padding: int, window: int) -> SectionPlan:
-    is_last = padding == 0
-    latents_after = window * (number + 1) + (1 if is_last else 0)
-    return SectionPlan(
-        number=number,
-        context=i2v_context(window, padding),
-        prepend_start=is_last,
-        latents_after=latents_after,
-        decode_frames=min(latents_after, 2 * window + (1 if is_last else 0)),
-        frames_after=video_frames(latents_after),
-    )
-
-
-def _f1_sections(count: int, window: int) -> tuple[SectionPlan, ...]:
-    """The start latent stands in the history from the beginning."""
-    return tuple(_f1_section(number, window) for number in range(count))
-
-
-def _f1_section(number: int, window: int) -> SectionPlan:
-    latents_after = window * (number + 1) + 1
-    return SectionPlan(
-        number=number,
-        context=f1_context(window),
-        prepend_start=False,
-        latents_after=latents_after,
-        decode_frames=min(latents_after, 2 * window),
-        frames_after=video_frames(latents_after),
-    )

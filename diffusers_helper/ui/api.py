@@ -24,9 +24,12 @@ from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
 from ..names import quoted
 from ..preparation import with_defaults
-from ..request import Request
+from ..request import Recipe, Request
+from ..request.fields import PICTURE
 from .desk import Desk
 
+INPUTS = {PICTURE, *Request.model_fields} - Recipe.model_fields.keys()
+"""They hold paths, which no program may name here."""
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -56,7 +59,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         fields = _fields(request_json)
         found = _checkpoint(fields.pop("checkpoint"), desk) if "checkpoint" in fields else desk.checkpoints.find()
         fields = with_defaults(fields, found)
-        request = Request.parse({**fields, "picture": str(_uploaded(picture, uploads))})
+        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))})
         return queue.add(request, found.source).id
 
     def status(job_id: int) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _fields(text: Any) -> dict[str, Any]:
         raise InvalidRequest(f"request_json: is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidRequest(f"request_json: must be a JSON object, not {type(fields).__name__}")
-    if "picture" in fields:
+    if fields.keys() & INPUTS:
         raise InvalidRequest("picture: is not named in request_json; upload it and give it beside")
     return fields
 

@@ -15,6 +15,7 @@ from ..errors import InvalidCommand
 from ..jobs.job import Job, Keep
 from ..media.video import last_frame
 from ..request import DRAW_A_SEED
+from ..request.fields import PICTURE
 from .folders import is_at_this_machine, open_folder
 from .form import Form
 from .page import Act, Page, inform
@@ -125,13 +126,13 @@ class Commands:
     def _edit(self, job: Job, value: str, texts: Texts) -> Filling:
         if job.state != "queued":
             raise InvalidCommand(texts("queue.too_late", job=job.id))
-        return Filling(job.request.model_dump(), job.checkpoint, job.id)
+        return Filling(job.request.flat(), job.checkpoint, job.id)
 
     def _use(self, job: Job, value: str, texts: Texts) -> Filling:
         """The job's settings with the seed that was drawn, so that the same video would come out."""
-        fields = job.request.model_dump()
-        if not Path(job.request.picture).is_file():
-            del fields["picture"]
+        fields = job.request.flat()
+        if not Path(job.request.shown_picture).is_file():
+            fields.pop(PICTURE, None)
         inform(texts("queue.told_use", job=job.id))
         seed = fields["seed"] if job.progress.seed is None else job.progress.seed
         return Filling({**fields, "seed": seed}, job.checkpoint)
@@ -139,9 +140,9 @@ class Commands:
     def _last_frame(self, job: Job, value: str, texts: Texts) -> Filling:
         """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
         pixels = last_frame(self._queue.result(job.id))
-        frame = save_pil_to_cache(Image.fromarray(pixels), self._form["picture"].GRADIO_CACHE, format="png")
+        frame = save_pil_to_cache(Image.fromarray(pixels), self._form[PICTURE].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
-        return Filling({"picture": frame})
+        return Filling({PICTURE: frame})
 
     def _filled(self, filling: Filling, chosen: str | None, texts: Texts) -> list[Any]:
         """The answer for a page that shows the checkpoint ``chosen``."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import UnusableCheckpoint, UnusableInput
-from ..models.table import FRAMEPACK_BUCKETS, Checkpoint
+from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..settings import PageSettings
 from .fetching import Fetching
 
@@ -79,7 +79,7 @@ class Desk:
 
 def kinds_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
     """The kinds it makes, the one it does best first; all where it is not known."""
-    return checkpoint.kinds if checkpoint else ("framepack", "f1")
+    return checkpoint.kinds if checkpoint else EVERY_KIND
 
 
 def sizes_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:

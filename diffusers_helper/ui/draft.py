@@ -21,7 +21,9 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+from ..errors import InvalidRequest
 from ..media.pictures import media_type
+from ..request.fields import PICTURE, without_aliases
 from .form import NAMES, Form, changes
 from .page import PRIVATE, Page
 from .server import upload_address, uploads_folder
@@ -60,16 +62,23 @@ def restored(draft: Any, form: Form, page: Page, chosen: str | None = None) -> l
     So does what the checkpoint ``chosen`` does not make.
     """
     kept = _read(draft)
-    shown = kept.get("values")
+    shown = _by_todays_names(kept.get("values"))
     fields = form.usable(form.meant(shown)) if isinstance(shown, dict) else {}
     startup = page.desk.startup
     if startup and kept.get("run") != page.desk.run:
         fields = {**fields, **startup.values}
-    fields.pop("picture", None)
+    fields.pop(PICTURE, None)
     values = dict(zip(NAMES, form.values_of(fields, chosen), strict=True))
     if isinstance(shown, dict):
-        values["picture"] = upload_named(shown.get("picture"), uploads_folder(page.desk.settings.output_dir))
+        values[PICTURE] = upload_named(shown.get(PICTURE), uploads_folder(page.desk.settings.output_dir))
     return list(values.values())
+
+
+def _by_todays_names(shown: Any) -> Any:
+    """What an earlier version of the program kept has older names."""
+    with suppress(InvalidRequest):
+        return without_aliases(shown) if isinstance(shown, dict) else shown
+    return shown
 
 
 def upload_named(name: Any, uploads: Path) -> str | None:
@@ -97,7 +106,7 @@ def _told(values: Sequence[Any]) -> str:
     Gradio gives a picture its address only where an answer fills the form; here the draft has to.
     """
     told = [None if value == gr.skip() else value for value in values]
-    place = NAMES.index("picture")
+    place = NAMES.index(PICTURE)
     if path := told[place]:
         picture = FileData(path=path, orig_name=Path(path).name, url=upload_address(path))
         told[place] = picture.model_dump()

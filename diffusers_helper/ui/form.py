@@ -12,7 +12,9 @@ from gradio.components import Component
 from ..errors import InvalidRequest
 from ..models.table import Checkpoint
 from ..preparation import defaults
-from ..request import DRAW_A_SEED, Request
+from ..request import DRAW_A_SEED, Recipe, Request
+from ..request.fields import PICTURE
+from ..request.fields import fields as flat_fields
 from .desk import kinds_of, sizes_of
 from .page import PRIVATE, Page
 from .texts import Texts
@@ -38,6 +40,17 @@ def _number(name: str, step: float) -> Field:
     return _field(name, gr.Number, step=step)
 
 
+def _parameters(choice: str) -> tuple[Field, ...]:
+    """The parameters of all options of a choice."""
+    return tuple(
+        _field(field.name, gr.Checkbox)
+        if field.info.annotation is bool
+        else _number(field.name, 1 if field.info.annotation is int else 0.01)
+        for field in flat_fields(Recipe).values()
+        if field.decided_by == choice
+    )
+
+
 def _start_picture(**properties: Any) -> gr.Image:
     """An image that hands on its path unread: the queue judges the file, with words for one that is gone or is none.
 
@@ -49,15 +62,15 @@ def _start_picture(**properties: Any) -> gr.Image:
 
 
 FIELDS: tuple[Field, ...] = (
-    _field("picture", _start_picture, sources=["upload", "clipboard"], height=208),
+    _field(PICTURE, _start_picture, sources=["upload", "clipboard"], height=208),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
     _field("kind", gr.Radio),
     _field("size", gr.Dropdown),
     _field("seed", gr.Textbox, max_lines=1),
     _number("steps", 1),
-    _field("teacache", gr.Checkbox),
-    _number("teacache_threshold", 0.01),
+    _field("step_cache", gr.Radio),
+    *_parameters("step_cache"),
     _number("distilled_guidance", 0.1),
     _number("real_cfg", 0.1),
     _number("cfg_rescale", 0.01),
@@ -66,11 +79,13 @@ FIELDS: tuple[Field, ...] = (
     _number("mp4_crf", 1),
     _number("preserved_memory_gb", 0.5),
 )
-"""All fields of a request that have more than one value. The seed is a text: JavaScript's numbers end at 2^53."""
+"""The flat values of a request that the page offers. The seed is a text: JavaScript's numbers end at 2^53."""
 
 NAMES = tuple(field.name for field in FIELDS)
 OFFERED = ("kind", "size")
 """Fields whose choices the checkpoint decides."""
+CHOICES = (*OFFERED, "step_cache")
+"""All fields of which one of several is chosen."""
 
 FOLLOW_CHECKPOINT = ("seconds", "kind", "size")
 """Fields that another checkpoint sets: its defaults, and what it offers."""
@@ -155,7 +170,7 @@ class Form:
         component: Component = self._page.t(
             field.make,
             f"generate.{name}",
-            choices=(lambda: _choices(name, self._page.desk.checkpoint) or ()) if name in OFFERED else None,
+            choices=(lambda: _choices(name, self._page.desk.checkpoint) or ()) if name in CHOICES else None,
             value=_shown(name, self.defaults.get(name)),
             **{**field.properties, **properties},
         )
@@ -226,7 +241,7 @@ class Form:
     def meant(self, shown: Mapping[str, Any]) -> dict[str, Any]:
         """The same for some components by name."""
         fields = {name: _meant(name, value) for name, value in shown.items() if name in NAMES}
-        return {name: value for name, value in fields.items() if name != "picture" or value}
+        return {name: value for name, value in fields.items() if name != PICTURE or value}
 
     def usable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Those of ``fields`` that a request takes: for what comes from a browser's memory."""
@@ -243,7 +258,7 @@ class Form:
 
 def _is_allowed(name: str, value: Any) -> bool:
     try:
-        Request.parse({"picture": "none", name: value})
+        Recipe.parse({name: value})
     except InvalidRequest:
         return False
     return True
@@ -251,8 +266,11 @@ def _is_allowed(name: str, value: Any) -> bool:
 
 def defaults_of(checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Field -> value: what the checkpoint wishes, else the request's own."""
-    own = {name: Request.model_fields[name].default for name in NAMES if name != "picture"}
-    return {**own, **(defaults(checkpoint) if checkpoint else {})}
+    own = flat_fields(Recipe)
+    return {
+        **{name: own[name].default for name in NAMES if name != PICTURE},
+        **(defaults(checkpoint) if checkpoint else {}),
+    }
 
 
 def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:
@@ -262,7 +280,8 @@ def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None
             return kinds_of(checkpoint)
         case "size":
             return (FITS_PICTURE, *sizes_of(checkpoint))
-    return None
+    choice = name in CHOICES and flat_fields(Recipe)[name].choice
+    return choice.names if choice else None
 
 
 def _offers(checkpoint: Checkpoint | None, name: str, value: Any) -> bool:
@@ -297,6 +316,6 @@ def _meant(name: str, value: Any) -> Any:
     if name == "seed":
         text = str(value).strip()
         return int(text) if text.removeprefix("-").isdecimal() and len(text) <= LONGEST_NUMBER else text
-    if isinstance(value, float) and value.is_integer() and Request.model_fields[name].annotation is int:
+    if isinstance(value, float) and value.is_integer() and flat_fields(Recipe)[name].info.annotation is int:
         return int(value)
     return value

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ..jobs.job import ENDED, Job
 from ..request import DRAW_A_SEED
-from ..sections.plan import plan_video
 from . import acts
 from .acts import Offer
 from .desk import Desk
@@ -244,7 +243,7 @@ def _facts(job: Job, texts: Texts) -> str:
     facts = [
         f"#{job.id}",
         say(texts, "queue.length", seconds=number(round(seconds, 1))),
-        job.request.kind,
+        job.request.kind.name,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
     if job.state in ENDED and job.progress.seconds_total:
@@ -255,7 +254,7 @@ def _facts(job: Job, texts: Texts) -> str:
 def _planned_seconds(job: Job) -> float:
     """What the length that was asked for becomes in whole sections."""
     request = job.request
-    return plan_video(request.kind, request.seconds, request.latent_window, request.fps).frames / request.fps
+    return request.plan().frames / request.fps
 
 
 def _seed(job: Job) -> int:

@@ -7,16 +7,17 @@ from typing import Any
 
 import gradio as gr
 
+from ..request.fields import PICTURE
 from . import checkpoint_line, machine
 from .commands import Commands
 from .form import Form, changes
-from .look_ahead import IDLE, look_ahead
+from .look_ahead import CACHE, IDLE, OF_CACHE, look_ahead
 from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, told
 from .speed import CUSTOM, LEVELS
 from .starting import connect, mode_bar, start_row
 
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "teacache", "teacache_threshold", "latent_window"),
+    "sampling": ("kind", "seed", "steps", CACHE, *OF_CACHE, "latent_window"),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "mp4_crf"),
     "memory": ("preserved_memory_gb",),
@@ -64,7 +65,7 @@ def build(page: Page) -> Form:
 
 def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio, gr.HTML]:
     """What everybody chooses; returns where the picture's framing and the plan are, the level, and the examples."""
-    form.place("picture", elem_id="picture")
+    form.place(PICTURE, elem_id="picture")
     framing = gr.HTML(elem_id="framing")
     framing.change(None, None, None, js="() => framepack.frame()", **PRIVATE)
     form.place("prompt", elem_id="prompt")

@@ -10,8 +10,9 @@ import gradio as gr
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
 from ..preparation import beyond_seconds
-from ..request import Request
-from ..sections.plan import plan_video
+from ..request import Recipe
+from ..request.fields import PICTURE
+from ..request.fields import fields as flat_fields
 from .desk import Desk
 from .form import NAMES, Form
 from .framing import framing_of
@@ -20,28 +21,35 @@ from .speed import level_of
 from .texts import Texts
 from .words import duration, number
 
-IDLE = ("negative_prompt", "cfg_rescale", "teacache_threshold")
+CACHE = "step_cache"
+OF_CACHE = {
+    name: field.option.name for name, field in flat_fields(Recipe).items() if field.decided_by == CACHE and field.option
+}
+"""The parameters of step caches, and of which."""
+IDLE = ("negative_prompt", "cfg_rescale", *OF_CACHE)
 """Fields that act only together with others."""
 
 
 def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     """The level the fields are at, and in words what it sets."""
-    cache = "generate.speed_cache_on" if fields["teacache"] else "generate.speed_cache_off"
-    sets = texts(
-        "generate.speed_sets",
-        steps=number(fields["steps"]),
-        cache=texts(cache, threshold=number(fields["teacache_threshold"])),
-    )
+    parameters = {name: number(fields[name]) for name in OF_CACHE}
+    cache = f"generate.speed_cache_{fields[CACHE]}"
+    words = texts(cache, **parameters) if cache in texts else str(fields[CACHE])
+    sets = texts("generate.speed_sets", steps=number(fields["steps"]), cache=words)
     return gr.update(value=level_of(fields), info=sets)
 
 
 def problems_of(fields: Mapping[str, Any]) -> Sequence[Problem]:
     """What is wrong with the form but for a missing picture."""
     try:
-        Request.parse({"picture": "none", **fields})
+        Recipe.parse(_without_picture(fields))
     except InvalidRequest as error:
         return error.problems
     return ()
+
+
+def _without_picture(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != PICTURE}
 
 
 def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None) -> str:
@@ -49,17 +57,17 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str |
     if problems := problems_of(fields):
         names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
         return f'<p class="plan wrong">{html.escape(texts("refusal.plan", fields=names))}</p>'
-    request = Request.parse({"picture": "none", **fields})
-    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
-    length = texts("generate.plan_length", seconds=f"{plan.frames / request.fps:.1f}", frames=plan.frames)
+    recipe = Recipe.parse(_without_picture(fields))
+    plan = recipe.plan()
+    length = texts("generate.plan_length", seconds=f"{plan.frames / recipe.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
     checkpoint = desk.shown(chosen)
-    seconds = desk.queue.estimate(request, checkpoint.source if checkpoint else "")
+    seconds = desk.queue.estimate(recipe, checkpoint.source if checkpoint else "")
     if seconds is None:
         time = texts("generate.plan_time_unknown")
     else:
         time = texts("generate.plan_time", time=duration(seconds, texts))
-    limit = beyond_seconds(plan, request.fps, checkpoint) if checkpoint else None
+    limit = beyond_seconds(plan, recipe.fps, checkpoint) if checkpoint else None
     beyond = f'<span class="beyond">{texts("generate.plan_beyond", limit=number(limit))}</span>' if limit else ""
     return f'<p class="plan"><strong>{length}</strong><span>{sections}</span><span>{time}</span>{beyond}</p>'
 
@@ -69,10 +77,10 @@ def framing_html(
 ) -> tuple[str, Sequence[Problem]]:
     """What becomes of the start picture, and why it cannot be used; empty where there is nothing to say."""
     checkpoint = desk.shown(chosen)
-    if "picture" not in fields or checkpoint is None:
+    if PICTURE not in fields or checkpoint is None:
         return "", ()
     try:
-        return framing_of(fields["picture"], fields["size"], checkpoint).as_html(texts), ()
+        return framing_of(fields[PICTURE], fields["size"], checkpoint).as_html(texts), ()
     except UnusablePicture as error:
         return "", error.problems
     except KeyError:  # Another checkpoint has been chosen since; the form says so.
@@ -82,7 +90,8 @@ def framing_html(
 def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
     """For IDLE: greyed, with the reason, while nothing reads them."""
     without_cfg = fields["real_cfg"] == 1
-    idle = {"negative_prompt": without_cfg, "cfg_rescale": without_cfg, "teacache_threshold": not fields["teacache"]}
+    idle = {"negative_prompt": without_cfg, "cfg_rescale": without_cfg}
+    idle |= {name: fields[CACHE] != option for name, option in OF_CACHE.items()}
     return [
         gr.update(interactive=not idle[name], info=texts(f"generate.{name}_{'idle' if idle[name] else 'info'}"))
         for name in IDLE
@@ -95,7 +104,7 @@ def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any], cho
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, desk, texts, chosen)
     return [
-        quiet((*unusable, *problems_of(fields)), "picture" in fields, texts),
+        quiet((*unusable, *problems_of(fields)), PICTURE in fields, texts),
         framing,
         speed_update(fields, texts),
         plan_html(fields, desk, texts, chosen),

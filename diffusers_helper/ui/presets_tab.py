@@ -14,6 +14,7 @@ import gradio as gr
 from ..errors import FramePackError, UnusableInput
 from ..media.metadata import read_text
 from ..presets import Preset, file_name
+from ..request.fields import PICTURE
 from .desk import Desk
 from .form import NAMES, Form
 from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, told
@@ -22,7 +23,7 @@ from .words import field_value
 
 PROMPT = ("prompt", "negative_prompt")
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "settings": tuple(name for name in NAMES if name not in ("picture", "seed", *PROMPT)),
+    "settings": tuple(name for name in NAMES if name not in (PICTURE, "seed", *PROMPT)),
     "prompt": PROMPT,
     "seed": ("seed",),
 }

@@ -13,6 +13,7 @@ import gradio as gr
 from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
+from ..request.fields import PICTURE
 from .form import NAMES, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, told
 from .server import upload_address
@@ -55,7 +56,7 @@ class Found:
     def fields(self) -> dict[str, Any]:
         """What the form could take."""
         fields = {name: value for name, value in self.recalled.fields.items() if name in NAMES}
-        return {"picture": self.picture, **fields} if self.picture else fields
+        return {PICTURE: self.picture, **fields} if self.picture else fields
 
 
 def build(page: Page, form: Form) -> None:
@@ -156,7 +157,7 @@ def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any],
         _row(name, field_value(name, old, texts), field_value(name, new, texts), texts) for name, old, new in changes
     ]
     if found.picture:
-        rows.insert(0, _picture_row(current.get("picture"), found.thumbnail, texts))
+        rows.insert(0, _picture_row(current.get(PICTURE), found.thumbnail, texts))
     if not rows:
         return f"<p>{escape(texts('restore.nothing_new' if fields else 'restore.nothing_usable'))}</p>"
     names = {name for name, _, _ in changes}
@@ -176,7 +177,7 @@ def _row(name: str, old: str, new: str, texts: Texts) -> str:
 
 def _picture_row(old: str | None, new: str, texts: Texts) -> str:
     there = _thumbnail(upload_address(old)) if old else escape(texts("restore.picture_none"))
-    return _row_html("picture", there, _thumbnail(new), texts)
+    return _row_html(PICTURE, there, _thumbnail(new), texts)
 
 
 def _row_html(name: str, old: str, new: str, texts: Texts) -> str:

@@ -32,7 +32,7 @@ def _start(job: Job) -> str:
 def picture_address(job: Job, name: str) -> str:
     """Where the start picture is served under this name, for HTML: another address for each picture, since a browser
     keeps what it has seen, and a queued job may get another one."""
-    return escape(f"media/{job.id}/{name}?v={Path(job.request.picture).stem[:8]}")
+    return escape(f"media/{job.id}/{name}?v={Path(job.request.shown_picture).stem[:8]}")
 
 
 def _video(job: Job, texts: Texts) -> str:

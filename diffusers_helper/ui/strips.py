@@ -6,7 +6,6 @@ from html import escape
 from typing import Literal
 
 from ..jobs.job import Job
-from ..sections.plan import plan_video
 from .texts import Texts
 
 SectionState = Literal["done", "running", "to_come"]
@@ -25,7 +24,7 @@ def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
     Kind framepack makes the end of the video first, so its last number stands at the start.
     """
     request, told = job.request, job.progress
-    plan = plan_video(request.kind, request.seconds, request.latent_window, request.fps)
+    plan = request.plan()
     fps, frames = told.fps or request.fps, plan.frames
     places, before = [], 0
     for section in plan.sections:
@@ -49,7 +48,7 @@ def sections(job: Job, texts: Texts) -> str:
     places = sections_in_time(job)
     labelled = len(places) <= MOST_LABELS
     cells = "".join(_section(job, place, labelled, texts) for place in places)
-    from_end = job.request.kind == "framepack"
+    from_end = job.request.plan().grows_at_front
     order = escape(texts("job.sections_from_end" if from_end else "job.sections_forward"))
     title = f"<h3>{escape(texts('job.sections'))} <small>{order}</small></h3>"
     thin, scale = ("", "") if labelled else (" thin", _scale(places[-1][2], texts))

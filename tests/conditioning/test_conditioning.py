@@ -94,10 +94,10 @@ def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytes
         getattr(parts, name).register_forward_hook(lambda *_, name=name: calls.append(name))
     pixels = np.zeros((128, 128, 3), dtype=np.uint8)
     request = Request.parse({"picture": "p", "prompt": "a", "real_cfg": 2, "negative_prompt": "b"})
-    first, second = engine.encode(request, pixels), engine.encode(request, pixels.copy())
+    first, second = engine.encode(request, [pixels]), engine.encode(request, [pixels.copy()])
     assert sorted(calls) == ["image_encoder", *["text_encoder"] * 2, *["text_encoder_2"] * 2]
-    assert torch.equal(first.start.mean, second.start.mean)
-    engine.encode(request, pixels + 1)
+    assert torch.equal(first.pictures[0].latent.mean, second.pictures[0].latent.mean)
+    engine.encode(request, [pixels + 1])
     assert calls.count("image_encoder") == 2
     assert calls.count("text_encoder") == 2
 
@@ -105,8 +105,8 @@ def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytes
 def test_the_negative_prompt_is_encoded_only_for_real_cfg(parts: Parts, pocket: Path) -> None:
     engine = make_engine(pocket, parts)
     pixels = np.zeros((128, 128, 3), dtype=np.uint8)
-    assert engine.encode(Request.parse({"picture": "p", "negative_prompt": "b"}), pixels).negative is None
-    assert engine.encode(Request.parse({"picture": "p", "real_cfg": 1.5}), pixels).negative is not None
+    assert engine.encode(Request.parse({"picture": "p", "negative_prompt": "b"}), [pixels]).negative is None
+    assert engine.encode(Request.parse({"picture": "p", "real_cfg": 1.5}), [pixels]).negative is not None
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:

@@ -17,7 +17,7 @@ from diffusers_helper.errors import OutputFailed, UnusableResumeFolder
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.preparation import fit_picture
+from diffusers_helper.preparation import fit_pictures
 from diffusers_helper.request import Request
 from diffusers_helper.workfolder import WorkFolder
 
@@ -146,8 +146,8 @@ def begun(outputs: Path, tmp_path: Path, pocket: Path) -> Path:
     """A work folder of the pocket's before its first section."""
     checkpoint = find_checkpoint("pocket", tmp_path)
     request = make_request(make_picture(tmp_path))
-    picture = fit_picture(request, checkpoint)
-    return WorkFolder.create(outputs, request, checkpoint, checkpoint.fingerprint(), picture, 0).path
+    pictures = fit_pictures(request, checkpoint)
+    return WorkFolder.create(outputs, request, checkpoint, checkpoint.fingerprint(), pictures, 0).path
 
 
 def test_a_folder_to_resume_on_a_read_only_disk(

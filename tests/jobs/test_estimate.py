@@ -74,7 +74,7 @@ def test_an_estimate_is_learnt_from_what_this_machine_has_done(
         ("size", "256x128"): preparing + 2 * (sampling + decoding),
         ("teacache", False): preparing + sampling * 20 / 15 + decoding,
     }.items():
-        changed = request_.model_copy(update={change[0]: change[1]})
+        changed = Request.parse({**request_.flat(), change[0]: change[1]})
         assert queue.estimate(changed) == pytest.approx(expected), change
 
 

@@ -18,8 +18,10 @@ from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import FILE, VERSION
 from diffusers_helper.media.video import probe
+from diffusers_helper.request import Request
 from tests.jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
 from tests.moving import moved_deeper, moved_up, moved_with_the_program, of_other_bytes, renamed
+from tests.older import as_schema_1
 
 DONE, BROKEN, WAITING = 1, 2, 3
 
@@ -40,14 +42,15 @@ def fill(outputs: Path) -> None:
         ended(queue, BROKEN)
     queue.add(request)
     queue.close()
-    Path(request.picture).unlink()
+    Path(request.shown_picture).unlink()
 
 
 def in_version_1(outputs: Path) -> None:
     """Write the jobs as the program did that kept whole paths."""
     with closing(sqlite3.connect(outputs / ".framepack" / FILE)) as file:
         for job, *texts in file.execute("SELECT id, request, progress FROM job").fetchall():
-            request, progress = (_whole(json.loads(text), outputs) for text in texts)
+            request = _whole(as_schema_1(Request.from_json(texts[0])), outputs)
+            progress = _whole(json.loads(texts[1]), outputs)
             file.execute("UPDATE job SET request = ?, progress = ? WHERE id = ?", (request, progress, job))
         file.execute("ALTER TABLE job DROP COLUMN checkpoint")
         file.execute("PRAGMA user_version = 1")

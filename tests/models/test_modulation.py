@@ -11,18 +11,18 @@ from torch import Tensor
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_sigmas
-from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.shards import Shards
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.request import Request
-from diffusers_helper.sections.context import f1_context
 from diffusers_helper.sections.history import gather_context
 from diffusers_helper.transport import ThreadTransport
 from diffusers_helper.vae.codec import LatentPosterior
 
 from ..parity import pack
+from ..plans import plan_video
 
 VALUES = pack.tensors("run_f1")
 STEPS = 6
@@ -41,11 +41,14 @@ def denoiser(transformer: FramePackTransformer, **fields: object) -> SectionDeno
         PromptEmbedding(VALUES["in.llama"].flip(1), VALUES["in.clip"].flip(1), 0) if "real_cfg" in fields else None
     )
     conditioning = Conditioning(
-        prompt, negative, VALUES["in.img_embeds"], LatentPosterior(start, torch.zeros_like(start))
+        (prompt,), negative, (EncodedPicture(VALUES["in.img_embeds"], LatentPosterior(start, torch.zeros_like(start))),)
     )
     compute = Compute(torch.device("cpu"), transformer.dtype, torch.float32, torch.float32, "a test")
     request = Request.parse({"picture": "-", "steps": STEPS, **fields})
-    return section_denoiser(transformer, compute, request, conditioning, gather_context(f1_context(9), start, start))
+    section = plan_video("f1", 1).sections[0]
+    return section_denoiser(
+        transformer, compute, request, conditioning, section, gather_context(section.context, start, [start])
+    )
 
 
 def result(made: SectionDenoiser) -> Tensor:

@@ -5,17 +5,20 @@ It drives the product's own road in a fraction of a second, so other tests use i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusers_helper.conditioning.prompt import PromptEmbedding
-from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
 from diffusers_helper.memory_plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
 from diffusers_helper.sections.history import Context
+from diffusers_helper.sections.plan import SectionPlan
 from diffusers_helper.vae.codec import LatentPosterior
 from diffusers_helper.vae.preview import LatentToRGB
 
@@ -47,16 +50,18 @@ class PackEngine:
     def use_less_memory(self, ladder: str) -> str | None:
         return None
 
-    def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
+    def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         start = self._values["in.start_latent"]
         prompt = PromptEmbedding(self._values["in.llama"], self._values["in.clip"], 0)
         posterior = LatentPosterior(start, torch.zeros_like(start))
-        return Conditioning(prompt, None, self._values["in.img_embeds"], posterior)
+        return Conditioning((prompt,), None, (EncodedPicture(self._values["in.img_embeds"], posterior),))
 
-    def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
+    def denoiser(
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+    ) -> SectionDenoiser:
         self.contexts.append(context)
         cpu = Compute(torch.device("cpu"), *[torch.float32] * 3, "the pack is float32")
-        return section_denoiser(pack.transformer(), cpu, request, conditioning, context)
+        return section_denoiser(pack.transformer(), cpu, request, conditioning, section, context)
 
     def decode(self, latents: Tensor) -> Tensor:
         frames = 4 * (latents.shape[2] - 1) + 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
-from diffusers_helper.sections.plan import plan_video
+from tests.plans import plan_video
 
 from . import pack
 

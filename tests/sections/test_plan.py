@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_helper.sections.context import ContextPlan, Source, one_frame_context
-from diffusers_helper.sections.plan import Kind, padding_schedule, plan_video, section_count
+from diffusers_helper.sections.kinds import padding_schedule, section_count
+from tests.plans import plan_video
 
 seconds = st.floats(1, 120)
 windows = st.integers(1, 64)
@@ -15,7 +16,7 @@ kinds = st.sampled_from(["framepack", "f1"])
 
 
 @given(kinds, seconds, windows)
-def test_length_is_known_beforehand(kind: Kind, length: float, window: int) -> None:
+def test_length_is_known_beforehand(kind: str, length: float, window: int) -> None:
     plan = plan_video(kind, length, window)
     sections = section_count(length, window)
     assert len(plan.sections) == sections
@@ -24,7 +25,7 @@ def test_length_is_known_beforehand(kind: Kind, length: float, window: int) -> N
 
 
 @given(kinds, seconds, windows)
-def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: Kind, length: float, window: int) -> None:
+def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: str, length: float, window: int) -> None:
     plan = plan_video(kind, length, window)
     for section in plan.sections:
         assert len(section.context.target) == window
@@ -36,7 +37,7 @@ def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: Kind, le
 
 
 @given(kinds, seconds, windows)
-def test_clip_and_video_overlap_by_what_both_have(kind: Kind, length: float, window: int) -> None:
+def test_clip_and_video_overlap_by_what_both_have(kind: str, length: float, window: int) -> None:
     plan = plan_video(kind, length, window)
     for before, section in pairwise(plan.sections):
         clip = 4 * section.decode_frames - 3
@@ -44,7 +45,7 @@ def test_clip_and_video_overlap_by_what_both_have(kind: Kind, length: float, win
 
 
 @given(kinds, seconds, windows)
-def test_time_indices_never_collide(kind: Kind, length: float, window: int) -> None:
+def test_time_indices_never_collide(kind: str, length: float, window: int) -> None:
     for section in plan_video(kind, length, window).sections:
         indices = all_indices(section.context)
         assert len(set(indices)) == len(indices)
@@ -70,19 +71,19 @@ def test_lengths_round_half_to_even_like_the_original() -> None:
 
 
 def test_one_frame_default_layout() -> None:
-    plan = one_frame_context(9, [0])
+    plan = one_frame_context(9, {0: 0})
     assert plan.target == (9,)
-    assert [(frame.index, frame.source) for frame in plan.clean or ()] == [(0, Source.CONTROL), (10, Source.ZERO)]
+    assert [(frame.index, frame.source) for frame in plan.clean or ()] == [(0, Source.PICTURE), (10, Source.ZERO)]
     assert [frame.index for frame in plan.clean_2x or ()] == [11, 12]
     assert [frame.index for frame in plan.clean_4x or ()] == list(range(13, 29))
 
 
 def test_one_frame_with_two_controls_and_nothing_else() -> None:
-    plan = one_frame_context(1, [0, 10], post=False, history_2x=False, history_4x=False)
+    plan = one_frame_context(1, {0: 0, 1: 10}, post=False, history_2x=False, history_4x=False)
     assert [(frame.index, frame.n) for frame in plan.clean or ()] == [(0, 0), (10, 1)]
     assert plan.clean_2x is None
     assert plan.clean_4x is None
 
 
 def test_one_frame_without_any_context() -> None:
-    assert one_frame_context(5, [], post=False, history_2x=False, history_4x=False).clean is None
+    assert one_frame_context(5, {}, post=False, history_2x=False, history_4x=False).clean is None

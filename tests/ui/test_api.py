@@ -13,7 +13,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from diffusers_helper.media.video import probe
-from diffusers_helper.request import Request
+from diffusers_helper.request import Recipe
+from diffusers_helper.request.fields import fields
 from diffusers_helper.ui.api import endpoints
 from diffusers_helper.ui.server import uploads_folder
 
@@ -90,7 +91,7 @@ def test_a_program_makes_a_video(served: Served, client: Client, picture: Path) 
 def test_without_a_kind_the_checkpoint_makes_what_it_does_best(served: Served, client: Client, picture: Path) -> None:
     absent = client.predict(handle_file(str(picture)), "{}", api_name="/submit")
     asked = client.predict(handle_file(str(picture)), '{"kind": "framepack"}', api_name="/submit")
-    assert [ended(served.queue, job_id).request.kind for job_id in (absent, asked)] == ["f1", "framepack"]
+    assert [ended(served.queue, job_id).request.kind.name for job_id in (absent, asked)] == ["f1", "framepack"]
 
 
 @pytest.mark.parametrize("keep", ["now", "section", "nothing"])
@@ -148,7 +149,7 @@ def test_a_request_may_name_an_installed_checkpoint(served: Served, uploaded: di
 WRONG_NUMBERS = (float("nan"), float("inf"), float("-inf"), HUGE, -HUGE, "5", "", None, [5], {}, True)
 WRONG_TEXTS = (5, 0.5, None, True, ["a"], {}, "x" * 10_001)
 WRONG: dict[str, tuple[Any, ...]] = {
-    "schema_version": (0, 2, -1, "1", 1.5, None, float("nan")),
+    "schema_version": (0, 3, -1, "1", 1.5, None, float("nan")),
     "prompt": WRONG_TEXTS,
     "negative_prompt": WRONG_TEXTS,
     "seed": (*WRONG_NUMBERS, 2**63, -2, 0.5, 10**400),
@@ -159,6 +160,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "cfg_rescale": (*WRONG_NUMBERS, -0.1, 1.1),
     "latent_window": (*WRONG_NUMBERS, 0, 65, 1.5),
     "kind": ("F1", "", "other", 1, True, ["f1"], {}),
+    "step_cache": ("TeaCache", "", "other", 1, True, ["teacache"], {}),
     "teacache": (0, 1, "true", None, [], float("nan")),
     "teacache_threshold": (*WRONG_NUMBERS, -0.1, 1.1),
     "mp4_crf": (*WRONG_NUMBERS, -1, 101, 0.5),
@@ -169,7 +171,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_field_is_tried() -> None:
-    assert set(WRONG) == set(Request.model_fields) - {"picture"}
+    of_other_kinds = {name for name, field in fields(Recipe).items() if field.decided_by == "kind"}
+    assert set(WRONG) == {"schema_version", "fps", "teacache", *fields(Recipe)} - of_other_kinds
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
@@ -184,9 +187,15 @@ def test_a_checkpoint_that_is_not_installed_is_refused(served: Served, uploaded:
     assert refusal(served, uploaded, json.dumps({"checkpoint": name})).startswith("checkpoint: ")
 
 
-@pytest.mark.parametrize("field", ["sceconds", "__class__", "schema", "folder", "output_dir", "", "picture"])
+@pytest.mark.parametrize("field", ["sceconds", "__class__", "schema", "folder", "output_dir", ""])
 def test_a_field_that_is_none_is_refused_with_its_name(served: Served, uploaded: dict[str, Any], field: str) -> None:
     assert refusal(served, uploaded, json.dumps({field: "/etc/passwd"})).startswith(f"{field}: " if field else "")
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", [{"role": "start", "path": "/etc/passwd"}]])
+@pytest.mark.parametrize("field", ["picture", "pictures", "video"])
+def test_no_path_is_taken_from_the_fields(served: Served, uploaded: dict[str, Any], field: str, value: Any) -> None:
+    assert refusal(served, uploaded, json.dumps({field: value})).startswith("picture: is not named in request_json")
 
 
 @pytest.mark.parametrize(

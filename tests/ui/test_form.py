@@ -14,7 +14,8 @@ from PIL import Image
 
 from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.media import pictures
-from diffusers_helper.request import SEED_MAX, Request
+from diffusers_helper.request import SEED_MAX, Recipe, Request
+from diffusers_helper.request.fields import fields
 from diffusers_helper.ui.draft import restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.generate_tab import ADVANCED
@@ -36,7 +37,7 @@ OTHER: dict[str, Any] = {
     "size": "64x64",
     "seed": SEED_MAX,
     "steps": 11,
-    "teacache": False,
+    "step_cache": "off",
     "teacache_threshold": 0.123,
     "distilled_guidance": 3.5,
     "real_cfg": 2.5,
@@ -63,8 +64,8 @@ def values(form: Form, **changes: Any) -> list[Any]:
 
 
 def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
-    fixed = {"schema_version", "fps"}
-    assert set(NAMES) == set(Request.model_fields) - fixed
+    of_other_kinds = {name for name, field in fields(Recipe).items() if field.decided_by == "kind"}
+    assert set(NAMES) == {"picture", *fields(Recipe)} - of_other_kinds
     assert set(OTHER) == set(NAMES)
     advanced = [name for group in ADVANCED.values() for name in group]
     assert sorted(advanced) == sorted(set(NAMES) - {"picture", "prompt", "seconds"})
@@ -72,7 +73,7 @@ def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
 
 def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:
     request = Request.parse(OTHER)
-    shown = stage.form.values_of(request.model_dump())
+    shown = stage.form.values_of(request.flat())
     assert stage.form.request_of(shown) == request
 
 
@@ -81,7 +82,7 @@ def test_every_field_comes_through_its_component(stage: Stage, name: str) -> Non
     """As Gradio does it: the value is made ready for the browser, comes back as JSON and is read."""
     request = Request.parse({"picture": "a.png", name: OTHER[name]})
     component = stage.form[name]
-    shown = dict(zip(NAMES, stage.form.values_of(request.model_dump()), strict=True))[name]
+    shown = dict(zip(NAMES, stage.form.values_of(request.flat()), strict=True))[name]
     if name != "picture":
         shown = component.preprocess(component.postprocess(shown))
     assert stage.form.meant({name: shown})[name] == OTHER[name]
@@ -121,7 +122,7 @@ def test_a_picture_that_is_gone_is_said_to_be_when_a_job_is_added(stage: Stage) 
     ("name", "value"),
     [("steps", 0), ("steps", None), ("steps", 2.5), ("seed", "seven"), ("seed", str(2**63)), ("seed", "9" * 5000),
      ("seconds", 1e308),
-     ("seconds", float("nan")), ("teacache", "yes"), ("size", "big"), ("prompt", 7), ("real_cfg", "")],
+     ("seconds", float("nan")), ("step_cache", "yes"), ("size", "big"), ("prompt", 7), ("real_cfg", "")],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str, value: Any) -> None:
     shown = values(stage.form)
@@ -166,7 +167,7 @@ def test_a_size_of_another_checkpoint_is_refused_with_those_of_this_one(stage: S
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_recognised_by_what_it_sets(level: str) -> None:
-    fields = {"steps": 1, "teacache": True, "teacache_threshold": 0.5, **LEVELS[level]}
+    fields = {"steps": 1, "step_cache": "teacache", "teacache_threshold": 0.5, **LEVELS[level]}
     assert level_of(fields) == level
     assert level_of({**fields, "steps": 99}) == CUSTOM
 
@@ -176,11 +177,13 @@ def test_balanced_is_what_a_request_does_by_default(stage: Stage) -> None:
 
 
 def test_what_has_no_effect_is_greyed_and_says_why() -> None:
-    fields = {"real_cfg": 1, "teacache": False}
+    fields = {"real_cfg": 1, "step_cache": "off"}
     for name, update in zip(IDLE, idle_updates(fields, Texts("en")), strict=True):
         assert update["interactive"] is False
         assert update["info"] == Texts("en")(f"generate.{name}_idle")
-    assert all(update["interactive"] for update in idle_updates({"real_cfg": 2.0, "teacache": True}, Texts("en")))
+    assert all(
+        update["interactive"] for update in idle_updates({"real_cfg": 2.0, "step_cache": "teacache"}, Texts("en"))
+    )
 
 
 def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) -> None:
@@ -193,7 +196,7 @@ def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) 
     assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)
     assert updates["size"] == gr.update(value="↺ Default: fits the picture", visible=False)
     assert updates["negative_prompt"] == gr.update(value="↺ Default: empty", visible=False)
-    assert updates["teacache"] == gr.update(value="↺ Default: on", visible=False)
+    assert updates["step_cache"] == gr.update(value="↺ Default: TeaCache", visible=False)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 from diffusers_helper import doctor
 from diffusers_helper.jobs.job import ENDED, Job, JobProgress, State
 from diffusers_helper.request import Request
-from diffusers_helper.sections.plan import plan_video
 from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
 from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.texts import LANGUAGES, Texts
+from tests.plans import plan_video
 
 from ..jobs_support import make_picture, make_request
 from .serving import make_desk, settings_for, without_checkpoint
@@ -250,7 +250,7 @@ def test_a_failed_job_says_why() -> None:
 def test_sections_stand_in_time_without_gaps(kind: str, seconds: float) -> None:
     job = make_job(kind=kind, seconds=seconds)
     places = strips.sections_in_time(job)
-    plan = plan_video(job.request.kind, seconds, 9)
+    plan = plan_video(job.request.kind.name, seconds)
     assert places[0][1] == 0
     assert places[-1][2] == pytest.approx(plan.frames / 30)
     assert all(before[2] == after[1] for before, after in pairwise(places))

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import FILE
+from diffusers_helper.request import Request
 from diffusers_helper.ui.routes import own_routes
 
 from ..jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
@@ -97,7 +98,7 @@ def test_a_crafted_file_shows_nothing_from_outside(outputs: Path, secret: Path, 
     place = place.format(home=tmp_path)
     with closing(sqlite3.connect(outputs / ".framepack" / FILE)) as file:
         (request, progress) = file.execute("SELECT request, progress FROM job").fetchone()
-        request = json.dumps({**json.loads(request), "picture": f"{place}.picture"})
+        request = Request.from_json(request).with_picture_paths(lambda path: f"{place}.picture").to_json()
         progress = json.dumps({**json.loads(progress), "video": f"{place}.mp4"})
         file.execute("UPDATE job SET request = ?, progress = ?", (request, progress))
         file.commit()

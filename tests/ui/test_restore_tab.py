@@ -33,7 +33,7 @@ def restore(stage: Stage) -> Restore:
 
 def recipe(**fields: Any) -> dict[str, Any]:
     request = Request.parse({"picture": "/home/me/in.png", **FIELDS, **fields})
-    return {"version": "0.1.0", "checkpoint": f"pocket {HOSTILE}", "request": request.metadata()}
+    return {"version": "0.1.0", "checkpoint": f"pocket {HOSTILE}", "request": request.recipe.model_dump()}
 
 
 def our_video(folder: Path, **fields: Any) -> str:
@@ -101,7 +101,7 @@ def test_the_taken_form_is_the_request_that_made_the_video(stage: Stage, restore
         **stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING))),
     }
     request = stage.form.request_of([*{**values, "picture": "p.png"}.values()])
-    assert request.metadata() == recipe()["request"]
+    assert request.recipe.model_dump() == recipe()["request"]
 
 
 @pytest.mark.parametrize("ticked", ["", "lora"])

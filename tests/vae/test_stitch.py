@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_helper.sections.plan import Kind, plan_video
 from diffusers_helper.vae.stitch import Stitcher, soft_append
+from tests.plans import plan_video
 
 
-def clips(kind: Kind, seconds: float, window: int) -> tuple[list[Tensor], bool, int]:
+def clips(kind: str, seconds: float, window: int) -> tuple[list[Tensor], bool, int]:
     plan = plan_video(kind, seconds, window)
     generator = torch.Generator().manual_seed(0)
     made = [torch.rand((1, 3, 4 * s.decode_frames - 3, 2, 2), generator=generator) for s in plan.sections]
@@ -17,7 +17,7 @@ def clips(kind: Kind, seconds: float, window: int) -> tuple[list[Tensor], bool, 
 
 @pytest.mark.parametrize("kind", ["framepack", "f1"])
 @pytest.mark.parametrize(("seconds", "window"), [(1, 9), (2.4, 9), (6, 9), (2, 1), (3, 4)])
-def test_final_frames_are_those_of_the_whole_video(kind: Kind, seconds: float, window: int) -> None:
+def test_final_frames_are_those_of_the_whole_video(kind: str, seconds: float, window: int) -> None:
     made, at_front, overlap = clips(kind, seconds, window)
     whole = made[0]
     for clip in made[1:]:
@@ -29,7 +29,7 @@ def test_final_frames_are_those_of_the_whole_video(kind: Kind, seconds: float, w
 
 
 @pytest.mark.parametrize("kind", ["framepack", "f1"])
-def test_after_a_break_the_last_clip_alone_gives_the_same_tail(kind: Kind) -> None:
+def test_after_a_break_the_last_clip_alone_gives_the_same_tail(kind: str) -> None:
     made, at_front, overlap = clips(kind, 6, 9)
     unbroken, again = Stitcher(overlap, at_front), Stitcher(overlap, at_front)
     for clip in made[:3]:

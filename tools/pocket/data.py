@@ -151,6 +151,7 @@ class Cut:
     plan: ContextPlan
     targets: tuple[int, ...]
     known: tuple[int, ...]
+    pictures: tuple[int, ...] = (0,)
 
 
 def draw_cut(rng: np.random.Generator, length: int) -> Cut:
@@ -167,8 +168,8 @@ def _one_frame_cut(rng: np.random.Generator, length: int) -> Cut:
     if rng.random() < 0.3 and length > SHORT:
         controls = (0, int(rng.integers(1, length)))
     post, two, four = (bool(b) for b in rng.random(3) < 0.5)
-    plan = one_frame_context(target, controls, WINDOW, post=post, history_2x=two, history_4x=four)
-    return Cut(plan, (target,), controls)
+    plan = one_frame_context(target, dict(enumerate(controls)), WINDOW, post=post, history_2x=two, history_4x=four)
+    return Cut(plan, (target,), (), controls)
 
 
 def _f1_cut(rng: np.random.Generator, length: int) -> Cut:
@@ -192,10 +193,8 @@ def _level(clips: torch.Tensor, cut: Cut, level: Level | None) -> tuple[torch.Te
 
 
 def _context_frame(clips: torch.Tensor, cut: Cut, source: Source, n: int) -> torch.Tensor:
-    if source is Source.START:
-        return clips[:, :, 0]
-    if source is Source.CONTROL:
-        return clips[:, :, cut.known[n]]
+    if source is Source.PICTURE:
+        return clips[:, :, cut.pictures[n]]
     if source is Source.ZERO or n >= len(cut.known):
         return torch.zeros_like(clips[:, :, 0])
     return clips[:, :, cut.known[n] if source is Source.AFTER else cut.known[-1 - n]]

@@ -46,7 +46,7 @@ def vae(studio: Studio, photos: Photos) -> Group:
     """PSNR of each photograph through encoder (mean) and decoder."""
     found = {}
     for name, photo in photos.items():
-        mean = studio.engine.encode(studio.request(""), as_bytes(photo)).start.mean
+        mean = studio.engine.encode(studio.request(""), [as_bytes(photo)]).pictures[0].latent.mean
         found[name] = round(psnr(studio.engine.decode(mean)[:, :, 0], photo[None]), 2)
     return [Row("VAE round trip of photographs, PSNR in dB", float(np.mean(list(found.values()))), 26)], found
 

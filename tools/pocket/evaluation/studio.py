@@ -20,8 +20,8 @@ from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.request import Request
-from diffusers_helper.sections.context import one_frame_context
 from diffusers_helper.sections.history import gather_context
+from diffusers_helper.sections.kinds import OneFrame
 
 
 def as_bytes(picture: torch.Tensor) -> np.ndarray:
@@ -71,11 +71,12 @@ class Studio:
     def one_frame(self, picture: torch.Tensor, prompt: str, target: int) -> torch.Tensor:
         """The single frame at time index `target` after the picture, `[3, H, W]`."""
         request = self.request(prompt)
-        conditioning = self.engine.encode(request, as_bytes(picture))
+        conditioning = self.engine.encode(request, [as_bytes(picture)])
         generator = torch.Generator().manual_seed(self.seed)
-        start = conditioning.start.sample(generator)
-        context = gather_context(one_frame_context(target, (0,), request.latent_window), start, start, [start])
-        denoiser = self.engine.denoiser(request, conditioning, context)
+        start = conditioning.pictures[0].latent.sample(generator)
+        section = OneFrame(target_index=target).plan(request, ()).sections[0]
+        context = gather_context(section.context, start, [start])
+        denoiser = self.engine.denoiser(request, conditioning, section, context)
         noise = torch.randn(start.shape, generator=generator)
         sigmas = flow_sigmas(self.steps, flow_mu(token_count(*noise.shape[2:])))
         denoiser.begin(sigmas)

@@ -1,0 +1,162 @@
+"""The flat names by which people know a recipe's values: flags of the command line, keys of the API, parts of the form.
+
+Most are the names of the recipe's own. A choice has its own name for what is chosen, and for each parameter of an
+option the option's name before it: ``step_cache`` is "off" or "teacache", and then there is ``teacache_threshold``. The
+table of a choice says all of them, so an option that joins it has its flags and keys at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..errors import InvalidRequest, Problem
+from ..names import quoted
+from ..options import NONE, OneOf, Option
+from .migrate import VERSION
+from .parts import TimedPrompt
+
+PICTURE = "picture"
+"""The flat name of the start picture's path."""
+_NO_NAMES = (VERSION, "fps", "loras", "output")
+"""Parts of a recipe that have no flat name, since they have one value, are no single value, or go with the kind."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value by its flat name.
+
+    Attributes:
+        info: its description, type, bounds and default; of a choice the choice's.
+        choice: of which choice it says the option.
+        option: whose parameter it is.
+        decided_by: the recipe's name of the choice that this is a parameter in.
+    """
+
+    name: str
+    info: FieldInfo
+    choice: OneOf | None = None
+    option: type[Option] | None = None
+    decided_by: str = ""
+
+    @property
+    def default(self) -> Any:
+        """Its flat value where nothing is said; None where it has to be said."""
+        if self.choice:
+            chosen = self.info.default
+            return chosen.name if isinstance(chosen, Option) else NONE
+        return None if self.info.is_required() else self.info.default
+
+
+def fields(recipe: type[BaseModel]) -> dict[str, Field]:
+    """All of a recipe, by name, in its order."""
+    return {field.name: field for field in _fields(recipe)}
+
+
+def _fields(recipe: type[BaseModel]) -> Iterator[Field]:
+    for name, info in recipe.model_fields.items():
+        choice = choice_of(info)
+        if name == "prompts":
+            yield Field("prompt", TimedPrompt.model_fields["text"])
+        elif name not in _NO_NAMES:
+            yield Field(name, info, choice)
+        for option in choice.table.values() if choice else ():
+            for parameter, of_option in option.model_fields.items():
+                yield Field(f"{option.name}_{parameter}", of_option, option=option, decided_by=name)
+
+
+def choice_of(info: FieldInfo) -> OneOf | None:
+    """The choice that a field of a recipe is."""
+    return next((rule for rule in info.metadata if isinstance(rule, OneOf)), None)
+
+
+def choices(recipe: type[BaseModel]) -> dict[str, OneOf]:
+    """The choices of a recipe, by its own names."""
+    found = {name: choice_of(info) for name, info in recipe.model_fields.items()}
+    return {name: choice for name, choice in found.items() if choice}
+
+
+def data_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:
+    """Flat values as data of a recipe, whole or a part; unknown names are kept, for whoever checks to refuse.
+
+    A parameter alone chooses its option.
+    """
+    named = without_aliases(named)
+    tables = choices(recipe)
+    parameters = {
+        f"{option.name}_{parameter}"
+        for choice in tables.values()
+        for option in choice.table.values()
+        for parameter in option.model_fields
+    }
+    data = {name: value for name, value in named.items() if name not in parameters and name not in tables}
+    for name, choice in tables.items():
+        data.update(_chosen(name, choice, named))
+    if "prompt" in data:
+        data["prompts"] = [{"text": data.pop("prompt")}]
+    return data
+
+
+def _chosen(name: str, choice: OneOf, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What flat values say about one choice: nothing, no option, or an option with the parameters that it has."""
+    given = {
+        option.name: {
+            parameter: named[flat]
+            for parameter in option.model_fields
+            if (flat := f"{option.name}_{parameter}") in named
+        }
+        for option in choice.table.values()
+    }
+    chosen = named.get(name) if name in named else next((option for option in given if given[option]), None)
+    if name not in named and chosen is None:
+        return {}
+    if chosen is None or (chosen == NONE and choice.optional):
+        return {name: None if choice.optional else chosen}
+    return {name: {"name": chosen, **given.get(chosen, {})} if isinstance(chosen, str) else {"name": chosen}}
+
+
+def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Older names in today's: ``teacache`` says whether the step cache is on. Raises InvalidRequest."""
+    found = dict(named)
+    if "teacache" not in found:
+        return found
+    on = found.pop("teacache")
+    if type(on) is not bool:
+        problem = Problem("teacache", "other", on)
+        raise InvalidRequest(f"teacache: {quoted(on)} is not allowed; give true or false", [problem])
+    return {**found, "step_cache": "teacache" if on else NONE}
+
+
+def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:
+    """The inverse of ``data_of`` for a recipe's data, whole or a part, checked or not.
+
+    Of several prompts the first is told. What has no flat name keeps its own, unless it says what goes without saying.
+    """
+    found: dict[str, Any] = {}
+    tables = choices(recipe)
+    for name, value in data.items():
+        if name in tables:
+            found.update(_flat_option(name, value))
+        elif name == "prompts":
+            first = value[0] if isinstance(value, (list, tuple)) and value else None
+            found["prompt"] = first.get("text", "") if isinstance(first, Mapping) else value
+        elif name not in _NO_NAMES or (name != VERSION and not _is_default(value, recipe.model_fields[name])):
+            found[name] = value
+    return found
+
+
+def _is_default(value: Any, info: FieldInfo) -> bool:
+    return bool(value == info.default or (not value and not info.default))
+
+
+def _flat_option(name: str, value: Any) -> dict[str, Any]:
+    shown = name not in _NO_NAMES
+    if not isinstance(value, Mapping):
+        return {name: NONE if value is None else value} if shown else {}
+    option = value.get("name")
+    parameters = {f"{option}_{parameter}": given for parameter, given in value.items() if parameter != "name"}
+    return {**({name: option} if shown else {}), **parameters}

@@ -1,0 +1,40 @@
+"""The parts of a recipe of which there can be several."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ..options import STRICT
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 1, 120
+MOST_CHARACTERS = 10_000
+Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
+
+
+class TimedPrompt(BaseModel):
+    """What happens in the video from a second of it on, until the next prompt."""
+
+    model_config = STRICT
+
+    text: Text = Field(default="", description="what happens in the video")
+    from_second: float = Field(default=0.0, ge=0, le=LONGEST_SECONDS, description="where in the video it begins")
+
+
+class Lora(BaseModel):
+    """An adapter of the transformer's weights; the hash says which file, wherever it lies."""
+
+    model_config = STRICT
+
+    name: Text = Field(min_length=1, description="what people call it")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of its file, in hexadecimal digits")
+    weight: float = Field(default=1.0, ge=-10, le=10, description="how strongly it acts")
+
+
+def wrong(field: str, allowed: str, given: Any) -> InitErrorDetails:
+    """An error of ``field`` for validators that look at several fields; ``allowed`` says in words what it takes."""
+    return InitErrorDetails(
+        type=PydanticCustomError("fit", "{allowed}", {"allowed": allowed}), loc=(field,), input=given
+    )

@@ -1,0 +1,183 @@
+"""The kinds of result: what each takes, and how it plans its sections. A new kind is a class and a line in KINDS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from ..options import Option
+from .context import f1_context, i2v_context, one_frame_context
+from .plan import Result, SectionPlan, VideoPlan, video_frames
+
+Role = Literal["start", "end", "key", "control"]
+"""What a picture is for: the first frame, the last one, one in between, or something to look at."""
+
+
+class Timed(Protocol):
+    """Something that holds from a second of the video on."""
+
+    @property
+    def from_second(self) -> float: ...
+
+
+class Asked(Protocol):
+    """What of a recipe a plan depends on."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def latent_window(self) -> int: ...
+    @property
+    def fps(self) -> int: ...
+    @property
+    def prompts(self) -> Sequence[Timed]: ...
+
+
+class Placed(Protocol):
+    """What of a picture a plan depends on."""
+
+    @property
+    def role(self) -> Role: ...
+    @property
+    def index(self) -> int | None: ...
+
+
+class Kind(Option):
+    """How sections follow each other, and what they see.
+
+    Attributes:
+        result: what it makes.
+        needs: the roles of pictures without which it cannot begin.
+        takes: all the roles that it has a use for.
+        takes_video: whether it can go on from a video.
+    """
+
+    result: ClassVar[Result] = "video"
+    needs: ClassVar[frozenset[Role]] = frozenset({"start"})
+    takes: ClassVar[frozenset[Role]] = frozenset({"start"})
+    takes_video: ClassVar[bool] = False
+
+    def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
+        """The sections of what is asked for. Without ``pictures``, those are meant that the kind needs."""
+        raise NotImplementedError
+
+
+class FramePack(Kind):
+    """Inverted anti-drifting: the end is made first, and the start latent joins the history with the last section."""
+
+    name: ClassVar[str] = "framepack"
+
+    def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
+        """See ``Kind``."""
+        start, window = _first("start", pictures), asked.latent_window
+        paddings = padding_schedule(section_count(asked.seconds, window, asked.fps))
+        sections = tuple(_i2v_section(number, padding, window, start) for number, padding in enumerate(paddings))
+        return with_prompts(VideoPlan(window, sections, grows_at_front=True), asked)
+
+
+class F1(Kind):
+    """Forward: the start latent stands in the history from the beginning."""
+
+    name: ClassVar[str] = "f1"
+
+    def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
+        """See ``Kind``."""
+        start, window = _first("start", pictures), asked.latent_window
+        numbers = range(section_count(asked.seconds, window, asked.fps))
+        sections = tuple(_f1_section(number, window, start) for number in numbers)
+        return with_prompts(VideoPlan(window, sections, begins_with=start), asked)
+
+
+class OneFrame(Kind):
+    """A single picture at a chosen time index, with control pictures as clean context."""
+
+    name: ClassVar[str] = "one_frame"
+    result: ClassVar[Result] = "picture"
+    needs: ClassVar[frozenset[Role]] = frozenset({"control"})
+    takes: ClassVar[frozenset[Role]] = frozenset({"start", "control"})
+
+    target_index: int = Field(default=9, ge=0, le=64, description="time index of the picture that is made")
+    post: bool = Field(default=True, description="a zero latent stands where a video would go on")
+    history_2x: bool = Field(default=True, description="zero latents stand there too, as 2x context")
+    history_4x: bool = Field(default=True, description="zero latents stand there too, as 4x context")
+
+    def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
+        """See ``Kind``. The image tokens are those of the start picture, else of the first control picture."""
+        controls = {n: picture.index or 0 for n, picture in enumerate(pictures) if picture.role == "control"} or {0: 0}
+        starts = [n for n, picture in enumerate(pictures) if picture.role == "start"]
+        context = one_frame_context(
+            self.target_index,
+            controls,
+            asked.latent_window,
+            post=self.post,
+            history_2x=self.history_2x,
+            history_4x=self.history_4x,
+        )
+        seen = [*starts, *controls][0]
+        section = SectionPlan(0, context, latents_after=1, decode_frames=1, frames_after=video_frames(1), picture=seen)
+        return VideoPlan(asked.latent_window, (section,), result=self.result)
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (FramePack, F1, OneFrame)}
+
+
+def section_count(seconds: float, window: int, fps: int = 30) -> int:
+    """Sections for a wished length; a section adds 4 ``window`` video frames. Rounds half to even, at least 1."""
+    return max(round(seconds * fps / (4 * window)), 1)
+
+
+def padding_schedule(sections: int) -> tuple[int, ...]:
+    """The gap between start picture and section, in windows, per I2V section in the order of making.
+
+    Long videos do not count down from the true distance: the model was trained on gaps of up to 3 windows.
+    """
+    if sections <= 4:
+        return tuple(reversed(range(sections)))
+    return (3, *([2] * (sections - 3)), 1, 0)
+
+
+def with_prompts(plan: VideoPlan, asked: Asked) -> VideoPlan:
+    """The plan, each section with the prompt that holds at its middle: a prompt begins at the nearest section."""
+    starts = [prompt.from_second * asked.fps for prompt in asked.prompts]
+    before, sections = 0, []
+    for section in plan.sections:
+        middle = (before + section.frames_after) / 2
+        at = plan.frames - middle if plan.grows_at_front else middle
+        held = sum(start <= at for start in starts)
+        sections.append(replace(section, prompt=max(held - 1, 0)))
+        before = section.frames_after
+    return replace(plan, sections=tuple(sections))
+
+
+def _first(role: Role, pictures: Sequence[Placed]) -> int:
+    """The number of the first picture of that role."""
+    return next((n for n, picture in enumerate(pictures) if picture.role == role), 0)
+
+
+def _i2v_section(number: int, padding: int, window: int, start: int) -> SectionPlan:
+    is_last = padding == 0
+    latents_after = window * (number + 1) + (1 if is_last else 0)
+    return SectionPlan(
+        number=number,
+        context=i2v_context(window, padding, start),
+        latents_after=latents_after,
+        decode_frames=min(latents_after, 2 * window + (1 if is_last else 0)),
+        frames_after=video_frames(latents_after),
+        picture=start,
+        prepends=start if is_last else None,
+    )
+
+
+def _f1_section(number: int, window: int, start: int) -> SectionPlan:
+    latents_after = window * (number + 1) + 1
+    return SectionPlan(
+        number=number,
+        context=f1_context(window, start),
+        latents_after=latents_after,
+        decode_frames=min(latents_after, 2 * window),
+        frames_after=video_frames(latents_after),
+        picture=start,
+    )

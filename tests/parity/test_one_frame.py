@@ -1,0 +1,87 @@
+"""The pack's one-frame cases through the road: a kind that differs by its plan alone, and makes a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusers_helper.conditioning.prompt import PromptEmbedding
+from diffusers_helper.engine import Conditioning, EncodedPicture
+from diffusers_helper.events import Finished, Plan, SectionDone, Step
+from diffusers_helper.generate import generate
+from diffusers_helper.request import Request
+from diffusers_helper.vae.codec import LatentPosterior
+from tests.parity import pack
+from tests.parity.engine import PackCheckpoint, PackEngine
+
+NAME = "run_oneframe"
+CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "with_zero_history": ({}, (0,)),
+    "single_clean": ({"target_index": 1, "post": False, "history_2x": False, "history_4x": False}, (0,)),
+    "no_2x_4x": ({"post": False, "history_2x": False, "history_4x": False}, (0, 10)),
+}
+"""What each recorded layout is as a request: the kind's parameters, and the time indices of its control pictures."""
+
+
+class OneFrameEngine(PackEngine):
+    """One recorded case; its clean latents are the request's pictures."""
+
+    def __init__(self, case: str) -> None:
+        values = pack.tensors(NAME)
+        self._values, self._clean = values, values[f"{case}.layout.clean_latents"]
+        height, width = (8 * cells for cells in self._clean.shape[3:])
+        self.checkpoint = PackCheckpoint("parity", "parity", ("one_frame",), {}, ((height, width),))
+        self.fingerprint, self.decoded, self.contexts = "parity", [], []
+
+    def encode(self, request: Request, pictures: Any) -> Conditioning:
+        tokens, valid = self._values["image_embeddings"], self._values["encoder_attention_mask"].bool()
+        prompt = self._values["encoder_hidden_states"][:, valid[0]]
+        encoded = []
+        for n in range(len(pictures)):
+            latent = self._clean[:, :, n : n + 1]
+            encoded.append(EncodedPicture(tokens, LatentPosterior(latent, torch.zeros_like(latent))))
+        prompts = (PromptEmbedding(prompt, self._values["pooled_projections"], 0),)
+        return Conditioning(prompts, None, tuple(encoded))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_picture_is_made_as_the_original_makes_it(case: str, tmp_path: Path) -> None:
+    parameters, indices = CASES[case]
+    Image.new("RGB", (80, 48)).save(tmp_path / "a.png")
+    pictures = [{"role": "control", "path": str(tmp_path / "a.png"), "index": index} for index in indices]
+    data = {"kind": {"name": "one_frame", **parameters}, "step_cache": None, "pictures": pictures}
+    request = Request.from_data(
+        {"schema_version": 2, **data, "seed": int(pack.metadata(NAME)["noise_seed"]), "steps": 8}
+    )
+    latents, engine = tmp_path / "latents.safetensors", OneFrameEngine(case)
+    events = list(generate(request, engine, tmp_path / "outputs", latents_result=latents))
+    assert isinstance(events[-1], Finished), events[-1]
+    result = pack.tensors(NAME)[f"{case}.result"]
+    pack.assert_close(load_file(latents)["latents"], result, pack.trajectory_tolerance(8))
+    assert_layout(engine, case)
+    assert_one_picture(events, Path(events[-1].path or ""))
+
+
+def assert_layout(engine: PackEngine, case: str) -> None:
+    (context,), layout = engine.contexts, pack.group(pack.tensors(NAME), f"{case}.layout")
+    recorded = pack.context_inputs(layout)
+    assert context.target_index.tolist() == recorded["indices_latents"].tolist()
+    for mine, name in ((context.index, "clean"), (context.index_2x, "history_2x"), (context.index_4x, "history_4x")):
+        expected = recorded.get(f"indices_latents_{name}")
+        assert (None if mine is None else mine.tolist()) == (None if expected is None else expected.tolist())
+
+
+def assert_one_picture(events: list[Any], path: Path) -> None:
+    """One section, one frame, and a PNG that tells its recipe; no work folder is left."""
+    assert [event.frames for event in events if isinstance(event, (SectionDone, Plan))] == [1, 1]
+    assert sum(isinstance(event, Step) for event in events) == 8
+    assert path.suffix == ".png"
+    with Image.open(path) as image:
+        assert image.size == (10, 6)  # the stand-in decoder makes a pixel of each latent cell
+        assert '"one_frame"' in image.info["Comment"]
+        assert np.asarray(image).std() > 0
+    assert [file.name for file in path.parent.iterdir() if file.is_dir()] == []

@@ -1,0 +1,107 @@
+"""A choice holds exactly one option with its own parameters, and what is wrong with it is told by its flat name."""
+
+from typing import Any
+
+import pytest
+
+from diffusers_helper.caches.options import TeaCacheOption
+from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.request import Recipe, Request
+from diffusers_helper.request.fields import fields
+from diffusers_helper.request.output import Mp4, Png
+from diffusers_helper.sections.kinds import F1, FramePack, OneFrame
+
+CONTROL = {"role": "control", "path": "a.png", "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("named", "field", "option"),
+    [
+        ({"step_cache": "off"}, "step_cache", None),
+        ({"step_cache": "off", "teacache_threshold": 0.3}, "step_cache", None),
+        ({"step_cache": "teacache"}, "step_cache", TeaCacheOption(threshold=0.15)),
+        ({"teacache_threshold": 0.3}, "step_cache", TeaCacheOption(threshold=0.3)),
+        ({"teacache": False, "teacache_threshold": 0.3}, "step_cache", None),
+        ({"teacache": True}, "step_cache", TeaCacheOption()),
+        ({"kind": "f1"}, "kind", F1()),
+        ({"kind": "one_frame", "one_frame_target_index": 4}, "kind", OneFrame(target_index=4)),
+        ({"one_frame_post": False}, "kind", OneFrame(post=False)),
+        ({"kind": "one_frame"}, "output", Png()),
+        ({"mp4_crf": 20}, "output", Mp4(crf=20)),
+        ({}, "kind", FramePack()),
+    ],
+)
+def test_flat_values_choose_an_option(named: dict[str, Any], field: str, option: object) -> None:
+    recipe = Recipe.parse(named)
+    assert getattr(recipe, field) == option
+    assert Recipe.parse(recipe.flat()) == recipe
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"step_cache": {"name": "other"}}, "step_cache: 'other' is not allowed; give 'off' or 'teacache'"),
+        ({"step_cache": {}}, "step_cache: {} is not allowed"),
+        ({"step_cache": "teacache"}, "step_cache: 'teacache' is not allowed"),
+        ({"step_cache": {"name": "teacache", "threshold": 2}}, "teacache_threshold: 2 is not allowed; give a number"),
+        ({"step_cache": {"name": "teacache", "steps": 2}}, "teacache_steps: is not a field"),
+        ({"kind": {"name": "video"}}, "kind: 'video' is not allowed; give 'framepack' or 'f1'"),
+        ({"kind": None}, "kind: None is not allowed"),
+        ({"output": {"name": "png"}}, "output: 'png' is not allowed; give a video, as framepack makes"),
+        ({"kind": {"name": "one_frame"}, "output": {"name": "mp4"}}, "output: 'mp4' is not allowed; give a picture"),
+        ({"prompts": []}, "prompts: [] is not allowed; give times that follow each other"),
+        ({"prompts": [{"text": "a", "from_second": 1}]}, "the first 0"),
+        ({"prompts": [{"text": "a"}, {"text": "b", "from_second": 3}, {"text": "c", "from_second": 2}]}, "follow each"),
+        ({"prompts": [{"text": "a"}, {"text": 7, "from_second": 3}]}, "prompts.1.text: 7 is not allowed; give a text"),
+        ({"loras": [{"name": "x", "sha256": "zz"}]}, "loras.0.sha256: 'zz' is not allowed"),
+    ],
+)
+def test_data_that_holds_no_option_is_refused(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Recipe.from_data({"schema_version": 2, **data})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"pictures": [{"path": "a"}, {"path": "b"}]}, "one start picture"),
+        ({"pictures": [{"role": "end", "path": "b"}]}, "picture: is missing; give path of the start picture"),
+        ({"pictures": [{"path": "a"}, {"role": "end", "path": "b"}]}, "pictures that framepack has a use for: start"),
+        ({"pictures": [{"path": "a"}, {"role": "key", "path": "b", "at_second": 9}]}, "before the end of the video"),
+        ({"pictures": [{"path": "a"}, {"role": "key", "path": "b"}]}, "at_second for a key picture"),
+        ({"pictures": [{"path": "a", "index": 3}]}, "an index for control pictures only"),
+        ({"pictures": [{"path": "a"}, {"role": "end"}]}, "pictures.1.path: is missing"),
+        ({"pictures": [{"path": "a"}, {"role": "cover", "path": "b"}]}, "pictures.1.role: 'cover' is not allowed"),
+        ({"pictures": [{"path": "a"}], "video": "v.mp4"}, "video: 'v.mp4' is not allowed"),
+        (
+            {"kind": {"name": "one_frame"}, "pictures": [{"path": "a"}]},
+            "pictures: is missing; give path of the control",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(inputs: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Request.from_data({"schema_version": 2, **inputs})
+    assert words in str(refusal.value)
+
+
+def test_a_recipe_holds_no_inputs() -> None:
+    request = Request.parse({"picture": "/home/me/secret.png", "seed": 5, "pictures": ()})
+    assert request.recipe == Recipe.parse({"seed": 5})
+    assert "secret" not in request.recipe.to_json()
+
+
+def test_every_parameter_has_a_flat_name_of_its_own() -> None:
+    named = fields(Recipe)
+    assert {"teacache_threshold", "mp4_crf", "one_frame_target_index", "step_cache", "kind", "prompt"} <= set(named)
+    assert all(field.info.description for field in named.values())
+
+
+def test_control_pictures_have_an_index_and_a_request_knows_its_paths() -> None:
+    pictures = [CONTROL, {**CONTROL, "path": "b.png", "index": 10, "mask": "m.png"}]
+    request = Request.from_data({"schema_version": 2, "kind": {"name": "one_frame"}, "pictures": pictures})
+    assert request.picture_paths == ("a.png", "b.png", "m.png")
+    assert request.with_paths(str.upper).picture_paths == ("A.PNG", "B.PNG", "M.PNG")
+    assert request.shown_picture == "a.png"

@@ -1,0 +1,90 @@
+"""Files as version 1 wrote them, kept in tests/kept/v1 for ever: opened, told, gone on with.
+
+The queue's file is in tests/jobs.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_helper.engine import Engine
+from diffusers_helper.events import Finished, Started
+from diffusers_helper.generate import resume
+from diffusers_helper.media.video import probe
+from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.presets import PresetStore
+from diffusers_helper.recall import recall
+from diffusers_helper.request import Request
+from diffusers_helper.workfolder import WorkFolder
+
+KEPT = Path(__file__).parent / "kept" / "v1"
+RECALLED = {
+    "prompt": "the camera pans left", "negative_prompt": "", "seed": 7, "seconds": 1.0, "steps": 3,
+    "distilled_guidance": 10.0, "real_cfg": 1.0, "cfg_rescale": 0.0, "latent_window": 9, "kind": "f1",
+    "step_cache": "off", "mp4_crf": 20, "size": None, "preserved_memory_gb": 6.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine.load(find_checkpoint("pocket", tmp_path_factory.mktemp("models")))
+
+
+@pytest.mark.parametrize("file", ["video.mp4", "picture.png", "request.json"])
+def test_results_tell_their_settings(file: str) -> None:
+    found = recall(KEPT / file)
+    assert (found.source, found.fields, found.not_taken) == ("framepack", RECALLED, ())
+    assert found.checkpoint == ("" if file == "request.json" else "pocket")
+
+
+def test_a_request_is_read() -> None:
+    text = (KEPT / "request.json").read_text()
+    request = Request.from_json(text)
+    assert request.flat() == {"picture": json.loads(text)["picture"], **RECALLED}
+    assert Request.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "Kept one",
+            {
+                "prompt": "a caption", "negative_prompt": "x", "seed": 2**60, "seconds": 3.0, "steps": 12, "kind": "f1",
+                "step_cache": "teacache", "teacache_threshold": 0.3, "mp4_crf": 22, "size": "160x96",
+                "preserved_memory_gb": 7.5,
+            },
+        ),
+        ("Without cache", {"step_cache": "off"}),
+    ],
+)  # fmt: skip
+def test_presets_are_read_and_kept_anew(name: str, values: dict[str, Any], tmp_path: Path) -> None:
+    store = PresetStore(Path(shutil.copytree(KEPT / "presets", tmp_path / "presets")))
+    assert store.problems() == []
+    assert store.load(name).values == values
+    anew = PresetStore(tmp_path / "anew")
+    anew.import_text(store.export_text(name))
+    assert anew.load(name).values == values
+
+
+@pytest.mark.parametrize(("kind", "threshold"), [("framepack", 0.25), ("f1", 0.25)])
+def test_a_work_folder_is_gone_on_with(kind: str, threshold: float, engine: Engine, tmp_path: Path) -> None:
+    kept = json.loads((KEPT / f"work_folder_{kind}" / "job.json").read_text())
+    folder = tmp_path / "outputs" / kept["folder"]
+    shutil.copytree(KEPT / f"work_folder_{kind}", folder)
+    reopened = WorkFolder.reopen(folder)
+    flat = reopened.request.flat()
+    assert (flat["kind"], flat["step_cache"], flat["teacache_threshold"]) == (kind, "teacache", threshold)
+    (saved,) = reopened.load_sections()
+    assert saved.latents.shape[2] == 9
+    events = list(resume(folder, engine))
+    assert isinstance(events[0], Started)
+    assert events[0].sections_done == 1
+    assert isinstance(events[-1], Finished), events[-1]
+    assert Path(events[-1].path or "") == folder.with_suffix(".mp4")
+    assert probe(folder.with_suffix(".mp4")).frames == 73
+    assert recall(folder.with_suffix(".mp4")).fields["kind"] == kind
+    assert not folder.exists()
