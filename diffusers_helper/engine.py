@@ -18,8 +18,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from .caches.step_cache import BlockCache
-from .caches.teacache import TeaCache
+from .caches.select import make_step_cache
+from .caches.step_cache import StepCache
 from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
@@ -76,12 +76,14 @@ class Conditioning:
 class SectionDenoiser:
     """The denoiser of one section, and how often its step cache computed.
 
-    ``ready`` lets the transformer come to the device if it is not there.
+    Attributes:
+        caches: the step caches of the CFG branches, the positive one first.
+        table: of the transformer's modulation.
+        ready: lets the transformer come to the device if it is not there.
     """
 
     denoise: Denoiser
-    cache: BlockCache | None
-    negative_cache: BlockCache | None = None
+    caches: tuple[StepCache | None, StepCache | None]
     table: ModulationTable | None = None
     ready: Callable[[], None] = field(default=lambda: None)
 
@@ -98,11 +100,13 @@ class SectionDenoiser:
 
     @property
     def last_step_computed(self) -> bool:
-        return self.cache is None or self.cache.computed[-1]
+        """Whether the positive branch ran all blocks; what the negative one did is not told."""
+        positive = self.caches[0]
+        return positive is None or positive.computed[-1]
 
     def state(self) -> Callable[[], None]:
         """What the step caches know now; calling the result brings it back, so that a step can be tried again."""
-        restores = [cache.state() for cache in (self.cache, self.negative_cache) if cache]
+        restores = [cache.state() for cache in self.caches if cache]
 
         def restore() -> None:
             for each in restores:
@@ -314,7 +318,7 @@ def section_denoiser(
     transformer: FramePackTransformer, compute: Compute, request: Request, conditioning: Conditioning, context: Context
 ) -> SectionDenoiser:
     """A denoiser for one section, with its own step-cache state for each CFG branch."""
-    caches = [_block_cache(request) for _ in range(2)]
+    caches = make_step_cache(request), make_step_cache(request)
     denoise = Denoiser(
         transformer,
         {"image_embeds": conditioning.picture_tokens, **_context_inputs(context)},
@@ -326,11 +330,7 @@ def section_denoiser(
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
     )
     table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
-    return SectionDenoiser(denoise, caches[0], caches[1], table)
-
-
-def _block_cache(request: Request) -> BlockCache | None:
-    return BlockCache(TeaCache(request.steps, request.teacache_threshold)) if request.teacache else None
+    return SectionDenoiser(denoise, caches, table)
 
 
 def _text_input(embedding: PromptEmbedding) -> TextInput:

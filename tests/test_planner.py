@@ -137,4 +137,4 @@ def test_a_video_is_planned_with_a_step_cache_for_each_branch(
 ) -> None:
     made = planner()
     made.for_job(made_request(photograph).model_copy(update=fields), 640, 640)
-    assert made._workload.cached_branches == branches
+    assert made._workload.cached_tensors == 2 * branches
