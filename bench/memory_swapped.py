@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.memory_gauge import REFUSALS, WARM_UP_STEPS, Bench, Row, told
 from bench.memory_model import FRAMES_PER_SECTION, block_sizes
 from bench.memory_swaps import Swapped, Way, ways
-from diffusers_helper.caches.step_cache import BlockCache
+from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.quantise import Quantisation, quantise
 from diffusers_helper.models.transformer import FramePackTransformer
@@ -24,15 +24,15 @@ BOUNDARIES = 1
 CPU = torch.device("cpu")
 
 
-class Mask:
-    """A step-cache policy that computes certain steps, whatever is measured."""
+class Mask(TeaCache):
+    """Measures as TeaCache does, and computes certain steps, whatever is measured."""
 
-    def __init__(self, computed: frozenset[int]) -> None:
-        self._computed, self._step = computed, -1
+    def __init__(self, computed_steps: frozenset[int]) -> None:
+        super().__init__(STEPS, 0.0)
+        self._computed_steps = computed_steps
 
     def compute(self, measure: float | None) -> bool:
-        self._step += 1
-        return self._step in self._computed
+        return len(self.computed) in self._computed_steps
 
 
 @dataclass
@@ -61,7 +61,7 @@ def step(run: Pass) -> Row:
 
 def skipped(run: Pass) -> Row:
     """A step whose blocks are skipped: its time, and that it moves nothing."""
-    one = run.bench.step(run.transformer, step_cache=BlockCache(Mask(frozenset({0}))))
+    one = run.bench.step(run.transformer, step_cache=Mask(frozenset({0})))
     one()
     before = run.swapped.bytes_moved()
     row = run.bench.timed(one)
@@ -71,7 +71,7 @@ def skipped(run: Pass) -> Row:
 
 def section(run: Pass) -> Row:
     """A whole section with a fixed mask: random weights would make a step cache's own decisions meaningless."""
-    one = run.bench.step(run.transformer, step_cache=BlockCache(Mask(MASK)))
+    one = run.bench.step(run.transformer, step_cache=Mask(MASK))
     before = run.swapped.bytes_moved()
     seconds = run.bench.seconds(lambda: [one() for _ in range(STEPS)])
     moved = _gb(run.swapped.bytes_moved() - before)

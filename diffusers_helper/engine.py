@@ -18,9 +18,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from .caches.options import TeaCacheOption
-from .caches.step_cache import BlockCache
-from .caches.teacache import TeaCache
+from .caches.step_cache import StepCache
 from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
@@ -94,12 +92,14 @@ class Conditioning:
 class SectionDenoiser:
     """The denoiser of one section, and how often its step cache computed.
 
-    ``ready`` lets the transformer come to the device if it is not there.
+    Attributes:
+        caches: the step caches of the CFG branches, the positive one first.
+        table: of the transformer's modulation.
+        ready: lets the transformer come to the device if it is not there.
     """
 
     denoise: Denoiser
-    cache: BlockCache | None
-    negative_cache: BlockCache | None = None
+    caches: tuple[StepCache | None, StepCache | None]
     table: ModulationTable | None = None
     ready: Callable[[], None] = field(default=lambda: None)
 
@@ -116,11 +116,13 @@ class SectionDenoiser:
 
     @property
     def last_step_computed(self) -> bool:
-        return self.cache is None or self.cache.computed[-1]
+        """Whether the positive branch ran all blocks; what the negative one did is not told."""
+        positive = self.caches[0]
+        return positive is None or positive.computed[-1]
 
     def state(self) -> Callable[[], None]:
         """What the step caches know now; calling the result brings it back, so that a step can be tried again."""
-        restores = [cache.state() for cache in (self.cache, self.negative_cache) if cache]
+        restores = [cache.state() for cache in self.caches if cache]
 
         def restore() -> None:
             for each in restores:
@@ -345,7 +347,7 @@ def section_denoiser(
 
     ``context``: the latents of the section's context plan.
     """
-    caches = [_block_cache(request) for _ in range(2)]
+    caches = _step_cache(request), _step_cache(request)
     denoise = Denoiser(
         transformer,
         {"image_embeds": conditioning.pictures[section.picture].tokens, **_context_inputs(context)},
@@ -357,12 +359,11 @@ def section_denoiser(
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
     )
     table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
-    return SectionDenoiser(denoise, caches[0], caches[1], table)
+    return SectionDenoiser(denoise, caches, table)
 
 
-def _block_cache(request: Request) -> BlockCache | None:
-    cache = request.step_cache
-    return BlockCache(TeaCache(request.steps, cache.threshold)) if isinstance(cache, TeaCacheOption) else None
+def _step_cache(request: Request) -> StepCache | None:
+    return request.step_cache.make(request.steps) if request.step_cache else None
 
 
 def _text_input(embedding: PromptEmbedding) -> TextInput:

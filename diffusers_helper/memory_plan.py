@@ -179,11 +179,11 @@ def _shortage(way: Way, machine: Machine) -> tuple[int, int]:
 
 
 def _remedy(machine: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> str:
-    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached_branches)
+    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached_tensors)
     free = replace(wishes, precision="auto", swap=True, decode="auto")
     tries: tuple[tuple[str, Workload, Wishes], ...] = (
         ("The quantisation that is chosen by default would fit", workload, free),
-        ("It would fit without a step cache", replace(workload, cached_branches=0), wishes),
+        ("It would fit without a step cache", replace(workload, cached_tensors=0), wishes),
         (f"A latent window of {SMALL_WINDOW} would fit", smaller, wishes),
         ("4-bit weights by bitsandbytes would fit", workload, replace(free, precision="bnb4", bnb_cpu_offload=True)),
     )

@@ -42,9 +42,8 @@ SWAP_BUFFERS = 3
 TEXT_TOKENS = 900
 ACTIVATIONS_PER_TOKEN = 23
 """Values of the transformer's width that a block holds at once for each token."""
-CACHED_PER_TOKEN = 4
-"""The same, of a step cache for one CFG branch: its last input and residual, and those of the step before, to which a
-step returns that is tried again."""
+KEPT_STEPS = 2
+"""Of what a step cache keeps: the last step's, and the one's before, to which a step returns that is tried again."""
 BYTES_PER_SCORE, BYTES_PER_MASKED_SCORE = 8, 12
 """Of attention that is not fused: a score and its softmax, in float32; the VAE's has a mask besides."""
 LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
@@ -131,7 +130,8 @@ class PartSizes:
 class Workload:
     """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels and frames.
 
-    ``cached_branches``: of the CFG branches, which run one after the other, those that have a step cache.
+    ``cached_tensors``: of the size of a call's tokens, what the step caches of all CFG branches keep from step to step;
+    the branches run one after the other. TeaCache keeps two, its last input and residual.
     """
 
     height: int
@@ -139,15 +139,15 @@ class Workload:
     tokens: int
     steps: int = 25
     frames: int = 73
-    cached_branches: int = 1
+    cached_tensors: int = 2
 
     @classmethod
-    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, cached_branches: int = 1) -> Workload:
+    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, cached_tensors: int = 2) -> Workload:
         """The largest section of a video: 1 clean start frame and 1 clean, 2 2x and 16 4x context frames."""
         rows, columns = height // 16, width // 16
         coarse = -(-rows // 2) * -(-columns // 2) + 4 * -(-rows // 4) * -(-columns // 4)
         tokens = (latent_window + 2) * rows * columns + coarse + TEXT_TOKENS
-        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3, cached_branches)
+        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3, cached_tensors)
 
     def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
         """Working memory of the VAE. ``cpu`` is where it goes when the GPU is too small: in tiles, in float32."""
@@ -243,7 +243,7 @@ class Way:
         return (self.sizes.other_weights + table) * self.sizes.bytes_per_weight["transformer"]
 
     def activation_bytes(self) -> int:
-        per_token = ACTIVATIONS_PER_TOKEN + CACHED_PER_TOKEN * self.workload.cached_branches
+        per_token = ACTIVATIONS_PER_TOKEN + KEPT_STEPS * self.workload.cached_tensors
         values = self.workload.tokens * self.sizes.width * per_token
         scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
         return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE

@@ -98,7 +98,7 @@ class Planner:
         self._machine = self._now()
         preserved = max(self.wishes.preserved_bytes, int(request.preserved_memory_gb * 1e9))
         wishes = replace(self.wishes, precision=self.plan.precision, preserved_bytes=preserved)
-        asked = (request.latent_window, request.steps, _cached_branches(request))
+        asked = (request.latent_window, request.steps, _cached_tensors(request))
         self._workload = Workload.of(height, width, *asked)
         made = self._plan_with_lessons(wishes)
         if made.precision != self.plan.precision:
@@ -151,9 +151,10 @@ class Planner:
         return self._workload.cpu_decode_bytes(self._sizes) + SPARE_RAM <= read_ram().free
 
 
-def _cached_branches(request: Request) -> int:
-    """CFG branches that have a step cache."""
-    return int(request.step_cache is not None) * (2 if request.real_cfg > 1 else 1)
+def _cached_tensors(request: Request) -> int:
+    """What the step caches of all CFG branches keep, in tensors of the size of the image tokens."""
+    of_one = request.step_cache.token_tensors if request.step_cache else 0
+    return of_one * (2 if request.real_cfg > 1 else 1)
 
 
 def forecast_full_size(compute: Compute, wishes: Wishes, models_dir: Path) -> MemoryPlan:

@@ -6,8 +6,9 @@
 
 A block's tensors lie in one flat host buffer, so a block is one copy. Resident blocks stay on the device, spread so
 that the copies never bunch. The others go through a ring of bytes on the device; as many as fit are on their way, the
-first blocks of the next pass included. Nothing is copied back, and nothing is copied when no pass is made. Works on
-whatever tensors a block has: 16 bits, int8, fp8.
+first blocks of the next pass included. Nothing is copied back, and nothing is copied when no pass is made, nor by one
+that ends before a block has left the ring: what is there then is what the next pass begins with. Works on whatever
+tensors a block has: 16 bits, int8, fp8.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ class Ring:
 class BlockSwap:
     """An endless supply of blocks whose weights are on the device when they are handed out.
 
-    Calling it makes one pass. A pass that is broken off costs nothing but the copies under way.
+    Calling it makes one pass. One that is broken off costs nothing but the copies under way; nothing at all up to the
+    first block that passes through, itself included, since the next pass begins with the same copies.
 
     Args:
         blocks: in the order in which they run.
@@ -274,7 +276,6 @@ class BlockSwap:
 
     def _run(self) -> Generator[nn.Module, None, None]:
         self._settle()
-        whole = False
         try:
             self._prefetch()
             for index, block in enumerate(self._blocks):
@@ -282,22 +283,23 @@ class BlockSwap:
                     yield from self._lend(block)
                 else:
                     yield block.module
-            whole = True
+        except Exception:
+            self._forget()  # a copy has failed
+            raise
         finally:
-            if not whole:
-                self._forget()
+            self._rewind()
 
     def _lend(self, block: PackedBlock) -> Iterator[nn.Module]:
         """Hand out a block that passes through; when it comes back, its bytes are free for the next."""
         copy, ring = self._under_way[0], self._settled_ring()
         self._transport.wait(copy.ticket)
-        self._under_way.popleft()
         block.bind(ring.buffer[copy.start : copy.end])
         try:
             yield block.module
         finally:
             block.bring_home()
-            ring.give_back(copy, self._transport.mark())
+        self._under_way.popleft()
+        ring.give_back(copy, self._transport.mark())
         self._prefetch()
 
     def _prefetch(self) -> None:
@@ -326,6 +328,12 @@ class BlockSwap:
         if self._ring is None:
             self._ring = Ring(self._transport.device_buffer(self.ring_bytes), self._transport.mark())
         return self._ring
+
+    def _rewind(self) -> None:
+        """Let a pass begin with what is under way. It may after a whole pass, and while no block has left the ring;
+        else the copies are those of later blocks, and forgotten."""
+        if self._streamed and (self._next - len(self._under_way)) % len(self._streamed):
+            self._forget()
 
     def _forget(self) -> None:
         """The next pass begins with nothing under way. Copies keep their order: no old one overwrites a new one."""

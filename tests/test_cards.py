@@ -19,7 +19,6 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.vae import DecoderOutput
 
 from bench.virtual_clock import VirtualTransport
-from diffusers_helper.caches.step_cache import BlockCache
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory_plan import MemoryPlan, plan_memory
@@ -101,7 +100,7 @@ def steps_of() -> Mapping[tuple[str, int], list[Step]]:
 
 def three_steps(made: FramePackTransformer, inputs: Mapping[str, Any], branches: int) -> None:
     """In the third the caches hold all they ever do: their own, and what a step that is tried again returns to."""
-    caches = [BlockCache(TeaCache(25, 0.15)) for _ in range(branches)]
+    caches = [TeaCache(25, 0.15) for _ in range(branches)]
     for _ in range(3 if caches else 1):
         kept = [cache.state() for cache in caches]
         for cache in caches or [None]:
@@ -173,7 +172,7 @@ def test_no_card_climbs_down_a_rung(
     """Of 32 GB of RAM `start.sh` makes the small host copy. ``branches``: of CFG, with a step cache each."""
     free = int(0.985 * vram * GIB - 0.6 * GB)
     here = Machine(vram * GIB, free, ram * GIB, int(0.85 * ram * GIB), 10**12, segments_grow=grow)
-    workload = Workload.of(HEIGHT, WIDTH, cached_branches=branches)
+    workload = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches)
     if (vram, grow, branches) == (6, False, 2):
         with pytest.raises(OutOfMemory, match="It would fit without a step cache"):
             plan_memory(here, FULL_SIZE, workload, Wishes(small_host_copy=True))
@@ -206,7 +205,7 @@ def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> N
 @pytest.mark.parametrize("precision", ["as_is", "int8"])
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
-    workload, step = Workload.of(HEIGHT, WIDTH, cached_branches=branches), steps_of[precision, branches]
+    workload, step = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches), steps_of[precision, branches]
     way = Way(FULL_SIZE, workload, Wishes(), True, precision, "gpu", True, 0, segments_grow=False)
     needed = smallest_card(step, ExpandableSegments)
     assert needed <= way.activation_bytes() < 1.14 * needed

@@ -46,10 +46,12 @@ def test_the_branches_of_real_cfg_do_not_share_a_cache() -> None:
     same = PromptEmbedding(VALUES["in.llama"], VALUES["in.clip"], 0)
     alone, guided = denoiser(None), denoiser(same, real_cfg=2.5)
     torch.testing.assert_close(result(guided), result(alone), atol=1e-5, rtol=0)
-    assert alone.cache is not None
-    assert guided.cache is not None
-    assert guided.cache.computed == alone.cache.computed
-    assert not all(alone.cache.computed)
+    (positive, _), (guided_positive, guided_negative) = alone.caches, guided.caches
+    assert positive is not None
+    assert guided_positive is not None
+    assert guided_negative is not None
+    assert guided_positive.computed == guided_negative.computed == positive.computed
+    assert not all(positive.computed)
 
 
 def test_every_section_begins_with_an_empty_cache() -> None:
@@ -60,7 +62,7 @@ def test_every_section_begins_with_an_empty_cache() -> None:
 def test_without_teacache_every_step_is_computed() -> None:
     made = denoiser(None, teacache=False)
     result(made)
-    assert made.cache is None
+    assert made.caches == (None, None)
     assert made.last_step_computed
 
 

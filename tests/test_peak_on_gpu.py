@@ -93,7 +93,7 @@ def step_inputs(workload_text: int = 256, device: str = "cuda") -> dict[str, Any
 def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     """Of blocks that run one after the other, three need what sixty need."""
     made: list[FramePackTransformer] = []
-    wishes, workload = Wishes(modulation_table=False, preserved_bytes=0), Workload.of(HEIGHT, WIDTH, cached_branches=0)
+    wishes, workload = Wishes(modulation_table=False, preserved_bytes=0), Workload.of(HEIGHT, WIDTH, cached_tensors=0)
     weights = peak_of(lambda: made.append(few_blocks()))
     assert weights > 0
     sizes = sizes_of(made[0])

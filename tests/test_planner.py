@@ -138,4 +138,4 @@ def test_a_video_is_planned_with_a_step_cache_for_each_branch(
 ) -> None:
     made = planner()
     made.for_job(Request.parse({**made_request(photograph).flat(), **fields}), 640, 640)
-    assert made._workload.cached_branches == branches
+    assert made._workload.cached_tensors == 2 * branches

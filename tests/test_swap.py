@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -230,6 +231,52 @@ def test_a_copy_that_fails_costs_its_pass_only(fails_to: str, at: int) -> None:
     transport.fails_to = ""
     for _ in range(3):
         assert list(numbers(swap())) == list(range(5))
+
+
+def test_a_first_copy_that_fails_is_not_what_the_next_pass_begins_with() -> None:
+    transport = Failing()
+    swap = BlockSwap(numbered([500, 900, 300, 700, 500]), transport)
+    list(swap())
+    transport.fails_to = "wait"
+    with pytest.raises(RuntimeError):
+        next(swap())
+    transport.fails_to = ""
+    for _ in range(2):
+        assert list(numbers(swap())) == list(range(5))
+
+
+def stopped_pass(swap: BlockSwap, after: int) -> None:
+    """A pass that looks at the blocks up to number ``after``, each with its own weights, and goes no further."""
+    with closing(swap()) as blocks:
+        assert list(islice(numbers(blocks), after + 1)) == list(range(after + 1))
+
+
+@pytest.mark.parametrize("resident", [0, 2000, 4000])
+def test_a_pass_that_stops_at_the_first_block_that_passes_through_fetches_nothing(resident: int) -> None:
+    """What is fetched ahead of it the next whole pass uses, also when the ring was empty before."""
+    swap = BlockSwap(numbered([500] * 8), ThreadTransport(), resident)
+    list(swap())
+    settled = swap.bytes_moved
+    for _ in range(4):
+        for after in range(swap._streamed[0] + 1):
+            stopped_pass(swap, after)
+    assert swap.bytes_moved == settled
+    swap.rest()
+    stopped_pass(swap, swap._streamed[0])
+    stopped_pass(swap, 0)
+    assert list(numbers(swap())) == list(range(8))
+    brought_again = swap.resident_bytes + swap.bytes_per_pass + swap.ring_bytes
+    assert swap.bytes_moved - settled == brought_again
+
+
+def test_a_pass_that_stops_later_fetches_no_more_than_it_runs_and_a_ring_ahead() -> None:
+    swap = BlockSwap(numbered([512] * 20), ThreadTransport())
+    list(swap())
+    for after in (1, 3, 8):
+        before = swap.bytes_moved
+        stopped_pass(swap, after)
+        assert swap.bytes_moved - before <= after * 1024 + swap.ring_bytes
+    assert list(numbers(swap())) == list(range(20))
 
 
 def test_copies_by_a_real_thread_hide_behind_the_computation() -> None:

@@ -1,74 +1,116 @@
-"""The step-cache interface: a policy of pure numbers, and the residual it decides about.
+"""The step-cache interface: what a cache is handed at every step, and what it must be able to say and undo.
 
-A policy says, step by step, whether the transformer's blocks are computed or their last residual is reused. A
-``BlockCache`` is one policy with its tensors for one section and one CFG branch: make a new one for each, and no
-state can leak.
+A step cache stands in the place of the transformer's blocks. It is handed a *pass* over them, of which it takes what
+it needs: what it does not ask for is not computed, and of blocks that it does not run no weight is fetched. One cache
+serves one section and one CFG branch: make a new one for each, and no state can leak.
 
 Shapes: B batch, N tokens of the packed image stream, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from ..options import Option
 
-
-class StepCachePolicy(Protocol):
-    """Decides from numbers alone; one instance serves one section and one CFG branch."""
-
-    def compute(self, measure: float | None) -> bool:
-        """True when this step must run the blocks, False when it may reuse the last residual.
-
-        Args:
-            measure: relative L1 change of the blocks' modulated input since the last step; None on the first.
-        """
-        ...
+if TYPE_CHECKING:  # it works on tensors that it is handed, and a recipe is read without torch
+    from torch import Tensor
 
 
-class BlockCache:
-    """Runs the blocks or adds their last residual, as the policy says.
+@dataclass(frozen=True)
+class BlockPass:
+    """One step's pass over the blocks, good until the step cache returns. Whoever made it closes what was begun.
 
     Attributes:
-        computed: one bool per step so far.
+        tokens: [B, N, D], before the blocks.
+        modulated: computes the first block's normed and modulated input, [B, N, D].
+        run: begins at the first block and yields the image tokens, [B, N, D], after each; whoever stops early runs no
+            more of them.
     """
 
-    def __init__(self, policy: StepCachePolicy) -> None:
+    tokens: Tensor
+    modulated: Callable[[], Tensor]
+    run: Callable[[], Iterator[Tensor]]
+
+
+def last(tokens: Iterator[Tensor]) -> Tensor:
+    """Run the blocks that are left; the tokens after the last one, [B, N, D]."""
+    return deque(tokens, maxlen=1).pop()
+
+
+class StepCache(ABC):
+    """A method that skips blocks on some steps.
+
+    What it knows it keeps in attributes that are replaced, never changed in place; so ``state`` is right for all.
+
+    Attributes:
+        computed: one bool per step so far; False where blocks were skipped.
+    """
+
+    def __init__(self) -> None:
         self.computed: list[bool] = []
-        self._policy = policy
-        self._modulated: Tensor | None = None
-        self._residual: Tensor | None = None
 
-    def __call__(self, tokens: Tensor, modulated: Tensor, blocks: Callable[[], Tensor]) -> Tensor:
-        """The image tokens after the blocks, [B, N, D].
+    @abstractmethod
+    def __call__(self, blocks: BlockPass) -> Tensor:
+        """The image tokens after the blocks, [B, N, D]: of this step, or as good as."""
 
-        Args:
-            tokens: [B, N, D], before the blocks.
-            modulated: [B, N, D], the first block's normed and modulated input at this step.
-            blocks: runs all blocks on ``tokens``.
-        """
-        measure = None if self._modulated is None else relative_l1(modulated, self._modulated)
-        self._modulated = modulated
-        must_compute = self._policy.compute(measure) or self._residual is None
-        self.computed.append(must_compute)
-        if self._residual is not None and not must_compute:
-            return tokens + self._residual
-        output = blocks()
-        self._residual = output - tokens
-        return output
+    def note(self, computed: bool) -> None:
+        """Add a step to ``computed``."""
+        self.computed = [*self.computed, computed]
 
     def state(self) -> Callable[[], None]:
-        """What it knows now; calling the result brings that back."""
-        computed, policy = list(self.computed), copy(self._policy)
-        modulated, residual = self._modulated, self._residual
+        """What it knows now; calling the result brings that back, for a step that is tried again."""
+        known = dict(vars(self))
+        return lambda: vars(self).update(known)
 
-        def restore() -> None:
-            self.computed, self._policy = list(computed), copy(policy)
-            self._modulated, self._residual = modulated, residual
 
-        return restore
+class StepCacheOption(Option):
+    """A step cache that a recipe can ask for; its fields are the cache's parameters.
+
+    Attributes:
+        token_tensors: tensors of the size of the packed image stream that one cache keeps from step to step.
+    """
+
+    token_tensors: ClassVar[int]
+
+    def make(self, steps: int) -> StepCache:
+        """The cache of one section of so many steps, and of one CFG branch."""
+        raise NotImplementedError
+
+
+class ResidualCache(StepCache):
+    """Runs all blocks, or adds their last residual to the tokens, as ``decide`` says.
+
+    Attributes:
+        residual: [B, N, D], what the blocks have added when they last ran; None before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.residual: Tensor | None = None
+
+    @abstractmethod
+    def decide(self, blocks: BlockPass) -> bool:
+        """True when this step must run the blocks. Asked at every step; the first one runs them in any case."""
+
+    def learn(self, residual: Tensor) -> None:
+        """Told the residual of a step that ran the blocks, [B, N, D], before it takes the place of the last."""
+
+    def __call__(self, blocks: BlockPass) -> Tensor:
+        """See StepCache."""
+        must_run = self.decide(blocks) or self.residual is None
+        self.note(must_run)
+        if self.residual is not None and not must_run:
+            return blocks.tokens + self.residual
+        output = last(blocks.run())
+        residual = output - blocks.tokens
+        self.learn(residual)
+        self.residual = residual
+        return output
 
 
 def relative_l1(current: Tensor, previous: Tensor) -> float:

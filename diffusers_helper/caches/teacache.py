@@ -7,6 +7,15 @@ steps in a row.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from .step_cache import BlockPass, ResidualCache, StepCacheOption, relative_l1
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FRAMEPACK_COEFFICIENTS = (7.33226126e02, -4.01131952e02, 6.75869174e01, -3.14987800e00, 9.61237896e-02)
 
 
@@ -18,17 +27,29 @@ def estimated_change(relative_l1: float) -> float:
     return total
 
 
-class TeaCache:
+class TeaCache(ResidualCache):
     """Computes the first and the last step, and every step at which the summed estimate reaches ``threshold``."""
 
     def __init__(self, steps: int, threshold: float) -> None:
+        super().__init__()
         self._last = steps - 1
         self._threshold = threshold
         self._step = 0
         self._change = 0.0
+        self._modulated: Tensor | None = None
+
+    def decide(self, blocks: BlockPass) -> bool:
+        """See ResidualCache."""
+        modulated, before = blocks.modulated(), self._modulated
+        self._modulated = modulated
+        return self.compute(None if before is None else relative_l1(modulated, before))
 
     def compute(self, measure: float | None) -> bool:
-        """See StepCachePolicy."""
+        """The decision, from numbers alone.
+
+        Args:
+            measure: relative L1 change of the blocks' modulated input since the last step; None on the first.
+        """
         step, self._step = self._step, self._step + 1
         if measure is None or step == self._last:
             self._change = 0.0
@@ -38,3 +59,16 @@ class TeaCache:
             return False
         self._change = 0.0
         return True
+
+
+class TeaCacheOption(StepCacheOption):
+    """TeaCache as a recipe asks for it. It keeps the residual and the last modulated input."""
+
+    name: ClassVar[str] = "teacache"
+    token_tensors: ClassVar[int] = 2
+
+    threshold: float = Field(default=0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")
+
+    def make(self, steps: int) -> TeaCache:
+        """See ``StepCacheOption``."""
+        return TeaCache(steps, self.threshold)

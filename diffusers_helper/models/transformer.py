@@ -2,7 +2,7 @@
 
 The parameters, their names and the config are diffusers' own, so the reference's checkpoints load key by key. Only
 ``forward`` is written here, because three things must happen in the middle of it and no hook reaches there: a context
-level may be absent, a step cache may skip the whole block stack, and the output projection runs in float32.
+level may be absent, a step cache may skip blocks, and the output projection runs in float32.
 
 Shapes: B batch, C latent channels, T latent frames, H and W latent rows and columns, N tokens, D width, L text tokens.
 The image stream is packed as [4x context, 2x context, clean context, target]; the text stream as [image, text].
@@ -11,8 +11,8 @@ The image stream is packed as [4x context, 2x context, clean context, target]; t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Generator
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -20,14 +20,13 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..caches.step_cache import BlockPass, StepCache, last
 from ..swap import BlockSource, BlockSwap
 from ..transport import Transport
 
 log = logging.getLogger(__name__)
 
 Rotary = tuple[Tensor, Tensor]
-Blocks = Callable[[], Tensor]
-StepCache = Callable[[Tensor, Tensor, Blocks], Tensor]
 
 KERNEL_2X = (2, 2, 2)
 KERNEL_4X = (4, 4, 4)
@@ -110,7 +109,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             guidance: [B], distilled guidance * 1000.
             latents_clean, latents_history_2x, latents_history_4x: [B, C, any, H, W], or None for no such tokens.
             indices_*: [any] int64, their time indices.
-            step_cache: called as ``step_cache(tokens, modulated, blocks)`` in the place of ``blocks()``.
+            step_cache: called with the pass over the blocks, in their place.
         """
         target = self.x_embedder(hidden_states)
         context = self.clean_x_embedder(latents_clean, latents_history_2x, latents_history_4x)
@@ -130,14 +129,14 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         if attention_mask is None:
             text = text[:, : int(mask.sum())]
 
-        def blocks() -> Tensor:
-            return self._run_blocks(tokens, text, temb, attention_mask, rotary)
-
-        if step_cache is None:
-            tokens = blocks()
-        else:
-            tokens = step_cache(tokens, self.transformer_blocks[0].norm1(tokens, emb=temb)[0], blocks)
-        return self._project(tokens[:, -target.shape[1] :], temb, hidden_states.shape)
+        with ExitStack() as begun:
+            blocks = BlockPass(
+                tokens,
+                modulated=lambda: self.transformer_blocks[0].norm1(tokens, emb=temb)[0],
+                run=lambda: begun.enter_context(closing(self._run_blocks(tokens, text, temb, attention_mask, rotary))),
+            )
+            output = last(blocks.run()) if step_cache is None else step_cache(blocks)
+        return self._project(output[:, -target.shape[1] :], temb, hidden_states.shape)
 
     def _text_stream(self, text: Tensor, mask: Tensor, image_embeds: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens, then refined text tokens, [B, L', D], with their mask [B, L']."""
@@ -163,8 +162,8 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
 
     def _run_blocks(
         self, tokens: Tensor, text: Tensor, temb: Tensor, attention_mask: Tensor | None, rotary: Rotary
-    ) -> Tensor:
-        """All double and single stream blocks; [B, N, D] image tokens in and out."""
+    ) -> Generator[Tensor, None, None]:
+        """All double and single stream blocks; [B, N, D] image tokens in, and out after each."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         with closing(self.block_source()) if self.block_source else nullcontext(self.blocks) as blocks:
             for block in blocks:
@@ -172,7 +171,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
                     (lambda *inputs, b=block: self._gradient_checkpointing_func(b, *inputs)) if checkpointing else block
                 )
                 tokens, text = run(tokens, text, temb, attention_mask, rotary)
-        return tokens
+                yield tokens
 
     def _project(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
         """Final norm in the model's dtype, projection in float32, tokens [B, N, D] back to latents [B, C, T, H, W]."""

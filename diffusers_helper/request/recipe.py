@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
-from ..caches.options import STEP_CACHES, StepCacheOption, TeaCacheOption
+from ..caches.step_cache import StepCacheOption
+from ..caches.table import STEP_CACHES
+from ..caches.teacache import TeaCacheOption
 from ..errors import InvalidRequest
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind

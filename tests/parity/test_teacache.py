@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from diffusers_helper.caches.step_cache import BlockCache
 from diffusers_helper.caches.teacache import TeaCache, estimated_change
 from diffusers_helper.denoise.denoiser import Denoiser, Guidance, TextInput
 from diffusers_helper.denoise.sample import sample
@@ -34,7 +33,7 @@ def test_polynomial(key: str) -> None:
 def test_result_and_decisions_on_the_model(key: str) -> None:
     values, record = pack.tensors("teacache_thresholds"), RECORDS[key]
     noise, steps = values[f"{key}.noise"], record["steps"]
-    cache = BlockCache(TeaCache(steps, record["rel_l1_thresh"]))
+    cache = TeaCache(steps, record["rel_l1_thresh"])
     text = TextInput(values["encoder_hidden_states"], values["encoder_attention_mask"], values["pooled_projections"])
     guidance = Guidance(distilled=float(pack.metadata("teacache_thresholds")["guidance_embed_value"]) / 1000)
     conditioning = {"image_embeds": values["image_embeddings"], **pack.context_inputs(pack.group(values, "layout"))}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from diffusers_helper.caches.options import TeaCacheOption
+from diffusers_helper.caches.teacache import TeaCacheOption
 from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.request import Recipe, Request
 from diffusers_helper.request.fields import fields
