@@ -77,6 +77,10 @@ class UnusableResumeFolder(UnusableInput):
     """The folder to resume from is not one of ours, is damaged, or belongs to another checkpoint."""
 
 
+class UnreadableEvent(FramePackError):
+    """What another process said is no event; names the event and the field."""
+
+
 class UnknownJob(UnusableInput):
     """There is no job of that number."""
 

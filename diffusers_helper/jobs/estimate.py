@@ -66,7 +66,7 @@ class Experience:
         if not request.teacache:
             return 1.0
         alike = [job for job in self.whole if _cache(job.request) == _cache(request)][:LATEST]
-        return median(job.progress.steps_computed / _steps(job) for job in alike) if alike else None
+        return median(job.progress.totals.steps_computed / _steps(job) for job in alike) if alike else None
 
     def _loading_seconds(self) -> float:
         """As it was the last time; 0 when there was none."""
@@ -75,11 +75,11 @@ class Experience:
 
 
 def _was_whole(job: Job) -> bool:
-    return bool(job.progress.steps_computed) and _steps(job) == job.request.steps * job.progress.sections
+    return bool(job.progress.totals.steps_computed) and _steps(job) == job.request.steps * job.progress.sections
 
 
 def _steps(job: Job) -> int:
-    return job.progress.steps_computed + job.progress.steps_reused
+    return job.progress.totals.steps_computed + job.progress.totals.steps_reused
 
 
 def _work(job: Job) -> Work:
@@ -87,17 +87,17 @@ def _work(job: Job) -> Work:
 
 
 def _preparing_seconds(job: Job) -> float:
-    told = job.progress
+    told = job.progress.totals
     return max(told.seconds_total - told.seconds_sampling - told.seconds_decoding, 0.0)
 
 
 def _step_seconds(job: Job) -> float:
-    return job.progress.seconds_sampling / (job.progress.steps_computed * _work(job).step_size)
+    return job.progress.totals.seconds_sampling / (job.progress.totals.steps_computed * _work(job).step_size)
 
 
 def _frame_seconds(job: Job) -> float:
     work = _work(job)
-    return job.progress.seconds_decoding / (sum(work.clips) * work.frame_size)
+    return job.progress.totals.seconds_decoding / (sum(work.clips) * work.frame_size)
 
 
 def _cache(request: Request) -> tuple[bool, float]:

@@ -24,7 +24,8 @@ from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
 from .estimate import Experience
-from .job import Job, JobProgress, Keep, State
+from .job import Job, Keep, State
+from .job_progress import JobProgress
 from .ledger import Ledger
 from .pictures import PictureShelf, thumbnail_of
 from .results import in_trash, result_files, with_finished_video, without_results
@@ -272,7 +273,7 @@ class JobQueue:
                 return None
             job, now = waiting[0], self._clock()
             left = self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(waiting[0], self._loaded), None)
-            loading = replace(job.progress, started=False, told_at=now, seconds_left=left)
+            loading = replace(job.progress, loading=True, told_at=now, seconds_left=left)
             job = replace(job, state="running", progress=loading, stop=None, started_at=now)
             self._ledger.keep(job)
             return job

@@ -12,9 +12,8 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,22 @@ from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
 from ..request import Request
-from .job import Job, JobProgress
+from . import migrate
+from .job import Job
+from .job_progress import JobProgress
 
 log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 3
+VERSION = 4
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
     progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
-    checkpoint TEXT NOT NULL DEFAULT ''
+    checkpoint TEXT NOT NULL DEFAULT '', executor TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
 CREATE INDEX event_of_job ON event (job);
@@ -47,14 +48,19 @@ CREATE TABLE flag (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-_FROM_EARLIER_VERSIONS = f"""
-ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = {VERSION};
-"""
-_COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint")
-_PATHS = ("preview", "video", "folder")
+_STEPS = {
+    2: "",
+    3: "ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';",
+    4: "ALTER TABLE job ADD COLUMN executor TEXT NOT NULL DEFAULT '';",
+}
+"""What makes each version's tables out of those of the one before. What the rows hold is read by ``migrate.py``."""
+_COLUMNS = (
+    "id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint",
+    "executor",
+)  # fmt: skip
+_PATHS = ("path", "folder")
+"""What an event calls a file or a folder."""
 _JOB = TypeAdapter(Job)
-_PROGRESS = TypeAdapter(JobProgress)
 
 
 class JobStore:
@@ -98,7 +104,8 @@ class JobStore:
         if empty:
             self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
         elif version < VERSION:
-            self._connection.executescript(f"BEGIN IMMEDIATE;{_FROM_EARLIER_VERSIONS}COMMIT;")
+            steps = "".join(_STEPS[later] for later in range(version + 1, VERSION + 1))
+            self._connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {VERSION};COMMIT;")
         run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
         run("ROLLBACK")
 
@@ -262,29 +269,37 @@ def _explained(file: Path | None) -> Iterator[None]:
 
 
 def _row(job: Job, output_dir: Path) -> tuple[Any, ...]:
-    job = _with_paths(job, lambda path: kept(path, output_dir))
-    texts = {"request": job.request.to_json(), "progress": json.dumps(asdict(job.progress))}
+    def seen(path: str) -> str:
+        return kept(path, output_dir)
+
+    request = job.request.model_copy(update={"picture": seen(job.request.picture)})
+    texts = {"request": request.to_json(), "progress": json.dumps(_with_paths(job.progress.as_dict(), seen))}
     return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
 
 
 def _job(row: dict[str, Any], output_dir: Path) -> Job:
-    row["request"] = Request.from_json(row["request"])
-    row["progress"] = _PROGRESS.validate_python(json.loads(row["progress"]))
-    job = _as_version_2(_JOB.validate_python(row))
-    return _with_paths(job, lambda path: str(output_dir / path))
+    request = Request.from_json(row["request"])
+    progress = migrate.progress_of(json.loads(row["progress"]), row["state"])
+
+    def here(path: str) -> str:
+        return str(output_dir / _as_version_2(path, request.picture))
+
+    row["progress"] = JobProgress.from_dict(_with_paths(progress, here))
+    row["request"] = request.model_copy(update={"picture": here(request.picture)})
+    return _JOB.validate_python(row)
 
 
-def _as_version_2(job: Job) -> Job:
-    """A job of version 1 with paths as seen from its output folder then; the picture's place tells where that was."""
-    picture = Path(job.request.picture)
-    if not picture.is_absolute():
-        return job
-    output_dir = picture.parent.parent.parent
-    return _with_paths(job, lambda path: kept(str(Path(path).absolute()), output_dir))
+def _as_version_2(path: str, picture: str) -> str:
+    """A path of version 1 as seen from its output folder then; the picture's place tells where that was."""
+    if not Path(picture).is_absolute():
+        return path
+    return kept(str(Path(path).absolute()), Path(picture).parent.parent.parent)
 
 
-def _with_paths(job: Job, changed: Callable[[str], str]) -> Job:
-    """The job with each of its paths changed."""
-    told: dict[str, Any] = {name: changed(path) for name in _PATHS if (path := getattr(job.progress, name))}
-    request = job.request.model_copy(update={"picture": changed(job.request.picture)})
-    return replace(job, request=request, progress=replace(job.progress, **told))
+def _with_paths(progress: Mapping[str, Any], changed: Callable[[str], str]) -> dict[str, Any]:
+    """A progress as JSON has it, with each path in its events changed."""
+
+    def event(told: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: changed(value) if name in _PATHS and value else value for name, value in told.items()}
+
+    return {name: event(value) if isinstance(value, dict) else value for name, value in progress.items()}

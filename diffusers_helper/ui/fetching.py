@@ -5,18 +5,16 @@ A process of its own, because the page's asks the network for nothing and keeps 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
 
-from ..errors import InvalidCommand
-from ..events import Downloaded, Downloading, Failed, Notice
+from ..errors import InvalidCommand, UnreadableEvent
+from ..events import Downloaded, Downloading, Event, Failed, Notice
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
 from ..settings import ROOT, Settings
@@ -39,19 +37,19 @@ class Fetch:
     running: bool = False
     stopping: bool = False
     complete: bool = False
-    last: Mapping[str, Any] | None = None
+    last: Downloading | None = None
     problem: str = ""
 
-    def after(self, event: Mapping[str, Any]) -> Fetch:
+    def after(self, event: Event) -> Fetch:
         """Once the command has said ``event``."""
-        match event["event"]:
-            case Downloading.event:
+        match event:
+            case Downloading():
                 return replace(self, last=event, problem="")
-            case Notice.event:
-                return replace(self, problem=event["message"])
-            case Failed.event:
-                return replace(self, problem=event["error"])
-            case Downloaded.event:
+            case Notice():
+                return replace(self, problem=event.message)
+            case Failed():
+                return replace(self, problem=event.error)
+            case Downloaded():
                 return replace(self, complete=True, problem="")
         return self
 
@@ -110,7 +108,7 @@ class Fetching:
     def _fetch(self, name: str, settings: Settings) -> None:
         try:
             self._follow(name, settings)
-        except OSError as error:
+        except (OSError, UnreadableEvent) as error:
             self._change(problem=str(error))
         finally:
             self._change(running=False)
@@ -126,7 +124,7 @@ class Fetching:
                     process.terminate()
             for line in process.stdout or ():
                 with self._changing:
-                    self.now = self.now.after(json.loads(line))
+                    self.now = self.now.after(Event.from_json(line))
         if self.now.stopping:
             self._change(problem="")
 
@@ -196,10 +194,10 @@ def _question(now: Fetch, missing: float, texts: Texts) -> str:
 def _under_way(now: Fetch, texts: Texts) -> str:
     words, meter = texts("system.fetch_begins"), ""
     if now.last:
-        done, total = now.last["bytes_done"] / GB, now.last["bytes_total"] / GB
+        done, total = now.last.bytes_done / GB, now.last.bytes_total / GB
         words = texts("system.fetch_progress", done=f"{done:.2f}", total=f"{total:.2f}")
-        if now.last["seconds_left"] is not None:
-            words += f" · {duration(now.last['seconds_left'], texts)}"
+        if now.last.seconds_left is not None:
+            words += f" · {duration(now.last.seconds_left, texts)}"
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
     problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""

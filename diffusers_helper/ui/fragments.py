@@ -116,15 +116,15 @@ def _time(job: Job, texts: Texts) -> str:
     if job.state == "running":
         left = job.progress.seconds_left
         return texts("job.measuring") if left is None else texts("job.left", time=duration(left, texts))
-    if job.state in ENDED and job.progress.seconds_total:
-        return texts("job.took", time=duration(job.progress.seconds_total, texts))
+    if job.state in ENDED and job.progress.totals.seconds_total:
+        return texts("job.took", time=duration(job.progress.totals.seconds_total, texts))
     return ""
 
 
 def _doing(job: Job, texts: Texts) -> str:
     told = job.progress
     if job.state == "running":
-        place = {name: getattr(told, name) for name in ("section", "sections", "step", "steps")}
+        place = {"section": told.section, "sections": told.sections, "step": told.step_number, "steps": told.steps}
         return say(texts, f"job.phase_{told.phase}", **place)
     if not told.width:
         return ""
@@ -147,7 +147,8 @@ def notices(job: Job, texts: Texts) -> str:
     wrong = f"{wrong}{escape(error)}</p>" if error else ""
     is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
     gone = [texts("queue.gone")] if is_gone else []
-    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*job.progress.notices, *gone))
+    told = [notice.message for notice in job.progress.notices]
+    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*told, *gone))
 
 
 def buttons(job: Job, texts: Texts) -> str:

@@ -209,7 +209,7 @@ def _without_video(job: Job) -> str:
     if told.video:
         return "gone"
     if job.state == "cancelled" and not told.folder:
-        return "discarded" if told.started else "not_begun"
+        return "discarded" if told.discarded else "not_begun"
     return "no_video"
 
 
@@ -247,8 +247,8 @@ def _facts(job: Job, texts: Texts) -> str:
         job.request.kind,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
-    if job.state in ENDED and job.progress.seconds_total:
-        facts.append(say(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
+    if job.state in ENDED and job.progress.totals.seconds_total:
+        facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)
 
 
