@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from ..forecast import UNKNOWN, Paces, Work
+from ..models.table import Checkpoint
 from ..request import Request
 from .job import Job
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LATEST = 5
 """How many jobs count: the machine may be busier or slower than it was long ago."""
@@ -72,6 +78,34 @@ class Experience:
         """As it was the last time; 0 when there was none."""
         took = (job.progress.seconds_loading for job in self.finished)
         return next((seconds for seconds in took if seconds > LOADING_SECONDS), 0.0)
+
+
+class Estimates:
+    """What the jobs of a queue teach. What cannot be read of them or of a checkpoint costs the answer, and no more."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Job]], checkpoint: Callable[[str], Checkpoint | None]) -> None:
+        """``jobs``: those of now; ``checkpoint``: of a source, the chosen one of an empty one."""
+        self._jobs, self._checkpoint = jobs, checkpoint
+
+    def seconds(self, request: Request, source: str) -> float | None:
+        """See ``Experience.seconds``."""
+        return self._learnt(source, lambda learnt: learnt.seconds(request), None)
+
+    def seconds_of(self, job: Job, loaded: str) -> float | None:
+        """See ``Experience.seconds_of``."""
+        return self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(job, loaded), None)
+
+    def paces(self, request: Request, source: str) -> Paces:
+        """See ``Experience.paces``."""
+        return self._learnt(source, lambda learnt: learnt.paces(request), UNKNOWN)
+
+    def _learnt(self, source: str, asked: Callable[[Experience], T], unknown: T) -> T:
+        try:
+            checkpoint = self._checkpoint(source)
+            return asked(Experience.of(self._jobs(), checkpoint.name if checkpoint else ""))
+        except Exception:
+            log.exception("no estimate for the checkpoint %s", source)
+            return unknown
 
 
 def _was_whole(job: Job) -> bool:

@@ -110,3 +110,26 @@ class Job:
             "prompt": self.request.prompt,
             "can_go_on": self.can_go_on,
         }
+
+
+@dataclass(frozen=True)
+class UnreadableJob:
+    """A row of the queue's file that is no job: it is kept as it is and shown, and can be deleted.
+
+    Attributes:
+        reason: why it cannot be read.
+        row: what the file holds, column by column.
+    """
+
+    id: int
+    reason: str
+    row: tuple[Any, ...]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a program is told of it, in the place of a job's."""
+        unknown = dict.fromkeys(
+            ("checkpoint", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
+        )
+        counts = dict.fromkeys(("section", "sections", "step", "steps", "frames"), 0)
+        said = {"id": self.id, "state": "unreadable", "error": self.reason, "notices": [], "can_go_on": False}
+        return {**unknown, **counts, **said}

@@ -1,7 +1,8 @@
 """The jobs on disk: one SQLite file. Reads all at the start, writes every change through.
 
 The file says whose it is (``application_id``) and of which version (``user_version``). It is read whole and checked
-before anything relies on it; ``open_store`` says what happens to a file that cannot be used.
+before anything relies on it; ``open_store`` says what happens to a file that cannot be used. A row that is no job stays
+as it is, and costs no other.
 
 Paths in the output folder are kept as seen from it, so that it may be moved. Version 1 kept whole paths.
 """
@@ -18,15 +19,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from ..errors import DamagedQueue, ForeignQueue, FramePackError, InvalidRequest, QueueUnavailable
+from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable
 from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
 from ..request import Request
 from . import migrate
-from .job import Job
+from .job import Job, UnreadableJob
 from .job_progress import JobProgress
 
 log = logging.getLogger(__name__)
@@ -79,9 +80,10 @@ class JobStore:
             self._connection = sqlite3.connect(
                 file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
+            self._connection.text_factory = _text
             try:
                 self._prepare()
-                self.jobs()
+                self._rows()
             except BaseException:
                 self._connection.close()
                 raise
@@ -125,14 +127,15 @@ class JobStore:
             raise QueueUnavailable(f"{self._file} was replaced while it was in use; start the program again")
         return False
 
-    def jobs(self) -> list[Job]:
-        """All jobs, by id. Raises DamagedQueue when one of them is no job."""
+    def read(self) -> tuple[list[Job], list[UnreadableJob]]:
+        """All jobs, and the rows that are none, by id. Raises DamagedQueue, QueueUnavailable."""
+        read = [_read(row, self._output_dir) for row in self._rows()]
+        jobs = [each for each in read if isinstance(each, Job)]
+        return jobs, [each for each in read if isinstance(each, UnreadableJob)]
+
+    def _rows(self) -> list[tuple[Any, ...]]:
         with self._reading():
-            rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
-        try:
-            return [_job(dict(zip(_COLUMNS, row, strict=True)), self._output_dir) for row in rows]
-        except (ValueError, InvalidRequest, TypeError, RecursionError) as error:
-            raise DamagedQueue(f"a job in it cannot be read: {error}") from None
+            return self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
 
     def new_id(self) -> int:
         """A number that no job has had."""
@@ -147,6 +150,12 @@ class JobStore:
         command = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places}) ON CONFLICT (id) DO UPDATE SET {changes}"  # noqa: S608
         with self._writing():
             self._connection.executemany(command, [_row(job, self._output_dir) for job in jobs])
+
+    def put_back(self, job: UnreadableJob) -> None:
+        """Write a row as it was. Raises QueueUnavailable."""
+        places = ", ".join("CAST(? AS TEXT)" if isinstance(value, _OtherText) else "?" for value in job.row)
+        with self._writing():
+            self._connection.execute(f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places})", job.row)  # noqa: S608
 
     def delete(self, job_id: int) -> None:
         """Forget a job and its events. Raises QueueUnavailable."""
@@ -275,6 +284,31 @@ def _row(job: Job, output_dir: Path) -> tuple[Any, ...]:
     request = job.request.model_copy(update={"picture": seen(job.request.picture)})
     texts = {"request": request.to_json(), "progress": json.dumps(_with_paths(job.progress.as_dict(), seen))}
     return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
+
+
+class _OtherText(bytes):
+    """What stands as text in the file and is not UTF-8."""
+
+
+def _text(content: bytes) -> str | _OtherText:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return _OtherText(content)
+
+
+def _read(row: tuple[Any, ...], output_dir: Path) -> Job | UnreadableJob:
+    """The job of a row. Whatever is wrong with one costs no other."""
+    try:
+        return _job(dict(zip(_COLUMNS, row, strict=True)), output_dir)
+    except FramePackError as error:
+        reason = str(error)
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    except Exception as error:
+        log.exception("job %d cannot be read", row[0])
+        reason = f"{type(error).__name__}: {error}"
+    return UnreadableJob(row[0], reason, row)
 
 
 def _job(row: dict[str, Any], output_dir: Path) -> Job:

@@ -11,7 +11,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from ..jobs.job import ENDED, Job
+from ..jobs.job import ENDED, Job, UnreadableJob
 from ..request import DRAW_A_SEED
 from ..sections.plan import plan_video
 from . import acts
@@ -61,7 +61,7 @@ def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]
     """The fragments ``queue``, ``history`` and ``undo``."""
     jobs, wish = desk.queue.jobs(), wish or Wish()
     return {
-        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish),
+        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish) + broken(desk.queue.unreadable, texts),
         "history": history(jobs, texts, wish),
         "undo": undo(desk.queue.trashed, texts),
     }
@@ -78,6 +78,21 @@ def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Text
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
     return _queue_head(jobs, len(waiting), paused, texts) + told + listed + more
+
+
+def broken(unreadable: Sequence[UnreadableJob], texts: Texts) -> str:
+    """What stands in the queue's file and is no job: why, and the way to delete it."""
+    rows = (
+        f'<li class="q-row q-unreadable"><div class="q-words"><p class="q-prompt">{_unreadable(job, texts)}</p>'
+        f'<p class="q-error">{escape(job.reason)}</p></div>'
+        f'<div class="q-acts">{acts.icon(Offer("trash", job.id, texts("queue.delete")), "q-danger")}</div></li>'
+        for job in unreadable
+    )
+    return f'<ul class="q-list" role="alert">{"".join(rows)}</ul>' if unreadable else ""
+
+
+def _unreadable(job: UnreadableJob, texts: Texts) -> str:
+    return say(texts, "queue.unreadable", job=job.id)
 
 
 def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
@@ -165,10 +180,11 @@ def _row(job: Job, facts: str, buttons: str, texts: Texts) -> str:
     )
 
 
-def undo(trashed: Sequence[Job], texts: Texts) -> str:
+def undo(trashed: Sequence[Job | UnreadableJob], texts: Texts) -> str:
     """What was deleted lately, each with the way back."""
     rows = (
-        f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
+        f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} '
+        f"{_prompt(job, texts) if isinstance(job, Job) else _unreadable(job, texts)}</span>"
         f"{acts.button(Offer('undo', job.id, texts('queue.undo')))}</li>"
         for job in trashed[:MOST_UNDONE]
     )
