@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 RENAMED = {"picture": "image", "mp4_crf": "crf"}
 NOT_ASKED = ("schema_version", "fps")
-FILES = ("picture", "out", "save_latents", "resume")
+FILES = ("picture", "request", "out", "save_latents", "resume")
 CHECKPOINT_DECIDES = {
     "kind": " (default: what the checkpoint does best)",
     "seconds": " (default: what the checkpoint asks for, else {default})",
@@ -93,6 +93,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     for name, field in Request.model_fields.items():
         if name not in NOT_ASKED:
             _add_field(wishes, name, field)
+    parser.add_argument(
+        "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
+    )
     parser.add_argument("--out", help="where the video goes; by default into the output folder")
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
@@ -147,7 +150,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _name_files(options)
     if options.resume:
         _check_resume(options, chosen)
-    request = None if options.resume else Request.parse(_request_fields(options))
+    request = None if options.resume else _request(options)
     _check_outputs(options, chosen)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
@@ -183,7 +186,8 @@ def _begin(
         checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
         from .preparation import fit_picture, with_defaults
 
-        request = Request.parse(with_defaults(_request_fields(options), checkpoint))
+        if not options.request:
+            request = Request.parse(with_defaults(_request_fields(options), checkpoint))
         picture = fit_picture(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
@@ -210,6 +214,19 @@ def _exit_code(show: Show, events: Events) -> int:
     return code
 
 
+def _request(options: argparse.Namespace) -> Request:
+    """What is asked for, by flags or whole; a whole one is taken as it is, whatever the checkpoint does best."""
+    if not options.request:
+        return Request.parse(_request_fields(options))
+    if extra := [name for name in Request.model_fields if getattr(options, name, None) is not None]:
+        raise InvalidRequest(f"--request says all of the video; leave out {', '.join(extra)}")
+    try:
+        text = sys.stdin.read() if str(options.request) == "-" else options.request.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"--request: it is not UTF-8: {error}") from None
+    return Request.from_json(text)
+
+
 def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: getattr(options, name, None) for name in Request.model_fields}
     if given["picture"] is None:
@@ -220,7 +237,7 @@ def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
     """Refuse what would be ignored."""
-    names = (*Request.model_fields, "out", "save_latents")
+    names = (*Request.model_fields, "request", "out", "save_latents")
     extra = [name for name in names if getattr(options, name, None) is not None]
     extra += [name for name in ("checkpoint", "output_dir") if chosen.origin[name] == "flag"]
     if extra:

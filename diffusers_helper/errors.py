@@ -113,6 +113,10 @@ class OutOfMemory(FramePackError):
     """The device has too little memory for what was to be done."""
 
 
+class ExecutorLost(FramePackError):
+    """What carried out a job was ended from outside; what the job has finished is kept."""
+
+
 class BrokenNumbers(FramePackError):
     """The model produced NaN or infinity; nothing of that section is kept."""
 

@@ -129,6 +129,7 @@ class ScriptedExecutor:
     ``submitted`` keeps what was asked for, with the folder to go on with; ``checkpoints`` for which checkpoint.
     """
 
+    keeps_models = True
     output_dir: Path
     after: Callable[[Event], None] = lambda event: None
     submitted: list[tuple[Request, Path | None]] = field(default_factory=list)

@@ -42,11 +42,11 @@ class Job:
     executor: str = ""
 
     @property
-    def shown_at(self) -> tuple[int, int]:
-        """Sorts running, queued, ended; the newest end first."""
+    def shown_at(self) -> tuple[int, float, int]:
+        """Sorts running, queued, ended; of the running the first begun first, of the ended the newest end."""
         if self.state == "running":
-            return 0, self.place
-        return (1, self.place) if self.state == "queued" else (2, -self.place)
+            return 0, self.started_at or 0.0, self.place
+        return (1, 0.0, self.place) if self.state == "queued" else (2, 0.0, -self.place)
 
     @property
     def checkpoint_name(self) -> str:
@@ -94,6 +94,7 @@ class Job:
             "id": self.id,
             "state": self.state,
             "checkpoint": self.checkpoint_name,
+            "executor": self.executor,
             "phase": progress.phase if self.state == "running" else None,
             "section": progress.section,
             "sections": progress.sections,
@@ -128,7 +129,7 @@ class UnreadableJob:
     def snapshot(self) -> dict[str, Any]:
         """What a program is told of it, in the place of a job's."""
         unknown = dict.fromkeys(
-            ("checkpoint", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
+            ("checkpoint", "executor", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
         )
         counts = dict.fromkeys(("section", "sections", "step", "steps", "frames"), 0)
         said = {"id": self.id, "state": "unreadable", "error": self.reason, "notices": [], "can_go_on": False}

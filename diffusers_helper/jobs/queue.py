@@ -185,23 +185,31 @@ class JobQueue(QueueReader):
 
     # For the worker.
 
-    def claim(self) -> Job | None:
-        """Take the next queued job and mark it running; None when there is none or the queue rests."""
+    def employ(self, executor: str) -> None:
+        """Tell of an executor that will claim jobs; the name is empty where it is the only one."""
         with self._changed:
-            waiting = [] if self.paused else self._waiting()
+            self._employed |= {executor}
+
+    def claim(self, executor: str = "", keeps_models: bool = True) -> Job | None:
+        """Take the next queued job for ``executor`` and mark it running; None when there is none to begin.
+
+        ``keeps_models``: whether those that it has loaded last are still there.
+        """
+        with self._changed:
+            waiting = [] if self.paused or executor in self._halted else self._waiting()
             if not waiting:
                 return None
             job, now = waiting[0], self._clock()
-            left = self._estimates.seconds_of(job, self._loaded)
+            left = self._estimates.seconds_of(job, self._loaded.get(executor, "") if keeps_models else "")
             loading = replace(job.progress, loading=True, told_at=now, seconds_left=left)
-            job = replace(job, state="running", progress=loading, stop=None, started_at=now)
+            job = replace(job, state="running", progress=loading, stop=None, started_at=now, executor=executor)
             self._ledger.keep(job)
             return job
 
-    def rest(self, why: str) -> None:
-        """Begin no further job until a user unpauses the queue or it is opened anew; ``why`` is among the notices."""
+    def halt(self, executor: str, why: str) -> None:
+        """Let ``executor`` begin no job until the queue is unpaused or opened anew; ``why`` is among the notices."""
         with self._changed:
-            self._resting = why
+            self._halted = {**self._halted, executor: why}
             self._ledger.show()
 
     def wait(self, seconds: float) -> None:
@@ -218,7 +226,8 @@ class JobQueue(QueueReader):
         """Take in an event of a running job."""
         with self._changed:
             job = self.job(job_id).after(event, self._clock())
-            self._loaded = job.progress.checkpoint or self._loaded
+            if job.progress.checkpoint:
+                self._loaded[job.executor] = job.progress.checkpoint
             if isinstance(event, Step | Preview | Decoding):
                 self._ledger.show(job, passing=True)
             else:
@@ -283,7 +292,8 @@ class JobQueue(QueueReader):
         return {"state": "queued", "stop": None, "ended_at": None, "place": self._ledger.last_place() + 1}
 
     def _ended(self, job: Job, state: State) -> Job:
-        return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._ledger.last_place() + 1)
+        place = self._ledger.last_place() + 1
+        return replace(job, state=state, stop=None, ended_at=self._clock(), place=place, executor="")
 
     def _discarded(self, job: Job) -> Job:
         try:
@@ -302,4 +312,4 @@ class JobQueue(QueueReader):
     def _set_paused(self, paused: bool) -> None:
         with self._changed:
             self._ledger.set_paused(paused)
-            self._resting = self._resting if paused else ""
+            self._halted = self._halted if paused else {}

@@ -31,8 +31,9 @@ class QueueReader:
         self._checkpoint, self._clock = checkpoint, clock
         self._ledger = Ledger(self.output_dir / OWN_FOLDER)
         self._changed = self._ledger.changed
-        self._resting = ""
-        self._loaded = ""  # the checkpoint of the last job that has begun
+        self._employed: frozenset[str] = frozenset()
+        self._halted: dict[str, str] = {}  # why, by executor
+        self._loaded: dict[str, str] = {}  # the checkpoint of the last job that has begun, by executor
         self._trash = Trash(self.output_dir, clock)
         self._estimates = Estimates(self.jobs, checkpoint)
 
@@ -49,15 +50,20 @@ class QueueReader:
     @property
     def notices(self) -> tuple[str, ...]:
         """What is wrong with the queue itself; empty when all is well."""
-        return (*self._ledger.notices, self._resting) if self._resting else self._ledger.notices
+        return (*self._ledger.notices, *self._halted.values())
 
     @property
     def paused(self) -> bool:
         """Whether no further job is begun."""
-        return self._ledger.paused or bool(self._resting)
+        return self._ledger.paused or (self.is_halted and self._halted.keys() >= self._employed)
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether an executor begins no further job, until the queue is unpaused or opened anew."""
+        return bool(self._halted)
 
     def jobs(self) -> list[Job]:
-        """The running one, the queued in their order, then the ended, newest end first."""
+        """The running ones, the first begun first; the queued in their order; then the ended, newest end first."""
         with self._changed:
             return sorted(self._ledger.jobs.values(), key=lambda job: job.shown_at)
 

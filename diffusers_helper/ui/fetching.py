@@ -5,9 +5,7 @@ A process of its own, because the page's asks the network for nothing and keeps 
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,9 +13,10 @@ from html import escape
 
 from ..errors import InvalidCommand, UnreadableEvent
 from ..events import Downloaded, Downloading, Event, Failed, Notice
+from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
-from ..settings import ROOT, Settings
+from ..settings import Settings
 from .texts import Texts
 from .words import duration
 
@@ -115,16 +114,14 @@ class Fetching:
 
     def _follow(self, name: str, settings: Settings) -> None:
         """Run the command, and take in what it says. It ends with this process, whose end of the pipe is then gone."""
-        with subprocess.Popen(
-            _command(name, settings), stdout=subprocess.PIPE, text=True, env=_environment()
-        ) as process:
+        with start_program(*_arguments(name, settings), environment={"HF_HUB_OFFLINE": "0"}) as process:
             with self._changing:
                 self._process = process
                 if self.now.stopping:
                     process.terminate()
-            for line in process.stdout or ():
+            for event in said_by(process):
                 with self._changing:
-                    self.now = self.now.after(Event.from_json(line))
+                    self.now = self.now.after(event)
         if self.now.stopping:
             self._change(problem="")
 
@@ -133,24 +130,9 @@ class Fetching:
             self.now = replace(self.now, **fields)  # type: ignore[arg-type]
 
 
-def _command(name: str, settings: Settings) -> list[str]:
+def _arguments(name: str, settings: Settings) -> list[str]:
     folder = ("--models-dir", str(settings.models_dir.absolute()))
-    return [
-        sys.executable,
-        "-m",
-        "diffusers_helper",
-        "download",
-        name,
-        "--json",
-        *folder,
-        "--endpoint",
-        settings.endpoint,
-    ]
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    return ["download", name, "--json", *folder, "--endpoint", settings.endpoint]
 
 
 def render(fetching: Fetching, settings: Settings, texts: Texts) -> str:

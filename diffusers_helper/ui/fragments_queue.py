@@ -59,16 +59,19 @@ class Wish:
 
 def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
     """The fragments ``queue``, ``history`` and ``undo``."""
-    jobs, wish = desk.queue.jobs(), wish or Wish()
+    now, wish = desk.queue, wish or Wish()
+    jobs = now.jobs()
     return {
-        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish) + broken(desk.queue.unreadable, texts),
+        "queue": queue(jobs, now.paused, now.notices, texts, wish, now.is_halted) + broken(now.unreadable, texts),
         "history": history(jobs, texts, wish),
-        "undo": undo(desk.queue.trashed, texts),
+        "undo": undo(now.trashed, texts),
     }
 
 
-def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish) -> str:
-    """What runs and what waits, with what can be done about it."""
+def queue(
+    jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish, halted: bool = False
+) -> str:
+    """What runs and what waits, with what can be done about it. ``halted``: an executor begins no job any more."""
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "queued"]
     rows = [_running_row(job, texts) for job in running]
@@ -77,7 +80,8 @@ def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Text
     told += f'<p class="q-notice" role="status">{say(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
-    return _queue_head(jobs, len(waiting), paused, texts) + told + listed + more
+    pauses = {"pause": not paused, "unpause": paused or halted}
+    return _queue_head(jobs, len(waiting), pauses, texts) + told + listed + more
 
 
 def broken(unreadable: Sequence[UnreadableJob], texts: Texts) -> str:
@@ -122,10 +126,10 @@ def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
     return f'<p class="q-more"><span>{counts}</span>{button if shown < min(count, MOST) else ""}</p>'
 
 
-def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:
+def _queue_head(jobs: Sequence[Job], waiting: int, pauses: Mapping[str, bool], texts: Texts) -> str:
     failed = sum(job.state == "failed" for job in jobs)
     broken = sum(job.state == "interrupted" and job.can_go_on for job in jobs)
-    offered = {"unpause" if paused else "pause": 1, "go_on_all": broken, "retry_failed": failed}
+    offered = {**pauses, "go_on_all": broken, "retry_failed": failed}
     buttons = "".join(
         acts.plain(Offer(act, 0, texts(f"queue.{act}", count=count))) for act, count in offered.items() if count
     )
@@ -144,7 +148,8 @@ def _running_row(job: Job, texts: Texts) -> str:
         buttons = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
     else:
         buttons = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
-    return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", buttons, texts)
+    where = f"<span>{say(texts, 'queue.executor', executor=job.executor)}</span>" if job.executor else ""
+    return _row(job, f"{bar}<span>{done}</span>{where}{_facts(job, texts)}", buttons, texts)
 
 
 def _stop(job: Job, keep: str, texts: Texts) -> str:

@@ -124,7 +124,7 @@ class LiveAnswers:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
                 content = {
-                    **fragments.state(self._desk, language),
+                    **fragments.state(self._desk, language, wish),
                     "fragments": self._render(self._desk, language, wish),
                 }
                 text = json.dumps(content, sort_keys=True)

@@ -19,6 +19,8 @@ SAID = json.loads((KEPT / "jobs.json").read_text(encoding="utf-8"))
 """What the program that wrote it said of its jobs: as they are ``kept``, and once they are ``opened``."""
 OPENED_AT = 1_770_000_000.0
 NOT_SAID = {"kind": "the request has it"}
+NEW = ("executor",)
+"""What a program is told of a job since then."""
 TOTALS = ("seconds_total", "seconds_sampling", "seconds_decoding", "steps_computed", "steps_reused")
 
 
@@ -43,7 +45,7 @@ def as_said(job: Job, outputs: Path) -> dict[str, Any]:
         "progress": flat(job.progress, seen),
         "ready_at": job.ready_at,
         "fraction": job.fraction,
-        "snapshot": job.snapshot(),
+        "snapshot": {name: value for name, value in job.snapshot().items() if name not in NEW},
         "prompt": job.request.prompt,
         "picture": seen(job.request.picture),
     }
