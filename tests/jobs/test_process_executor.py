@@ -18,19 +18,19 @@ from diffusers_helper.errors import ExecutorLost, FramePackError, OutputFailed, 
 from diffusers_helper.events import Cancelled, Event, Finished, Notice, SectionDone
 from diffusers_helper.generate import generate
 from diffusers_helper.jobs import process_executor
-from diffusers_helper.jobs.job import Job
+from diffusers_helper.jobs.executor import Execution
+from diffusers_helper.jobs.job import Job, Keep
 from diffusers_helper.jobs.process_executor import ProcessExecutor, _ProcessExecution, process_executors
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.worker import Workers
-from diffusers_helper.media.video import probe
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 from diffusers_helper.request import Request
 from diffusers_helper.settings import resolve
 
-from ..jobs_support import PATIENCE_SECONDS, ended, make_request, wait_until
+from ..jobs_support import PATIENCE_SECONDS, ended, make_request, wait_until, working
 
-START_SECONDS = 120.0
-KILLED, WHOLE, STOPPED = 1, 2, 3
+START_SECONDS = 300.0
+KILLED, WHOLE = 1, 2
 MARK = "TEST_EXECUTOR"
 """By this variable a test finds the process of an executor."""
 
@@ -56,7 +56,7 @@ def alone(request: Request, checkpoint: Checkpoint, folder: Path) -> Alone:
 
 @dataclass(frozen=True)
 class Story:
-    """What became of three jobs on two executors, the first of which was killed and went on.
+    """What became of two jobs on two executors, the first of which was killed and went on.
 
     Attributes:
         began: the executors of the first two jobs, while both ran.
@@ -85,7 +85,7 @@ def story(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.Tem
     checkpoint = find_checkpoint(str(quick_checkpoint), home)
     request = make_request(photograph, prompt="the camera pans left", kind="f1", seconds=3.6, steps=10)
     queue = JobQueue(home / "outputs", lambda source: checkpoint)
-    for _ in (KILLED, WHOLE, STOPPED):
+    for _ in (KILLED, WHOLE):
         queue.add(request)
     places = {"FRAMEPACK_OUTPUT_DIR": str(home / "outputs"), "HF_HOME": str(home)}
     executors = {
@@ -100,10 +100,8 @@ def story(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.Tem
     killed = ended(queue, KILLED)
     kept = Path(killed.progress.folder or "", "section_000.safetensors").read_bytes()
     could_go_on, beside = killed.can_go_on, queue.job(WHOLE).state
-    wait_until(lambda: queue.job(STOPPED).progress.step, "a step", START_SECONDS)
-    queue.cancel(STOPPED, "section")
     queue.go_on(KILLED)
-    for job in (KILLED, WHOLE, STOPPED):
+    for job in (KILLED, WHOLE):
         ended(queue, job, START_SECONDS)
     assert workers.stop(PATIENCE_SECONDS)
     assert [child for child in psutil.Process().children() if MARK in child.environ()] == []
@@ -113,7 +111,7 @@ def story(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.Tem
 
 def test_two_run_at_once_and_each_says_where(story: Story) -> None:
     assert sorted(story.began) == ["one", "two"]
-    assert [job.executor for job in story.queue.jobs()] == ["", "", ""]
+    assert [job.executor for job in story.queue.jobs()] == ["", ""]
 
 
 def test_a_killed_one_is_interrupted_and_the_other_goes_on_to_the_same_bits(story: Story) -> None:
@@ -130,13 +128,6 @@ def test_it_goes_on_later_to_the_same_bits(story: Story) -> None:
     assert story.queue.result(KILLED).read_bytes() == story.alone.video
     starts = [event["sections_done"] for event in story.queue.events(KILLED) if event["event"] == "started"]
     assert starts == [0, 1]
-
-
-def test_a_stop_after_the_section_keeps_it(story: Story) -> None:
-    job = story.queue.job(STOPPED)
-    assert (job.state, job.progress.sections_done, job.can_go_on) == ("cancelled", 1, True)
-    assert probe(story.queue.result(STOPPED)).frames == job.progress.frames == 37
-    assert Path(job.progress.folder or "", "section_000.safetensors").read_bytes() == story.alone.latents
 
 
 # Without models: programs of a few lines in the place of the command.
@@ -204,6 +195,56 @@ def test_a_stop_is_one_signal_however_often_it_is_asked_for(started: list[subpro
         for _ in range(3):
             run.cancel()
     assert told == [NOTICE, CANCELLED]
+
+
+SECTIONS = """
+import json, signal
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+place = {"sections": 2, "seconds_left": None, "fraction": None}
+say(json.dumps({"event": "started", "folder": FOLDER, "seed": 1, "sections_done": 0}))
+for section in (1, 2):
+    for step in range(1, 26):
+        time.sleep(0.02)
+        say(json.dumps({"event": "step", "section": section, "step": step, "steps": 25, "computed": True, **place}))
+        if got:
+            say(json.dumps({"event": "cancelled", "folder": FOLDER}))
+            sys.exit(130)
+    say(json.dumps({"event": "section_done", "section": section, "frames": 37 * section, "path": VIDEO, **place}))
+"""
+"""Two sections of half a second each; heeds a signal at its next step."""
+
+
+@pytest.mark.parametrize(
+    ("keep", "sections_done", "can_go_on"), [("now", 0, True), ("section", 1, True), ("nothing", 0, False)]
+)
+def test_a_stop_keeps_what_it_says(
+    started: list[subprocess.Popen[str]],
+    tmp_path: Path,
+    photograph: Path,
+    keep: Keep,
+    sections_done: int,
+    can_go_on: bool,
+) -> None:
+    queue = JobQueue(tmp_path)
+    folder = tmp_path / "day" / "work"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text("{}")
+    program = SECTIONS.replace("FOLDER", repr(str(folder))).replace("VIDEO", repr(str(folder / "video.mp4")))
+
+    class Playing(ProcessExecutor):
+        def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
+            return execution(started, "\n" + program)
+
+    job = queue.add(make_request(photograph)).id
+    with working(queue, Playing(missing, {})):
+        wait_until(lambda: queue.job(job).progress.step, "a step")
+        queue.cancel(job, keep)
+        stopped = ended(queue, job)
+    assert stopped.state == "cancelled"
+    assert (stopped.progress.sections_done, stopped.can_go_on) == left
+    assert started[0].returncode == 130
+    queue.close()
 
 
 def test_whoever_closes_the_events_ends_the_process(started: list[subprocess.Popen[str]]) -> None:
