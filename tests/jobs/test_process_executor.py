@@ -215,16 +215,9 @@ for section in (1, 2):
 """Two sections of half a second each; heeds a signal at its next step."""
 
 
-@pytest.mark.parametrize(
-    ("keep", "sections_done", "can_go_on"), [("now", 0, True), ("section", 1, True), ("nothing", 0, False)]
-)
+@pytest.mark.parametrize(("keep", "left"), [("now", (0, True)), ("section", (1, True)), ("nothing", (0, False))])
 def test_a_stop_keeps_what_it_says(
-    started: list[subprocess.Popen[str]],
-    tmp_path: Path,
-    photograph: Path,
-    keep: Keep,
-    sections_done: int,
-    can_go_on: bool,
+    started: list[subprocess.Popen[str]], tmp_path: Path, photograph: Path, keep: Keep, left: tuple[int, bool]
 ) -> None:
     queue = JobQueue(tmp_path)
     folder = tmp_path / "day" / "work"
