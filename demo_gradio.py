@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,9 @@ from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
+    from diffusers_helper.jobs.checkpoints import Checkpoints
+    from diffusers_helper.jobs.executor import Executor
+    from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.models.table import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.jobs.checkpoints import Checkpoints
-    from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.queue import JobQueue
-    from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.jobs.worker import Workers
     from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
@@ -78,26 +79,25 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         chosen.checkpoint,
         chosen.output_dir / ".framepack" / "checkpoint.json",
     )
-    queue, lessons = JobQueue(chosen.output_dir, checkpoints.get), Lessons()
+    queue = JobQueue(chosen.output_dir, checkpoints.get)
     server.empty_uploads(chosen.output_dir)
-    executor = LocalExecutor(checkpoints.find, lambda one: _load(one, chosen, lessons), chosen.output_dir, queue.paces)
-    worker = Worker(queue, executor)
+    workers = Workers(queue, _executors(chosen, checkpoints, queue))
     desk = Desk(
         queue=queue,
         settings=chosen,
         checkpoints=checkpoints,
         presets=presets,
         warnings=server.warnings(chosen),
-        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
+        worker_heartbeat=workers.heartbeat_age_seconds,
     )
     page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
     page.open()
     queue.tell_address(page.addresses[0])
-    worker.start()
+    workers.start()
     _tell(page, chosen, desk.checkpoint_problem)
     wished = page.wait(stop)
-    if not worker.stop(STOP_SECONDS):
-        log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
+    if not workers.stop(STOP_SECONDS):
+        log.warning("a running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
     page.close()
     queue.close()
     if not wished:
@@ -105,11 +105,22 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     return 0 if wished else 1
 
 
-def _load(checkpoint: Checkpoint, chosen: PageSettings, lessons: Lessons) -> Engine:
-    """An engine for the jobs; ``lessons`` are those of the engines before."""
-    from diffusers_helper.engine import Engine
+def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) -> Mapping[str, Executor]:
+    """What carries out the jobs, by name: this process, or one for each device that was asked for."""
+    from diffusers_helper.jobs.executor import LocalExecutor
+    from diffusers_helper.jobs.process_executor import process_executors
 
-    return Engine.load(checkpoint, chosen, lessons)
+    if chosen.executors:
+        return process_executors(chosen.executors, checkpoints.find, chosen.as_variables())
+    lessons = Lessons()
+
+    def load(checkpoint: Checkpoint) -> Engine:
+        """``lessons`` are those of the engines before."""
+        from diffusers_helper.engine import Engine
+
+        return Engine.load(checkpoint, chosen, lessons)
+
+    return {"": LocalExecutor(checkpoints.find, load, chosen.output_dir, queue.paces)}
 
 
 def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:

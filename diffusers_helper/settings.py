@@ -79,6 +79,13 @@ def _port(text: str) -> int | None:
     return int(text)
 
 
+def _devices(text: str) -> tuple[str, ...]:
+    devices = tuple(part.strip().lower() for part in text.split(",")) if text.strip() else ()
+    if not all(re.fullmatch(r"cpu|\d{1,2}", device, re.ASCII) for device in devices):
+        raise ValueError("give cpu or the number of a GPU for each, with commas between: 0,1")
+    return devices
+
+
 def _login(text: str) -> tuple[str, str] | None:
     if not text:
         return None
@@ -142,7 +149,7 @@ class Knob:
         """The value as text for people."""
         if self.secret:
             return "set" if value else "not set"
-        return "" if value is None else shown(value)
+        return "" if value is None else shown(",".join(value) if isinstance(value, tuple) else value)
 
 
 KNOBS: tuple[Knob, ...] = (
@@ -203,6 +210,7 @@ PAGE_KNOBS: tuple[Knob, ...] = (
         "auth", "FRAMEPACK_AUTH", "", _login, "user:password that the page asks for; other users of the machine can "
         "read flags, so better through the environment", secret=True,
     ),
+    Knob("executors", "FRAMEPACK_EXECUTORS", "", _devices, "devices, a process for each: 0,1 are two GPUs; or cpu"),
     Knob("inbrowser", "FRAMEPACK_INBROWSER", "0", _truth, "open the page in a browser"),
     Knob("preset", "FRAMEPACK_PRESET", "", str, "name of the preset that the page starts with"),
     Knob("max_upload_size", "FRAMEPACK_MAX_UPLOAD_SIZE", "100mb", _bytes, "the largest file that the page takes"),
@@ -248,6 +256,10 @@ class Settings:
         """One line per setting: name, value, where it came from."""
         return [f"{name} = {value} ({origin})" for name, value, origin in self.rows()]
 
+    def as_variables(self) -> dict[str, str]:
+        """What flags have set, for the environment of a process that has no flags but all else as this one."""
+        return {knob.variable: str(getattr(self, knob.name)) for knob in KNOBS if self.origin[knob.name] == "flag"}
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value as text and origin of every setting. Secrets are not in them."""
         return [(knob.name, knob.shown(getattr(self, knob.name)), self.origin[knob.name]) for knob in self.knobs]
@@ -261,6 +273,7 @@ class PageSettings(Settings):
     port: int | None
     share: bool
     auth: tuple[str, str] | None = field(repr=False)
+    executors: tuple[str, ...]
     inbrowser: bool
     preset: str
     max_upload_size: int
