@@ -31,14 +31,14 @@ from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.media.fit import choose_bucket, resize_and_crop
-from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.quantise import KINDS, quantisable
 from diffusers_helper.models.table import WEIGHTS_PARTS, find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.models.weights import load_transformer, why_no_products, wishes_of
+from diffusers_helper.models.weights import constraints_of, load_transformer, why_no_products
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 from diffusers_helper.sections.context import f1_context
 from diffusers_helper.sections.history import gather_context
 from diffusers_helper.settings import resolve
@@ -82,7 +82,7 @@ def ways() -> dict[str, Way]:
         "swapped, none stays": Way(table=False, stays=0.0),
         "swapped, half stays, with table": Way(stays=0.5),
         "swapped, all stay, parts take turns": Way(stays=1.0, plan=lent),
-        "encoders on call": Way(stays=0.0, rungs=("encode", "encode")),
+        "encoders on demand": Way(stays=0.0, rungs=("encode", "encode")),
         "fewer blocks after running out of memory": Way(stays=1.0, rungs=("sample", "sample", "sample")),
         "int8": Way(quantised("int8")),
         "int8, half stays": Way(quantised("int8"), stays=0.5),
@@ -126,15 +126,11 @@ class Section:
     def engine(self, way: Way) -> Engine:
         """The checkpoint, loaded as ``way`` says."""
         settings = resolve({**way.settings, "models_dir": str(self._models_dir)}, {}, self._models_dir / "none")
-        wishes = replace(wishes_of(settings)[0], modulation_table=way.table)
+        constraints = replace(constraints_of(settings)[0], modulation_table=way.table)
         change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)
-
-        class Changed(Planner):
-            def for_job(self, *arguments: Any) -> MemoryPlan:
-                return change(super().for_job(*arguments))
-
-        planner = Changed(self._checkpoint, self._compute, wishes, self._models_dir)
-        planner.plan = change(planner.plan)
+        planner = planner_for(self._checkpoint, self._compute, constraints, self._models_dir)
+        plan_video, planner.plan = planner.for_video, change(planner.plan)
+        planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
         asked = (planner.plan, settings, why_no_products(planner.plan, self._compute, settings))
         parts = load_parts(self._checkpoint, self._compute, lambda *where: load_transformer(*where, *asked))
         return Engine(self._checkpoint, self._compute, parts, planner)

@@ -7,14 +7,12 @@ them, and say how much memory all that took. Anything that does this can drive t
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -24,19 +22,23 @@ from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
 from .denoise.denoiser import Denoiser, Guidance, TextInput
-from .lessons import Lessons
-from .memory import load_model_chunked
-from .memory_plan import MemoryPlan
-from .memory_ways import TILES, Decode
+from .memory import vram
+from .memory.costs import TILES, Decode
+from .memory.lessons import Lessons
+from .memory.moves import load_model_chunked
+from .memory.placement import Site
+from .memory.plan import MemoryPlan
+from .memory.planner import Planner
+from .memory.residency import Residency
 from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
 from .models.speed import quicken
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
-from .models.weights import load_transformer, why_no_products, wishes_of
+from .models.weights import constraints_of, load_transformer, why_no_products
+from .planning import plan_video_memory, planner_for
 from .request import Request
-from .residency import Planner, Residency
 from .sections.history import Context
 from .settings import Settings, resolve
 from .vae.codec import LatentPosterior, decode_clip, encode_picture
@@ -133,9 +135,10 @@ class Engine:
     ) -> None:
         """``attention`` and ``notices`` are told with every video."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
-        self._compute, self._parts, self._planner = compute, parts, planner
+        self._compute, self.parts, self._planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
-        self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
+        site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
+        self.residency = Residency(site, parts.beside_transformer(), planner.plan)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
         self._cache = ContentCache()
         self._begin_ladder(planner.plan.decode)
@@ -153,9 +156,9 @@ class Engine:
         """
         settings = chosen or resolve()
         compute = choose_compute()
-        wishes, notices = wishes_of(settings)
+        constraints, notices = constraints_of(settings)
         allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
-        planner = Planner(checkpoint, compute, wishes, settings.models_dir, lessons)
+        planner = planner_for(checkpoint, compute, constraints, settings.models_dir, lessons)
         no_products = why_no_products(planner.plan, compute, settings)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
@@ -173,22 +176,24 @@ class Engine:
     def close(self) -> None:
         """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
         for good goes with the engine. No video can be made after that."""
-        self._residency.close()
+        self.residency.close()
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
-        if self._compute.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        plan = self._planner.for_job(request, height, width)
-        self._residency.follow(plan)
+        vram.forget_peak(self._compute.device)
+        plan = plan_video_memory(self._planner, request, height, width)
+        self.residency.follow(plan)
         self._begin_ladder(plan.decode)
         kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
         unused = self._compute.unused_gpu and f" {self._compute.unused_gpu}".replace("{", "{{").replace("}", "}}")
-        words, notices = plan.words + self._residency.copies + kernel + unused, (*self._notices, *plan.notices)
-        return replace(self._residency.plan, words=words, notices=notices)
+        words, notices = (
+            plan.words + self.residency.transformer.copies + kernel + unused,
+            (*self._notices, *plan.notices),
+        )
+        return replace(self.residency.plan, words=words, notices=notices)
 
     def _begin_ladder(self, decode: Decode) -> None:
-        self._decode_how, self._encode_on_call = decode, self._planner.encode_on_call
+        self._decode_how, self._encode_on_demand = decode, self._planner.encode_on_demand
         self._vae_on_cpu: nn.Module | None = None
         self._rungs: dict[Ladder, Iterator[str]] = {
             "encode": self._encode_rungs(),
@@ -206,28 +211,28 @@ class Engine:
         return next(self._rungs[ladder], None)
 
     def _free_rung(self, what: str = "") -> Iterator[str]:
-        self._residency.clear()
+        self.residency.clear()
         what = what or f"{self._compute.device} ran out of memory"
         yield f"{what}: what was not in use has been freed, and it is tried again."
 
     def _encode_rungs(self) -> Iterator[str]:
         yield from self._free_rung()
-        if self._moves("text_encoder") and not self._encode_on_call:
-            self._encode_on_call = True
-            self._planner.learn(encode_on_call=True)
+        if self._moves("text_encoder") and not self._encode_on_demand:
+            self._encode_on_demand = True
+            self._planner.learn(encode_on_demand=True)
             yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
 
     def _sample_rungs(self) -> Iterator[str]:
-        self._residency.vae_leaves()
+        self.residency.vae_leaves()
         self._planner.learn(vae_leaves=True)
         yield from self._free_rung()
-        while self._residency.fewer_resident_blocks():
-            blocks = self._residency.plan.resident_blocks
-            self._planner.learn(resident_bytes=self._residency.plan.resident_bytes)
+        while self.residency.shrink():
+            blocks = self.residency.plan.resident_blocks
+            self._planner.learn(resident_bytes=self.residency.plan.resident_bytes)
             yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
 
     def _decode_rungs(self) -> Iterator[str]:
-        self._residency.take_turns()
+        self.residency.take_turns()
         self._planner.learn(take_turns=True)
         yield from self._free_rung()
         while (smaller := SMALLER.get(self._decode_how)) and (smaller[0] != "cpu" or self._planner.can_decode_on_cpu()):
@@ -237,12 +242,12 @@ class Engine:
 
     def _moves(self, part: str) -> bool:
         """Whether it computes elsewhere than where its weights live."""
-        return self._residency.plan.residency[part] != "cpu"
+        return self.residency.plan.residency[part] != "cpu"
 
     @torch.inference_mode()
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
         """Encode the texts and the fitted picture, uint8 [height, width, 3], of a request."""
-        parts, key = self._parts, content_key(picture)
+        parts, key = self.parts, content_key(picture)
         conditioning = Conditioning(
             prompt=self._prompt(request.prompt),
             negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
@@ -257,7 +262,7 @@ class Engine:
         return conditioning
 
     def _prompt(self, text: str) -> PromptEmbedding:
-        parts, key = self._parts, content_key(text)
+        parts, key = self.parts, content_key(text)
         tokens, cut = self._cached(
             f"features:{key}", "text_encoder", lambda: llama_features(text, parts.tokenizer, parts.text_encoder)
         )
@@ -270,27 +275,27 @@ class Engine:
         """From the cache, else made while ``part`` is where it computes."""
 
         def visit() -> T:
-            with self._residency.visit(part, self._encode_on_call):
+            with self.residency.visit(part, self._encode_on_demand):
                 return make()
 
         return self._cache.get(key, visit)
 
     def denoiser(self, request: Request, conditioning: Conditioning, context: Context) -> SectionDenoiser:
         """See ``section_denoiser``."""
-        made = section_denoiser(self._parts.transformer, self._compute, request, conditioning, context)
-        return replace(made, ready=self._residency.before_sampling)
+        made = section_denoiser(self.parts.transformer, self._compute, request, conditioning, context)
+        return replace(made, ready=self.residency.before_sampling)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
         if self._decode_how == "cpu" and self._moves("vae"):
             if self._vae_on_cpu is None:
-                self._vae_on_cpu = deepcopy(self._residency.at_home("vae")).to(torch.float32)
+                self._vae_on_cpu = deepcopy(self.residency.at_home("vae")).to(torch.float32)
             return decode_clip(self._vae_on_cpu, latents, True, TILES["cpu"])
-        self._residency.before_decoding()
+        self.residency.before_decoding()
         tile = TILES.get(self._decode_how, 0) if self._moves("vae") else 0
-        with self._residency.visit("vae"):
-            return decode_clip(self._parts.vae, latents, bool(tile), tile)
+        with self.residency.visit("vae"):
+            return decode_clip(self.parts.vae, latents, bool(tile), tile)
 
     def preview(self, latents: Tensor) -> np.ndarray:
         """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""
@@ -298,20 +303,7 @@ class Engine:
 
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
-        if self._compute.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        return peak_process_memory_mb()
-
-
-def peak_process_memory_mb() -> float:
-    """The most memory this process has held; where the system does not keep that, what it holds now."""
-    memory = psutil.Process().memory_info()
-    if sys.platform == "win32":
-        return float(memory.peak_wset) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        return vram.peak_memory_mb(self._compute.device)
 
 
 def section_denoiser(

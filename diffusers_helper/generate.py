@@ -44,8 +44,8 @@ from .events import (
 from .forecast import UNKNOWN, Paces, Work
 from .growing_video import GrowingVideo
 from .media.metadata import as_comment
-from .memory import is_out_of_memory, is_out_of_ram
-from .memory_plan import MemoryPlan
+from .memory.plan import MemoryPlan
+from .memory.shortage import is_out_of_memory, is_out_of_ram
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_picture, notices
 from .progress import Progress

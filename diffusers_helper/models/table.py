@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
-from ..memory_ways import DECODED_STEPS
+from ..memory.costs import DECODED_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 from .about import About, describe_large, read_description

@@ -21,11 +21,11 @@ from diffusers_helper.conditioning.prompt import (
     template_length,
 )
 from diffusers_helper.engine import Engine
-from diffusers_helper.memory_ways import Wishes
+from diffusers_helper.memory.costs import Constraints
 from diffusers_helper.models.load import Compute, Parts, load_parts
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
 PROMPTS = ["the camera pans left", "", "a {curly} 'quoted' prompt\nof two lines", "カメラが左にパンする 🎥", "يسار"]
@@ -44,7 +44,7 @@ def pipeline(pocket: Path) -> Any:
 
 def make_engine(pocket: Path, parts: Parts) -> Engine:
     checkpoint = find_checkpoint("pocket", pocket)
-    return Engine(checkpoint, FLOAT32, parts, Planner(checkpoint, FLOAT32, Wishes(), pocket))
+    return Engine(checkpoint, FLOAT32, parts, planner_for(checkpoint, FLOAT32, Constraints(), pocket))
 
 
 def encode(prompt: str, parts: Parts) -> Any:

@@ -12,6 +12,7 @@ from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_sigmas
 from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
+from diffusers_helper.memory.transport import ThreadTransport
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.shards import Shards
@@ -19,7 +20,6 @@ from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.request import Request
 from diffusers_helper.sections.context import f1_context
 from diffusers_helper.sections.history import gather_context
-from diffusers_helper.transport import ThreadTransport
 from diffusers_helper.vae.codec import LatentPosterior
 
 from ..parity import pack

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, SectionDenoiser, section_denoiser
-from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request

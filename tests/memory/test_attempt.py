@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper import memory
 from diffusers_helper.generate import Run
+from diffusers_helper.memory import moves, tensors, vram
 
 Made = list[weakref.ref[Tensor]]
 
@@ -87,7 +87,7 @@ def test_a_piece_that_is_moved_again_finds_nothing_of_the_first_try(monkeypatch:
         made.append(weakref.ref(copy))
         return copy
 
-    monkeypatch.setattr(memory, "_moved", moved)
-    monkeypatch.setattr(memory, "free_unused", lambda: alive.extend(one() is not None for one in made))
-    memory.load_model_chunked(nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)]), "cpu")
+    monkeypatch.setattr(tensors, "moved", moved)
+    monkeypatch.setattr(vram, "free_unused", lambda: alive.extend(one() is not None for one in made))
+    moves.load_model_chunked(nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)]), "cpu")
     assert alive == [False, False]

@@ -21,21 +21,22 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from bench.virtual_clock import VirtualTransport
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.errors import OutOfMemory
-from diffusers_helper.memory_plan import MemoryPlan, plan_memory
-from diffusers_helper.memory_ways import GB, LIBRARIES_BYTES, TILES, Decode, Machine, Precision, Way, Wishes, Workload
+from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
+from diffusers_helper.memory.costs import TILES, Constraints, Decode, Machine, Precision, Workload
+from diffusers_helper.memory.plan import MemoryPlan, plan_memory
+from diffusers_helper.memory.swap import BlockSwap
+from diffusers_helper.memory.units import GB, GIB
 from diffusers_helper.models.modulation import tabulate
 from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.swap import BlockSwap
 from diffusers_helper.vae.codec import in_tiles
 
 from .caching_allocator import Allocator, ExpandableSegments, OrdinarySegments, OutOfMemoryError, replay, smallest_card
-from .memory_recording import Recording, Step, record
+from .recording import Recording, Step, record
 from .test_peak_on_gpu import step_inputs
 
-GIB = 2**30
-CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
+CONFIG = Path(__file__).parent.parent / "models" / "data" / "framepack_transformer_config.json"
 HEIGHT, WIDTH = 640, 608
 USUAL = Workload.of(HEIGHT, WIDTH)
 CARDS = ((6, 32), (8, 32), (10, 32), (12, 32), (16, 32), (20, 64), (24, 32), (24, 64), (32, 64), (80, 128))
@@ -175,9 +176,9 @@ def test_no_card_climbs_down_a_rung(
     workload = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches)
     if (vram, grow, branches) == (6, False, 2):
         with pytest.raises(OutOfMemory, match="It would fit without a step cache"):
-            plan_memory(here, FULL_SIZE, workload, Wishes(small_host_copy=True))
+            plan_memory(here, FULL_SIZE, workload, Constraints(small_host_copy=True))
         return
-    plan = plan_memory(here, FULL_SIZE, workload, Wishes(small_host_copy=ram < 40))
+    plan = plan_memory(here, FULL_SIZE, workload, Constraints(small_host_copy=ram < 40))
     swap, others = swaps[plan.precision]
     card = Card(plan, swap, (ExpandableSegments if grow else OrdinarySegments)(free - LIBRARIES_BYTES))
     vae = sum(weights.nbytes for weights in decoding.vae.parameters())
@@ -197,7 +198,7 @@ def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> N
     assert decoding(how, True).held <= predicted < 1.2 * decoding(how, True).held
     assert decoding(how, False).held < predicted
     for workspaces in (False, True):
-        way = Way(FULL_SIZE, USUAL, Wishes(), True, "int8", how, True, 0, segments_grow=False)
+        way = Candidate(FULL_SIZE, USUAL, Constraints(), True, "int8", how, True, 0, segments_grow=False)
         replay(decoding(how, workspaces).steps, OrdinarySegments(way.clip_bytes()))
 
 
@@ -206,7 +207,7 @@ def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> N
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
     workload, step = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches), steps_of[precision, branches]
-    way = Way(FULL_SIZE, workload, Wishes(), True, precision, "gpu", True, 0, segments_grow=False)
+    way = Candidate(FULL_SIZE, workload, Constraints(), True, precision, "gpu", True, 0, segments_grow=False)
     needed = smallest_card(step, ExpandableSegments)
     assert needed <= way.activation_bytes() < 1.14 * needed
     needed = smallest_card(step, OrdinarySegments)

@@ -13,26 +13,24 @@ import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
-from diffusers_helper import residency
 from diffusers_helper.engine import Conditioning, Engine
-from diffusers_helper.memory import free_unused
-from diffusers_helper.memory_ways import LIBRARIES_BYTES, TILES, Decode, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
+from diffusers_helper.memory.costs import TILES, Constraints, Decode, Machine, PartSizes, Workload
+from diffusers_helper.memory.vram import free_unused
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.modulation import modulation_linears
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 from diffusers_helper.vae.codec import decode_clip
 
-from .test_residency import checkpoint, video
-
-__all__ = ["checkpoint"]
+from .support import as_if_on, video
 
 pytestmark = pytest.mark.gpu
 
-CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
+CONFIG = Path(__file__).parent.parent / "models" / "data" / "framepack_transformer_config.json"
 HEIGHT, WIDTH = 640, 608
 CUBLAS_BYTES = 2**26
 """What cuBLAS takes of PyTorch for itself; the plan leaves it to what it rounds up."""
@@ -93,11 +91,14 @@ def step_inputs(workload_text: int = 256, device: str = "cuda") -> dict[str, Any
 def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     """Of blocks that run one after the other, three need what sixty need."""
     made: list[FramePackTransformer] = []
-    wishes, workload = Wishes(modulation_table=False, preserved_bytes=0), Workload.of(HEIGHT, WIDTH, cached_tensors=0)
+    constraints, workload = (
+        Constraints(modulation_table=False, preserved_bytes=0),
+        Workload.of(HEIGHT, WIDTH, cached_tensors=0),
+    )
     weights = peak_of(lambda: made.append(few_blocks()))
     assert weights > 0
     sizes = sizes_of(made[0])
-    way = Way(sizes, workload, wishes, True, "as_is", "gpu", False, sizes.blocks)
+    way = Candidate(sizes, workload, constraints, True, "as_is", "gpu", False, sizes.blocks)
     assert abs(made[0].weights_bytes() - way.weights_vram()) < 0.02 * way.weights_vram()
     inputs = step_inputs()
     assert peak_of(lambda: made[0](**inputs)) <= way.activation_bytes() + CUBLAS_BYTES
@@ -121,11 +122,10 @@ def test_a_video_stays_within_its_plan(
     """From the first step on: encoding takes what is free, and is in no plan."""
     vram_bytes += LIBRARIES_BYTES
     here = Machine(80 * 10**9, vram_bytes, 64 * 10**9, 60 * 10**9, 99 * 10**9)
-    monkeypatch.setattr(residency, "look", lambda compute, folder: here)
-    monkeypatch.setattr(residency, "_vram_free", lambda device: vram_bytes)
+    as_if_on(here, monkeypatch)
     free_unused()
     before, compute = torch.cuda.memory_allocated(), choose_compute()
-    planner = Planner(checkpoint, compute, Wishes(precision="as_is", preserved_bytes=0), tmp_path)
+    planner = planner_for(checkpoint, compute, Constraints(precision="as_is", preserved_bytes=0), tmp_path)
     made = Engine(checkpoint, compute, load_parts(checkpoint, compute), planner)
     encode = made.encode
 
@@ -139,4 +139,4 @@ def test_a_video_stays_within_its_plan(
     video(made, photograph, tmp_path)
     peak = torch.cuda.max_memory_allocated() - before
     made.close()
-    assert peak <= made._residency.plan.peak_vram_bytes - LIBRARIES_BYTES + CUBLAS_BYTES
+    assert peak <= made.residency.plan.peak_vram_bytes - LIBRARIES_BYTES + CUBLAS_BYTES
