@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How to run: settings, whether a table stands for the modulation, what the plan becomes, rungs of the ladder.
+    """How to run: settings, whether a table stands for the modulation, what the plan becomes, fallbacks that are taken.
 
     Attributes:
         stays: share of the transformer's blocks that stay while the others pass through; None: nothing is swapped.
@@ -66,7 +66,7 @@ class Way:
     table: bool = True
     stays: float | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
-    rungs: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 def quantised(name: str, **more: Any) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def ways() -> dict[str, Way]:
         "swapped, none stays": Way(table=False, stays=0.0),
         "swapped, half stays, with table": Way(stays=0.5),
         "swapped, all stay, parts take turns": Way(stays=1.0, plan=lent),
-        "encoders on demand": Way(stays=0.0, rungs=("encode", "encode")),
-        "fewer blocks after running out of memory": Way(stays=1.0, rungs=("sample", "sample", "sample")),
+        "encoders on demand": Way(stays=0.0, fallbacks=("encode", "encode")),
+        "fewer blocks after running out of memory": Way(stays=1.0, fallbacks=("sample", "sample", "sample")),
         "int8": Way(quantised("int8")),
         "int8, half stays": Way(quantised("int8"), stays=0.5),
         "int8, 8-bit products": Way(quantised("int8", quantised_matmul=True)),
@@ -102,7 +102,7 @@ def as_on_a_gpu(plan: MemoryPlan, way: Way, transformer_bytes: int) -> MemoryPla
     """The plan, changed as ``way`` says; parts come and go where the transformer is swapped."""
     if way.stays is not None:
         held = int(way.stays * transformer_bytes)
-        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="gpu")
+        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="whole")
     return replace(plan, **way.plan)
 
 
@@ -139,8 +139,8 @@ class Section:
         """Latents [1, C, T, H, W] and frames [F, height, width, 3] float64."""
         engine = self.engine(way)
         engine.prepare(self._request, *self._picture.shape[:2])
-        for stage in way.rungs:
-            engine.use_less_memory(stage)  # type: ignore[arg-type]  # the stages' names
+        for stage in way.fallbacks:
+            engine.degradation.use_less(stage)  # type: ignore[arg-type]  # the stages' names
         conditioning = engine.encode(self._request, self._picture)
         start = conditioning.start.mean
         noise = torch.randn((*start.shape[:2], WINDOW, *start.shape[3:]), generator=torch.Generator().manual_seed(SEED))

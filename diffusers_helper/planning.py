@@ -11,6 +11,7 @@ import torch
 from .caches.select import token_tensors
 from .media.files import free_bytes
 from .memory import vram
+from .memory.candidates import Situation
 from .memory.costs import Constraints, Machine, Workload
 from .memory.host import read_ram
 from .memory.lessons import Lessons
@@ -23,6 +24,7 @@ from .models.quantised_file import kept_bytes, quantised_folder
 from .models.sizes import BYTES, FULL_SIZE, part_sizes
 from .models.table import FRAMEPACK_BUCKETS, WEIGHTS_PARTS, Checkpoint
 from .request import Request
+from .vae.decoders import DECODERS
 
 
 def planner_for(
@@ -44,6 +46,7 @@ def planner_for(
         replace(machine, disk_free=machine.disk_free + kept),
         Workload.of(*max(checkpoint.buckets, key=math.prod)),
         constraints,
+        tuple(DECODERS.values()),
         lambda: vram.reclaimable_bytes(compute.device),
         fingerprint,
         lessons,
@@ -64,8 +67,8 @@ def workload_of(request: Request, height: int, width: int) -> Workload:
 def forecast_full_size(compute: Compute, constraints: Constraints, models_dir: Path) -> MemoryPlan:
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
-    machine = probe_machine(compute, models_dir)
-    return plan_memory(machine, sizes, Workload.of(*max(FRAMEPACK_BUCKETS, key=math.prod)), constraints)
+    machine, largest = probe_machine(compute, models_dir), Workload.of(*max(FRAMEPACK_BUCKETS, key=math.prod))
+    return plan_memory(Situation(machine, sizes, largest, constraints, tuple(DECODERS.values())))
 
 
 def dtype_names(compute: Compute) -> dict[str, str]:

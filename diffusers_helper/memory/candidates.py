@@ -8,19 +8,17 @@ The factors are estimates for the 13B checkpoint, from counting its operations; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from .costs import (
     BYTES_PER_WEIGHT,
-    DECODED_STEPS,
     SPARE_RAM,
     STAY_ON_GPU,
-    TILES,
     WORDS,
     Constraints,
-    Decode,
+    DecoderCosts,
     Machine,
     PartSizes,
     Precision,
@@ -58,7 +56,7 @@ class Candidate:
     constraints: Constraints
     on_gpu: bool
     precision: Precision
-    decode: Decode
+    decoder: DecoderCosts
     take_turns: bool
     resident_blocks: int
     fused_attention: bool = True
@@ -126,10 +124,10 @@ class Candidate:
         return self.other_bytes() + self.resident_bytes() + buffers
 
     def vae_stays(self) -> bool:
-        return not self.take_turns and self.decode != "cpu"
+        return not self.take_turns and self.decoder.uses_device
 
     def _decoding_vram(self) -> int:
-        vae = 0 if self.decode == "cpu" else self.sizes.bytes_of("vae")
+        vae = self.sizes.bytes_of("vae") if self.decoder.uses_device else 0
         return self._held_while_decoding() + vae + self.clip_bytes()
 
     def _held_while_decoding(self) -> int:
@@ -140,7 +138,7 @@ class Candidate:
 
     def decode_bytes(self) -> int:
         """Of the GPU, to work with."""
-        return self.workload.gpu_decode_bytes(self.sizes, self.decode, self.fused_vae_attention)
+        return self.decoder.device_bytes(self.sizes, self.workload, self.fused_vae_attention)
 
     def ram(self) -> int:
         """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
@@ -161,8 +159,8 @@ class Candidate:
         if self.constraints.small_host_copy:
             transformer -= min(self.resident_bytes(), self.block_bytes())
         if self.on_gpu:
-            return parts + transformer + (self.workload.cpu_decode_bytes(self.sizes) if self.decode == "cpu" else 0)
-        return parts + transformer + max(self.activation_bytes(), self.workload.decode_bytes(self.sizes, "gpu"))
+            return parts + transformer + self.decoder.ram_bytes(self.sizes, self.workload)
+        return parts + transformer + max(self.activation_bytes(), self.decoder.device_bytes(self.sizes, self.workload))
 
     def _is_mapped(self, part: str) -> bool:
         """What the CPU computes with it reads all the time: there it must fit."""
@@ -186,7 +184,7 @@ class Candidate:
         unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
         passing = 1 + PASSING * (1 - self.resident_blocks / self.sizes.blocks)
         step = passing * max(unpacked, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
-        return step * self.workload.steps + DECODED_STEPS[self.decode] * operations
+        return step * self.workload.steps + self.decoder.cost_in_steps * operations
 
     def _streamed_bytes(self) -> int:
         """What the bus carries in a step."""
@@ -202,22 +200,55 @@ class Candidate:
         return (self.cost(), list(WORDS).index(self.precision), self._section_bytes())
 
 
-def candidates(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> Iterator[Candidate]:
-    """Every one that the constraints and the rules allow; with more memory there is never one less."""
-    on_gpu = machine.vram_total > 0
-    asked = constraints.precision
-    precisions: tuple[Precision, ...] = ("as_is", "int8") if asked == "auto" else (asked,)
-    decodes: tuple[Decode, ...] = ("gpu", *TILES) if constraints.decode == "auto" else (constraints.decode,)
-    if not on_gpu:
-        for precision in precisions:
-            yield Candidate(parts, workload, constraints, False, precision, "cpu", False, 0)
-        return
-    counts = range(parts.blocks + 1) if constraints.swap else (parts.blocks,)
-    for precision, decode, turns, count in product(precisions, decodes, (False, True), counts):
-        there = (machine.fused_attention, machine.segments_grow, machine.fused_vae_attention, machine.libraries_loaded)
-        candidate = Candidate(parts, workload, constraints, True, precision, decode, turns, count, *there)
-        if _allowed(candidate, machine):
-            yield candidate
+@dataclass(frozen=True)
+class Situation:
+    """What there is, and what it is wanted for.
+
+    Attributes:
+        decoders: without a GPU the first one decodes.
+    """
+
+    machine: Machine
+    parts: PartSizes
+    workload: Workload
+    constraints: Constraints
+    decoders: Sequence[DecoderCosts]
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Every one that the constraints and the rules allow; with more memory there is never one less."""
+        if self.machine.vram_total == 0:
+            for precision in self._precisions():
+                yield self._candidate(False, precision, self.decoders[0], False, 0)
+            return
+        decoders = [each for each in self.decoders if self.constraints.decode in ("auto", each.name)]
+        counts = range(self.parts.blocks + 1) if self.constraints.swap else (self.parts.blocks,)
+        for way in product(self._precisions(), decoders, (False, True), counts):
+            candidate = self._candidate(True, *way)
+            if _allowed(candidate, self.machine):
+                yield candidate
+
+    def _precisions(self) -> tuple[Precision, ...]:
+        asked = self.constraints.precision
+        return ("as_is", "int8") if asked == "auto" else (asked,)
+
+    def _candidate(
+        self, on_gpu: bool, precision: Precision, decoder: DecoderCosts, take_turns: bool, resident_blocks: int
+    ) -> Candidate:
+        machine = self.machine
+        return Candidate(
+            self.parts,
+            self.workload,
+            self.constraints,
+            on_gpu,
+            precision,
+            decoder,
+            take_turns,
+            resident_blocks,
+            machine.fused_attention,
+            machine.segments_grow,
+            machine.fused_vae_attention,
+            machine.libraries_loaded,
+        )
 
 
 def _allowed(candidate: Candidate, machine: Machine) -> bool:

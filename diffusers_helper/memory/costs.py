@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from .lessons import Lesson
 from .units import GB
 
 Precision = Literal["as_is", "int8", "fp8", "bnb8", "bnb4"]
 Place = Literal["gpu", "cpu", "swapped"]
-Decode = Literal["gpu", "tiled", "small_tiles", "cpu"]
 
 BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.002, "fp8": 1.002, "bnb8": 1.01, "bnb4": 0.57}
 """Of a block's matrices, with their scales; ``as_is`` has what the machine computes in."""
@@ -33,21 +32,9 @@ STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
 """What bitsandbytes has packed cannot be swapped by blocks."""
 
 TEXT_TOKENS = 900
-BYTES_PER_MASKED_SCORE = 12
-"""Of attention that is not fused: a score, its mask and its softmax, in float32."""
-LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
-"""Of the VAE: frames, which become ``DECODED_AT_ONCE``, and the side of the square that a latent becomes."""
-DECODED_VALUES_PER_PIXEL = 13.5
-"""Values per pixel and VAE channel at the widest point of decoding 17 frames at once: 9.2 that tensors hold, and a
-convolution's input and output once more, which cuDNN is taken to bring into another order."""
-DECODED_AT_ONCE = 17
-CLIP_COPIES = 1.5
-"""Of the clip, while its parts are put together."""
-TILES: Mapping[Decode, int] = {"tiled": 256, "small_tiles": 128, "cpu": 256}
-"""Side in pixels, where a clip is not decoded in whole frames."""
 SPARE_RAM = 5 * 10**8
-DECODED_STEPS: Mapping[Decode, float] = {"gpu": 1.3, "tiled": 2.1, "small_tiles": 2.4, "cpu": 60.0}
-"""What decoding a section costs, in sampling steps on the GPU."""
+WHOLE_CLIP_STEPS = 1.3
+"""What decoding a section costs in whole frames, in sampling steps on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -128,27 +115,34 @@ class Workload:
         tokens = (latent_window + 2) * rows * columns + coarse + TEXT_TOKENS
         return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3, cached_tensors)
 
-    def decode_bytes(self, sizes: PartSizes, how: Decode) -> int:
-        """Working memory of the VAE. ``cpu`` is where it goes when the GPU is too small: in tiles, in float32."""
-        widest = DECODED_VALUES_PER_PIXEL * DECODED_AT_ONCE * self._pixels_at_once(how) * sizes.vae_channels
-        clip = 3 * self.frames * self.height * self.width
-        return int((widest + CLIP_COPIES * clip) * (4 if how == "cpu" else sizes.bytes_per_weight["vae"]))
 
-    def _pixels_at_once(self, how: Decode) -> int:
-        """Of a frame."""
-        side = TILES.get(how, max(self.height, self.width))
-        return min(self.height, side) * min(self.width, side)
+class DecoderCosts(Protocol):
+    """What plans know of a decoder, a way to decode clips (vae/decoders.py).
 
-    def gpu_decode_bytes(self, sizes: PartSizes, how: Decode, fused_attention: bool = True) -> int:
-        """What the GPU gives for it."""
-        if how == "cpu":
-            return 0
-        tokens = 0 if fused_attention else LATENTS_AT_ONCE * self._pixels_at_once(how) // PIXELS_PER_LATENT**2
-        return self.decode_bytes(sizes, how) + BYTES_PER_MASKED_SCORE * tokens**2
+    Attributes:
+        name: of the decoder, in plans.
+        words: for people, such as "in tiles"; empty for the usual way.
+        remark: for people, what else there is to know where it takes over.
+        cost_in_steps: what a section's clip costs, in sampling steps on the GPU.
+        uses_device: whether the VAE's weights are on the device while it works.
+    """
 
-    def cpu_decode_bytes(self, sizes: PartSizes) -> int:
-        """Of RAM, for decoding there what the GPU cannot: a copy of the VAE in float32, and its working memory."""
-        return 4 * sizes.rest["vae"] + self.decode_bytes(sizes, "cpu")
+    @property
+    def name(self) -> str: ...
+    @property
+    def words(self) -> str: ...
+    @property
+    def remark(self) -> str: ...
+    @property
+    def cost_in_steps(self) -> float: ...
+    @property
+    def uses_device(self) -> bool: ...
+
+    def device_bytes(self, sizes: PartSizes, workload: Workload, fused_attention: bool = True) -> int:
+        """Working memory of the device for a clip, beside the VAE's weights."""
+
+    def ram_bytes(self, sizes: PartSizes, workload: Workload) -> int:
+        """What it takes of RAM beside the parts, where the device is a GPU."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ class Constraints:
         small_host_copy: blocks that stay on the GPU have no copy in RAM; so they cannot take turns.
         preserved_bytes: GPU memory that resident blocks leave free; working memory comes out of it. Blocks packed by
             bitsandbytes cannot be anywhere else, so they do not heed it.
-        decode: a way to decode, or "auto".
+        decode: the name of a decoder, or "auto".
     """
 
     precision: Precision | Literal["auto"] = "auto"
@@ -172,4 +166,4 @@ class Constraints:
     bnb_cpu_offload: bool = False
     small_host_copy: bool = False
     preserved_bytes: int = 6 * GB
-    decode: Decode | Literal["auto"] = "auto"
+    decode: str = "auto"

@@ -9,16 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import OutOfMemory
-from .candidates import Candidate, candidates
-from .costs import STAY_ON_GPU, WORDS, Constraints, Decode, Machine, PartSizes, Place, Precision, Workload
+from .candidates import Candidate, Situation
+from .costs import STAY_ON_GPU, WORDS, Constraints, Machine, Place, Precision, Workload
 from .units import GB
 
-DECODING: Mapping[Decode, str] = {
-    "gpu": "",
-    "tiled": ", decoding in tiles",
-    "small_tiles": ", decoding in small tiles",
-    "cpu": ", decoding on the CPU",
-}
 SMALL_WINDOW = 3
 """What is offered where the memory does not suffice: sections of so many latent frames."""
 
@@ -31,6 +25,7 @@ class MemoryPlan:
         residency: part -> where its weights are. ``gpu``: there for good. ``swapped``: in RAM, and on the GPU for
             their use; of the transformer, ``resident_blocks`` stay there while it samples. ``cpu``: computes there.
         resident_bytes: of the blocks that stay.
+        decode: the name of the decoder.
         take_turns: the transformer leaves the GPU while a clip is decoded.
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
         words: the plan for people; ``{resident_blocks}`` stands for that number.
@@ -43,7 +38,7 @@ class MemoryPlan:
     resident_blocks: int
     resident_bytes: int
     take_turns: bool
-    decode: Decode
+    decode: str
     peak_vram_bytes: int
     peak_ram_bytes: int
     words: str
@@ -60,24 +55,22 @@ class MemoryPlan:
         return replace(self, residency={**self.residency, "vae": "swapped"}) if stays else self
 
 
-def plan_memory(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> MemoryPlan:
+def plan_memory(situation: Situation) -> MemoryPlan:
     """The cheapest way to run that fits.
 
     Raises:
         OutOfMemory: nothing fits; says what is short and what would fit.
     """
-    best = _best(machine, parts, workload, constraints)
+    best, constraints = _best(situation), situation.constraints
     if best is None and constraints.precision in STAY_ON_GPU:
-        best = _best(machine, parts, workload, replace(constraints, precision="auto"))
+        best = _best(replace(situation, constraints=replace(constraints, precision="auto")))
     if best is None:
-        raise OutOfMemory(_refusal(machine, parts, workload, constraints))
-    return _plan(best, machine, constraints)
+        raise OutOfMemory(_refusal(situation))
+    return _plan(best, situation.machine, constraints)
 
 
-def _best(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> Candidate | None:
-    fitting = (
-        candidate for candidate in candidates(machine, parts, workload, constraints) if _fits(candidate, machine)
-    )
+def _best(situation: Situation) -> Candidate | None:
+    fitting = (each for each in situation.candidates() if _fits(each, situation.machine))
     return min(fitting, key=Candidate.order, default=None)
 
 
@@ -97,7 +90,7 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
         resident_blocks=chosen.resident_blocks,
         resident_bytes=chosen.resident_bytes(),
         take_turns=chosen.take_turns,
-        decode=chosen.decode,
+        decode=chosen.decoder.name,
         peak_vram_bytes=chosen.vram(),
         peak_ram_bytes=chosen.ram(),
         words=_words(chosen, machine),
@@ -138,7 +131,7 @@ def _words(chosen: Candidate, machine: Machine) -> str:
     if not chosen.all_resident:
         where = f"{{resident_blocks}} of {chosen.sizes.blocks} blocks on the GPU, the others swapped in from RAM"
     turns = ", which is cleared for decoding" if chosen.take_turns else ""
-    decode = DECODING[chosen.decode]
+    decode = chosen.decoder.words and f", decoding {chosen.decoder.words}"
     vram = f"{chosen.vram() / GB:.1f} of {machine.vram_free / GB:.1f} GB free VRAM"
     return f"{WORDS[chosen.precision]}, {where}{turns}{decode}, with at most {vram} and {ram}.{_reads(chosen, machine)}"
 
@@ -150,10 +143,11 @@ def _reads(chosen: Candidate, machine: Machine) -> str:
     return f" RAM is short: up to {again / GB:.1f} GB of encoders are read from disk for a new prompt."
 
 
-def _refusal(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> str:
+def _refusal(situation: Situation) -> str:
     """What is short in the way that comes nearest, and what would fit."""
-    machine = replace(machine, lessons=())
-    nearest = min(candidates(machine, parts, workload, constraints), key=lambda each: _shortage(each, machine))
+    machine = replace(situation.machine, lessons=())
+    situation = replace(situation, machine=machine)
+    nearest = min(situation.candidates(), key=lambda each: _shortage(each, machine))
     needs = [
         f"{needed / GB:.1f} GB of {kind} ({free / GB:.1f} GB are free)"
         for kind, needed, free in (
@@ -162,7 +156,7 @@ def _refusal(machine: Machine, parts: PartSizes, workload: Workload, constraints
         )
         if needed > free
     ]
-    return f"this needs at least {' and '.join(needs)}. {_remedy(machine, parts, workload, constraints)}"
+    return f"this needs at least {' and '.join(needs)}. {_remedy(situation)}"
 
 
 def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
@@ -170,16 +164,18 @@ def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
     return (max(candidate.vram() - machine.vram_free, 0), max(candidate.ram() - machine.ram_free, 0))
 
 
-def _remedy(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> str:
+def _remedy(situation: Situation) -> str:
+    workload = situation.workload
     smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached_tensors)
-    free = replace(constraints, precision="auto", swap=True, decode="auto")
-    tries: tuple[tuple[str, Workload, Constraints], ...] = (
-        ("The quantisation that is chosen by default would fit", workload, free),
-        ("It would fit without a step cache", replace(workload, cached_tensors=0), constraints),
-        (f"A latent window of {SMALL_WINDOW} would fit", smaller, constraints),
-        ("4-bit weights by bitsandbytes would fit", workload, replace(free, precision="bnb4", bnb_cpu_offload=True)),
+    free = replace(situation.constraints, precision="auto", swap=True, decode="auto")
+    in_4_bits = replace(free, precision="bnb4", bnb_cpu_offload=True)
+    tries = (
+        ("The quantisation that is chosen by default would fit", replace(situation, constraints=free)),
+        ("It would fit without a step cache", replace(situation, workload=replace(workload, cached_tensors=0))),
+        (f"A latent window of {SMALL_WINDOW} would fit", replace(situation, workload=smaller)),
+        ("4-bit weights by bitsandbytes would fit", replace(situation, constraints=in_4_bits)),
     )
-    for words, load, asked in tries:
-        if any(_fits(each, machine) for each in candidates(machine, parts, load, asked)):
+    for words, tried in tries:
+        if any(_fits(each, tried.machine) for each in tried.candidates()):
             return f"{words}; or close other programs."
     return "Close other programs; `--checkpoint pocket` fits everywhere."

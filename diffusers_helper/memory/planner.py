@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..errors import OutOfMemory
-from .costs import SPARE_RAM, WORDS, Constraints, Decode, Machine, PartSizes, Workload
+from .candidates import Situation
+from .costs import SPARE_RAM, WORDS, Constraints, DecoderCosts, Machine, PartSizes, Workload
 from .host import read_ram
 from .lessons import Lesson, Lessons
 from .plan import SMALL_WINDOW, MemoryPlan, plan_memory
@@ -32,12 +33,13 @@ class Planner:
         machine: Machine,
         largest: Workload,
         constraints: Constraints,
+        decoders: Sequence[DecoderCosts],
         vram_free: Callable[[], int],
         fingerprint: str = "",
         lessons: Lessons | None = None,
     ) -> None:
         """``vram_free``: asked again for each video. Raises OutOfMemory when the checkpoint cannot run here."""
-        self._sizes, self._vram_free = sizes, vram_free
+        self._sizes, self._decoders, self._vram_free = sizes, decoders, vram_free
         self._learnt = Lessons() if lessons is None else lessons
         self._machine = replace(machine, libraries_loaded=self._learnt.libraries_loaded)
         self.constraints, self.fingerprint, self.workload = constraints, fingerprint, largest
@@ -46,12 +48,13 @@ class Planner:
     def _plan_to_load(self) -> MemoryPlan:
         """For the usual latent window; where that does not fit, for a small one, which a video may ask for."""
         usual = self.workload
+        situation = Situation(self._machine, self._sizes, usual, self.constraints, self._decoders)
         try:
-            return plan_memory(self._machine, self._sizes, usual, self.constraints)
+            return plan_memory(situation)
         except OutOfMemory:
             small = Workload.of(usual.height, usual.width, SMALL_WINDOW)
             with suppress(OutOfMemory):
-                return plan_memory(self._machine, self._sizes, small, self.constraints)
+                return plan_memory(replace(situation, workload=small))
             raise
 
     def for_video(self, workload: Workload, preserved_bytes: int = 0) -> MemoryPlan:
@@ -81,10 +84,11 @@ class Planner:
     def _plan_with_lessons(self, constraints: Constraints) -> MemoryPlan:
         """Where they leave no way at all, one of those is tried again."""
         machine, lessons = self._machine, list(self._lessons())
+        situation = Situation(machine, self._sizes, self.workload, constraints, self._decoders)
         try:
-            made = plan_memory(machine, self._sizes, self.workload, constraints)
+            made = plan_memory(situation)
         except OutOfMemory:
-            made = plan_memory(replace(machine, lessons=()), self._sizes, self.workload, constraints)
+            made = plan_memory(replace(situation, machine=replace(machine, lessons=())))
         made = made.with_vae_lent() if any(lesson.vae_leaves for lesson in lessons) else made
         return replace(made, take_turns=made.take_turns or any(lesson.take_turns for lesson in lessons))
 
@@ -97,18 +101,23 @@ class Planner:
         """Whether encoding has run out of memory with weights that were lent."""
         return any(lesson.encode_on_demand for lesson in self._lessons())
 
-    def learn(self, *, decode: Decode | None = None, **lesson: Any) -> None:
+    def learn(self, *, decoder: DecoderCosts | None = None, **lesson: Any) -> None:
         """The last plan ran out of memory. Until clearly more is free than now, where another program may have taken
-        some meanwhile, no video decodes in a larger way than ``decode``, and what else a ``Lesson`` says."""
-        if decode is not None:
+        some meanwhile, no decoder that takes more than ``decoder`` is planned, and what else a ``Lesson`` says."""
+        if decoder is not None:
             fused = self._machine.fused_vae_attention
-            lesson["decode_bytes"] = self.workload.gpu_decode_bytes(self._sizes, decode, fused)
+            lesson["decode_bytes"] = decoder.device_bytes(self._sizes, self.workload, fused)
         self._learnt.learnt.append(Lesson(min(self._machine.vram_free, self._vram_free()), **lesson))
 
     def libraries_are_loaded(self) -> None:
         """CUDA's libraries have computed: no later plan counts again what they have taken."""
         self._learnt.libraries_loaded = True
 
-    def can_decode_on_cpu(self) -> bool:
-        """Whether RAM has room to decode a clip of the last plan's size there."""
-        return self.workload.cpu_decode_bytes(self._sizes) + SPARE_RAM <= read_ram().free
+    def smaller_decoders(self, name: str) -> Iterator[DecoderCosts]:
+        """Those after ``name`` for which RAM has room now, with clips of the last plan's size."""
+        names = [each.name for each in self._decoders]
+        return filter(self._ram_has_room, self._decoders[names.index(name) + 1 :])
+
+    def _ram_has_room(self, decoder: DecoderCosts) -> bool:
+        needed = decoder.ram_bytes(self._sizes, self.workload)
+        return not needed or needed + SPARE_RAM <= read_ram().free

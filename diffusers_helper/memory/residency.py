@@ -135,6 +135,10 @@ class Residency:
         """Whatever the plan says, the transformer leaves as far as it can while a clip is decoded."""
         self.plan = replace(self.plan, take_turns=True)
 
+    def decode_by(self, decoder: str) -> None:
+        """Whatever the plan says, this decoder decodes."""
+        self.plan = replace(self.plan, decode=decoder)
+
     def shrink(self) -> bool:
         """Halve what stays on the device while sampling; False where that cannot be done."""
         smaller = self.transformer.shrink()

@@ -102,7 +102,7 @@ def video(engine: Engine, photograph: Path, tmp_path: Path) -> Callable[..., Vid
         events = list(generate(Request.parse(asked), engine, tmp_path, latents_result=latents))
         assert isinstance(events[-1], Finished), events[-1]
         computed = [event.computed for event in events if isinstance(event, Step)]
-        return Video(computed, load_file(latents)["latents"], engine._planner.workload.cached_tensors)
+        return Video(computed, load_file(latents)["latents"], engine.planner.workload.cached_tensors)
 
     return make
 

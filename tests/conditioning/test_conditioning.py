@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from diffusers_helper.conditioning import cache as caching
+from diffusers_helper.conditioning.encoders import Encoders
 from diffusers_helper.conditioning.picture import encode_picture_tokens
 from diffusers_helper.conditioning.prompt import (
     TEMPLATE,
@@ -100,6 +101,19 @@ def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytes
     engine.encode(request, pixels + 1)
     assert calls.count("image_encoder") == 2
     assert calls.count("text_encoder") == 2
+
+
+def test_many_prompts_do_not_drive_out_the_picture(parts: Parts) -> None:
+    """Also without an engine, where every part stays where it is."""
+    encoders, seen = Encoders(parts), list[str]()
+    hook = parts.image_encoder.register_forward_hook(lambda *_: seen.append("picture"))
+    pixels = np.zeros((128, 128, 3), dtype=np.uint8)
+    first = encoders.picture_tokens(pixels)
+    for number in range(40):
+        encoders.prompt(f"shot {number}")
+    assert encoders.picture_tokens(pixels) is first
+    hook.remove()
+    assert seen == ["picture"]
 
 
 def test_the_negative_prompt_is_encoded_only_for_real_cfg(parts: Parts, pocket: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def engine(checkpoint: Checkpoint) -> Iterator[Load]:
 
         def load(change: Change) -> Engine:
             planner = changed_planner(checkpoint, FLOAT32, change)
-            return made.enter_context(closing(Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)))
+            return made.enter_context(Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner))
 
         yield load
 
@@ -39,5 +39,5 @@ def engine(checkpoint: Checkpoint) -> Iterator[Load]:
 def plain(checkpoint: Checkpoint, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The frames of ``video`` with all on the CPU."""
     planner = changed_planner(checkpoint, FLOAT32, unchanged)
-    made = Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner)
-    return video(made, photograph, tmp_path_factory.mktemp("plain"))[0]
+    with Engine(checkpoint, FLOAT32, load_parts(checkpoint, FLOAT32), planner) as made:
+        return video(made, photograph, tmp_path_factory.mktemp("plain"))[0]

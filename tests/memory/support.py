@@ -23,19 +23,21 @@ from diffusers_helper.events import Event, Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.memory import vram
-from diffusers_helper.memory.costs import Constraints, Machine, Place
-from diffusers_helper.memory.plan import MemoryPlan
+from diffusers_helper.memory.candidates import Situation
+from diffusers_helper.memory.costs import Constraints, Machine, PartSizes, Place, Workload
+from diffusers_helper.memory.plan import MemoryPlan, plan_memory
 from diffusers_helper.memory.planner import Planner
 from diffusers_helper.memory.transport import Fill, ThreadTransport, untouched
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint
 from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
+from diffusers_helper.vae.decoders import DECODERS
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
 REQUEST = {"prompt": "the camera pans left", "seconds": 1.0, "steps": 2, "teacache": False}
 Change = Callable[[MemoryPlan], MemoryPlan]
-SOME = {"resident_blocks": 4, "resident_bytes": 2**24, "decode": "gpu"}
+SOME = {"resident_blocks": 4, "resident_bytes": 2**24, "decode": "whole"}
 FULL = torch.OutOfMemoryError("full")
 
 
@@ -50,8 +52,8 @@ def unchanged(plan: MemoryPlan) -> MemoryPlan:
     return plan
 
 
-STAYS, SWAPPED = moving("gpu", "gpu", decode="gpu"), moving("swapped", "gpu", **SOME)
-PACKED = moving("swapped", "swapped", precision="bnb4", take_turns=True, decode="gpu")
+STAYS, SWAPPED = moving("gpu", "gpu", decode="whole"), moving("swapped", "gpu", **SOME)
+PACKED = moving("swapped", "swapped", precision="bnb4", take_turns=True, decode="whole")
 
 
 def changed_planner(checkpoint: Checkpoint, compute: Compute, change: Change) -> Planner:
@@ -91,6 +93,11 @@ def as_if_on(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let plans be made for another machine."""
     monkeypatch.setattr(planning, "probe_machine", lambda compute, folder: here)
     monkeypatch.setattr(vram, "reclaimable_bytes", lambda device: here.vram_free)
+
+
+def plan_on(machine: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> MemoryPlan:
+    """With the decoders that there are."""
+    return plan_memory(Situation(machine, parts, workload, constraints, tuple(DECODERS.values())))
 
 
 class CountingTransport(ThreadTransport):

@@ -37,7 +37,7 @@ USES: dict[str, tuple[str, Callable[[Parts], Tensor]]] = {
     "SigLIP": ("image_encoder", lambda p: encode_picture_tokens(PIXELS, p.feature_extractor, p.image_encoder)),
     "VAE, a picture": ("vae", lambda p: encode_picture(p.vae, PIXELS).mean),
     "VAE, a clip": ("vae", lambda p: decode_clip(p.vae, LATENTS)),
-    "VAE, in tiles": ("vae", lambda p: decode_clip(p.vae, LATENTS, tiled=True)),
+    "VAE, in tiles": ("vae", lambda p: decode_clip(p.vae, LATENTS, tile=256)),
 }
 each_use = pytest.mark.parametrize(("part", "use"), USES.values(), ids=USES)
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 
 from diffusers_helper.engine import Conditioning, Engine
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
-from diffusers_helper.memory.costs import TILES, Constraints, Decode, Machine, PartSizes, Workload
+from diffusers_helper.memory.costs import Constraints, Machine, PartSizes, Workload
 from diffusers_helper.memory.vram import free_unused
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.modulation import modulation_linears
@@ -25,6 +25,7 @@ from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
 from diffusers_helper.vae.codec import decode_clip
+from diffusers_helper.vae.decoders import DECODERS, OnDevice
 
 from .support import as_if_on, video
 
@@ -98,21 +99,23 @@ def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     weights = peak_of(lambda: made.append(few_blocks()))
     assert weights > 0
     sizes = sizes_of(made[0])
-    way = Candidate(sizes, workload, constraints, True, "as_is", "gpu", False, sizes.blocks)
+    way = Candidate(sizes, workload, constraints, True, "as_is", DECODERS["whole"], False, sizes.blocks)
     assert abs(made[0].weights_bytes() - way.weights_vram()) < 0.02 * way.weights_vram()
     inputs = step_inputs()
     assert peak_of(lambda: made[0](**inputs)) <= way.activation_bytes() + CUBLAS_BYTES
 
 
-@pytest.mark.parametrize("how", ["gpu", "tiled", "small_tiles"])
+@pytest.mark.parametrize("how", ["whole", "tiled", "small_tiles"])
 @torch.inference_mode()
-def test_decoding_at_full_size_stays_within_its_prediction(how: Decode) -> None:
+def test_decoding_at_full_size_stays_within_its_prediction(how: str) -> None:
     torch.manual_seed(0)
     with torch.device("cuda"):
         vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval().requires_grad_(False)
     latents = torch.randn(1, 16, 18, HEIGHT // 8, WIDTH // 8)
-    predicted = Workload.of(HEIGHT, WIDTH).decode_bytes(FULL_SIZE, how)
-    assert peak_of(lambda: decode_clip(vae, latents, how in TILES, TILES.get(how, 0))) <= predicted + CUBLAS_BYTES
+    decoder = DECODERS[how]
+    assert isinstance(decoder, OnDevice)
+    predicted = decoder.device_bytes(FULL_SIZE, Workload.of(HEIGHT, WIDTH))
+    assert peak_of(lambda: decode_clip(vae, latents, decoder.tile)) <= predicted + CUBLAS_BYTES
 
 
 @pytest.mark.parametrize("vram_bytes", [10**9, 5 * 10**7], ids=["all on the GPU", "decoding on the CPU"])

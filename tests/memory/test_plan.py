@@ -12,9 +12,12 @@ from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory.candidates import Candidate
 from diffusers_helper.memory.costs import STAY_ON_GPU, Constraints, Machine, PartSizes, Workload
 from diffusers_helper.memory.lessons import Lesson
-from diffusers_helper.memory.plan import MemoryPlan, plan_memory
+from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.memory.units import GB, GIB
 from diffusers_helper.models.sizes import FULL_SIZE
+from diffusers_helper.vae.decoders import DECODERS
+
+from .support import plan_on
 
 USUAL = Workload.of(640, 608)
 IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4), mapped=frozenset())
@@ -29,12 +32,12 @@ def machine(
 
 
 def plan(where: Machine, parts: PartSizes = FULL_SIZE, workload: Workload = USUAL, **constraints: object) -> MemoryPlan:
-    return plan_memory(where, parts, workload, Constraints(**constraints))  # type: ignore[arg-type]
+    return plan_on(where, parts, workload, Constraints(**constraints))  # type: ignore[arg-type]
 
 
 def or_none(where: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> MemoryPlan | None:
     try:
-        return plan_memory(where, parts, workload, constraints)
+        return plan_on(where, parts, workload, constraints)
     except OutOfMemory:
         return None
 
@@ -42,7 +45,7 @@ def or_none(where: Machine, parts: PartSizes, workload: Workload, constraints: C
 def cost(made: MemoryPlan, parts: PartSizes, workload: Workload, constraints: Constraints) -> float:
     """What the plan predicts of its own speed."""
     on_gpu = made.residency["transformer"] != "cpu"
-    way = (made.precision, made.decode, made.take_turns, made.resident_blocks)
+    way = (made.precision, DECODERS[made.decode], made.take_turns, made.resident_blocks)
     return Candidate(parts, workload, constraints, on_gpu, *way).cost()
 
 
@@ -73,7 +76,7 @@ constraints = st.builds(
     swap=st.booleans(),
     bnb_cpu_offload=st.booleans(),
     small_host_copy=st.booleans(),
-    decode=st.sampled_from(["auto", "auto", "gpu", "tiled", "small_tiles", "cpu"]),
+    decode=st.sampled_from(["auto", "auto", *DECODERS]),
     preserved_bytes=st.integers(6, 128).map(lambda n: n * GB),
 )
 share = st.floats(0.5, 1)
@@ -131,7 +134,7 @@ def test_more_memory_never_makes_it_slower(
     before = or_none(where, parts, workload, wish)
     if before is None:
         return
-    after = plan_memory(larger, parts, workload, wish)
+    after = plan_on(larger, parts, workload, wish)
     if before.precision != after.precision == wish.precision:
         return  # what was asked for by name fits now, and is had also where its substitute were faster
     assert cost(after, parts, workload, wish) <= cost(before, parts, workload, wish)
@@ -244,7 +247,7 @@ def test_attention_that_holds_its_scores_needs_a_large_card() -> None:
 
 def test_the_vaes_attention_that_holds_its_scores_is_decoded_in_tiles() -> None:
     held = replace(machine(32, 64), fused_vae_attention=False)
-    assert plan(machine(32, 64)).decode == "gpu"
+    assert plan(machine(32, 64)).decode == "whole"
     assert plan(held).decode == "tiled"
 
 

@@ -18,7 +18,6 @@ from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.memory.costs import Constraints, Machine, Precision, Workload
-from diffusers_helper.memory.plan import plan_memory
 from diffusers_helper.memory.vram import segments_grow
 from diffusers_helper.models import quantise, weights
 from diffusers_helper.models.load import Compute
@@ -28,6 +27,8 @@ from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.models.weights import constraints_of
 from diffusers_helper.request import Request
 from diffusers_helper.settings import ALLOCATOR_VARIABLES, Settings
+
+from ..memory.support import plan_on
 
 
 def resolved(**variables: str) -> Settings:
@@ -113,9 +114,8 @@ def test_products_in_8_bits_are_left_where_they_are_slower(
     monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: lacking.get(precision, ""))
     monkeypatch.setattr("diffusers_helper.models.speed.why_not", lambda device: "")
     compute = Compute(torch.device(device), *[torch.float32] * 3, "")
-    plan = plan_memory(
-        Machine(0, 0, 10**12, 10**12, 10**12), FULL_SIZE, Workload.of(64, 64), Constraints(precision=precision)
-    )
+    there, asked_for = Machine(0, 0, 10**12, 10**12, 10**12), Constraints(precision=precision)
+    plan = plan_on(there, FULL_SIZE, Workload.of(64, 64), asked_for)
     said = weights.why_no_products(plan, compute, resolved(**asked))
     assert reason in said
     assert bool(said) == bool(reason)

@@ -42,10 +42,7 @@ class PackEngine:
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         residency = dict.fromkeys(("transformer", "vae"), "cpu")
-        return MemoryPlan("as_is", False, residency, 0, 0, False, "cpu", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
-
-    def use_less_memory(self, ladder: str) -> str | None:
-        return None
+        return MemoryPlan("as_is", False, residency, 0, 0, False, "whole", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
 
     def encode(self, request: Request, picture: np.ndarray) -> Conditioning:
         start = self._values["in.start_latent"]
@@ -67,6 +64,9 @@ class PackEngine:
 
     def preview(self, latents: Tensor) -> np.ndarray:
         return LatentToRGB().strip(latents)
+
+    def notices(self) -> list[str]:
+        return []
 
     def peak_memory_mb(self) -> float:
         return 0.0
