@@ -17,7 +17,7 @@ from diffusers_helper import __version__
 from diffusers_helper.cli import INTERRUPTED, prepare
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.interrupt import StopSignal
-from diffusers_helper.lessons import Lessons
+from diffusers_helper.memory.lessons import Lessons
 from diffusers_helper.names import take_names_as_utf8
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
 from diffusers_helper.streams import Parser, flush_streams, prepare_streams

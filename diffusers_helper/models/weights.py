@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from ..memory_plan import MemoryPlan
-from ..memory_ways import GB, STAY_ON_GPU, Precision, Wishes
+from ..memory.costs import STAY_ON_GPU, Constraints, Precision
+from ..memory.plan import MemoryPlan
+from ..memory.units import GB
 from ..settings import Settings
 from .load import Compute, load_as_it_is
 from .modulation import tabulate
@@ -24,7 +25,7 @@ from .transformer import FramePackTransformer
 BY_NAME: dict[str, Precision] = {"off": "as_is", **{name: name for name in get_args(Precision)}}
 
 
-def wishes_of(chosen: Settings) -> tuple[Wishes, tuple[str, ...]]:
+def constraints_of(chosen: Settings) -> tuple[Constraints, tuple[str, ...]]:
     """What the memory plan shall heed, and notices about settings that do not count.
 
     Raises:
@@ -34,13 +35,13 @@ def wishes_of(chosen: Settings) -> tuple[Wishes, tuple[str, ...]]:
     precision = asked[0][1] if asked else "auto"
     if precision in STAY_ON_GPU:
         bitsandbytes()
-    wishes = Wishes(
+    constraints = Constraints(
         precision=precision,
         bnb_cpu_offload=chosen.bnb_cpu_offload,
         small_host_copy=chosen.small_host_copy,
         preserved_bytes=int(chosen.least_preserved_gb * GB),
     )
-    return wishes, tuple(_notices(chosen, asked))
+    return constraints, tuple(_notices(chosen, asked))
 
 
 def _asked(chosen: Settings) -> Iterator[tuple[str, Precision]]:

@@ -103,7 +103,9 @@ class Recipe(BaseModel):
         rest = {name: value for name, value in named.items() if name != PICTURE}
         data = as_present(rest) if VERSION in rest else {VERSION: SCHEMA_VERSION, **data_of(rest, Recipe)}
         if PICTURE in named:
-            data["pictures"] = [{"role": "start", "path": named[PICTURE]}, *data.get("pictures", ())]
+            others = data.get("pictures", [])
+            start = {"role": "start", "path": named[PICTURE]}
+            data["pictures"] = [start, *others] if isinstance(others, (list, tuple)) else others
         return cls._checked(data)
 
     @classmethod

@@ -185,7 +185,7 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
         gc.collect()
         alive_before.append(sum(one() is not None for one in loaded))
         engine = Engine.load(checkpoint, settings)
-        loaded.extend((weakref.ref(engine), weakref.ref(engine._parts.transformer)))
+        loaded.extend((weakref.ref(engine), weakref.ref(engine.parts.transformer)))
         return engine
 
     request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)

@@ -31,8 +31,8 @@ from bench.virtual_clock import (
     swapped_step,
     table,
 )
-from diffusers_helper.swap import BlockSwap, choose_resident
-from diffusers_helper.transport import ThreadTransport, bytes_per_second
+from diffusers_helper.memory.swap import BlockSwap, choose_resident
+from diffusers_helper.memory.transport import ThreadTransport, bytes_per_second
 
 by_name = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 
@@ -174,7 +174,7 @@ def test_at_rest_nothing_of_the_device_is_held() -> None:
     swap = BlockSwap(numbered([500] * 6), ThreadTransport(), 2500)
     assert list(numbers(swap())) == list(range(6))
     assert swap.idle_bytes == swap.device_bytes
-    swap.rest()
+    swap.release_idle()
     assert (swap._ring, swap._resident, swap.idle_bytes) == (None, {}, 0)
     assert list(numbers(swap())) == list(range(6))
 
@@ -186,7 +186,7 @@ def test_without_a_host_copy_only_blocks_that_leave_for_good_come_home() -> None
     away = {index for index, block in enumerate(swap._blocks) if block.host is None}
     assert away == swap.resident
     assert swap.idle_bytes == swap.ring_bytes
-    swap.rest()
+    swap.release_idle()
     assert swap._ring is None
     assert {index for index, block in enumerate(swap._blocks) if block.host is None} == away
     moved = swap.bytes_moved
@@ -261,7 +261,7 @@ def test_a_pass_that_stops_at_the_first_block_that_passes_through_fetches_nothin
         for after in range(swap._streamed[0] + 1):
             stopped_pass(swap, after)
     assert swap.bytes_moved == settled
-    swap.rest()
+    swap.release_idle()
     stopped_pass(swap, swap._streamed[0])
     stopped_pass(swap, 0)
     assert list(numbers(swap())) == list(range(8))

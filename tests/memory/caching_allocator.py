@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .memory_recording import Step
+from .recording import Step
 
 ROUNDED_BYTES, LARGE_ROUNDED_BYTES, PIECE_BYTES = 512, 2 * 2**20, 20 * 2**20
 LARGE_BYTES, LEAST_REST_BYTES = 10 * 2**20, 2**20

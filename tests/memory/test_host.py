@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from diffusers_helper.machine import Ram, read_ram
+from diffusers_helper.memory.host import Ram, read_ram
 
 
 def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:

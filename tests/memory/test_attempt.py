@@ -1,4 +1,4 @@
-"""Trying again: what a failed attempt has made is gone on the next rung, and after the last, without a collection."""
+"""Trying again: what a failed attempt has made is gone before the next, and after the last, without a collection."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper import memory
-from diffusers_helper.generate import Run
+from diffusers_helper.memory import moves, tensors, vram
+from diffusers_helper.memory.degradation import Degradation
 
 Made = list[weakref.ref[Tensor]]
 
@@ -24,21 +24,15 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
-class Ladder:
-    """Without a rung; looks whether what was made is there still."""
+class NoFallback(Degradation):
+    """Looks whether what was made is there still."""
 
     def __init__(self, made: Made) -> None:
         self.made, self.alive = made, list[bool]()
 
-    def use_less_memory(self, ladder: str) -> str | None:
+    def use_less(self, shortage: str) -> str | None:
         self.alive.append(self.made[-1]() is not None)
         return None
-
-
-def attempt(work: Callable[[], None], ladder: Ladder) -> None:
-    run = Run.__new__(Run)
-    run.engine = ladder  # type: ignore[assignment]
-    run.attempt("sample", work)
 
 
 def fail(made: Made) -> None:
@@ -55,12 +49,12 @@ def fail_chained(made: Made) -> None:
 
 
 @pytest.mark.parametrize("work", [fail, fail_chained])
-def test_a_rung_finds_nothing_of_the_attempt(work: Callable[[Made], None]) -> None:
+def test_a_fallback_finds_nothing_of_the_attempt(work: Callable[[Made], None]) -> None:
     made: Made = []
-    ladder = Ladder(made)
+    degradation = NoFallback(made)
     with pytest.raises(RuntimeError):
-        attempt(lambda: work(made), ladder)
-    assert ladder.alive == [False]
+        degradation.attempt("sample", lambda: work(made))
+    assert degradation.alive == [False]
 
 
 def test_a_failure_holds_nothing_once_it_is_told() -> None:
@@ -70,7 +64,7 @@ def test_a_failure_holds_nothing_once_it_is_told() -> None:
     def section() -> None:
         cache = torch.empty(10)
         made.append(weakref.ref(cache))
-        attempt(lambda: fail([weakref.ref(cache)]), Ladder(made))
+        NoFallback(made).attempt("sample", lambda: fail([weakref.ref(cache)]))
 
     with suppress(RuntimeError):
         section()
@@ -87,7 +81,7 @@ def test_a_piece_that_is_moved_again_finds_nothing_of_the_first_try(monkeypatch:
         made.append(weakref.ref(copy))
         return copy
 
-    monkeypatch.setattr(memory, "_moved", moved)
-    monkeypatch.setattr(memory, "free_unused", lambda: alive.extend(one() is not None for one in made))
-    memory.load_model_chunked(nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)]), "cpu")
+    monkeypatch.setattr(tensors, "moved", moved)
+    monkeypatch.setattr(vram, "free_unused", lambda: alive.extend(one() is not None for one in made))
+    moves.load_model_chunked(nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)]), "cpu")
     assert alive == [False, False]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusers_helper import transport as transports
-from diffusers_helper.swap import BlockSwap
-from diffusers_helper.transport import PAGE_BYTES, CudaTransport, bytes_per_second
+from diffusers_helper.memory import transport as transports
+from diffusers_helper.memory.swap import BlockSwap
+from diffusers_helper.memory.transport import PAGE_BYTES, CudaTransport, bytes_per_second
 
 from .cuda_streams import Device, install
 from .test_swap import numbered

@@ -1,7 +1,8 @@
-"""How much RAM there is for this program, in bytes."""
+"""RAM: how much of it there is for this program, and how much it has held."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,3 +35,14 @@ def _limit(container: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):  # no such file outside a container, the word "max" in one without a limit
         return None
     return limit, max(limit - used + cached, 0)
+
+
+def peak_process_memory_mb() -> float:
+    """The most memory this process has held, in MiB; where the system does not keep that, what it holds now."""
+    memory = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return float(memory.peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

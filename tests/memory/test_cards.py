@@ -21,27 +21,36 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from bench.virtual_clock import VirtualTransport
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.errors import OutOfMemory
-from diffusers_helper.memory_plan import MemoryPlan, plan_memory
-from diffusers_helper.memory_ways import GB, LIBRARIES_BYTES, TILES, Decode, Machine, Precision, Way, Wishes, Workload
+from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
+from diffusers_helper.memory.costs import Constraints, Machine, Precision, Workload
+from diffusers_helper.memory.plan import MemoryPlan
+from diffusers_helper.memory.swap import BlockSwap
+from diffusers_helper.memory.units import GB, GIB
 from diffusers_helper.models.modulation import tabulate
 from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.swap import BlockSwap
 from diffusers_helper.vae.codec import in_tiles
+from diffusers_helper.vae.decoders import DECODERS, OnDevice
 
 from .caching_allocator import Allocator, ExpandableSegments, OrdinarySegments, OutOfMemoryError, replay, smallest_card
-from .memory_recording import Recording, Step, record
+from .recording import Recording, Step, record
+from .support import plan_on
 from .test_peak_on_gpu import step_inputs
 
-GIB = 2**30
-CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
+CONFIG = Path(__file__).parent.parent / "models" / "data" / "framepack_transformer_config.json"
 HEIGHT, WIDTH = 640, 608
 USUAL = Workload.of(HEIGHT, WIDTH)
 CARDS = ((6, 32), (8, 32), (10, 32), (12, 32), (16, 32), (20, 64), (24, 32), (24, 64), (32, 64), (80, 128))
 """GiB of the card and GB of RAM."""
 TABLE_BYTES = 2 * 25 * 12 * 60 * 3072 * 2
 """Of the modulation's table, in 16 bits: both branches, 25 steps, 12 vectors for each of 60 blocks at most."""
+
+
+def on_device(name: str) -> OnDevice:
+    decoder = DECODERS[name]
+    assert isinstance(decoder, OnDevice)
+    return decoder
 
 
 class Decoding:
@@ -53,16 +62,17 @@ class Decoding:
         for name in ("blend_h", "blend_v", "blend_t"):  # in place, by slices of a pixel or a frame
             setattr(self.vae, name, lambda before, here, width: here)
         self._decoder, self._tiled = self.vae.decoder.forward, self.vae.tiled_decode
-        self._made: dict[tuple[Decode, bool], Recording] = {}
+        self._made: dict[tuple[str, bool], Recording] = {}
 
-    def __call__(self, how: Decode, workspaces: bool) -> Recording:
+    def __call__(self, how: str, workspaces: bool) -> Recording:
         if (how, workspaces) not in self._made:
             self._made[how, workspaces] = self._record(how, workspaces)
         return self._made[how, workspaces]
 
     @torch.inference_mode()
-    def _record(self, how: Decode, workspaces: bool) -> Recording:
-        with Recording(workspaces) as recording, in_tiles(self.vae, TILES[how]) if how in TILES else nullcontext():
+    def _record(self, how: str, workspaces: bool) -> Recording:
+        side = on_device(how).tile
+        with Recording(workspaces) as recording, in_tiles(self.vae, side) if side else nullcontext():
             self.vae.decoder.forward = recording.repeat(self._decoder)
             tile = recording.repeat(lambda z: self._tiled(z).sample, left_out=range(1, 4))
             self.vae.tiled_decode = lambda z, return_dict=True: DecoderOutput(sample=tile(z))
@@ -123,7 +133,7 @@ def swaps() -> Mapping[str, tuple[BlockSwap, int]]:
 
 
 class Card:
-    """A card with a plan, on which a video is made; raises OutOfMemoryError where the ladder would be climbed down."""
+    """A card with a plan, on which a video is made; raises OutOfMemoryError where there would be a fallback."""
 
     def __init__(self, plan: MemoryPlan, swap: BlockSwap, allocator: Allocator) -> None:
         self._plan, self._swap, self._allocator = plan, swap, allocator
@@ -166,7 +176,7 @@ class Card:
 )
 @pytest.mark.parametrize("grow", [True, False], ids=["growing segments", "ordinary segments"])
 @pytest.mark.parametrize(("vram", "ram"), CARDS)
-def test_no_card_climbs_down_a_rung(
+def test_no_card_runs_out(
     vram: int, ram: int, grow: bool, workspaces: bool, branches: int, decoding: Decoding, steps_of: Any, swaps: Any
 ) -> None:
     """Of 32 GB of RAM `start.sh` makes the small host copy. ``branches``: of CFG, with a step cache each."""
@@ -175,9 +185,9 @@ def test_no_card_climbs_down_a_rung(
     workload = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches)
     if (vram, grow, branches) == (6, False, 2):
         with pytest.raises(OutOfMemory, match="It would fit without a step cache"):
-            plan_memory(here, FULL_SIZE, workload, Wishes(small_host_copy=True))
+            plan_on(here, FULL_SIZE, workload, Constraints(small_host_copy=True))
         return
-    plan = plan_memory(here, FULL_SIZE, workload, Wishes(small_host_copy=ram < 40))
+    plan = plan_on(here, FULL_SIZE, workload, Constraints(small_host_copy=ram < 40))
     swap, others = swaps[plan.precision]
     card = Card(plan, swap, (ExpandableSegments if grow else OrdinarySegments)(free - LIBRARIES_BYTES))
     vae = sum(weights.nbytes for weights in decoding.vae.parameters())
@@ -187,17 +197,17 @@ def test_no_card_climbs_down_a_rung(
 def test_what_was_thought_too_little_is_too_little(decoding: Decoding) -> None:
     """Whole frames in 16 GiB, as an earlier plan had them, with all blocks away."""
     with pytest.raises(OutOfMemoryError):
-        replay(decoding("gpu", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
+        replay(decoding("whole", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
 
 
-@pytest.mark.parametrize("how", ["gpu", "tiled", "small_tiles"])
-def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> None:
+@pytest.mark.parametrize("how", ["whole", "tiled", "small_tiles"])
+def test_the_memory_of_decoding_is_counted(how: str, decoding: Decoding) -> None:
     """What tensors and cuDNN hold at most, and not a fifth more; and what the allocator needs for it."""
-    predicted = USUAL.decode_bytes(FULL_SIZE, how)
+    predicted = DECODERS[how].device_bytes(FULL_SIZE, USUAL)
     assert decoding(how, True).held <= predicted < 1.2 * decoding(how, True).held
     assert decoding(how, False).held < predicted
     for workspaces in (False, True):
-        way = Way(FULL_SIZE, USUAL, Wishes(), True, "int8", how, True, 0, segments_grow=False)
+        way = Candidate(FULL_SIZE, USUAL, Constraints(), True, "int8", DECODERS[how], True, 0, segments_grow=False)
         replay(decoding(how, workspaces).steps, OrdinarySegments(way.clip_bytes()))
 
 
@@ -206,7 +216,9 @@ def test_the_memory_of_decoding_is_counted(how: Decode, decoding: Decoding) -> N
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
     workload, step = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches), steps_of[precision, branches]
-    way = Way(FULL_SIZE, workload, Wishes(), True, precision, "gpu", True, 0, segments_grow=False)
+    way = Candidate(
+        FULL_SIZE, workload, Constraints(), True, precision, DECODERS["whole"], True, 0, segments_grow=False
+    )
     needed = smallest_card(step, ExpandableSegments)
     assert needed <= way.activation_bytes() < 1.14 * needed
     needed = smallest_card(step, OrdinarySegments)

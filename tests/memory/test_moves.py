@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from diffusers_helper import memory
 from diffusers_helper.errors import OutOfMemory, UnusableInput
+from diffusers_helper.memory import moves, tensors, vram
+from diffusers_helper.memory.loan import Loan
+from diffusers_helper.memory.units import GIB
 
 GPU = torch.device("cuda")
 
@@ -51,7 +54,7 @@ class FakeGPU:
         return sum(copy.nbytes for copy in self.copies)
 
     def free_gb(self, device: object = None) -> float:
-        return (self.capacity - self.held) / memory.GB
+        return (self.capacity - self.held) / GIB
 
     def empty(self) -> None:
         self.emptied += 1
@@ -60,9 +63,9 @@ class FakeGPU:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     device = FakeGPU(10**9)
-    monkeypatch.setattr(memory, "_moved", device.moved)
-    monkeypatch.setattr(memory, "_empty_cache", device.empty)
-    monkeypatch.setattr(memory, "get_cuda_free_memory_gb", device.free_gb)
+    monkeypatch.setattr(tensors, "moved", device.moved)
+    monkeypatch.setattr(vram, "empty_cache", device.empty)
+    monkeypatch.setattr(moves, "get_cuda_free_memory_gb", device.free_gb)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return device
 
@@ -123,14 +126,14 @@ def test_a_warning_when_the_target_is_not_reached(caplog: pytest.LogCaptureFixtu
 def test_moving_leaves_what_is_preserved(fake: FakeGPU) -> None:
     fake.capacity = 20 * LAYER
     model = stack(30)
-    memory.move_model_to_device_with_memory_preservation(model, GPU, preserved_memory_gb=5 * LAYER / memory.GB)
+    memory.move_model_to_device_with_memory_preservation(model, GPU, preserved_memory_gb=5 * LAYER / GIB)
     assert on_gpu(model, fake) == 15
 
 
 def test_aggressive_moving_goes_on_to_four_fifths(fake: FakeGPU) -> None:
     fake.capacity = 20 * LAYER
     model = stack(30)
-    memory.move_model_to_device_with_memory_preservation(model, GPU, 5 * LAYER / memory.GB, aggressive=True)
+    memory.move_model_to_device_with_memory_preservation(model, GPU, 5 * LAYER / GIB, aggressive=True)
     assert on_gpu(model, fake) == 16
     assert fake.emptied == 2, "after 10 modules, and at the end"
 
@@ -141,7 +144,7 @@ def test_offloading_stops_at_the_target_and_aggressively_goes_past_it(fake: Fake
         model = stack(30)
         memory.move_model_to_device_with_memory_preservation(model, GPU)
         emptied = fake.emptied
-        memory.offload_model_from_device_for_memory_preservation(model, GPU, 5 * LAYER / memory.GB, aggressive)
+        memory.offload_model_from_device_for_memory_preservation(model, GPU, 5 * LAYER / GIB, aggressive)
         assert on_gpu(model, fake) == left
         assert fake.emptied - emptied == (4 if aggressive else 1)
         fake.copies.clear()
@@ -157,7 +160,7 @@ def test_a_chunked_load_is_the_same_model(chunk_mb: float) -> None:
 
 def test_a_chunked_load_moves_everything_in_small_pieces(fake: FakeGPU) -> None:
     model = stack(30)
-    pieces = list(memory._pieces(model, 3 * LAYER))
+    pieces = list(moves._pieces(model, 3 * LAYER))
     assert len(pieces) == 10
     memory.load_model_chunked(model, GPU, 3 * LAYER / 2**20)
     assert on_gpu(model, fake) == 30
@@ -185,7 +188,7 @@ def test_a_loan_is_given_back_without_copying(fake: FakeGPU) -> None:
     model, inputs = stack(4), torch.randn(2, 32)
     addresses = [parameter.data_ptr() for parameter in model.parameters()]
     before = model(inputs)
-    loan = memory.Loan(model)
+    loan = Loan(model)
     loan.go(GPU)
     loan.go(GPU)
     assert (on_gpu(model, fake), loan.away) == (4, True)
@@ -199,7 +202,7 @@ def test_a_loan_that_does_not_fit_stays_at_home(fake: FakeGPU) -> None:
     fake.capacity = 2 * LAYER
     model = stack(4)
     with pytest.raises(torch.OutOfMemoryError):
-        memory.Loan(model).go(GPU)
+        Loan(model).go(GPU)
     assert on_gpu(model, fake) == 0
 
 
@@ -214,7 +217,7 @@ def test_a_loan_that_is_broken_off_is_undone(error: BaseException, fake: FakeGPU
         return taken(tensor)
 
     fake._take = break_off  # type: ignore[method-assign]
-    loan = memory.Loan(model)
+    loan = Loan(model)
     with pytest.raises(type(error)):
         loan.go(GPU)
     assert (on_gpu(model, fake), loan.away, loan.bytes_away) == (0, False, 0)
@@ -249,7 +252,7 @@ def test_packed_weights_move_with_what_lies_beside_them(bits: int, hidden: int, 
     assert len(tensors) == 1 + hidden
     addresses = [tensor.data_ptr() for tensor in tensors]
     size = sum(dict(zip(addresses, (tensor.nbytes for tensor in tensors), strict=True)).values())
-    loan = memory.Loan(model)
+    loan = Loan(model)
     loan.go(GPU)
     assert all(fake.has(tensor) for tensor in tensors)
     assert fake.held == size
@@ -275,7 +278,7 @@ def test_all_that_bitsandbytes_makes_moves(bitsandbytes: Any, kind: str, fake: F
     model = getattr(bitsandbytes.nn, kind)(64, 128, **options).requires_grad_(False).eval().to("cpu")
     inputs, outputs = torch.randn(3, 64), []
     for _ in range(2):
-        loan = memory.Loan(model)
+        loan = Loan(model)
         loan.go(GPU)
         assert all(fake.has(tensor) for tensor in tensors_within(model))
         loan.leave()
@@ -319,7 +322,7 @@ class Peculiar(nn.Module):
         return self.second(self.first(x)) * self.scale * self.three  # type: ignore[operator]
 
 
-def test_weights_on_call_for_any_class() -> None:
+def test_weights_on_demand_for_any_class() -> None:
     model, inputs = Peculiar(), torch.randn(2, 8)
     before, classes = model(inputs), [type(module) for module in model.modules()]
     memory.DynamicSwapInstaller.install_model(model, dtype=torch.float64)
@@ -344,13 +347,13 @@ def complete() -> Iterator[None]:
 def test_complete_models_leave_before_the_next(monkeypatch: pytest.MonkeyPatch, complete: None) -> None:
     first, second = stack(1), stack(1)
     memory.load_model_as_complete(first, "cpu")
-    assert list(memory._complete_models()) == [first]
+    assert list(moves._complete_models()) == [first]
     memory.load_model_as_complete(second, "cpu")
-    assert list(memory._complete_models()) == [second]
+    assert list(moves._complete_models()) == [second]
     memory.load_model_as_complete(first, "cpu", unload=False)
-    assert len(memory._complete_models()) == 2
+    assert len(moves._complete_models()) == 2
     memory.unload_complete_models()
-    assert not memory._complete_models()
+    assert not moves._complete_models()
 
 
 @pytest.mark.gpu
@@ -358,7 +361,7 @@ def test_on_a_gpu() -> None:
     model, inputs = stack(30), torch.randn(2, 32)
     before = model(inputs)
     assert 0 < memory.get_cuda_free_memory_gb() < 10_000
-    loan = memory.Loan(model)
+    loan = Loan(model)
     loan.go(memory.gpu)
     torch.testing.assert_close(model(inputs.cuda()).cpu(), before, atol=1e-4, rtol=1e-4)
     loan.leave()

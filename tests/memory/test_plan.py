@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
-from diffusers_helper.lessons import Lesson
-from diffusers_helper.memory_plan import MemoryPlan, plan_memory
-from diffusers_helper.memory_ways import GB, STAY_ON_GPU, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory.candidates import Candidate
+from diffusers_helper.memory.costs import STAY_ON_GPU, Constraints, Machine, PartSizes, Workload
+from diffusers_helper.memory.lessons import Lesson
+from diffusers_helper.memory.plan import MemoryPlan
+from diffusers_helper.memory.units import GB, GIB
 from diffusers_helper.models.sizes import FULL_SIZE
+from diffusers_helper.vae.decoders import DECODERS
 
-GIB = 2**30
+from .support import plan_on
+
 USUAL = Workload.of(640, 608)
 IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4), mapped=frozenset())
 
@@ -27,22 +31,22 @@ def machine(
     return Machine(vram, int(vram * vram_share), ram, int(ram * ram_share), int(disk_gb * GB))
 
 
-def plan(where: Machine, parts: PartSizes = FULL_SIZE, workload: Workload = USUAL, **wishes: object) -> MemoryPlan:
-    return plan_memory(where, parts, workload, Wishes(**wishes))  # type: ignore[arg-type]
+def plan(where: Machine, parts: PartSizes = FULL_SIZE, workload: Workload = USUAL, **constraints: object) -> MemoryPlan:
+    return plan_on(where, parts, workload, Constraints(**constraints))  # type: ignore[arg-type]
 
 
-def or_none(where: Machine, parts: PartSizes, workload: Workload, wishes: Wishes) -> MemoryPlan | None:
+def or_none(where: Machine, parts: PartSizes, workload: Workload, constraints: Constraints) -> MemoryPlan | None:
     try:
-        return plan_memory(where, parts, workload, wishes)
+        return plan_on(where, parts, workload, constraints)
     except OutOfMemory:
         return None
 
 
-def cost(made: MemoryPlan, parts: PartSizes, workload: Workload, wishes: Wishes) -> float:
+def cost(made: MemoryPlan, parts: PartSizes, workload: Workload, constraints: Constraints) -> float:
     """What the plan predicts of its own speed."""
     on_gpu = made.residency["transformer"] != "cpu"
-    way = (made.precision, made.decode, made.take_turns, made.resident_blocks)
-    return Way(parts, workload, wishes, on_gpu, *way).cost()
+    way = (made.precision, DECODERS[made.decode], made.take_turns, made.resident_blocks)
+    return Candidate(parts, workload, constraints, on_gpu, *way).cost()
 
 
 sizes = st.builds(
@@ -65,14 +69,14 @@ sizes = st.builds(
 workloads = st.builds(
     Workload.of, st.integers(4, 60).map(lambda n: 16 * n), st.integers(4, 60).map(lambda n: 16 * n), st.integers(1, 12)
 )
-wishes = st.builds(
-    Wishes,
+constraints = st.builds(
+    Constraints,
     precision=st.sampled_from(["auto", "as_is", "int8", "fp8", "bnb8", "bnb4"]),
     modulation_table=st.booleans(),
     swap=st.booleans(),
     bnb_cpu_offload=st.booleans(),
     small_host_copy=st.booleans(),
-    decode=st.sampled_from(["auto", "auto", "gpu", "tiled", "small_tiles", "cpu"]),
+    decode=st.sampled_from(["auto", "auto", *DECODERS]),
     preserved_bytes=st.integers(6, 128).map(lambda n: n * GB),
 )
 share = st.floats(0.5, 1)
@@ -95,8 +99,10 @@ machines = st.builds(
 
 
 @settings(max_examples=1000)
-@given(machines, sizes, workloads, wishes)
-def test_it_never_exceeds_what_is_there(where: Machine, parts: PartSizes, workload: Workload, wish: Wishes) -> None:
+@given(machines, sizes, workloads, constraints)
+def test_it_never_exceeds_what_is_there(
+    where: Machine, parts: PartSizes, workload: Workload, wish: Constraints
+) -> None:
     made = or_none(where, parts, workload, wish)
     if made is None:
         return
@@ -113,9 +119,9 @@ def test_it_never_exceeds_what_is_there(where: Machine, parts: PartSizes, worklo
 
 
 @settings(max_examples=1000)
-@given(machines, sizes, workloads, wishes, st.integers(0, 40 * GB), st.integers(0, 80 * GB))
+@given(machines, sizes, workloads, constraints, st.integers(0, 40 * GB), st.integers(0, 80 * GB))
 def test_more_memory_never_makes_it_slower(
-    where: Machine, parts: PartSizes, workload: Workload, wish: Wishes, more_vram: int, more_ram: int
+    where: Machine, parts: PartSizes, workload: Workload, wish: Constraints, more_vram: int, more_ram: int
 ) -> None:
     more_vram = more_vram if where.vram_total else 0
     larger = replace(
@@ -128,7 +134,7 @@ def test_more_memory_never_makes_it_slower(
     before = or_none(where, parts, workload, wish)
     if before is None:
         return
-    after = plan_memory(larger, parts, workload, wish)
+    after = plan_on(larger, parts, workload, wish)
     if before.precision != after.precision == wish.precision:
         return  # what was asked for by name fits now, and is had also where its substitute were faster
     assert cost(after, parts, workload, wish) <= cost(before, parts, workload, wish)
@@ -241,7 +247,7 @@ def test_attention_that_holds_its_scores_needs_a_large_card() -> None:
 
 def test_the_vaes_attention_that_holds_its_scores_is_decoded_in_tiles() -> None:
     held = replace(machine(32, 64), fused_vae_attention=False)
-    assert plan(machine(32, 64)).decode == "gpu"
+    assert plan(machine(32, 64)).decode == "whole"
     assert plan(held).decode == "tiled"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,25 @@ import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
-from diffusers_helper import residency
 from diffusers_helper.engine import Conditioning, Engine
-from diffusers_helper.memory import free_unused
-from diffusers_helper.memory_ways import LIBRARIES_BYTES, TILES, Decode, Machine, PartSizes, Way, Wishes, Workload
+from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
+from diffusers_helper.memory.costs import Constraints, Machine, PartSizes, Workload
+from diffusers_helper.memory.vram import free_unused
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.modulation import modulation_linears
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 from diffusers_helper.vae.codec import decode_clip
+from diffusers_helper.vae.decoders import DECODERS, OnDevice
 
-from .test_residency import checkpoint, video
-
-__all__ = ["checkpoint"]
+from .support import as_if_on, video
 
 pytestmark = pytest.mark.gpu
 
-CONFIG = Path(__file__).parent / "models" / "data" / "framepack_transformer_config.json"
+CONFIG = Path(__file__).parent.parent / "models" / "data" / "framepack_transformer_config.json"
 HEIGHT, WIDTH = 640, 608
 CUBLAS_BYTES = 2**26
 """What cuBLAS takes of PyTorch for itself; the plan leaves it to what it rounds up."""
@@ -93,25 +92,30 @@ def step_inputs(workload_text: int = 256, device: str = "cuda") -> dict[str, Any
 def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     """Of blocks that run one after the other, three need what sixty need."""
     made: list[FramePackTransformer] = []
-    wishes, workload = Wishes(modulation_table=False, preserved_bytes=0), Workload.of(HEIGHT, WIDTH, cached_tensors=0)
+    constraints, workload = (
+        Constraints(modulation_table=False, preserved_bytes=0),
+        Workload.of(HEIGHT, WIDTH, cached_tensors=0),
+    )
     weights = peak_of(lambda: made.append(few_blocks()))
     assert weights > 0
     sizes = sizes_of(made[0])
-    way = Way(sizes, workload, wishes, True, "as_is", "gpu", False, sizes.blocks)
+    way = Candidate(sizes, workload, constraints, True, "as_is", DECODERS["whole"], False, sizes.blocks)
     assert abs(made[0].weights_bytes() - way.weights_vram()) < 0.02 * way.weights_vram()
     inputs = step_inputs()
     assert peak_of(lambda: made[0](**inputs)) <= way.activation_bytes() + CUBLAS_BYTES
 
 
-@pytest.mark.parametrize("how", ["gpu", "tiled", "small_tiles"])
+@pytest.mark.parametrize("how", ["whole", "tiled", "small_tiles"])
 @torch.inference_mode()
-def test_decoding_at_full_size_stays_within_its_prediction(how: Decode) -> None:
+def test_decoding_at_full_size_stays_within_its_prediction(how: str) -> None:
     torch.manual_seed(0)
     with torch.device("cuda"):
         vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval().requires_grad_(False)
     latents = torch.randn(1, 16, 18, HEIGHT // 8, WIDTH // 8)
-    predicted = Workload.of(HEIGHT, WIDTH).decode_bytes(FULL_SIZE, how)
-    assert peak_of(lambda: decode_clip(vae, latents, how in TILES, TILES.get(how, 0))) <= predicted + CUBLAS_BYTES
+    decoder = DECODERS[how]
+    assert isinstance(decoder, OnDevice)
+    predicted = decoder.device_bytes(FULL_SIZE, Workload.of(HEIGHT, WIDTH))
+    assert peak_of(lambda: decode_clip(vae, latents, decoder.tile)) <= predicted + CUBLAS_BYTES
 
 
 @pytest.mark.parametrize("vram_bytes", [10**9, 5 * 10**7], ids=["all on the GPU", "decoding on the CPU"])
@@ -121,16 +125,15 @@ def test_a_video_stays_within_its_plan(
     """From the first step on: encoding takes what is free, and is in no plan."""
     vram_bytes += LIBRARIES_BYTES
     here = Machine(80 * 10**9, vram_bytes, 64 * 10**9, 60 * 10**9, 99 * 10**9)
-    monkeypatch.setattr(residency, "look", lambda compute, folder: here)
-    monkeypatch.setattr(residency, "_vram_free", lambda device: vram_bytes)
+    as_if_on(here, monkeypatch)
     free_unused()
     before, compute = torch.cuda.memory_allocated(), choose_compute()
-    planner = Planner(checkpoint, compute, Wishes(precision="as_is", preserved_bytes=0), tmp_path)
+    planner = planner_for(checkpoint, compute, Constraints(precision="as_is", preserved_bytes=0), tmp_path)
     made = Engine(checkpoint, compute, load_parts(checkpoint, compute), planner)
     encode = made.encode
 
-    def encode_and_forget(request: Request, picture: np.ndarray) -> Conditioning:
-        conditioning = encode(request, picture)
+    def encode_and_forget(request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
+        conditioning = encode(request, pictures)
         free_unused()
         torch.cuda.reset_peak_memory_stats()
         return conditioning
@@ -139,4 +142,4 @@ def test_a_video_stays_within_its_plan(
     video(made, photograph, tmp_path)
     peak = torch.cuda.max_memory_allocated() - before
     made.close()
-    assert peak <= made._residency.plan.peak_vram_bytes - LIBRARIES_BYTES + CUBLAS_BYTES
+    assert peak <= made.residency.plan.peak_vram_bytes - LIBRARIES_BYTES + CUBLAS_BYTES

@@ -142,8 +142,8 @@ class Ring:
         return used[-1] if used else None
 
     def take(self, copy: Copy) -> None:
-        """Its bytes are being written. The marks before are forgotten, also for bytes beside: whoever writes there
-        writes later."""
+        """Reserve the bytes of ``copy``. Forgets earlier marks of bytes that overlap them: later copies are ordered
+        behind this one anyway."""
         self._left = deque(entry for entry in self._left if not entry[0].overlaps(copy.start, copy.end))
         self._taken.append(copy)
         self._head = copy.end
@@ -234,7 +234,7 @@ class BlockSwap:
 
     @property
     def idle_bytes(self) -> int:
-        """What ``rest`` would give back now."""
+        """What ``release_idle`` would give back now."""
         ring = 0 if self._ring is None else self._ring.buffer.nbytes
         return ring + self._keep_host_copy * sum(flat.nbytes for flat in self._resident.values())
 
@@ -251,7 +251,7 @@ class BlockSwap:
             self.resident = chosen
             self._streamed = [index for index in range(len(self._blocks)) if index not in chosen]
 
-    def rest(self) -> None:
+    def release_idle(self) -> None:
         """Give back what needs no copying; the next pass brings it again."""
         self._release(self._resident.keys() if self._keep_host_copy else ())
 

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
-from diffusers_helper import memory
 from diffusers_helper.conditioning.picture import encode_picture_tokens
 from diffusers_helper.conditioning.prompt import llama_features, pooled_by_clip
-from diffusers_helper.memory import DynamicSwapInstaller
+from diffusers_helper.memory import DynamicSwapInstaller, on_demand
 from diffusers_helper.models.load import Compute, Parts, load_parts
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.vae.codec import decode_clip, encode_picture
@@ -38,14 +37,14 @@ USES: dict[str, tuple[str, Callable[[Parts], Tensor]]] = {
     "SigLIP": ("image_encoder", lambda p: encode_picture_tokens(PIXELS, p.feature_extractor, p.image_encoder)),
     "VAE, a picture": ("vae", lambda p: encode_picture(p.vae, PIXELS).mean),
     "VAE, a clip": ("vae", lambda p: decode_clip(p.vae, LATENTS)),
-    "VAE, in tiles": ("vae", lambda p: decode_clip(p.vae, LATENTS, tiled=True)),
+    "VAE, in tiles": ("vae", lambda p: decode_clip(p.vae, LATENTS, tile=256)),
 }
 each_use = pytest.mark.parametrize(("part", "use"), USES.values(), ids=USES)
 
 
 @pytest.fixture
 def parts(pocket: Path) -> Parts:
-    """Anew for each test: transformers prepares a model at its first use, which may be one on call."""
+    """Anew for each test: transformers prepares a model at its first use, which may be one on demand."""
     return load_parts(find_checkpoint("pocket", pocket), FLOAT32)
 
 
@@ -54,9 +53,9 @@ def parts(pocket: Path) -> Parts:
 def test_results_are_the_same_to_the_last_bit(part: str, use: Callable[[Parts], Tensor], parts: Parts) -> None:
     model = getattr(parts, part)
     DynamicSwapInstaller.install_model(model, device="cpu", copy=True)
-    on_call = use(parts)
+    used_on_demand = use(parts)
     DynamicSwapInstaller.uninstall_model(model)
-    assert torch.equal(use(parts), on_call)
+    assert torch.equal(use(parts), used_on_demand)
 
 
 class Watch:
@@ -64,8 +63,8 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held = self.most = self.arrived = 0
-        self._copied = memory._copied
-        monkeypatch.setattr(memory, "_copied", self)
+        self._copied = on_demand._copied
+        monkeypatch.setattr(on_demand, "_copied", self)
 
     def __call__(self, weight: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
         copied = self._copied(weight, kwargs)

@@ -18,7 +18,7 @@ class Lesson:
         resident_bytes: the most that blocks get which stay there.
         vae_leaves: the VAE is on the GPU only while it works, whatever the plan says.
         take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
-        encode_on_call: the encoders' weights come to the GPU as they are used.
+        encode_on_demand: the encoders' weights come to the GPU as they are used.
     """
 
     vram_free: int
@@ -26,7 +26,7 @@ class Lesson:
     resident_bytes: float = math.inf
     vae_leaves: bool = False
     take_turns: bool = False
-    encode_on_call: bool = False
+    encode_on_demand: bool = False
 
     def holds(self, vram_free: int) -> bool:
         return vram_free <= self.vram_free + CLEARLY_MORE_BYTES
