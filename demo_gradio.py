@@ -26,6 +26,8 @@ from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
+    from diffusers_helper.jobs.executor import LocalExecutor
+    from diffusers_helper.jobs.worker import Worker
     from diffusers_helper.models.table import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -96,13 +98,20 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     worker.start()
     _tell(page, chosen, desk.checkpoint_problem)
     wished = page.wait(stop)
-    if not worker.stop(STOP_SECONDS):
-        log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
+    _stop(worker, executor)
     page.close()
     queue.close()
     if not wished:
         log.error("the page's server has ended by itself")
     return 0 if wished else 1
+
+
+def _stop(worker: Worker, executor: LocalExecutor) -> None:
+    """End the running job, and let the engine go, unless a step does not end."""
+    if worker.stop(STOP_SECONDS):
+        executor.close()
+    else:
+        log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
 
 
 def _load(checkpoint: Checkpoint, chosen: PageSettings, lessons: Lessons) -> Engine:
