@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from diffusers_helper.models.table import Checkpoint, find_checkpoint
 
 PROMPT, SEED, WINDOW, FPS = "the camera pans left", 7, 9, 30
 SIDES = ("engine", "pipeline")
+Make = Callable[[int, np.ndarray, str], int]
 
 
 def main() -> None:
@@ -70,12 +72,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     """A short run to warm up, then one that counts."""
     checkpoint = find_checkpoint(options.checkpoint, ROOT / "hf_download")
     prepare = _engine if options.side == "engine" else _pipeline
-    make = prepare(checkpoint, options.sections)
     photograph = data.astronaut()
-    make(1, np.ascontiguousarray(photograph[::-1]), "a warm-up that no cache can serve from")
-    began = time.perf_counter()
-    frames = make(options.steps, photograph, PROMPT)
-    seconds = time.perf_counter() - began
+    with prepare(checkpoint, options.sections) as make:
+        make(1, np.ascontiguousarray(photograph[::-1]), "a warm-up that no cache can serve from")
+        began = time.perf_counter()
+        frames = make(options.steps, photograph, PROMPT)
+        seconds = time.perf_counter() - began
     return {"seconds_per_frame": seconds / frames, "frames": frames, "peak_memory_mb": _peak_memory_mb()}
 
 
@@ -83,7 +85,8 @@ def _peak_memory_mb() -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_process_memory_mb()
 
 
-def _engine(checkpoint: Checkpoint, sections: int) -> Callable[[int, np.ndarray, str], int]:
+@contextmanager
+def _engine(checkpoint: Checkpoint, sections: int) -> Iterator[Make]:
     """``make(steps, photograph, prompt)`` -> frames made, through this project's road."""
     from diffusers_helper.engine import Engine
     from diffusers_helper.events import Finished
@@ -102,10 +105,12 @@ def _engine(checkpoint: Checkpoint, sections: int) -> Callable[[int, np.ndarray,
             raise SystemExit(f"the engine failed: {last}")
         return last.frames
 
-    return make
+    with engine:
+        yield make
 
 
-def _pipeline(checkpoint: Checkpoint, sections: int) -> Callable[[int, np.ndarray, str], int]:
+@contextmanager
+def _pipeline(checkpoint: Checkpoint, sections: int) -> Iterator[Make]:
     """``make(steps, photograph, prompt)`` -> frames made, through diffusers' pipeline in this project's dtypes."""
     from diffusers import HunyuanVideoFramepackPipeline
 
@@ -137,7 +142,7 @@ def _pipeline(checkpoint: Checkpoint, sections: int) -> Callable[[int, np.ndarra
         ).frames[0]
         return len(frames)
 
-    return make
+    yield make
 
 
 def _report(options: argparse.Namespace, measured: list[dict[str, Any]]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def _measure(lengths: list[float], clock: Callable[[], float]) -> Iterator[dict[
         Image.fromarray(data.astronaut()).save(picture)
         checkpoint = find_checkpoint("pocket", ROOT / "hf_download")
         queue = JobQueue(folder / "outputs", lambda source: checkpoint, clock)
-        worker = Worker(queue, LocalExecutor(lambda source: checkpoint, Engine.load, queue.output_dir, queue.paces))
+        executor = LocalExecutor(lambda source: checkpoint, Engine.load, queue.output_dir, queue.paces)
+        worker = Worker(queue, executor)
         worker.start()
         for number, seconds in enumerate([lengths[0] if lengths else 1.0, *lengths]):
             kind = ("f1", "framepack")[number % 2]
@@ -81,7 +82,8 @@ def _measure(lengths: list[float], clock: Callable[[], float]) -> Iterator[dict[
             row = _watch(queue, queue.add(Request.parse(fields)).id, clock)
             sys.stderr.write(f"{row}\n")
             yield {"seconds": seconds, "kind": kind, **row}
-        worker.stop(STOP_SECONDS)
+        if worker.stop(STOP_SECONDS):
+            executor.close()
         queue.close()
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -159,8 +159,9 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     request = None if options.resume else _request(options)
     _check_outputs(options, chosen)
     show: Show = JsonLines() if options.json else ProgressBars()
-    with StopSignal() as stop, show:
-        return _exit_code(show, stoppable(_begin(options, chosen, request, stop, show), lambda: stop.received))
+    with StopSignal() as stop, show, ExitStack() as loaded:
+        events = _begin(options, chosen, request, stop, show, loaded)
+        return _exit_code(show, stoppable(events, lambda: stop.received))
 
 
 def _name_files(options: argparse.Namespace) -> None:
@@ -176,11 +177,16 @@ def _name_files(options: argparse.Namespace) -> None:
 
 
 def _begin(
-    options: argparse.Namespace, chosen: Settings, request: Request | None, stop: StopSignal, show: Show
+    options: argparse.Namespace,
+    chosen: Settings,
+    request: Request | None,
+    stop: StopSignal,
+    show: Show,
+    loaded: ExitStack,
 ) -> Events:
     """The events of a new or a resumed generation. Cheap checks come before torch and the weights.
 
-    What the checkpoint says of itself is shown before it is loaded.
+    What the checkpoint says of itself is shown before it is loaded. ``loaded`` closes the engine.
     """
     from .models.table import find_checkpoint
 
@@ -200,7 +206,7 @@ def _begin(
     from .engine import Engine
     from .generate import generate, resume
 
-    engine = Engine.load(checkpoint, chosen)
+    engine = loaded.enter_context(Engine.load(checkpoint, chosen))
     if stop.received:
         raise KeyboardInterrupt
     if request is None:

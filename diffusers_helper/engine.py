@@ -35,6 +35,7 @@ from .memory.residency import Residency
 from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
+from .models.shards import WeightFilter
 from .models.speed import quicken
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
@@ -199,10 +200,18 @@ class Engine:
         )
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, chosen: Settings | None = None, lessons: Lessons | None = None) -> Engine:
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        chosen: Settings | None = None,
+        lessons: Lessons | None = None,
+        weight_filter: WeightFilter | None = None,
+    ) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
-        ``lessons``: of the engines of this process before it; it adds its own.
+        Args:
+            lessons: of the engines of this process before it; it adds its own.
+            weight_filter: stands between the transformer's files and its weights, see ``load_transformer``.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
@@ -218,7 +227,7 @@ class Engine:
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
-            transformer = load_transformer(checkpoint, compute, planner.plan, settings, no_products)
+            transformer = load_transformer(checkpoint, compute, planner.plan, settings, no_products, weight_filter)
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer

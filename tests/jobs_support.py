@@ -139,6 +139,9 @@ class ScriptedExecutor:
         self.checkpoints.append(checkpoint)
         return ScriptedExecution(request.with_seed(), folder or self._new_folder(request), self.after)
 
+    def close(self) -> None:
+        """Nothing is loaded."""
+
     def _new_folder(self, request: Request) -> Path:
         now = datetime.now()
         folder = day_folder(self.output_dir, now) / f"{job_stem(now, request.seed)}_{secrets.token_hex(4)}"

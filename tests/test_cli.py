@@ -326,3 +326,31 @@ def test_the_picture_is_decoded_once_on_its_way(
     assert cli.main(["generate", "--image", str(photograph), "--steps", "1", "--seconds", "1", "--out", str(out)]) == 0
     assert probe(out).frames
     assert decoded == [photograph]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "code"),
+    [(lambda clip: clip, 0), (RuntimeError("shapes differ"), 1), (KeyboardInterrupt(), 130)],
+    ids=["finished", "failed", "interrupted"],
+)
+def test_the_engine_is_closed_however_the_program_ends(
+    decoded: Any, code: int, monkeypatch: pytest.MonkeyPatch, photograph: Path, tmp_path: Path
+) -> None:
+    closed: list[bool] = []
+
+    class Watched(PackEngine):
+        def decode(self, latents: Any) -> Any:
+            if isinstance(decoded, BaseException):
+                raise decoded
+            return super().decode(latents)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    engine = Watched("run_i2v_single")
+    monkeypatch.setattr("diffusers_helper.models.table.find_checkpoint", lambda *_: engine.checkpoint)
+    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_: engine)
+    out = tmp_path / "video.mp4"
+    arguments = ["generate", "--image", str(photograph), "--steps", "1", "--seconds", "1", "--out", str(out)]
+    assert cli.main(arguments) == code
+    assert closed == [True]

@@ -1,5 +1,6 @@
 """The pocket runs in diffusers' own pipeline as well, and does what is written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def test_diffusers_own_pipeline_runs_it(pocket: Path, photograph: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(pocket: Path) -> Engine:
-    return Engine.load(find_checkpoint("pocket", pocket))
+def engine(pocket: Path) -> Iterator[Engine]:
+    with Engine.load(find_checkpoint("pocket", pocket)) as made:
+        yield made
 
 
 def make(engine: Engine, photograph: Path, folder: Path, prompt: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..request import Request
 if TYPE_CHECKING:
     from ..generate import GenerationEngine
     from ..models.table import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 class Execution(Protocol):
@@ -50,6 +53,9 @@ class Executor(Protocol):
         ``checkpoint``: the source of the one it is for; an empty one is the one that is chosen. A work folder names its
         own.
         """
+
+    def close(self) -> None:
+        """Let go of what is loaded, while no request is carried out."""
 
 
 class LocalExecutor:
@@ -101,6 +107,15 @@ class LocalExecutor:
         if self._engine is None:
             self._engine = self._load(checkpoint)
         return self._engine
+
+    def close(self) -> None:
+        """Let the engine go, while no request is carried out. A GPU that is lost gives nothing back."""
+        engine, self._engine = self._engine, None
+        try:
+            if engine is not None:
+                engine.close()
+        except RuntimeError:
+            log.warning("what the engine held could not be given back", exc_info=True)
 
 
 def _serves(engine: GenerationEngine, checkpoint: Checkpoint) -> bool:

@@ -62,6 +62,9 @@ class ProcessExecutor:
 
         return _ProcessExecution(start)
 
+    def close(self) -> None:
+        """Nothing outlives a request."""
+
     def _start(self, *arguments: str, told: str = "") -> subprocess.Popen[str]:
         return start_program("generate", "--json", *arguments, environment=self._environment, told=told)
 

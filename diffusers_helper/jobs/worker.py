@@ -56,11 +56,15 @@ class Worker:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time."""
+        """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time; then
+        the executor has let go of what it has loaded."""
         self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._executor.close()
+        return True
 
     def begin_to_stop(self) -> None:
         """The same without waiting for it."""

@@ -29,7 +29,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UnusableCheckpoint
-from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
+from .fill import empty_transformer, fill
+from .shards import Shards, damaged
+from .table import WEIGHTS_PARTS, Checkpoint
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -118,10 +120,9 @@ class Parts:
 
 def load_as_it_is(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
     """The transformer into RAM, in its dtype; raises UnusableCheckpoint."""
-    transformer: FramePackTransformer = _load(
-        checkpoint, "transformer", FramePackTransformer, compute.transformer_dtype
-    )
-    return transformer
+    folder = checkpoint.folders["transformer"]
+    log.info("loading transformer from %s", folder)
+    return fill(empty_transformer(folder, compute.transformer_dtype), Shards(folder), folder)
 
 
 def load_parts(
@@ -171,12 +172,7 @@ def _read(checkpoint: Checkpoint, part: str, read: Callable[..., Any]) -> Any:
     try:
         return read(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnusableCheckpoint(_damaged(part, folder, error)) from error
-
-
-def _damaged(part: str, folder: Path, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    return f"the {part} in {folder} is damaged or of another model: {first_line}. {FETCH_AGAIN}"
+        raise damaged(part, folder, error) from error
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Loading the transformer quantised, tensor by tensor, and from a file of its own the second time.
+"""Quantised weights, made tensor by tensor, and from a file of their own the second time.
 
 The checkpoint's files are read one tensor at a time, so RAM holds the quantised model and one tensor. The result is
 kept in one safetensors file, named by the content of the checkpoint. The modulation linears are not in it: they are not
@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import OutputFailed, UnusableCheckpoint
+from ..errors import OutputFailed
 from ..media.files import make_folder, require_space, written_whole
-from .modulation import modulation_linears, tabulate
-from .quantise import KINDS, Quantisation, QuantisedLinear, quantise
-from .shards import Shards
+from .fill import shaped
+from .modulation import modulation_linears
+from .quantise import Quantisation, QuantisedLinear
+from .shards import Source
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -38,52 +39,30 @@ def kept_bytes(cache: Path, fingerprint: str) -> int:
     return sum(file.stat().st_size for file in cache.glob(f"{fingerprint}-*.safetensors"))
 
 
-def load_quantised(
-    folder: Path,
-    precision: Quantisation,
-    dtype: torch.dtype,
-    cache: Path,
-    fingerprint: str,
-    table: bool,
-    multiply: bool = False,
-) -> FramePackTransformer:
-    """The transformer of ``folder``, on the CPU, in evaluation mode.
+def kept_file(cache: Path, fingerprint: str, precision: Quantisation, dtype: torch.dtype) -> Path:
+    """Where in ``cache`` the quantised weights of a checkpoint are kept; ``dtype`` is that of what is not quantised."""
+    return cache / f"{fingerprint}-{precision}-{str(dtype).removeprefix('torch.')}-{FORMAT}.safetensors"
+
+
+def quantised_weights(
+    transformer: FramePackTransformer, source: Source, folder: Path, file: Path | None
+) -> dict[str, Tensor]:
+    """All weights of an empty transformer whose linears are quantised ones, see ``quantise``.
 
     Args:
-        precision: int8 or fp8.
-        dtype: of what is not quantised.
-        cache: the folder for the quantised file; made when missing.
-        fingerprint: of the checkpoint's content.
-        table: a modulation table stands for the modulation linears, and reads them from ``folder``.
-        multiply: see ``quantise``.
+        folder: where ``source`` comes from, for errors.
+        file: where what is quantised is kept for the next start; None keeps nothing.
 
     Raises:
-        UnusableCheckpoint: the files are damaged, of another model, or have 8 bits already.
+        UnusableCheckpoint: the source is damaged, of another model, or has 8 bits already.
     """
-    source = Shards(folder)
-    transformer = _empty(folder, precision, dtype, multiply)
-    if table:
-        tabulate(transformer, source)
-    file = cache / f"{fingerprint}-{precision}-{str(dtype).removeprefix('torch.')}-{FORMAT}.safetensors"
-    weights = _from_file(file, transformer)
+    weights = None if file is None else _from_file(file, transformer)
     if weights is None:
-        weights = dict(_from_source(source, transformer, dtype))
-        _keep(weights, file)
-    modulation = {name: source[name].to(dtype) for name in transformer.state_dict() if name not in weights}
-    transformer.load_state_dict({**weights, **modulation}, assign=True)
-    return transformer.eval().requires_grad_(False)
-
-
-def _empty(folder: Path, precision: Quantisation, dtype: torch.dtype, multiply: bool) -> FramePackTransformer:
-    """Its shape without weights, on the meta device."""
-    if precision not in KINDS:
-        raise ValueError(f"{precision} weights are packed in memory, not in a file")
-    with torch.device("meta"):
-        transformer = FramePackTransformer.from_config(FramePackTransformer.load_config(folder))
-    for parameter in transformer.parameters():
-        parameter.data = parameter.data.to(dtype)
-    quantise(transformer, precision, multiply=multiply)
-    return transformer
+        log.info("quantising the weights in %s", folder)
+        weights = dict(_from_source(source, transformer, folder))
+        if file is not None:
+            _keep(weights, file)
+    return {**weights, **{name: source[name] for name in transformer.state_dict() if name not in weights}}
 
 
 def _kept_names(transformer: FramePackTransformer) -> dict[str, torch.Size]:
@@ -92,31 +71,20 @@ def _kept_names(transformer: FramePackTransformer) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in transformer.state_dict().items() if not name.startswith(modulation)}
 
 
-def _from_source(source: Shards, transformer: FramePackTransformer, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _from_source(source: Source, transformer: FramePackTransformer, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the quantised file, made from the checkpoint's."""
-    log.info("quantising the weights in %s", source.folder)
+    slots = transformer.state_dict()
     for name, shape in _kept_names(transformer).items():
         module_name, _, part = name.rpartition(".")
         module = transformer.get_submodule(module_name)
         if part == "scale" and isinstance(module, QuantisedLinear):
             continue
         if part == "codes" and isinstance(module, QuantisedLinear):
-            codes, scale = module.encode(_checked(source, f"{module_name}.weight", shape))
+            codes, scale = module.encode(shaped(source, f"{module_name}.weight", shape, folder))
             yield name, codes
             yield f"{module_name}.scale", scale
         else:
-            yield name, _checked(source, name, shape).to(dtype)
-
-
-def _checked(source: Shards, name: str, shape: torch.Size) -> Tensor:
-    if name not in source:
-        raise UnusableCheckpoint(f"{source.folder} lacks the weights {name}. Fetch its files again.")
-    tensor = source[name]
-    if tensor.shape != shape:
-        raise UnusableCheckpoint(
-            f"{name} in {source.folder} has the shape {tuple(tensor.shape)}; its config promises {tuple(shape)}"
-        )
-    return tensor
+            yield name, shaped(source, name, shape, folder).to(slots[name].dtype)
 
 
 def _from_file(file: Path, transformer: FramePackTransformer) -> dict[str, Tensor] | None:

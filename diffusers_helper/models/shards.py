@@ -1,43 +1,57 @@
-"""The weights files of a part, read tensor by tensor: for what needs a few of them, or one after the other."""
+"""The one source of a part's weights: its files as a mapping, name -> tensor.
+
+Whatever has this form can stand between the files and a model, such as weights that something is added to: see
+``WeightFilter``.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UnusableCheckpoint
+from .table import FETCH_AGAIN
 
 INDEX = "*.safetensors.index.json"
+Source = Mapping[str, Tensor]
+"""Name -> tensor, on the CPU; asked for one tensor after the other, and for some more than once."""
+WeightFilter = Callable[[Source], Source]
+"""Makes another source of a source: of the same names and shapes."""
 
 
 class Shards(Mapping[str, Tensor]):
-    """Name -> tensor as it is in the files, on the CPU. Holds no tensor itself.
+    """Name -> tensor as it is in the files, mapped: it takes no RAM that the system could not have back.
+
+    The files stay open. One that is replaced meanwhile is read as it was.
 
     Args:
         folder: of one part, in diffusers' layout: one safetensors file, or several with an index.
+        part: its name, for errors.
 
     Raises:
         UnusableCheckpoint: at once or while reading, when a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, part: str = "transformer") -> None:
+        self.folder, self._part = folder, part
+        self._opened: dict[Path, Any] = {}
         try:
-            self._files = _files_by_name(folder)
+            self._files = self._files_by_name()
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise UnusableCheckpoint(_damaged(folder, error)) from error
+            raise damaged(part, folder, error) from error
 
     def __getitem__(self, name: str) -> Tensor:
         file = self._files[name]
         try:
-            with safe_open(file, "pt") as opened:
-                return opened.get_tensor(name)
+            tensor: Tensor = self._open(file).get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise UnusableCheckpoint(_damaged(file, error)) from error
+            raise damaged(self._part, file, error) from error
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -45,22 +59,24 @@ class Shards(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def _files_by_name(self) -> dict[str, Path]:
+        index = next(self.folder.glob(INDEX), None)
+        if index is not None:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {name: self.folder / file for name, file in named.items()}
+        files = sorted(self.folder.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError("there is no safetensors file")
+        return {name: file for file in files for name in self._open(file).keys()}  # noqa: SIM118 - it is no mapping
 
-def _files_by_name(folder: Path) -> dict[str, Path]:
-    index = next(folder.glob(INDEX), None)
-    if index is not None:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in named.items()}
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError("there is no safetensors file")
-    return {name: file for file in files for name in _names(file)}
+    def _open(self, file: Path) -> Any:
+        """Once: each opening would map the whole file again."""
+        if file not in self._opened:
+            self._opened[file] = safe_open(file, "pt")
+        return self._opened[file]
 
 
-def _names(file: Path) -> list[str]:
-    with safe_open(file, "pt") as opened:
-        return list(opened.keys())
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"the weights in {path} are damaged or incomplete: {error}. Fetch them again."
+def damaged(part: str, place: Path, error: Exception) -> UnusableCheckpoint:
+    """The error for files that cannot be read as what they should be."""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return UnusableCheckpoint(f"the {part} in {place} is damaged or of another model: {first_line}. {FETCH_AGAIN}")

@@ -6,6 +6,7 @@ what does not count is said: --quantise goes before --fp8-scaled, and that befor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import get_args
 
@@ -13,14 +14,17 @@ from ..memory.costs import STAY_ON_GPU, Constraints, Precision
 from ..memory.plan import MemoryPlan
 from ..memory.units import GB
 from ..settings import Settings
-from .load import Compute, load_as_it_is
+from .fill import empty_transformer, fill
+from .load import Compute
 from .modulation import tabulate
 from .quantise import bitsandbytes, quantise, why_not_multiply
-from .quantised_file import load_quantised, quantised_folder
-from .shards import Shards
+from .quantised_file import kept_file, quantised_folder, quantised_weights
+from .shards import Shards, Source, WeightFilter
 from .speed import compiles
 from .table import Checkpoint
 from .transformer import FramePackTransformer
+
+log = logging.getLogger(__name__)
 
 BY_NAME: dict[str, Precision] = {"off": "as_is", **{name: name for name in get_args(Precision)}}
 
@@ -81,23 +85,36 @@ def why_no_products(plan: MemoryPlan, compute: Compute, chosen: Settings) -> str
 
 
 def load_transformer(
-    checkpoint: Checkpoint, compute: Compute, plan: MemoryPlan, chosen: Settings, no_products: str
+    checkpoint: Checkpoint,
+    compute: Compute,
+    plan: MemoryPlan,
+    chosen: Settings,
+    no_products: str,
+    weight_filter: WeightFilter | None = None,
 ) -> FramePackTransformer:
     """The transformer by the plan: quantised, with a modulation table, in RAM; packed by bitsandbytes, on the device.
 
-    ``no_products``: the answer of ``why_no_products``.
+    Args:
+        no_products: the answer of ``why_no_products``.
+        weight_filter: stands between the files and every use of their weights. What it changes takes RAM that the plan
+            does not count, and quantised weights are not kept on disk.
 
     Raises:
         UnusableCheckpoint: its files are damaged, of another model, or have 8 bits already.
     """
-    folder, dtype = checkpoint.folders["transformer"], compute.transformer_dtype
-    if plan.precision in ("int8", "fp8"):
-        multiply = chosen.quantised_matmul and not no_products
-        cache, content = quantised_folder(chosen.models_dir), checkpoint.fingerprint()
-        return load_quantised(folder, plan.precision, dtype, cache, content, plan.modulation_table, multiply)
-    transformer = load_as_it_is(checkpoint, compute)
+    folder, dtype, precision = checkpoint.folders["transformer"], compute.transformer_dtype, plan.precision
+    log.info("loading transformer from %s", folder)
+    source: Source = Shards(folder) if weight_filter is None else weight_filter(Shards(folder))
+    transformer = empty_transformer(folder, dtype)
+    if precision == "int8" or precision == "fp8":
+        quantise(transformer, precision, multiply=chosen.quantised_matmul and not no_products)
     if plan.modulation_table:
-        tabulate(transformer, Shards(folder))
-    if plan.precision == "bnb4" or plan.precision == "bnb8":
-        quantise(transformer, plan.precision, compute.device)
+        tabulate(transformer, source)
+    if precision == "int8" or precision == "fp8":
+        cache, content = quantised_folder(chosen.models_dir), checkpoint.fingerprint()
+        file = None if weight_filter else kept_file(cache, content, precision, dtype)
+        source = quantised_weights(transformer, source, folder, file)
+    fill(transformer, source, folder)
+    if precision == "bnb8" or precision == "bnb4":
+        quantise(transformer, precision, compute.device)
     return transformer

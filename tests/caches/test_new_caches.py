@@ -6,7 +6,7 @@ Each is a class, and a line in the table.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -103,8 +103,9 @@ class FirstBlock(StepCache):
 
 
 @pytest.fixture(scope="module")
-def engine(quick_checkpoint: Path) -> Engine:
-    return Engine.load(find_checkpoint(str(quick_checkpoint), quick_checkpoint.parent))
+def engine(quick_checkpoint: Path) -> Iterator[Engine]:
+    with Engine.load(find_checkpoint(str(quick_checkpoint), quick_checkpoint.parent)) as made:
+        yield made
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from diffusers_helper.errors import InvalidRequest, UnusableCheckpoint
-from diffusers_helper.events import Cancelled, Started
+from diffusers_helper.events import Cancelled, Finished, Started
 from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
@@ -263,6 +263,33 @@ def test_an_engine_that_fails_to_close_serves_nobody(
         executor._engine_of(pocket)
     executor._engine_of(other)
     assert loaded == ["other", "other"]
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("the GPU is lost")])
+def test_a_closed_executor_has_let_its_engine_go(
+    failure: Exception | None, checkpoints: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that cannot give anything back, which is told in the log."""
+    from ..parity.engine import PackEngine
+
+    closed: list[str] = []
+
+    class Watched(PackEngine):
+        def close(self) -> None:
+            closed.append(self.checkpoint.name)
+            if failure:
+                raise failure
+
+    engine = Watched("run_i2v")
+    executor = LocalExecutor(checkpoints.find, lambda checkpoint: engine, tmp_path)
+    executor.close()
+    assert closed == []
+    request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)
+    assert isinstance(list(executor.submit(request, None, "").events())[-1], Finished)
+    executor.close()
+    executor.close()
+    assert closed == [engine.checkpoint.name]
+    assert ("could not be given back" in caplog.text) is bool(failure)
 
 
 def test_a_job_whose_checkpoint_is_gone_fails_in_words_and_the_queue_goes_on(

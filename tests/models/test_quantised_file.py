@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.models.fill import empty_transformer, fill
+from diffusers_helper.models.modulation import tabulate
 from diffusers_helper.models.quantise import KINDS, Quantisation, quantise
-from diffusers_helper.models.quantised_file import load_quantised
+from diffusers_helper.models.quantised_file import kept_file, quantised_weights
+from diffusers_helper.models.shards import Shards
 from diffusers_helper.models.transformer import FramePackTransformer
 
 from ..parity import pack
@@ -25,7 +28,12 @@ MODEL = pack.PACK / "model"
 def load(
     cache: Path, precision: Quantisation = "int8", table: bool = True, folder: Path = MODEL
 ) -> FramePackTransformer:
-    return load_quantised(folder, precision, torch.float32, cache, "content", table)
+    source, transformer = Shards(folder), empty_transformer(folder, torch.float32)
+    quantise(transformer, precision)
+    if table:
+        tabulate(transformer, source)
+    file = kept_file(cache, "content", precision, torch.float32)
+    return fill(transformer, quantised_weights(transformer, source, folder, file), folder)
 
 
 @pytest.fixture

@@ -128,9 +128,9 @@ def test_products_in_8_bits_are_tried_once_for_a_load(
     asked: list[str] = []
     monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: asked.append(precision) or "none here")
     chosen = resolved(FRAMEPACK_QUANTISE="int8", FRAMEPACK_QUANTISED_MATMUL="1")
-    made = Engine.load(find_checkpoint("pocket", pocket), replace(chosen, models_dir=tmp_path))
-    assert asked == ["int8"]
-    assert made._notices == ("--quantised-matmul has no effect: none here.",)
+    with Engine.load(find_checkpoint("pocket", pocket), replace(chosen, models_dir=tmp_path)) as made:
+        assert asked == ["int8"]
+        assert made._notices == ("--quantised-matmul has no effect: none here.",)
 
 
 def test_segments_grow_by_default_where_they_can() -> None:
@@ -184,11 +184,11 @@ def made(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.Temp
 def _video(folder_of_checkpoint: Path, photograph: Path, folder: Path, name: str) -> np.ndarray:
     checkpoint = find_checkpoint(str(folder_of_checkpoint), folder)
     chosen = replace(resolved(FRAMEPACK_QUANTISE=name), models_dir=folder / "models")
-    engine = Engine.load(checkpoint, chosen)
-    assert isinstance(engine.parts.transformer.modulation, ModulationTable)
     height, width = min(checkpoint.buckets)
     fields = {"picture": str(photograph), "size": f"{width}x{height}", "kind": "f1", "seconds": 1.0, "steps": 4}
-    *_, last = generate(Request.parse({**fields, "prompt": "the camera pans left"}), engine, folder)
+    with Engine.load(checkpoint, chosen) as engine:
+        assert isinstance(engine.parts.transformer.modulation, ModulationTable)
+        *_, last = generate(Request.parse({**fields, "prompt": "the camera pans left"}), engine, folder)
     assert isinstance(last, Finished)
     return read_frames(Path(last.path or ""))
 

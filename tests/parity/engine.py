@@ -76,5 +76,11 @@ class PackEngine:
     def peak_memory_mb(self) -> float:
         return 0.0
 
+    def __enter__(self) -> PackEngine:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """There is nothing to give back."""

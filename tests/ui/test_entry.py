@@ -16,7 +16,10 @@ import psutil
 import pytest
 
 import demo_gradio
+from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.worker import Worker
+from diffusers_helper.ui.server import PageServer
 
 from ..conftest import ROOT
 from ..jobs_support import wait_until
@@ -152,3 +155,18 @@ def test_help_lists_every_flag_without_gradio() -> None:
         assert flag in done.stdout
     assert "gradio" not in done.stderr.replace("demo_gradio", "")
     assert "torch" not in done.stderr
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_the_engine_is_closed_with_the_page_unless_a_job_still_computes(
+    stops: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr(LocalExecutor, "close", lambda executor: closed.append(True))
+    monkeypatch.setattr(Worker, "stop", lambda worker, seconds: stops)
+    monkeypatch.setattr(Worker, "start", lambda worker: None)
+    monkeypatch.setattr(PageServer, "open", lambda page: page.addresses.append("http://127.0.0.1:7860"))
+    monkeypatch.setattr(PageServer, "wait", lambda page, stop: True)
+    monkeypatch.setattr(PageServer, "close", lambda page: None)
+    assert demo_gradio.main(["--output-dir", str(tmp_path)]) == 0
+    assert closed == [True] * stops

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,18 @@ def speed_of_making(args: argparse.Namespace) -> photographs.Group:
     }
 
 
-def groups(args: argparse.Namespace) -> dict[str, Callable[[], photographs.Group]]:
-    """Everything that can be measured; what is not asked for is not made, the studio included."""
+def groups(args: argparse.Namespace, loaded: ExitStack) -> dict[str, Callable[[], photographs.Group]]:
+    """Everything that can be measured; what is not asked for is not made, the studio included.
+
+    ``loaded`` closes the studio's engine.
+    """
     checkpoint = find_checkpoint(args.checkpoint, Path("hf_download"))
     size, kinds = (args.size[0], args.size[1]), args.kinds
     photos = dict(list(load_photos(*size).items())[: args.photos])
 
     @functools.cache
     def studio() -> Studio:
-        return Studio(Engine.load(checkpoint), args.steps, args.seed, args.save, args.real_cfg)
+        return Studio(loaded.enter_context(Engine.load(checkpoint)), args.steps, args.seed, args.save, args.real_cfg)
 
     def shapes() -> photographs.Group:
         canvases = load_canvases(DEFAULT_WORK, HELD_OUT, HELD_OUT_SEED)
@@ -106,14 +110,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     table: list[Row] = []
     how = {name: getattr(args, name) for name in ("size", "steps", "seed", "real_cfg", "photos", "scenes", "kinds")}
     details: dict[str, Any] = {}
-    for name, measure in groups(args).items():
-        if name not in args.only:
-            continue
-        started = time.monotonic()
-        rows, found = measure()
-        table += rows
-        details[name] = {**found, "minutes": round((time.monotonic() - started) / 60, 1)}
-        LOG.info("%s", as_text(rows))
+    with ExitStack() as loaded:
+        for name, measure in groups(args, loaded).items():
+            if name not in args.only:
+                continue
+            started = time.monotonic()
+            rows, found = measure()
+            table += rows
+            details[name] = {**found, "minutes": round((time.monotonic() - started) / 60, 1)}
+            LOG.info("%s", as_text(rows))
     return {"how": how, "table": [row.content() for row in table], "details": details}
 
 

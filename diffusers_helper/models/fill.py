@@ -1,0 +1,60 @@
+"""An empty transformer, and weights by name into it: the one way in, whatever numbers the weights are kept in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UnusableCheckpoint
+from .shards import Source, damaged
+from .transformer import FramePackTransformer
+
+
+def empty_transformer(folder: Path, dtype: torch.dtype) -> FramePackTransformer:
+    """Its shape by the config in ``folder``, on the meta device; raises UnusableCheckpoint for a damaged one."""
+    try:
+        with torch.device("meta"):
+            transformer: FramePackTransformer = FramePackTransformer.from_config(
+                FramePackTransformer.load_config(folder, local_files_only=True)
+            )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise damaged("transformer", folder, error) from error
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return transformer
+
+
+def fill(transformer: FramePackTransformer, source: Source, folder: Path) -> FramePackTransformer:
+    """Give it its weights, on the CPU, in the numbers that it has been shaped for; what has them already is taken as it
+    is, mapped if it is mapped. Returns it in evaluation mode.
+
+    Args:
+        source: has all of its names; others are ignored.
+        folder: where they come from, for errors.
+
+    Raises:
+        UnusableCheckpoint: a weight is missing or of another shape, or a file is damaged.
+    """
+    shapes = transformer.state_dict()
+    missing = [name for name in shapes if name not in source]
+    if missing:
+        raise UnusableCheckpoint(
+            f"{folder} lacks weights that its config promises: {len(missing)} missing, such as {missing[0]}. "
+            "Fetch its files again."
+        )
+    weights = {name: shaped(source, name, shape.shape, folder).to(shape.dtype) for name, shape in shapes.items()}
+    transformer.load_state_dict(weights, assign=True)
+    return transformer.eval().requires_grad_(False)
+
+
+def shaped(source: Source, name: str, shape: torch.Size, folder: Path) -> torch.Tensor:
+    """A weight of the source; raises UnusableCheckpoint when it is missing or has another shape."""
+    if name not in source:
+        raise UnusableCheckpoint(f"{folder} lacks the weights {name}. Fetch its files again.")
+    tensor = source[name]
+    if tensor.shape != shape:
+        raise UnusableCheckpoint(
+            f"{name} in {folder} has the shape {tuple(tensor.shape)}; its config promises {tuple(shape)}"
+        )
+    return tensor
