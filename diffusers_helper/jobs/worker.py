@@ -56,15 +56,11 @@ class Worker:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time; then
-        the executor has let go of what it has loaded."""
+        """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time."""
         self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            return False
-        self._executor.close()
-        return True
+        return not self._thread.is_alive()
 
     def begin_to_stop(self) -> None:
         """The same without waiting for it."""
@@ -131,6 +127,7 @@ class Workers:
         """``executors``: by what people call them."""
         several = len(executors) > 1
         self._all = [Worker(queue, executor, name if several else "") for name, executor in executors.items()]
+        self._executors = tuple(executors.values())
 
     def heartbeat_age_seconds(self) -> float:
         """Of the one that is silent for the longest; infinite when one has ended."""
@@ -142,11 +139,14 @@ class Workers:
             worker.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Stop all between two steps; returns whether that was within the time."""
+        """Stop all between two steps; returns whether that was within the time. What has stopped is closed."""
         end = time.monotonic() + timeout_seconds
         for worker in self._all:
             worker.begin_to_stop()
         stopped = [worker.stop(max(end - time.monotonic(), 0.0)) for worker in self._all]
+        for executor, has_stopped in zip(self._executors, stopped, strict=True):
+            if has_stopped:
+                executor.close()
         return all(stopped)
 
 
