@@ -145,11 +145,12 @@ def _build() -> Fact:
 def _gpus() -> Fact:
     import torch
 
+    from .memory.vram import driver_bytes
     from .models.load import gpu_is_too_old
 
     gpus = []
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
+        free, total = driver_bytes(index)
         capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
         gpus.append(
             {

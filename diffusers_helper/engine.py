@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -289,13 +290,10 @@ class Engine:
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
     ) -> SectionDenoiser:
         """See ``section_denoiser``."""
-        made = self._sample(
-            lambda: section_denoiser(self.parts.transformer, self._compute, request, conditioning, section, context)
-        )
-        return replace(made, ready=self.residency.before_sampling, attempt=self._sample)
-
-    def _sample(self, work: Callable[[], T]) -> T:
-        return self.degradation.attempt("sample", work)
+        attempt: Attempt = partial(self.degradation.attempt, "sample")
+        transformer, compute = self.parts.transformer, self._compute
+        made = attempt(lambda: section_denoiser(transformer, compute, request, conditioning, section, context))
+        return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""

@@ -1,7 +1,8 @@
 """The GPU's memory: the one place that asks how much of it there is and is free.
 
-*Free* has two meanings. ``unused_bytes`` can be allocated now. ``reclaimable_bytes`` are those and all that this
-process holds, weights included: what a new plan may dispose of.
+*Free* has two meanings here. ``unused_bytes`` can be allocated now. ``reclaimable_bytes`` are those and all that this
+process holds, weights included: what a new plan may dispose of. What people are told is neither, but what no program
+holds (``driver_bytes``).
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from ..settings import ALLOCATOR_VARIABLES
 from .host import peak_process_memory_mb
 
 
+def driver_bytes(device: torch.device | str | int | None = None) -> tuple[int, int]:
+    """What the driver says is free of a GPU, and its whole memory; None is the current one."""
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free), int(total)
+
+
 def total_bytes(device: torch.device) -> int:
     """Of the whole device; 0 where it is no GPU."""
-    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else 0
+    return driver_bytes(device)[1] if device.type == "cuda" else 0
 
 
 def reclaimable_bytes(device: torch.device) -> int:
     """Free for the driver, or held by this process; 0 where the device is no GPU."""
     if device.type != "cuda":
         return 0
-    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    return driver_bytes(device)[0] + torch.cuda.memory_reserved(device)
 
 
 def unused_bytes(device: torch.device | str | None = None) -> int:
@@ -34,7 +41,7 @@ def unused_bytes(device: torch.device | str | None = None) -> int:
     if device is not None and torch.device(device).type != "cuda":
         return sys.maxsize
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + held
+    return driver_bytes(device)[0] + held
 
 
 def segments_grow() -> bool:

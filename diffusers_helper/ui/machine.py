@@ -43,7 +43,9 @@ def vram() -> Space | None:
     begun = getattr(cuda, "is_initialized", None)  # torch may be half imported by the worker
     if cuda is None or begun is None or not begun():
         return None
-    return Space(*cuda.mem_get_info())
+    from ..memory.vram import driver_bytes
+
+    return Space(*driver_bytes())
 
 
 def has_nvidia_gpu() -> bool:
