@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = resolve_page(vars(_parser().parse_args(arguments)))
         prepare(chosen)
-        server.prepare_gradio(chosen)
+        server.prepare_gradio(chosen.page, chosen.paths.output_dir)
         with StopSignal() as stop:
             server.import_gradio()
             return _run(chosen, stop)
@@ -70,31 +70,32 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.ui.app import build_page, launch_options
     from diffusers_helper.ui.desk import Desk
 
-    presets = PresetStore(chosen.output_dir / ".framepack" / "presets")
-    if chosen.preset:
-        presets.load(chosen.preset)
+    paths = chosen.paths
+    presets = PresetStore(paths.output_dir / ".framepack" / "presets")
+    if chosen.page.preset:
+        presets.load(chosen.page.preset)
     checkpoints = Checkpoints(
-        lambda name: find_checkpoint(name, chosen.models_dir),
-        chosen.checkpoint,
-        chosen.output_dir / ".framepack" / "checkpoint.json",
+        lambda name: find_checkpoint(name, paths.models_dir),
+        paths.checkpoint,
+        paths.output_dir / ".framepack" / "checkpoint.json",
     )
-    queue, lessons = JobQueue(chosen.output_dir, checkpoints.get), Lessons()
-    server.empty_uploads(chosen.output_dir)
-    executor = LocalExecutor(checkpoints.find, lambda one: _load(one, chosen, lessons), chosen.output_dir, queue.paces)
+    queue, lessons = JobQueue(paths.output_dir, checkpoints.get), Lessons()
+    server.empty_uploads(paths.output_dir)
+    executor = LocalExecutor(checkpoints.find, lambda one: _load(one, chosen, lessons), paths.output_dir, queue.paces)
     worker = Worker(queue, executor)
     desk = Desk(
         queue=queue,
         settings=chosen,
         checkpoints=checkpoints,
         presets=presets,
-        warnings=server.warnings(chosen),
+        warnings=server.warnings(chosen.page),
         worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
     )
-    page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
+    page = server.PageServer(desk, build_page(desk), launch_options(desk))
     page.open()
     queue.tell_address(page.addresses[0])
     worker.start()
-    _tell(page, chosen, desk.checkpoint_problem)
+    _tell(page, desk.warnings, desk.checkpoint_problem)
     wished = page.wait(stop)
     if not worker.stop(STOP_SECONDS):
         log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
@@ -112,12 +113,12 @@ def _load(checkpoint: Checkpoint, chosen: PageSettings, lessons: Lessons) -> Eng
     return Engine.load(checkpoint, chosen, lessons)
 
 
-def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
+def _tell(page: server.PageServer, warnings: Sequence[str], problem: str) -> None:
     """Where the page is, and what to know about it."""
     from diffusers_helper.ui.texts import Texts
 
     texts = Texts("en")
-    for key in server.warnings(chosen):
+    for key in warnings:
         log.warning("%s", texts(key))
     if problem:
         log.warning("no checkpoint: %s", problem)

@@ -169,21 +169,22 @@ class Engine:
         """
         settings = chosen or resolve()
         compute = choose_compute()
-        wishes, notices = wishes_of(settings)
-        allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
-        planner = Planner(checkpoint, compute, wishes, settings.models_dir, lessons)
-        no_products = why_no_products(planner.plan, compute, settings)
+        wishes, models_dir = wishes_of(settings.weights, settings.memory), settings.paths.models_dir
+        allow_fused_kernels(settings.kernels.flash_sdp, settings.kernels.mem_efficient_sdp)
+        planner = Planner(checkpoint, compute, wishes, models_dir, lessons)
+        no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
-            transformer = load_transformer(checkpoint, compute, planner.plan, settings, no_products)
+            asked = (planner.plan, settings.weights, models_dir, no_products)
+            transformer = load_transformer(checkpoint, compute, *asked)
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer
 
         parts = load_parts(checkpoint, compute, load)
-        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
-        notices = (*notices, *attention.notices, *([no_products] if no_products else []))
+        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
+        notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []))
         return cls(checkpoint, compute, parts, planner, attention, notices)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from itertools import product
 from typing import Literal
 
 from .lessons import Lesson
+from .limits import LEAST_PRESERVED_GB
 
 Precision = Literal["as_is", "int8", "fp8", "bnb8", "bnb4"]
 Residency = Literal["gpu", "cpu", "swapped"]
@@ -192,7 +193,7 @@ class Wishes:
     swap: bool = True
     bnb_cpu_offload: bool = False
     small_host_copy: bool = False
-    preserved_bytes: int = 6 * GB
+    preserved_bytes: int = LEAST_PRESERVED_GB * GB
     decode: Decode | Literal["auto"] = "auto"
 
 
