@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from diffusers_helper import __version__
 from diffusers_helper.cli import INTERRUPTED, prepare
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.interrupt import StopSignal
-from diffusers_helper.lessons import Lessons
+from diffusers_helper.memory.lessons import Lessons
 from diffusers_helper.names import take_names_as_utf8
 from diffusers_helper.settings import PAGE_KNOBS, PageSettings, add_flags, resolve_page
 from diffusers_helper.streams import Parser, flush_streams, prepare_streams
@@ -26,6 +25,9 @@ from diffusers_helper.ui import server
 
 if TYPE_CHECKING:
     from diffusers_helper.engine import Engine
+    from diffusers_helper.jobs.checkpoints import Checkpoints
+    from diffusers_helper.jobs.executor import Executor
+    from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.models.table import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.jobs.checkpoints import Checkpoints
-    from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.queue import JobQueue
-    from diffusers_helper.jobs.worker import Worker
+    from diffusers_helper.jobs.worker import Workers
     from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
@@ -79,26 +80,25 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         paths.checkpoint,
         paths.output_dir / ".framepack" / "checkpoint.json",
     )
-    queue, lessons = JobQueue(paths.output_dir, checkpoints.get), Lessons()
+    queue = JobQueue(paths.output_dir, checkpoints.get)
     server.empty_uploads(paths.output_dir)
-    executor = LocalExecutor(checkpoints.find, lambda one: _load(one, chosen, lessons), paths.output_dir, queue.paces)
-    worker = Worker(queue, executor)
+    workers = Workers(queue, _executors(chosen, checkpoints, queue))
     desk = Desk(
         queue=queue,
         settings=chosen,
         checkpoints=checkpoints,
         presets=presets,
         warnings=server.warnings(chosen.page),
-        worker_heartbeat=lambda: worker.heartbeat_age_seconds() if worker.alive else math.inf,
+        worker_heartbeat=workers.heartbeat_age_seconds,
     )
     page = server.PageServer(desk, build_page(desk), launch_options(desk))
     page.open()
     queue.tell_address(page.addresses[0])
-    worker.start()
+    workers.start()
     _tell(page, desk.warnings, desk.checkpoint_problem)
     wished = page.wait(stop)
-    if not worker.stop(STOP_SECONDS):
-        log.warning("the running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
+    if not workers.stop(STOP_SECONDS):
+        log.warning("a running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
     page.close()
     queue.close()
     if not wished:
@@ -106,11 +106,22 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     return 0 if wished else 1
 
 
-def _load(checkpoint: Checkpoint, chosen: PageSettings, lessons: Lessons) -> Engine:
-    """An engine for the jobs; ``lessons`` are those of the engines before."""
-    from diffusers_helper.engine import Engine
+def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) -> Mapping[str, Executor]:
+    """What carries out the jobs, by name: this process, or one for each device that was asked for."""
+    from diffusers_helper.jobs.executor import LocalExecutor
+    from diffusers_helper.jobs.process_executor import process_executors
 
-    return Engine.load(checkpoint, chosen, lessons)
+    if chosen.page.executors:
+        return process_executors(chosen.page.executors, checkpoints.find, chosen.from_flags)
+    lessons = Lessons()
+
+    def load(checkpoint: Checkpoint) -> Engine:
+        """``lessons`` are those of the engines before."""
+        from diffusers_helper.engine import Engine
+
+        return Engine.load(checkpoint, chosen, lessons)
+
+    return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces)}
 
 
 def _tell(page: server.PageServer, warnings: Sequence[str], problem: str) -> None:

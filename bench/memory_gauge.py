@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.memory_model import DRY, FULL, Size, random_transformer, section_inputs
-from diffusers_helper.memory import free_unused, is_out_of_memory
+from diffusers_helper.memory.shortage import is_out_of_memory
+from diffusers_helper.memory.vram import free_unused
 from diffusers_helper.models.transformer import FramePackTransformer
 
 WARM_UP_STEPS = 2

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from bench.memory_gauge import REFUSALS, Bench, Row, relative, told, weights
 from bench.memory_model import described, product_shapes, put_modulation
+from diffusers_helper.memory.transport import PROBE_BYTES, best_transport, bytes_per_second
 from diffusers_helper.models.attention import SDPA, Attention, choose_attention, use_attention
 from diffusers_helper.models.compile import compile_blocks, why_not
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.quantise import Quantisation, QuantisedLinear, can_multiply, quantise
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.transport import PROBE_BYTES, best_transport, bytes_per_second
 
 KERNELS = ("flash", "sage", "xformers", "cutlass")
 Setting = Callable[[Bench, FramePackTransformer], AbstractContextManager[object]]

@@ -18,10 +18,10 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
 
 from bench.memory_model import block_sizes, put_modulation, tensors_of
+from diffusers_helper.memory.swap import BlockSwap, choose_resident
+from diffusers_helper.memory.transport import CudaTransport, Transport, best_transport
 from diffusers_helper.models.modulation import modulation_linears
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.swap import BlockSwap, choose_resident
-from diffusers_helper.transport import CudaTransport, Transport, best_transport
 
 HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 LOCKED_COPIES = 2
@@ -66,7 +66,7 @@ def _locks(transport: Transport) -> bool:
 
 def _rest(swap: BlockSwap) -> None:
     """Leave the device, and come back until the first block can run."""
-    swap.rest()
+    swap.release_idle()
     next(swap())
 
 

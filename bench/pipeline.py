@@ -27,7 +27,7 @@ from PIL import Image
 from skimage import data
 
 from bench.machine import RESULTS, ROOT, machine
-from diffusers_helper.engine import peak_process_memory_mb
+from diffusers_helper.memory.host import peak_process_memory_mb
 from diffusers_helper.models.load import choose_compute
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 

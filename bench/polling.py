@@ -199,7 +199,7 @@ def _seconds(output_dir: Path) -> list[float]:
     queue = JobQueue(output_dir)
     done = sorted((job for job in queue.jobs() if job.state == "done"), key=lambda job: job.id)
     queue.close()
-    return [job.progress.seconds_total for job in done]
+    return [job.progress.totals.seconds_total for job in done]
 
 
 def _compared(turns: tuple[bool, ...], seconds: list[float]) -> dict[str, Any]:

@@ -31,14 +31,14 @@ from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.media.fit import choose_bucket, resize_and_crop
-from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.quantise import KINDS, quantisable
 from diffusers_helper.models.table import WEIGHTS_PARTS, find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.models.weights import load_transformer, why_no_products, wishes_of
+from diffusers_helper.models.weights import constraints_of, load_transformer, why_no_products
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 from diffusers_helper.sections.history import gather_context
 from diffusers_helper.settings import resolve
 from diffusers_helper.vae.codec import to_frames
@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How to run: settings, whether a table stands for the modulation, what the plan becomes, rungs of the ladder.
+    """How to run: settings, whether a table stands for the modulation, what the plan becomes, fallbacks that are taken.
 
     Attributes:
         stays: share of the transformer's blocks that stay while the others pass through; None: nothing is swapped.
@@ -65,7 +65,7 @@ class Way:
     table: bool = True
     stays: float | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
-    rungs: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 def quantised(name: str, **more: Any) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def ways() -> dict[str, Way]:
         "swapped, none stays": Way(table=False, stays=0.0),
         "swapped, half stays, with table": Way(stays=0.5),
         "swapped, all stay, parts take turns": Way(stays=1.0, plan=lent),
-        "encoders on call": Way(stays=0.0, rungs=("encode", "encode")),
-        "fewer blocks after running out of memory": Way(stays=1.0, rungs=("sample", "sample", "sample")),
+        "encoders on demand": Way(stays=0.0, fallbacks=("encode", "encode")),
+        "fewer blocks after running out of memory": Way(stays=1.0, fallbacks=("sample", "sample", "sample")),
         "int8": Way(quantised("int8")),
         "int8, half stays": Way(quantised("int8"), stays=0.5),
         "int8, 8-bit products": Way(quantised("int8", quantised_matmul=True)),
@@ -101,7 +101,7 @@ def as_on_a_gpu(plan: MemoryPlan, way: Way, transformer_bytes: int) -> MemoryPla
     """The plan, changed as ``way`` says; parts come and go where the transformer is swapped."""
     if way.stays is not None:
         held = int(way.stays * transformer_bytes)
-        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="gpu")
+        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="whole")
     return replace(plan, **way.plan)
 
 
@@ -125,15 +125,11 @@ class Section:
     def engine(self, way: Way) -> Engine:
         """The checkpoint, loaded as ``way`` says."""
         settings = resolve({**way.settings, "models_dir": str(self._models_dir)}, {}, self._models_dir / "none")
-        wishes = replace(wishes_of(settings.weights, settings.memory), modulation_table=way.table)
+        constraints = replace(constraints_of(settings.weights, settings.memory), modulation_table=way.table)
         change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)
-
-        class Changed(Planner):
-            def for_job(self, *arguments: Any) -> MemoryPlan:
-                return change(super().for_job(*arguments))
-
-        planner = Changed(self._checkpoint, self._compute, wishes, self._models_dir)
-        planner.plan = change(planner.plan)
+        planner = planner_for(self._checkpoint, self._compute, constraints, self._models_dir)
+        plan_video, planner.plan = planner.for_video, change(planner.plan)
+        planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
         no_products = why_no_products(planner.plan, self._compute, settings.weights, settings.kernels)
         asked = (planner.plan, settings.weights, self._models_dir, no_products)
         parts = load_parts(self._checkpoint, self._compute, lambda *where: load_transformer(*where, *asked))
@@ -143,8 +139,8 @@ class Section:
         """Latents [1, C, T, H, W] and frames [F, height, width, 3] float64."""
         engine = self.engine(way)
         engine.prepare(self._request, *self._picture.shape[:2])
-        for stage in way.rungs:
-            engine.use_less_memory(stage)  # type: ignore[arg-type]  # the stages' names
+        for stage in way.fallbacks:
+            engine.degradation.use_less(stage)  # type: ignore[arg-type]  # the stages' names
         conditioning = engine.encode(self._request, [self._picture])
         start = conditioning.pictures[0].latent.mean
         noise = torch.randn((*start.shape[:2], WINDOW, *start.shape[3:]), generator=torch.Generator().manual_seed(SEED))

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import RESULTS
-from diffusers_helper.swap import BlockSwap
-from diffusers_helper.transport import Fill, untouched
+from diffusers_helper.memory.swap import BlockSwap
+from diffusers_helper.memory.transport import Fill, untouched
 
 GB = 10**9
 DOUBLE, SINGLE = 226_548_224, 113_266_944

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 RENAMED = {PICTURE: "image", "mp4_crf": "crf"}
-FILES = (PICTURE, "out", "save_latents", "resume")
+FILES = (PICTURE, "request", "out", "save_latents", "resume")
 CHECKPOINT_DECIDES = {
     "kind": " (default: what the checkpoint does best)",
     "seconds": " (default: what the checkpoint asks for, else {default})",
@@ -96,6 +96,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         if field.name == "step_cache":
             words = "the same as --step-cache teacache, or off"
             wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
+    parser.add_argument(
+        "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
+    )
     parser.add_argument("--out", help="where the video goes; by default into the output folder")
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
@@ -153,7 +156,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _name_files(options)
     if options.resume:
         _check_resume(options, chosen)
-    request = None if options.resume else Request.parse(_request_fields(options))
+    request = None if options.resume else _request(options)
     _check_outputs(options, chosen)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show:
@@ -189,7 +192,8 @@ def _begin(
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         from .preparation import fit_pictures, with_defaults
 
-        request = Request.parse(with_defaults(_request_fields(options), checkpoint))
+        if not options.request:
+            request = Request.parse(with_defaults(_request_fields(options), checkpoint))
         pictures = fit_pictures(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
@@ -216,6 +220,19 @@ def _exit_code(show: Show, events: Events) -> int:
     return code
 
 
+def _request(options: argparse.Namespace) -> Request:
+    """What is asked for, by flags or whole; a whole one is taken as it is, whatever the checkpoint does best."""
+    if not options.request:
+        return Request.parse(_request_fields(options))
+    if extra := [name for name in _request_names() if getattr(options, name, None) is not None]:
+        raise InvalidRequest(f"--request says all of the video; leave out {', '.join(extra)}")
+    try:
+        text = sys.stdin.read() if str(options.request) == "-" else options.request.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"--request: it is not UTF-8: {error}") from None
+    return Request.parse_json(text)
+
+
 def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: value for name in _request_names() if (value := getattr(options, name, None)) is not None}
     if PICTURE not in given:
@@ -230,7 +247,7 @@ def _request_names() -> list[str]:
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
     """Refuse what would be ignored."""
-    names = (*_request_names(), "out", "save_latents")
+    names = (*_request_names(), "request", "out", "save_latents")
     extra = [name for name in names if getattr(options, name, None) is not None]
     extra += [name for name in ("checkpoint", "output_dir") if chosen.origin[name] == "flag"]
     if extra:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FramePackError, UnusableCheckpoint
-from .machine import read_ram
 from .media.files import free_bytes, nearest_existing
+from .memory.host import read_ram
 from .models.about import About, describe_large
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_parts
 from .settings import Kernels, Memory, Paths, Settings, Weights
@@ -224,11 +224,11 @@ def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequen
     ``notices``: what is said about the settings of the weights.
     """
     from .models.load import choose_compute
-    from .models.weights import wishes_of
-    from .residency import forecast_full_size
+    from .models.weights import constraints_of
+    from .planning import forecast_full_size
 
     try:
-        plan = forecast_full_size(choose_compute(), wishes_of(weights, memory), models_dir)
+        plan = forecast_full_size(choose_compute(), constraints_of(weights, memory), models_dir)
     except FramePackError as error:
         return Fact(FORECAST, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}

@@ -1,57 +1,54 @@
-"""The loaded checkpoint: parts, device, encoding caches. Made once, used by every job.
+"""The loaded checkpoint: made once, used by every job.
 
 The road (generate.py) asks little of it: encode a request, build a denoiser for a section, decode latents, preview
-them, and say how much memory all that took. Anything that does this can drive the road.
+them, and say how much memory all that took. Anything that does this can drive the road. Out of memory is no matter of
+the road: what can be tried again with less is tried again here, and becomes a notice.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import psutil
 import torch
-from torch import Tensor, nn
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import Tensor
 
 from .caches.step_cache import StepCache
-from .conditioning.cache import ContentCache, content_key
-from .conditioning.picture import encode_picture_tokens
-from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
+from .conditioning.prompt import PromptEmbedding
 from .denoise.denoiser import Denoiser, Guidance, TextInput
-from .lessons import Lessons
-from .memory import load_model_chunked
-from .memory_plan import MemoryPlan
-from .memory_ways import TILES, Decode
+from .encoders import Encoders
+from .memory import vram
+from .memory.degradation import Degradation
+from .memory.lessons import Lessons
+from .memory.moves import load_model_chunked
+from .memory.placement import Site
+from .memory.plan import MemoryPlan
+from .memory.planner import Planner
+from .memory.residency import Residency
 from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
 from .models.speed import quicken
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
-from .models.weights import load_transformer, why_no_products, wishes_of
+from .models.weights import constraints_of, load_transformer, why_no_products
+from .planning import plan_video_memory, planner_for
 from .request import Request
-from .residency import Planner, Residency
 from .sections.history import Context
 from .sections.plan import SectionPlan
 from .settings import Settings, resolve
-from .vae.codec import LatentPosterior, decode_clip, encode_picture
+from .vae.codec import LatentPosterior
+from .vae.decoders import DECODERS
 from .vae.preview import LatentToRGB
 
 log = logging.getLogger(__name__)
-
-Stage = Literal["encode", "sample", "decode"]
-Ladder = Literal[Stage, "ram"]
-SMALLER: Mapping[Decode, tuple[Decode, str]] = {
-    "gpu": ("tiled", "in tiles"),
-    "tiled": ("small_tiles", "in small tiles"),
-    "small_tiles": ("cpu", "on the CPU, which takes minutes,"),
-}
-"""The next rung of decoding, and in words."""
 T = TypeVar("T")
 
 
@@ -88,6 +85,17 @@ class Conditioning:
         return sum(prompt.tokens_cut for prompt in self.prompts)
 
 
+class Attempt(Protocol):
+    """Does work, again where that makes sense."""
+
+    def __call__(self, work: Callable[[], T]) -> T: ...
+
+
+def once(work: Callable[[], T]) -> T:
+    """Do it and no more."""
+    return work()
+
+
 @dataclass(frozen=True)
 class SectionDenoiser:
     """The denoiser of one section, and how often its step cache computed.
@@ -96,23 +104,36 @@ class SectionDenoiser:
         caches: the step caches of the CFG branches, the positive one first.
         table: of the transformer's modulation.
         ready: lets the transformer come to the device if it is not there.
+        attempt: how a step is done; one that is tried again begins anew, with the step caches as they were.
     """
 
     denoise: Denoiser
     caches: tuple[StepCache | None, StepCache | None]
     table: ModulationTable | None = None
     ready: Callable[[], None] = field(default=lambda: None)
+    attempt: Attempt = once
 
     def begin(self, sigmas: Tensor) -> None:
         """Before the first step: make the modulation table's rows for these noise levels, [steps]."""
-        self.ready()
-        if self.table is not None:
-            self.table.prepare(self.denoise.time_inputs(sigmas))
+
+        def make_rows() -> None:
+            self.ready()
+            if self.table is not None:
+                self.table.prepare(self.denoise.time_inputs(sigmas))
+
+        self.attempt(make_rows)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """One evaluation of the model; see ``Denoiser``."""
-        self.ready()
-        return self.denoise(x, sigma)
+        restores = [cache.state() for cache in self.caches if cache]
+
+        def step() -> Tensor:
+            for restore in restores:
+                restore()
+            self.ready()
+            return self.denoise(x, sigma)
+
+        return self.attempt(step)
 
     @property
     def last_step_computed(self) -> bool:
@@ -120,22 +141,39 @@ class SectionDenoiser:
         positive = self.caches[0]
         return positive is None or positive.computed[-1]
 
-    def state(self) -> Callable[[], None]:
-        """What the step caches know now; calling the result brings it back, so that a step can be tried again."""
-        restores = [cache.state() for cache in self.caches if cache]
 
-        def restore() -> None:
-            for each in restores:
-                each()
+class LentVae:
+    """The VAE as decoders get it, see ``VaeSource``."""
 
-        return restore
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, residency: Residency) -> None:
+        self._vae, self._residency = vae, residency
+        self._copy: Any = None
+
+    @contextmanager
+    def on_device(self) -> Iterator[AutoencoderKLHunyuanVideo]:
+        """Where it computes; the transformer leaves before it where they take turns."""
+        self._residency.before_decoding()
+        with self._residency.visit("vae"):
+            yield self._vae
+
+    def in_ram(self) -> AutoencoderKLHunyuanVideo:
+        """The copy, made when it is first asked for."""
+        if self._copy is None:
+            self._copy = deepcopy(self._residency.at_home("vae")).to(torch.float32)
+        return self._copy
+
+    def forget(self) -> None:
+        """Let go of the copy."""
+        self._copy = None
 
 
 class Engine:
-    """A checkpoint, ready to run.
+    """A checkpoint, ready to run. Whoever makes one closes it, or enters it.
 
     Attributes:
         fingerprint: of the files that it was loaded from, whatever has become of them.
+        residency: who is on the device.
+        degradation: what is done when memory runs out.
     """
 
     def __init__(
@@ -149,12 +187,16 @@ class Engine:
     ) -> None:
         """``attention`` and ``notices`` are told with every video."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
-        self._compute, self._parts, self._planner = compute, parts, planner
+        self._compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
-        self._residency = Residency(parts, compute.device, planner.plan, planner.wishes.small_host_copy)
         self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
-        self._cache = ContentCache()
-        self._begin_ladder(planner.plan.decode)
+        site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
+        self.residency = Residency(site, parts.beside_transformer(), planner.plan)
+        self.degradation = Degradation(self.residency, planner, compute.device)
+        self._vae = LentVae(parts.vae, self.residency)
+        self._encoders = Encoders(
+            parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)
+        )
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, chosen: Settings | None = None, lessons: Lessons | None = None) -> Engine:
@@ -169,9 +211,9 @@ class Engine:
         """
         settings = chosen or resolve()
         compute = choose_compute()
-        wishes, models_dir = wishes_of(settings.weights, settings.memory), settings.paths.models_dir
+        constraints, models_dir = constraints_of(settings.weights, settings.memory), settings.paths.models_dir
         allow_fused_kernels(settings.kernels.flash_sdp, settings.kernels.mem_efficient_sdp)
-        planner = Planner(checkpoint, compute, wishes, models_dir, lessons)
+        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons)
         no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
@@ -187,132 +229,74 @@ class Engine:
         notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []))
         return cls(checkpoint, compute, parts, planner, attention, notices)
 
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it. A GPU that is lost gives nothing back, and hides nothing of what has happened."""
+        try:
+            self.close()
+        except RuntimeError:
+            log.warning("the memory of %s could not be given back", self._compute.device, exc_info=True)
+
     def close(self) -> None:
         """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
         for good goes with the engine. No video can be made after that."""
-        self._residency.close()
+        self.residency.close()
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
-        if self._compute.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        plan = self._planner.for_job(request, height, width)
-        self._residency.follow(plan)
-        self._begin_ladder(plan.decode)
+        vram.forget_peak(self._compute.device)
+        plan = plan_video_memory(self.planner, request, height, width)
+        self.residency.follow(plan)
+        self.degradation.begin()
+        self._vae.forget()
         kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
         unused = self._compute.unused_gpu and f" {self._compute.unused_gpu}".replace("{", "{{").replace("}", "}}")
-        words, notices = plan.words + self._residency.copies + kernel + unused, (*self._notices, *plan.notices)
-        return replace(self._residency.plan, words=words, notices=notices)
+        words = plan.words + self.residency.transformer.copies + kernel + unused
+        return replace(self.residency.plan, words=words, notices=(*self._notices, *plan.notices))
 
-    def _begin_ladder(self, decode: Decode) -> None:
-        self._decode_how, self._encode_on_call = decode, self._planner.encode_on_call
-        self._vae_on_cpu: nn.Module | None = None
-        self._rungs: dict[Ladder, Iterator[str]] = {
-            "encode": self._encode_rungs(),
-            "sample": self._sample_rungs(),
-            "decode": self._decode_rungs(),
-            "ram": self._free_rung("The program ran out of RAM"),
-        }
+    def notices(self) -> list[str]:
+        """What was done about memory that ran out, since the last time; for people."""
+        return self.degradation.notices()
 
-    def use_less_memory(self, ladder: Ladder) -> str | None:
-        """After running out of memory: go one rung down the ladder of a stage, or of RAM, whatever the stage. Later
-        videos begin there.
-
-        Returns what was done, for people; None when nothing is left to try.
-        """
-        return next(self._rungs[ladder], None)
-
-    def _free_rung(self, what: str = "") -> Iterator[str]:
-        self._residency.clear()
-        what = what or f"{self._compute.device} ran out of memory"
-        yield f"{what}: what was not in use has been freed, and it is tried again."
-
-    def _encode_rungs(self) -> Iterator[str]:
-        yield from self._free_rung()
-        if self._moves("text_encoder") and not self._encode_on_call:
-            self._encode_on_call = True
-            self._planner.learn(encode_on_call=True)
-            yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
-
-    def _sample_rungs(self) -> Iterator[str]:
-        self._residency.vae_leaves()
-        self._planner.learn(vae_leaves=True)
-        yield from self._free_rung()
-        while self._residency.fewer_resident_blocks():
-            blocks = self._residency.plan.resident_blocks
-            self._planner.learn(resident_bytes=self._residency.plan.resident_bytes)
-            yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
-
-    def _decode_rungs(self) -> Iterator[str]:
-        self._residency.take_turns()
-        self._planner.learn(take_turns=True)
-        yield from self._free_rung()
-        while (smaller := SMALLER.get(self._decode_how)) and (smaller[0] != "cpu" or self._planner.can_decode_on_cpu()):
-            self._decode_how, words = smaller
-            self._planner.learn(decode=self._decode_how)
-            yield f"The GPU ran out of memory: clips are decoded {words} now."
-
-    def _moves(self, part: str) -> bool:
-        """Whether it computes elsewhere than where its weights live."""
-        return self._residency.plan.residency[part] != "cpu"
-
-    @torch.inference_mode()
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         """Encode the texts and the fitted pictures, uint8 [height, width, 3] each, of a request."""
-        conditioning = Conditioning(
-            prompts=tuple(self._prompt(prompt.text) for prompt in request.prompts),
-            negative=self._prompt(request.negative_prompt) if request.real_cfg > 1 else None,
-            pictures=tuple(map(self._picture, pictures)),
-        )
-        self._planner.libraries_are_loaded()
+        encoders = self._encoders
+
+        def encode() -> Conditioning:
+            return Conditioning(
+                prompts=tuple(encoders.prompt(prompt.text) for prompt in request.prompts),
+                negative=encoders.prompt(request.negative_prompt) if request.real_cfg > 1 else None,
+                pictures=tuple(
+                    EncodedPicture(encoders.picture_tokens(pixels), encoders.latent(pixels)) for pixels in pictures
+                ),
+            )
+
+        conditioning = self.degradation.attempt("encode", encode)
+        self.planner.libraries_are_loaded()
         return conditioning
-
-    def _picture(self, pixels: np.ndarray) -> EncodedPicture:
-        parts, key = self._parts, content_key(pixels)
-        tokens = self._cached(
-            f"tokens:{key}",
-            "image_encoder",
-            lambda: encode_picture_tokens(pixels, parts.feature_extractor, parts.image_encoder),
-        )
-        return EncodedPicture(tokens, self._cached(f"latent:{key}", "vae", lambda: encode_picture(parts.vae, pixels)))
-
-    def _prompt(self, text: str) -> PromptEmbedding:
-        parts, key = self._parts, content_key(text)
-        tokens, cut = self._cached(
-            f"features:{key}", "text_encoder", lambda: llama_features(text, parts.tokenizer, parts.text_encoder)
-        )
-        pooled = self._cached(
-            f"pooled:{key}", "text_encoder_2", lambda: pooled_by_clip(text, parts.tokenizer_2, parts.text_encoder_2)
-        )
-        return PromptEmbedding(tokens, pooled, cut)
-
-    def _cached(self, key: str, part: str, make: Callable[[], T]) -> T:
-        """From the cache, else made while ``part`` is where it computes."""
-
-        def visit() -> T:
-            with self._residency.visit(part, self._encode_on_call):
-                return make()
-
-        return self._cache.get(key, visit)
 
     def denoiser(
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
     ) -> SectionDenoiser:
         """See ``section_denoiser``."""
-        made = section_denoiser(self._parts.transformer, self._compute, request, conditioning, section, context)
-        return replace(made, ready=self._residency.before_sampling)
+        made = self._sample(
+            lambda: section_denoiser(self.parts.transformer, self._compute, request, conditioning, section, context)
+        )
+        return replace(made, ready=self.residency.before_sampling, attempt=self._sample)
 
-    @torch.inference_mode()
+    def _sample(self, work: Callable[[], T]) -> T:
+        return self.degradation.attempt("sample", work)
+
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
-        if self._decode_how == "cpu" and self._moves("vae"):
-            if self._vae_on_cpu is None:
-                self._vae_on_cpu = deepcopy(self._residency.at_home("vae")).to(torch.float32)
-            return decode_clip(self._vae_on_cpu, latents, True, TILES["cpu"])
-        self._residency.before_decoding()
-        tile = TILES.get(self._decode_how, 0) if self._moves("vae") else 0
-        with self._residency.visit("vae"):
-            return decode_clip(self._parts.vae, latents, bool(tile), tile)
+
+        @torch.inference_mode()
+        def decode() -> Tensor:
+            return DECODERS[self.residency.plan.decode](self._vae, latents)
+
+        return self.degradation.attempt("decode", decode)
 
     def preview(self, latents: Tensor) -> np.ndarray:
         """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""
@@ -320,20 +304,7 @@ class Engine:
 
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
-        if self._compute.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        return peak_process_memory_mb()
-
-
-def peak_process_memory_mb() -> float:
-    """The most memory this process has held; where the system does not keep that, what it holds now."""
-    memory = psutil.Process().memory_info()
-    if sys.platform == "win32":
-        return float(memory.peak_wset) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        return vram.peak_memory_mb(self._compute.device)
 
 
 def section_denoiser(

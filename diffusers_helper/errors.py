@@ -77,6 +77,10 @@ class UnusableResumeFolder(UnusableInput):
     """The folder to resume from is not one of ours, is damaged, or belongs to another checkpoint."""
 
 
+class UnreadableEvent(FramePackError):
+    """What another process said is no event; names the event and the field."""
+
+
 class UnknownJob(UnusableInput):
     """There is no job of that number."""
 
@@ -107,6 +111,10 @@ class OutputFailed(FramePackError):
 
 class OutOfMemory(FramePackError):
     """The device has too little memory for what was to be done."""
+
+
+class ExecutorLost(FramePackError):
+    """What carried out a job was ended from outside; what the job has finished is kept."""
 
 
 class BrokenNumbers(FramePackError):

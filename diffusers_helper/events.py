@@ -4,14 +4,22 @@ The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per se
 ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or
 ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
+
+``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Generator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from .errors import UnreadableEvent
+from .names import AnyText, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +35,36 @@ class Event:
         """One line of ASCII, whatever characters are in it."""
         return json.dumps(self.as_dict())
 
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> Event:
+        """The inverse of ``as_dict``. Raises UnreadableEvent, which names the event and the field."""
+        values = dict(content)
+        name = values.pop("event", None)
+        if not isinstance(name, str) or name not in EVENTS:
+            raise UnreadableEvent(f"event: {quoted(name)} is not known; known are {', '.join(EVENTS)}")
+        try:
+            return EVENTS[name](**dict(_fields(name).model_validate(values)))
+        except ValidationError as error:
+            raise UnreadableEvent("; ".join(_explain(EVENTS[name], problem) for problem in error.errors())) from None
+
+    @staticmethod
+    def from_json(text: str) -> Event:
+        """The inverse of ``to_json``. Raises UnreadableEvent."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableEvent(f"an event is not JSON ({error}): {quoted(text)}") from None
+        if not isinstance(content, dict):
+            raise UnreadableEvent(f"an event must be a JSON object, not {quoted(text)}")
+        return Event.from_dict(content)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
     """The job has a folder; ``folder`` is what ``--resume`` takes."""
 
     event: ClassVar[str] = "started"
-    folder: str
+    folder: AnyText
     seed: int
     sections_done: int
 
@@ -51,7 +82,7 @@ class Plan(Timed):
     """What will come, known before any model runs. ``memory``: where the weights go, in one sentence."""
 
     event: ClassVar[str] = "plan"
-    checkpoint: str
+    checkpoint: AnyText
     kind: str
     sections: int
     steps: int
@@ -60,7 +91,7 @@ class Plan(Timed):
     seconds: float
     width: int
     height: int
-    memory: str = ""
+    memory: AnyText = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +99,7 @@ class Notice(Event):
     """Something worth knowing that changes no result by itself, in plain words."""
 
     event: ClassVar[str] = "notice"
-    message: str
+    message: AnyText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +121,7 @@ class Preview(Event):
     event: ClassVar[str] = "preview"
     section: int
     step: int
-    path: str
+    path: AnyText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +141,14 @@ class SectionDone(Timed):
     section: int
     sections: int
     frames: int
-    path: str
+    path: AnyText
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Event):
     """What the last event carries, however the job ended. ``path`` is None when no section was finished."""
 
-    path: str | None = None
+    path: AnyText | None = None
     frames: int = 0
     fps: int = 0
     width: int = 0
@@ -146,9 +177,9 @@ class Failed(Ended):
     """
 
     event: ClassVar[str] = "failed"
-    error: str
+    error: AnyText
     exit_code: int
-    folder: str | None
+    folder: AnyText | None
     gpu_lost: bool = False
 
 
@@ -157,7 +188,7 @@ class Cancelled(Ended):
     """The user stopped the job; the finished sections are at ``path``, and ``folder`` can be resumed."""
 
     event: ClassVar[str] = "cancelled"
-    folder: str
+    folder: AnyText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +196,8 @@ class Downloading(Event):
     """So many bytes of what was missing of a checkpoint are here; ``file`` is the one under way."""
 
     event: ClassVar[str] = "downloading"
-    checkpoint: str
-    file: str
+    checkpoint: AnyText
+    file: AnyText
     bytes_done: int
     bytes_total: int
     seconds_left: float | None
@@ -177,8 +208,43 @@ class Downloaded(Event):
     """The checkpoint is complete, in ``folder``."""
 
     event: ClassVar[str] = "downloaded"
-    checkpoint: str
-    folder: str
+    checkpoint: AnyText
+    folder: AnyText
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    each.event: each
+    for each in (
+        Started, Plan, Notice, Step, Preview, Decoding, SectionDone, Finished, Failed, Cancelled,
+        Downloading, Downloaded,
+    )
+}  # fmt: skip
+"""Every event by its name."""
+
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@cache
+def _fields(name: str) -> type[BaseModel]:
+    """What the fields of the event of that name may hold."""
+    hints = get_type_hints(EVENTS[name], include_extras=True)
+    wanted: dict[str, Any] = {
+        each.name: (hints[each.name], ... if each.default is MISSING else each.default) for each in fields(EVENTS[name])
+    }
+    return create_model(name, __config__=_STRICT, **wanted)
+
+
+def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
+    """What is wrong with one field."""
+    field = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "missing":
+            return f"{event.event}: {field} is missing"
+        case "extra_forbidden":
+            known = ", ".join(each.name for each in fields(event))
+            return f"{event.event}: {field} is not a field of it; the fields are {known}"
+    return f"{event.event}: {field}: {quoted(problem['input'])} is not allowed ({problem['msg']})"
 
 
 Events = Generator[Event, None, None]

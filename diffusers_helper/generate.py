@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from . import faults
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
-from .engine import Conditioning, Ladder, SectionDenoiser, Stage
+from .engine import Conditioning, SectionDenoiser
 from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
 from .events import (
     Cancelled,
@@ -43,8 +43,8 @@ from .events import (
 )
 from .forecast import UNKNOWN, Paces, Work
 from .growing_result import growing_result
-from .memory import is_out_of_memory, is_out_of_ram
-from .memory_plan import MemoryPlan
+from .memory.plan import MemoryPlan
+from .memory.shortage import is_out_of_memory, is_out_of_ram
 from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_pictures, notices
 from .progress import Progress
@@ -54,7 +54,6 @@ from .sections.plan import SectionPlan
 from .workfolder import SavedSection, WorkFolder, frames_in
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller latent window or size"
 OUT_OF_RAM = "the program ran out of RAM; close other programs, or choose a smaller latent window or size"
@@ -68,13 +67,13 @@ class GenerationEngine(Protocol):
     fingerprint: str
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
-    def use_less_memory(self, ladder: Ladder) -> str | None: ...
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning: ...
     def denoiser(
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
     ) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def preview(self, latents: Tensor) -> np.ndarray: ...
+    def notices(self) -> list[str]: ...
     def peak_memory_mb(self) -> float: ...
     def close(self) -> None: ...
 
@@ -144,41 +143,15 @@ class Run:
         self.progress = Progress(work, ratio, known, len(saved), self.first_to_decode)
         if frames := frames_in(folder.video):
             self.progress.path, self.progress.frames = folder.video, frames
-        self._to_tell: list[str] = []
 
-    def attempt(self, stage: Stage, work: Callable[[], T]) -> T:
-        """Do ``work``, again with less memory as long as it runs out and there is a way; each way is a notice."""
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = _without_frames(error)
-            message = self.engine.use_less_memory("ram" if is_out_of_ram(failure) else stage)
-            if message is None:
-                try:
-                    raise failure
-                finally:
-                    del failure  # which holds this frame now
-            log.warning("%s", message)
-            self._to_tell.append(message)
-
-    def told(self) -> Iterator[Notice]:
-        """The notices since the last time."""
-        messages, self._to_tell = self._to_tell, []
-        return (Notice(message=message) for message in messages)
+    def notices(self) -> Iterator[Notice]:
+        """What the engine has to say since the last time."""
+        return (Notice(message=message) for message in self.engine.notices())
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""
         shape = {"fps": self.request.fps, "width": self.width, "height": self.height, "seed": self.request.seed}
         return {**self.progress.totals(), **shape, "peak_memory_mb": round(self.engine.peak_memory_mb(), 1)}
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """The error alone: the frames that it, its cause and its context hold would keep what must be freed."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _to_the_end(run: Run) -> Events:
@@ -209,11 +182,12 @@ def _road(run: Run) -> Events:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
     memory = run.engine.prepare(run.request, run.height, run.width)
     yield _plan_event(run, memory)
-    conditioning = run.attempt("encode", lambda: _encode(run))
+    faults.passing("encode")
+    conditioning = run.engine.encode(run.request, run.pictures)
     told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.tokens_cut)
     for message in (*run.folder.notices, *memory.notices, *told):
         yield Notice(message=message)
-    yield from run.told()
+    yield from run.notices()
     pictures = _picture_latents(run.request, conditioning)
     history = initial_history(run.plan, pictures)
     for section in run.plan.sections:
@@ -229,11 +203,6 @@ def _road(run: Run) -> Events:
     run.progress.path = run.result.finish()
 
 
-def _encode(run: Run) -> Conditioning:
-    faults.passing("encode")
-    return run.engine.encode(run.request, run.pictures)
-
-
 def _picture_latents(request: Request, conditioning: Conditioning) -> tuple[Tensor, ...]:
     """[1, C, 1, H, W] each, in the request's order. What is drawn depends on the seed, the role and the place in it."""
     roles = [picture.role for picture in request.pictures]
@@ -245,44 +214,23 @@ def _picture_latents(request: Request, conditioning: Conditioning) -> tuple[Tens
     )
 
 
-def _decode(run: Run, latents: Tensor) -> Tensor:
-    faults.passing("decode")
-    return run.engine.decode(latents)
-
-
 def _sample_section(
     run: Run, section: SectionPlan, conditioning: Conditioning, history: Tensor, pictures: Sequence[Tensor]
 ) -> Generator[Event, None, Tensor]:
     """Denoise one section, telling each step; returns its latents."""
     context = gather_context(section.context, history, pictures)
-    denoiser = run.attempt("sample", lambda: run.engine.denoiser(run.request, conditioning, section, context))
+    denoiser = run.engine.denoiser(run.request, conditioning, section, context)
     shape = pictures[0].shape
     noise = torch.randn((*shape[:2], len(section.context.target), *shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
-    run.attempt("sample", lambda: denoiser.begin(sigmas[:-1]))
-    steps = run.progress.timed(sample(_with_retries(run, denoiser), noise, sigmas))
-    for state in steps:
-        yield from run.told()
+    denoiser.begin(sigmas[:-1])
+    for state in run.progress.timed(sample(denoiser, noise, sigmas)):
+        yield from run.notices()
         _check_finite(state, section)
         run.progress.stepped(denoiser.last_step_computed)
         yield _step_event(run, section, state, denoiser.last_step_computed)
         yield _preview_event(run, section, state)
     return state.denoised
-
-
-def _with_retries(run: Run, denoiser: SectionDenoiser) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser; a step that ran out of memory begins anew, with the step caches as they were."""
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        restore = denoiser.state()
-
-        def step() -> Tensor:
-            restore()
-            return denoiser(x, sigma)
-
-        return run.attempt("sample", step)
-
-    return denoise
 
 
 def _restore(run: Run, section: SectionPlan) -> Tensor:
@@ -296,11 +244,11 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[E
     """Decode what is new and join it to the playable video so far."""
     yield Decoding(**_place(run, section), **run.progress.forecast())
     with run.progress.decoding():
-        latents = newest(history, section, run.plan)
-        clip = run.attempt("decode", lambda: _decode(run, latents))
+        faults.passing("decode")
+        clip = run.engine.decode(newest(history, section, run.plan))
         run.progress.path = run.result.add(section, clip)
     run.progress.frames = section.frames_after
-    yield from run.told()
+    yield from run.notices()
     path = str(run.progress.path)
     yield SectionDone(**_place(run, section), frames=section.frames_after, path=path, **run.progress.forecast())
 

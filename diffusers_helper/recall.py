@@ -147,8 +147,10 @@ def _of_recipe(source: Source, data: Mapping[str, Any]) -> _Found:
     except InvalidRequest as error:
         raise ValueError(str(error)) from None
     known = fields(Recipe)
-    ignored = [key for key in values if key not in known]
-    return _Found(source, {key: value for key, value in values.items() if key in known}, ignored)
+    found = _Found(source, {key: value for key, value in values.items() if key in known})
+    found.ignored = [key for key in values if key not in known]
+    found.notes = ["several_prompts"] if "prompts" in values else []
+    return found
 
 
 def _object(key: str, data: Mapping[str, Any]) -> Mapping[str, Any]:

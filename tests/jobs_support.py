@@ -33,7 +33,9 @@ from diffusers_helper.events import (
     Step,
 )
 from diffusers_helper.jobs.executor import Executor, LocalExecutor
-from diffusers_helper.jobs.job import Job
+from diffusers_helper.jobs.job import Job, State
+from diffusers_helper.jobs.job_progress import JobProgress
+from diffusers_helper.jobs.migrate import progress_of
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.media.files import day_folder, job_stem, make_folder, written_whole
@@ -55,6 +57,11 @@ def make_picture(folder: Path, colour: str = "teal") -> Path:
 def make_request(picture: Path, **fields: Any) -> Request:
     """A request of two sections with two steps each, unless ``fields`` say otherwise."""
     return Request.parse({"picture": str(picture), "seconds": 2.4, "steps": 2, "seed": 5, **fields})
+
+
+def progress_with(state: State, **known: Any) -> JobProgress:
+    """The progress of a job in ``state`` of which just so much is known, in the words of the first form."""
+    return JobProgress.from_dict(progress_of(known, state))
 
 
 def wait_until(true: Callable[[], Any], what: str = "", seconds: float = PATIENCE_SECONDS) -> Any:
@@ -121,6 +128,7 @@ class ScriptedExecutor:
     ``submitted`` keeps what was asked for, with the folder to go on with; ``checkpoints`` for which checkpoint.
     """
 
+    keeps_models = True
     output_dir: Path
     after: Callable[[Event], None] = lambda event: None
     submitted: list[tuple[Request, Path | None]] = field(default_factory=list)

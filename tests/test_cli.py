@@ -1,6 +1,7 @@
 """The command line as a user meets it: a photograph becomes a video, and bad input is told apart in plain words."""
 
 import errno
+import io
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from diffusers_helper import cli, preparation, settings
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import probe
+from diffusers_helper.request import Recipe, Request
 
 from . import program
 from .parity.engine import PackEngine
@@ -100,6 +102,10 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str)
         (("--resume", "nowhere"), "it has no job.json"),
         (("--resume", ".", "--prompt", "x"), "leave out prompt"),
         (("--resume", ".", "--checkpoint", "pocket"), "leave out checkpoint"),
+        (("--resume", ".", "--request", "video.json"), "leave out request"),
+        (("--request", "video.json", "--image", "PHOTO", "--no-teacache"), "leave out picture, teacache"),
+        (("--request", "nowhere.json"), "nowhere.json cannot be used: No such file"),
+        (("--request", "PHOTO"), "--request: it is not UTF-8"),
     ],
 )
 def test_bad_arguments(
@@ -109,6 +115,45 @@ def test_bad_arguments(
     message = refused(capsys, tmp_path, *given)
     assert words in message
     assert len(message) < 3000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "the request is not JSON"),
+        ("[]", "the request must be a JSON object"),
+        ('{"prompt": "a"}', "picture: is missing"),
+        ('{"picture": "a.png", "steps": 0}', "steps: 0 is not allowed"),
+        ('{"picture": "a.png", "colour": "red"}', "colour: is not a field of a request"),
+    ],
+)
+@pytest.mark.parametrize("from_file", [True, False], ids=["file", "standard input"])
+def test_a_whole_request_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    from_file: bool,
+    content: str,
+    words: str,
+) -> None:
+    file = tmp_path / "video.json"
+    file.write_text(content)
+    monkeypatch.setattr("sys.stdin", io.StringIO(content))
+    assert words in refused(capsys, tmp_path, "--request", str(file) if from_file else "-")
+
+
+@pytest.mark.parametrize("from_file", [True, False], ids=["file", "standard input"])
+def test_a_whole_request_is_taken_as_it_is(
+    quick_checkpoint: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_file: bool
+) -> None:
+    """Also where the checkpoint would do better by default."""
+    asked = Request.parse({"picture": str(photograph), "prompt": "as – it is", "seconds": 1.0, "steps": 1, "seed": 7})
+    file, out = tmp_path / "video.json", tmp_path / "video.mp4"
+    file.write_text(asked.to_json())
+    monkeypatch.setattr("sys.stdin", io.StringIO(asked.to_json()))
+    arguments = ("--request", str(file) if from_file else "-", "--out", str(out))
+    assert cli.main(["generate", *arguments, "--checkpoint", str(quick_checkpoint)]) == 0
+    assert Recipe.from_data(read_metadata(out)["request"]) == asked.recipe
 
 
 @pytest.mark.parametrize("picture", ["empty", "truncated", "page", "folder", "huge"])

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_helper import doctor, residency, settings
+from diffusers_helper import doctor, settings
 from diffusers_helper.doctor import Fact, Report
-from diffusers_helper.machine import Ram
-from diffusers_helper.memory_ways import GB, Machine
+from diffusers_helper.memory.costs import Machine
+from diffusers_helper.memory.host import Ram
+from diffusers_helper.memory.units import GB
 from diffusers_helper.models import attention, load
 from diffusers_helper.models.load import Compute
+
+from .memory.support import as_if_on
 
 
 @pytest.fixture
@@ -183,11 +186,11 @@ def test_what_a_13b_checkpoint_would_need_is_foretold(
     half = torch.float16
     compute = Compute(torch.device("cuda"), torch.bfloat16, half, half, "a GPU")
     monkeypatch.setattr(load, "choose_compute", lambda: compute)
-    monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB))
+    as_if_on(Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB), monkeypatch)
     plan = _fact(doctor.examine(chosen), "memory plan 13B")
     assert (plan.value["fits"], plan.value["precision"]) == (True, "int8")
     assert plan.value["ram_gb"] <= 17
-    monkeypatch.setattr(residency, "look", lambda device, folder: Machine(12 * GB, 11 * GB, 17 * GB, 9 * GB, 99 * GB))
+    as_if_on(Machine(12 * GB, 11 * GB, 17 * GB, 9 * GB, 99 * GB), monkeypatch)
     refused = _fact(doctor.examine(chosen), "memory plan 13B")
     assert not refused.value["fits"]
     assert "GB of RAM" in refused.text
@@ -198,8 +201,7 @@ def test_settings_that_do_not_count_are_named_where_they_matter(
 ) -> None:
     given = {"attention": "sdpa", "xformers_mode": "standard", "quantise": "int8", "fp8_scaled": "1"}
     chosen = settings.resolve({"models_dir": str(tmp_path), **given}, {}, tmp_path / "none.json")
-    machine = Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB)
-    monkeypatch.setattr(residency, "look", lambda device, folder: machine)
+    as_if_on(Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB), monkeypatch)
     report = doctor.examine(chosen)
     assert "--attention sdpa goes before --xformers-mode standard" in _fix(report, "attention")
     assert "--quantise int8 goes before --fp8-scaled" in _fix(report, doctor.FORECAST)

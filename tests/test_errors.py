@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_helper.errors import says_gpu_is_lost
-from diffusers_helper.memory import is_out_of_memory, is_out_of_ram
+from diffusers_helper.memory.shortage import is_out_of_memory, is_out_of_ram
 
 OUT_OF_MEMORY = [
     "GET was unable to find an engine to execute this computation",

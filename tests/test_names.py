@@ -98,7 +98,7 @@ def test_a_queue_in_a_folder_of_other_bytes_is_the_same_after_a_start(tmp_path: 
     queue.close()
     store, notices = open_store(tmp_path / name / ".framepack")
     assert notices == ()
-    (kept,) = store.jobs()
+    (kept,), _ = store.read()
     store.close()
     assert (kept.state, kept.request, kept.progress) == ("done", job.request, job.progress)
     assert Path(kept.request.shown_picture).is_file()

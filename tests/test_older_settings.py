@@ -13,7 +13,8 @@ import pytest
 from diffusers_helper import settings
 from diffusers_helper.errors import InvalidRequest, InvalidSetting
 from diffusers_helper.limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
-from diffusers_helper.memory_ways import GB, Wishes
+from diffusers_helper.memory.costs import Constraints
+from diffusers_helper.memory.units import GB
 from diffusers_helper.request import Recipe
 from diffusers_helper.settings.older import OlderNames
 
@@ -68,6 +69,14 @@ def test_it_is_shown_as_it_was_given(name: str, way: str, tmp_path: Path) -> Non
     shown = dict.fromkeys(BY_NAME, "default") | {name: origin}
     assert {row[0]: row[2] for row in chosen.rows()} == shown, "no other value is told to have been given"
     assert [row[0] for row in chosen.rows()] == list(BY_NAME)
+
+
+def test_a_process_without_flags_has_the_same_older_names(tmp_path: Path) -> None:
+    flags = {"bnb_load_in_4bit": "1", "xformers_mode": "aggressive", "compile": "1", "fast_start": "1"}
+    chosen = resolved(tmp_path, "flag", flags)
+    same = settings.resolve({}, chosen.from_flags, tmp_path / "none.json")
+    assert (same.weights, same.kernels, same.notices) == (chosen.weights, chosen.kernels, chosen.notices)
+    assert same.weights.quantise == "bnb4"
 
 
 def test_no_group_holds_an_older_name() -> None:
@@ -171,4 +180,4 @@ def test_settings_and_requests_share_the_bounds_of_what_is_left_free(gb: float) 
 def test_what_is_left_free_by_default_is_the_least() -> None:
     assert settings.resolve({}, {}, Path("none.json")).memory.least_preserved_gb == LEAST_PRESERVED_GB
     assert Recipe().preserved_memory_gb == LEAST_PRESERVED_GB
-    assert Wishes().preserved_bytes == LEAST_PRESERVED_GB * GB
+    assert Constraints().preserved_bytes == LEAST_PRESERVED_GB * GB

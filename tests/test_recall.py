@@ -207,3 +207,9 @@ def test_differences_are_in_the_requests_order() -> None:
     found = {"step_cache": "off", "prompt": "b", "seconds": 5.0, "seed": 1, "steps": 30}
     told = [("prompt", "a", "b"), ("steps", None, 30), ("step_cache", "teacache", "off")]
     assert differences(current, found) == told
+
+
+def test_prompts_with_times_are_told_as_what_the_form_cannot_take(tmp_path: Path) -> None:
+    prompts = [{"text": "a", "from_second": 0}, {"text": "b", "from_second": 2}]
+    found = recall(json_file(tmp_path, {"schema_version": 2, "prompts": prompts}))
+    assert (found.fields, found.ignored, found.notes) == ({"prompt": "a"}, ("prompts",), ("several_prompts",))

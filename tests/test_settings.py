@@ -234,3 +234,36 @@ def test_the_page_takes_no_output_folder_of_other_bytes_and_the_command_line_doe
     chosen = settings.resolve({"output_dir": folder}, {}, Path("nowhere.json"))
     assert chosen.paths.output_dir == Path(folder)
     "".join(chosen.lines()).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"), [("", ()), ("0", ("0",)), ("0, 1", ("0", "1")), ("CPU,cpu", ("cpu", "cpu")), ("11", ("11",))]
+)
+def test_executors_are_devices(text: str, devices: tuple[str, ...]) -> None:
+    chosen = page({"FRAMEPACK_EXECUTORS": text})
+    assert chosen.page.executors == page(executors=text).page.executors == devices
+    assert ("executors", ",".join(devices), "environment" if text else "default") in chosen.rows()
+
+
+@pytest.mark.parametrize("text", ["gpu", "-1", "0;1", "0,,1", "0,", "cuda:0", "100", "\u0660"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"--executors=.*: give cpu or the number of a GPU for each"):
+        page(executors=text)
+
+
+def test_a_process_without_flags_has_the_same_settings_by_its_environment(tmp_path: Path) -> None:
+    """What flags have set is in its variables; all else it finds as this process did."""
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"log_level": "error"}))
+    environment = {"FRAMEPACK_QUANTISE": "int8", "FRAMEPACK_CHECKPOINT": "from-environment"}
+    flags = {"output_dir": "out", "offline": "1", "least_preserved_gb": "7.5", "flash_sdp": "0", "checkpoint": "flag"}
+    chosen = settings.resolve_page({**flags, "port": "8000"}, environment, file)
+    variables = chosen.from_flags
+    assert variables.keys() == {
+        "FRAMEPACK_OUTPUT_DIR", "HF_HUB_OFFLINE", "FRAMEPACK_PRESERVED_MEMORY_GB", "PYTORCH_ENABLE_FLASH_SDP",
+        "FRAMEPACK_CHECKPOINT",
+    }  # fmt: skip
+    same = settings.resolve({}, {**environment, **variables}, file)
+    for group in ("paths", "network", "log", "kernels", "weights", "memory"):
+        assert getattr(same, group) == getattr(chosen, group)
+    assert same.given == {name: chosen.given[name] for name in same.given}

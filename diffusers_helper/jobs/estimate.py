@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from ..forecast import UNKNOWN, Paces, Work
+from ..models.table import Checkpoint
 from ..request import Recipe
 from .job import Job
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LATEST = 5
 """How many jobs count: the machine may be busier or slower than it was long ago."""
@@ -66,7 +72,7 @@ class Experience:
         if recipe.step_cache is None:
             return 1.0
         alike = [job for job in self.whole if job.request.step_cache == recipe.step_cache][:LATEST]
-        return median(job.progress.steps_computed / _steps(job) for job in alike) if alike else None
+        return median(job.progress.totals.steps_computed / _steps(job) for job in alike) if alike else None
 
     def _loading_seconds(self) -> float:
         """As it was the last time; 0 when there was none."""
@@ -74,12 +80,40 @@ class Experience:
         return next((seconds for seconds in took if seconds > LOADING_SECONDS), 0.0)
 
 
+class Estimates:
+    """What the jobs of a queue teach. What cannot be read of them or of a checkpoint costs the answer, and no more."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Job]], checkpoint: Callable[[str], Checkpoint | None]) -> None:
+        """``jobs``: those of now; ``checkpoint``: of a source, the chosen one of an empty one."""
+        self._jobs, self._checkpoint = jobs, checkpoint
+
+    def seconds(self, recipe: Recipe, source: str) -> float | None:
+        """See ``Experience.seconds``."""
+        return self._learnt(source, lambda learnt: learnt.seconds(recipe), None)
+
+    def seconds_of(self, job: Job, loaded: str) -> float | None:
+        """See ``Experience.seconds_of``."""
+        return self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(job, loaded), None)
+
+    def paces(self, recipe: Recipe, source: str) -> Paces:
+        """See ``Experience.paces``."""
+        return self._learnt(source, lambda learnt: learnt.paces(recipe), UNKNOWN)
+
+    def _learnt(self, source: str, asked: Callable[[Experience], T], unknown: T) -> T:
+        try:
+            checkpoint = self._checkpoint(source)
+            return asked(Experience.of(self._jobs(), checkpoint.name if checkpoint else ""))
+        except Exception:
+            log.exception("no estimate for the checkpoint %s", source)
+            return unknown
+
+
 def _was_whole(job: Job) -> bool:
-    return bool(job.progress.steps_computed) and _steps(job) == job.request.steps * job.progress.sections
+    return bool(job.progress.totals.steps_computed) and _steps(job) == job.request.steps * job.progress.sections
 
 
 def _steps(job: Job) -> int:
-    return job.progress.steps_computed + job.progress.steps_reused
+    return job.progress.totals.steps_computed + job.progress.totals.steps_reused
 
 
 def _work(job: Job) -> Work:
@@ -87,17 +121,17 @@ def _work(job: Job) -> Work:
 
 
 def _preparing_seconds(job: Job) -> float:
-    told = job.progress
+    told = job.progress.totals
     return max(told.seconds_total - told.seconds_sampling - told.seconds_decoding, 0.0)
 
 
 def _step_seconds(job: Job) -> float:
-    return job.progress.seconds_sampling / (job.progress.steps_computed * _work(job).step_size)
+    return job.progress.totals.seconds_sampling / (job.progress.totals.steps_computed * _work(job).step_size)
 
 
 def _frame_seconds(job: Job) -> float:
     work = _work(job)
-    return job.progress.seconds_decoding / (sum(work.clips) * work.frame_size)
+    return job.progress.totals.seconds_decoding / (sum(work.clips) * work.frame_size)
 
 
 def _pixels(size: str | None) -> int | None:

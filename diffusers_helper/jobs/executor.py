@@ -23,14 +23,26 @@ class Execution(Protocol):
     """A request under way."""
 
     def events(self) -> Events:
-        """What happens, as it happens; ends with an Ended. Raises FramePackError when it cannot begin."""
+        """What happens, as it happens; ends with an Ended.
+
+        Raises:
+            ExecutorLost: it was ended from outside; the job can go on.
+            FramePackError: it cannot begin.
+        """
 
     def cancel(self) -> None:
         """End at the next event, from any thread; may be asked for more than once."""
 
 
 class Executor(Protocol):
-    """Carries out one request at a time."""
+    """Carries out one request at a time.
+
+    Attributes:
+        keeps_models: whether the models of one job are there for the next.
+    """
+
+    @property
+    def keeps_models(self) -> bool: ...
 
     def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
         """Begin ``request``, or go on with the work folder ``folder``; returns at once.
@@ -42,6 +54,8 @@ class Executor(Protocol):
 
 class LocalExecutor:
     """Carries requests out in this process, on one engine, which is loaded when a request needs its checkpoint."""
+
+    keeps_models = True
 
     def __init__(
         self,

@@ -1,154 +1,20 @@
-"""A job: a request in the queue, its state, and what its events have told so far."""
+"""A job: a request in the queue, its state, and how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ..events import Decoding, Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step, Timed
-from ..names import AnyText
+from ..events import Event, Started, Timed
 from ..request import Request
+from .job_progress import JobProgress, fold
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Keep: TypeAlias = Literal["now", "section", "nothing"]
 """What a stop keeps: the finished sections at once, those and the running one, or nothing."""
-Phase: TypeAlias = Literal["loading", "encoding", "sampling", "decoding"]
 
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
-
-
-@dataclass(frozen=True)
-class JobProgress:
-    """What a job's events say, folded together. ``section`` and ``step`` count from 1; 0 means not begun.
-
-    Attributes:
-        started: the models are loaded and the work folder is there.
-        decoding: the frames of ``section`` are being made.
-        computed: of the running section's steps, in order; False where the step cache served.
-        seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
-        sections_before: what an earlier run of the same video had finished.
-        preview: the file that every preview overwrites; ``previews`` counts them.
-        video: the playable video so far, in the end the finished one; it has ``frames`` frames.
-        folder: the work folder, from which an unfinished job goes on.
-        seconds_loading: from the job's begin to the road's; next to nothing where the models are loaded.
-    """
-
-    started: bool = False
-    checkpoint: str = ""
-    kind: str = ""
-    sections: int = 0
-    steps: int = 0
-    frames_planned: int = 0
-    fps: int = 0
-    seconds: float = 0.0
-    width: int = 0
-    height: int = 0
-    memory: str = ""
-    section: int = 0
-    step: int = 0
-    sections_done: int = 0
-    sections_before: int = 0
-    decoding: bool = False
-    computed: tuple[bool, ...] = ()
-    seconds_left: float | None = None
-    told_at: float = 0.0
-    preview: AnyText | None = None
-    previews: int = 0
-    video: AnyText | None = None
-    frames: int = 0
-    notices: tuple[AnyText, ...] = ()
-    error: AnyText | None = None
-    folder: AnyText | None = None
-    seed: int | None = None
-    seconds_loading: float = 0.0
-    seconds_total: float = 0.0
-    seconds_sampling: float = 0.0
-    seconds_decoding: float = 0.0
-    steps_computed: int = 0
-    steps_reused: int = 0
-
-    def to_go_on_with(self) -> JobProgress:
-        """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
-        fresh = JobProgress(sections_before=self.sections_done)
-        names = ("section", "step", "decoding", "computed", "seconds_left", "sections_before", "notices", "error")
-        return replace(self, **{name: getattr(fresh, name) for name in names})
-
-    @property
-    def phase(self) -> Phase:
-        """What a running job is at."""
-        if not self.started:
-            return "loading"
-        if not self.section:
-            return "encoding"
-        return "decoding" if self.decoding else "sampling"
-
-
-def fold(progress: JobProgress, event: Event) -> JobProgress:
-    """``progress`` after ``event``."""
-    for kind, change in _CHANGES.items():
-        if isinstance(event, kind):
-            progress = replace(progress, **change(progress, event))
-    return progress
-
-
-def _started(progress: JobProgress, event: Any) -> dict[str, Any]:
-    same = ("folder", "seed", "sections_done")
-    fresh = {"started": True, "section": 0, "step": 0, "decoding": False, "computed": (), "notices": (), "error": None}
-    return {**fresh, "sections_before": event.sections_done, **{name: getattr(event, name) for name in same}}
-
-
-def _planned(progress: JobProgress, event: Any) -> dict[str, Any]:
-    same = ("checkpoint", "kind", "sections", "steps", "fps", "seconds", "width", "height", "memory")
-    return {"frames_planned": event.frames, **{name: getattr(event, name) for name in same}}
-
-
-def _noticed(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"notices": (*progress.notices, event.message)}
-
-
-def _stepped(progress: JobProgress, event: Any) -> dict[str, Any]:
-    earlier = progress.computed if event.section == progress.section else ()
-    now = {"section": event.section, "step": event.step, "decoding": event.step == event.steps}
-    return {"computed": (*earlier, event.computed), **now}
-
-
-def _previewed(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"preview": event.path, "previews": progress.previews + 1}
-
-
-def _timed(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"seconds_left": event.seconds_left}
-
-
-def _decoding(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"section": event.section, "decoding": True}
-
-
-def _section_done(progress: JobProgress, event: Any) -> dict[str, Any]:
-    return {"decoding": False, "sections_done": event.section, "video": event.path, "frames": event.frames}
-
-
-def _ended(progress: JobProgress, event: Any) -> dict[str, Any]:
-    figures = ("seconds_total", "seconds_sampling", "seconds_decoding", "steps_computed", "steps_reused")
-    shown = {"video": event.path or progress.video, "frames": event.frames or progress.frames}
-    return {"seconds_left": None, **shown, **{name: getattr(event, name) for name in figures}}
-
-
-_CHANGES: dict[type[Event], Callable[[JobProgress, Any], dict[str, Any]]] = {
-    Started: _started,
-    Plan: _planned,
-    Notice: _noticed,
-    Step: _stepped,
-    Timed: _timed,
-    Preview: _previewed,
-    Decoding: _decoding,
-    SectionDone: _section_done,
-    Ended: _ended,
-    Finished: lambda progress, event: {"folder": None, "preview": None},
-    Failed: lambda progress, event: {"error": event.error},
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +22,7 @@ class Job:
     """One request in the queue. Times are unix seconds; the order of jobs never depends on them.
 
     ``place`` orders the queued jobs, and the ended ones by their end; ``stop`` is a stop that was asked for and has not
-    happened yet.
+    happened yet. ``executor`` says which one carries it out; empty while it does not run, and where there is one only.
 
     ``checkpoint`` is the source of the one it is for; an empty one, as in jobs of earlier versions, is the one that is
     chosen when the job begins, and its work folder's when it goes on. It stands beside the request, as in a work folder
@@ -173,13 +39,14 @@ class Job:
     started_at: float | None = None
     ended_at: float | None = None
     checkpoint: str = ""
+    executor: str = ""
 
     @property
-    def shown_at(self) -> tuple[int, int]:
-        """Sorts running, queued, ended; the newest end first."""
+    def shown_at(self) -> tuple[int, float, int]:
+        """Sorts running, queued, ended; of the running the first begun first, of the ended the newest end."""
         if self.state == "running":
-            return 0, self.place
-        return (1, self.place) if self.state == "queued" else (2, -self.place)
+            return 0, self.started_at or 0.0, self.place
+        return (1, 0.0, self.place) if self.state == "queued" else (2, 0.0, -self.place)
 
     @property
     def checkpoint_name(self) -> str:
@@ -222,17 +89,48 @@ class Job:
 
     def snapshot(self) -> dict[str, Any]:
         """What a program is told of the job."""
-        shown = ("section", "sections", "step", "steps", "seconds_left", "frames", "seed", "error")
+        progress = self.progress
         return {
             "id": self.id,
             "state": self.state,
             "checkpoint": self.checkpoint_name,
-            "phase": self.progress.phase if self.state == "running" else None,
-            **{name: getattr(self.progress, name) for name in shown},
+            "executor": self.executor,
+            "phase": progress.phase if self.state == "running" else None,
+            "section": progress.section,
+            "sections": progress.sections,
+            "step": progress.step_number,
+            "steps": progress.steps,
+            "seconds_left": progress.seconds_left,
+            "frames": progress.frames,
+            "seed": progress.seed,
+            "error": progress.error,
             "ready_at": self.ready_at,
             "fraction": self.fraction,
-            "notices": list(self.progress.notices),
+            "notices": [notice.message for notice in progress.notices],
             "stop": self.stop,
             "prompt": self.request.prompt,
             "can_go_on": self.can_go_on,
         }
+
+
+@dataclass(frozen=True)
+class UnreadableJob:
+    """A row of the queue's file that is no job: it is kept as it is and shown, and can be deleted.
+
+    Attributes:
+        reason: why it cannot be read.
+        row: what the file holds, column by column.
+    """
+
+    id: int
+    reason: str
+    row: tuple[Any, ...]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a program is told of it, in the place of a job's."""
+        unknown = dict.fromkeys(
+            ("checkpoint", "executor", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
+        )
+        counts = dict.fromkeys(("section", "sections", "step", "steps", "frames"), 0)
+        said = {"id": self.id, "state": "unreadable", "error": self.reason, "notices": [], "can_go_on": False}
+        return {**unknown, **counts, **said}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import AlreadyRunning, QueueUnavailable
 from ..events import Event
-from .job import Job
+from .job import Job, UnreadableJob
 from .lock import InstanceLock
 from .store import open_store
 
@@ -22,6 +22,7 @@ class Ledger:
     """The jobs of one folder. Its methods are called with ``changed`` held.
 
     Attributes:
+        jobs, unreadable: by their number.
         changed: the lock of everything here; notified at every change.
         version: grows with every change.
         steady_version: the same without steps and previews, which follow each other quickly.
@@ -34,7 +35,9 @@ class Ledger:
         self._folder, self._lock = folder, InstanceLock(folder)
         self._lock.acquire()
         self._store, self._opened = open_store(folder)
-        self.jobs = {job.id: job for job in self._store.jobs()}
+        jobs, unreadable = self._store.read()
+        self.jobs = {job.id: job for job in jobs}
+        self.unreadable = {each.id: each for each in unreadable}
         self.paused = self._store.paused
         self._unsaved: frozenset[int] = frozenset()
 
@@ -46,8 +49,8 @@ class Ledger:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all jobs are known: none is hidden in a file that could not be read."""
-        return not self._opened
+        """Whether all jobs are known: none is hidden in a file or a row that could not be read."""
+        return not (self._opened or self.unreadable)
 
     def new_id(self) -> int:
         """A number that no job has had."""
@@ -86,7 +89,15 @@ class Ledger:
         """Raises QueueUnavailable."""
         self._check_file()
         self._store.delete(job_id)
-        del self.jobs[job_id]
+        for kept in (self.jobs, self.unreadable):
+            kept.pop(job_id, None)
+        self._announce()
+
+    def put_back(self, unreadable: UnreadableJob) -> None:
+        """Take in again what ``forget`` has let go. Raises QueueUnavailable."""
+        self._check_file()
+        self._store.put_back(unreadable)
+        self.unreadable[unreadable.id] = unreadable
         self._announce()
 
     def set_paused(self, paused: bool) -> None:
@@ -133,6 +144,8 @@ class Ledger:
         self._store, self._opened = open_store(self._folder)
         self._unsaved = frozenset(self.jobs)
         self._store.set_paused(self.paused)
+        for unreadable in self.unreadable.values():
+            self._store.put_back(unreadable)
 
     def _announce(self, passing: bool = False) -> None:
         self.version += 1

@@ -13,30 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..errors import InvalidCommand, OutputFailed, UnknownJob
+from ..errors import InvalidCommand, OutputFailed
 from ..events import Decoding, Ended, Event, Preview, Step
-from ..forecast import UNKNOWN, Paces
 from ..media.files import remove_partials
-from ..media.places import linked_days, whole
+from ..media.places import linked_days
 from ..models.table import Checkpoint
 from ..preparation import check_offered
-from ..request import Recipe, Request
-from .estimate import Experience
-from .job import Job, JobProgress, Keep, State
-from .ledger import Ledger
-from .pictures import PictureShelf, thumbnail_of
+from ..request import Request
+from .job import Job, Keep, State, UnreadableJob
+from .job_progress import JobProgress
+from .pictures import PictureShelf
+from .reader import OWN_FOLDER, QueueReader
 from .results import in_trash, result_files, with_finished_video, without_results
-from .trash import Trash
 
 log = logging.getLogger(__name__)
 
-OWN_FOLDER = ".framepack"
-T = TypeVar("T")
 
-
-class JobQueue:
+class JobQueue(QueueReader):
     """The jobs of one output folder."""
 
     def __init__(
@@ -49,87 +44,9 @@ class JobQueue:
 
         ``checkpoint``: of a source, the chosen one of an empty one; requests are held against it, once there is one.
         """
-        self.output_dir = whole(output_dir)
-        self._checkpoint, self._clock = checkpoint, clock
-        self._ledger = Ledger(self.output_dir / OWN_FOLDER)
-        self._changed = self._ledger.changed
-        self._resting = ""
-        self._loaded = ""  # the checkpoint of the last job that has begun
+        super().__init__(output_dir, checkpoint, clock)
         self._shelf = PictureShelf(self.output_dir / OWN_FOLDER / "pictures")
-        self._trash = Trash(self.output_dir, clock)
         self._recover()
-
-    # Reading.
-
-    @property
-    def version(self) -> int:
-        """Grows with every change."""
-        return self._ledger.version
-
-    @property
-    def steady_version(self) -> int:
-        """Grows with every change but steps and previews."""
-        return self._ledger.steady_version
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What is wrong with the queue itself; empty when all is well."""
-        return (*self._ledger.notices, self._resting) if self._resting else self._ledger.notices
-
-    @property
-    def paused(self) -> bool:
-        """Whether no further job is begun."""
-        return self._ledger.paused or bool(self._resting)
-
-    def jobs(self) -> list[Job]:
-        """The running one, the queued in their order, then the ended, newest end first."""
-        with self._changed:
-            return sorted(self._ledger.jobs.values(), key=lambda job: job.shown_at)
-
-    @property
-    def trashed(self) -> list[Job]:
-        """The jobs that can be brought back from the trash, the last deleted first."""
-        with self._changed:
-            return self._trash.jobs
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a job is being carried out."""
-        return any(job.state == "running" for job in self.jobs()[:1])
-
-    def job(self, job_id: int) -> Job:
-        """Raises UnknownJob."""
-        try:
-            return self._ledger.jobs[job_id]
-        except KeyError:
-            raise UnknownJob(f"there is no job {job_id}; it may have been removed") from None
-
-    def events(self, job_id: int) -> list[dict[str, Any]]:
-        """What the job has told, oldest first; steps and previews are not kept."""
-        return self._ledger.events(self.job(job_id).id)
-
-    def picture(self, job_id: int) -> Path:
-        """The start picture of a job, as it was given."""
-        return Path(self.job(job_id).request.shown_picture)
-
-    def thumbnail(self, job_id: int) -> Path:
-        """A small PNG of the start picture."""
-        return thumbnail_of(self.picture(job_id))
-
-    def result(self, job_id: int) -> Path:
-        """The finished video, or what is playable of an unfinished one. Raises InvalidCommand when there is none."""
-        video = self.job(job_id).progress.video
-        if video is None or not Path(video).is_file():
-            raise InvalidCommand(f"job {job_id} has no video (any more)")
-        return Path(video)
-
-    def estimate(self, recipe: Recipe, source: str = "") -> float | None:
-        """Seconds that ``recipe`` will take with this checkpoint, as earlier jobs did; None when that is not known."""
-        return self._learnt(source, lambda learnt: learnt.seconds(recipe), None)
-
-    def paces(self, recipe: Recipe, source: str = "") -> Paces:
-        """What earlier jobs of this checkpoint teach of one like ``recipe``."""
-        return self._learnt(source, lambda learnt: learnt.paces(recipe), UNKNOWN)
 
     # Commands.
 
@@ -224,8 +141,9 @@ class JobQueue:
         """Forget a job. A finished video stays where it is; unfinished work is deleted."""
         with self._changed:
             job = self._not_running(job_id)
-            self._forget(job)
-            if job.progress.folder:
+            self._ledger.forget(job_id)
+            self._tidy()
+            if isinstance(job, Job) and job.progress.folder:
                 without_results(self.output_dir, job)
 
     def trash(self, job_id: int) -> None:
@@ -236,13 +154,16 @@ class JobQueue:
                 self._ledger.forget(job_id)
             self._tidy()
 
-    def restore(self, job_id: int) -> Job:
+    def restore(self, job_id: int) -> Job | UnreadableJob:
         """Bring back a job from the trash, with what there still is of its files but without its log.
 
         Raises InvalidCommand, OutputFailed.
         """
         with self._changed, self._trash.giving_back(job_id) as job:
-            self._ledger.write(job)
+            if isinstance(job, Job):
+                self._ledger.write(job)
+            else:
+                self._ledger.put_back(job)
             return job
 
     def pause(self) -> None:
@@ -264,23 +185,31 @@ class JobQueue:
 
     # For the worker.
 
-    def claim(self) -> Job | None:
-        """Take the next queued job and mark it running; None when there is none or the queue rests."""
+    def employ(self, executor: str) -> None:
+        """Tell of an executor that will claim jobs; the name is empty where it is the only one."""
         with self._changed:
-            waiting = [] if self.paused else self._waiting()
+            self._employed |= {executor}
+
+    def claim(self, executor: str = "", keeps_models: bool = True) -> Job | None:
+        """Take the next queued job for ``executor`` and mark it running; None when there is none to begin.
+
+        ``keeps_models``: whether those that it has loaded last are still there.
+        """
+        with self._changed:
+            waiting = [] if self.paused or executor in self._halted else self._waiting()
             if not waiting:
                 return None
             job, now = waiting[0], self._clock()
-            left = self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(waiting[0], self._loaded), None)
-            loading = replace(job.progress, started=False, told_at=now, seconds_left=left)
-            job = replace(job, state="running", progress=loading, stop=None, started_at=now)
+            left = self._estimates.seconds_of(job, self._loaded.get(executor, "") if keeps_models else "")
+            loading = replace(job.progress, loading=True, told_at=now, seconds_left=left)
+            job = replace(job, state="running", progress=loading, stop=None, started_at=now, executor=executor)
             self._ledger.keep(job)
             return job
 
-    def rest(self, why: str) -> None:
-        """Begin no further job until a user unpauses the queue or it is opened anew; ``why`` is among the notices."""
+    def halt(self, executor: str, why: str) -> None:
+        """Let ``executor`` begin no job until the queue is unpaused or opened anew; ``why`` is among the notices."""
         with self._changed:
-            self._resting = why
+            self._halted = {**self._halted, executor: why}
             self._ledger.show()
 
     def wait(self, seconds: float) -> None:
@@ -297,7 +226,8 @@ class JobQueue:
         """Take in an event of a running job."""
         with self._changed:
             job = self.job(job_id).after(event, self._clock())
-            self._loaded = job.progress.checkpoint or self._loaded
+            if job.progress.checkpoint:
+                self._loaded[job.executor] = job.progress.checkpoint
             if isinstance(event, Step | Preview | Decoding):
                 self._ledger.show(job, passing=True)
             else:
@@ -336,15 +266,6 @@ class JobQueue:
             places = {path: str(taken.enter_context(self._shelf.taking(Path(path)))) for path in request.picture_paths}
             yield request.with_picture_paths(places.__getitem__), source
 
-    def _learnt(self, source: str, asked: Callable[[Experience], T], unknown: T) -> T:
-        """What earlier jobs of a checkpoint teach. What cannot be read of it or them costs the answer, and no more."""
-        try:
-            checkpoint = self._checkpoint(source)
-            return asked(Experience.of(self.jobs(), checkpoint.name if checkpoint else ""))
-        except Exception:
-            log.exception("no estimate for the checkpoint %s", source)
-            return unknown
-
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]
 
@@ -360,7 +281,9 @@ class JobQueue:
             raise InvalidCommand(f"job {job_id} is {job.state}; only failed, cancelled and interrupted jobs run again")
         return job
 
-    def _not_running(self, job_id: int) -> Job:
+    def _not_running(self, job_id: int) -> Job | UnreadableJob:
+        if unreadable := self._ledger.unreadable.get(job_id):
+            return unreadable
         job = self.job(job_id)
         if job.state == "running":
             raise InvalidCommand(f"job {job_id} is running; stop it first")
@@ -370,7 +293,8 @@ class JobQueue:
         return {"state": "queued", "stop": None, "ended_at": None, "place": self._ledger.last_place() + 1}
 
     def _ended(self, job: Job, state: State) -> Job:
-        return replace(job, state=state, stop=None, ended_at=self._clock(), place=self._ledger.last_place() + 1)
+        place = self._ledger.last_place() + 1
+        return replace(job, state=state, stop=None, ended_at=self._clock(), place=place, executor="")
 
     def _discarded(self, job: Job) -> Job:
         try:
@@ -379,17 +303,14 @@ class JobQueue:
             log.warning("job %d is not discarded: %s", job.id, error)
             return job
 
-    def _forget(self, job: Job) -> None:
-        self._ledger.forget(job.id)
-        self._tidy()
-
     def _tidy(self) -> None:
-        """Pictures that no job needs go; but not where jobs may be hidden in a file that could not be read."""
-        if self._ledger.is_whole:
-            jobs = (*self._ledger.jobs.values(), *self._trash.jobs)
-            self._shelf.keep_only(path for job in jobs for path in job.request.picture_paths)
+        """Pictures that no job needs go; but not where jobs may be hidden in what could not be read."""
+        jobs = (*self._ledger.jobs.values(), *self._trash.jobs)
+        readable = [job for job in jobs if isinstance(job, Job)]
+        if self._ledger.is_whole and len(readable) == len(jobs):
+            self._shelf.keep_only(path for job in readable for path in job.request.picture_paths)
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:
             self._ledger.set_paused(paused)
-            self._resting = self._resting if paused else ""
+            self._halted = self._halted if paused else {}

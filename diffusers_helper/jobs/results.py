@@ -13,9 +13,11 @@ from typing import TypeAlias
 
 from .. import faults
 from ..errors import OutputFailed
+from ..events import Finished
 from ..media.files import require_folder
 from ..media.places import lies_in
 from .job import Job
+from .job_progress import fold
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,9 @@ def with_finished_video(job: Job) -> Job | None:
     if told.folder is None or Path(told.folder, "job.json").exists():
         return None
     video = Path(told.folder).with_suffix(".mp4")
-    finished = replace(told, folder=None, preview=None, video=str(video), frames=told.frames_planned)
-    return replace(job, progress=finished) if video.is_file() else None
+    shape = {"frames": told.frames_planned, "fps": told.fps, "width": told.width, "height": told.height}
+    finished = Finished(path=str(video), **shape, seed=job.request.seed if told.seed is None else told.seed)
+    return replace(job, progress=fold(told, finished)) if video.is_file() else None
 
 
 @contextmanager
@@ -105,12 +108,12 @@ def _copy_over(file: Path, place: Path) -> None:
 
 def without_results(output_dir: Path, job: Job) -> Job:
     """The job after its unfinished work was deleted, or its finished video moved to the trash. Raises OutputFailed."""
-    nothing = replace(job.progress, folder=None, video=None, preview=None, frames=0, sections_done=0)
+    without = replace(job, progress=job.progress.without_results())
     if job.progress.folder:
         delete_unfinished(output_dir, Path(job.progress.folder))
-        return replace(job, progress=nothing)
+        return without
     with in_trash(output_dir, result_files(job)):
-        return replace(job, progress=nothing)
+        return without
 
 
 def delete_unfinished(output_dir: Path, folder: Path) -> None:

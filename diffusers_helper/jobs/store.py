@@ -1,7 +1,8 @@
 """The jobs on disk: one SQLite file. Reads all at the start, writes every change through.
 
 The file says whose it is (``application_id``) and of which version (``user_version``). It is read whole and checked
-before anything relies on it; ``open_store`` says what happens to a file that cannot be used.
+before anything relies on it; ``open_store`` says what happens to a file that cannot be used. A row that is no job stays
+as it is, and costs no other.
 
 Paths in the output folder are kept as seen from it, so that it may be moved. Version 1 kept whole paths.
 """
@@ -12,34 +13,35 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from ..errors import DamagedQueue, ForeignQueue, FramePackError, InvalidRequest, QueueUnavailable
+from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable
 from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
 from ..request import Request
-from .job import Job, JobProgress
+from . import migrate
+from .job import Job, UnreadableJob
+from .job_progress import JobProgress
 
 log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 3
+VERSION = 4
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
     progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
-    checkpoint TEXT NOT NULL DEFAULT ''
+    checkpoint TEXT NOT NULL DEFAULT '', executor TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
 CREATE INDEX event_of_job ON event (job);
@@ -47,14 +49,19 @@ CREATE TABLE flag (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-_FROM_EARLIER_VERSIONS = f"""
-ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = {VERSION};
-"""
-_COLUMNS = ("id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint")
-_PATHS = ("preview", "video", "folder")
+_STEPS = {
+    2: "",
+    3: "ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';",
+    4: "ALTER TABLE job ADD COLUMN executor TEXT NOT NULL DEFAULT '';",
+}
+"""What makes each version's tables out of those of the one before. What the rows hold is read by ``migrate.py``."""
+_COLUMNS = (
+    "id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint",
+    "executor",
+)  # fmt: skip
+_PATHS = ("path", "folder")
+"""What an event calls a file or a folder."""
 _JOB = TypeAdapter(Job)
-_PROGRESS = TypeAdapter(JobProgress)
 
 
 class JobStore:
@@ -73,9 +80,10 @@ class JobStore:
             self._connection = sqlite3.connect(
                 file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
+            self._connection.text_factory = _text
             try:
                 self._prepare()
-                self.jobs()
+                self._rows()
             except BaseException:
                 self._connection.close()
                 raise
@@ -98,7 +106,8 @@ class JobStore:
         if empty:
             self._connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
         elif version < VERSION:
-            self._connection.executescript(f"BEGIN IMMEDIATE;{_FROM_EARLIER_VERSIONS}COMMIT;")
+            steps = "".join(_STEPS[later] for later in range(version + 1, VERSION + 1))
+            self._connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {VERSION};COMMIT;")
         run("BEGIN IMMEDIATE")  # shows now, not at the first job, whether it can be written
         run("ROLLBACK")
 
@@ -118,14 +127,15 @@ class JobStore:
             raise QueueUnavailable(f"{self._file} was replaced while it was in use; start the program again")
         return False
 
-    def jobs(self) -> list[Job]:
-        """All jobs, by id. Raises DamagedQueue when one of them is no job."""
+    def read(self) -> tuple[list[Job], list[UnreadableJob]]:
+        """All jobs, and the rows that are none, by id. Raises DamagedQueue, QueueUnavailable."""
+        read = [_read(row, self._output_dir) for row in self._rows()]
+        jobs = [each for each in read if isinstance(each, Job)]
+        return jobs, [each for each in read if isinstance(each, UnreadableJob)]
+
+    def _rows(self) -> list[tuple[Any, ...]]:
         with self._reading():
-            rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
-        try:
-            return [_job(dict(zip(_COLUMNS, row, strict=True)), self._output_dir) for row in rows]
-        except (ValueError, InvalidRequest, TypeError, RecursionError) as error:
-            raise DamagedQueue(f"a job in it cannot be read: {error}") from None
+            return self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id").fetchall()  # noqa: S608
 
     def new_id(self) -> int:
         """A number that no job has had."""
@@ -140,6 +150,12 @@ class JobStore:
         command = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places}) ON CONFLICT (id) DO UPDATE SET {changes}"  # noqa: S608
         with self._writing():
             self._connection.executemany(command, [_row(job, self._output_dir) for job in jobs])
+
+    def put_back(self, job: UnreadableJob) -> None:
+        """Write a row as it was. Raises QueueUnavailable."""
+        places = ", ".join("CAST(? AS TEXT)" if isinstance(value, _OtherText) else "?" for value in job.row)
+        with self._writing():
+            self._connection.execute(f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({places})", job.row)  # noqa: S608
 
     def delete(self, job_id: int) -> None:
         """Forget a job and its events. Raises QueueUnavailable."""
@@ -262,28 +278,64 @@ def _explained(file: Path | None) -> Iterator[None]:
 
 
 def _row(job: Job, output_dir: Path) -> tuple[Any, ...]:
-    job = _with_paths(job, lambda path: kept(path, output_dir))
-    texts = {"request": job.request.to_json(), "progress": json.dumps(asdict(job.progress))}
+    def seen(path: str) -> str:
+        return kept(path, output_dir)
+
+    texts = {
+        "request": job.request.with_paths(seen).to_json(),
+        "progress": json.dumps(_with_paths(job.progress.as_dict(), seen)),
+    }
     return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
 
 
+class _OtherText(bytes):
+    """What stands as text in the file and is not UTF-8."""
+
+
+def _text(content: bytes) -> str | _OtherText:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return _OtherText(content)
+
+
+def _read(row: tuple[Any, ...], output_dir: Path) -> Job | UnreadableJob:
+    """The job of a row. Whatever is wrong with one costs no other."""
+    try:
+        return _job(dict(zip(_COLUMNS, row, strict=True)), output_dir)
+    except FramePackError as error:
+        reason = str(error)
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    except Exception as error:
+        log.exception("job %d cannot be read", row[0])
+        reason = f"{type(error).__name__}: {error}"
+    return UnreadableJob(row[0], reason, row)
+
+
 def _job(row: dict[str, Any], output_dir: Path) -> Job:
-    row["request"] = Request.from_json(row["request"])
-    row["progress"] = _PROGRESS.validate_python(json.loads(row["progress"]))
-    job = _as_version_2(_JOB.validate_python(row))
-    return _with_paths(job, lambda path: str(output_dir / path))
+    request = Request.from_json(row["request"])
+    progress = migrate.progress_of(json.loads(row["progress"]), row["state"])
+
+    def here(path: str) -> str:
+        return str(output_dir / _as_version_2(path, request.shown_picture))
+
+    row["progress"] = JobProgress.from_dict(_with_paths(progress, here))
+    row["request"] = request.with_paths(here)
+    return _JOB.validate_python(row)
 
 
-def _as_version_2(job: Job) -> Job:
-    """A job of version 1 with paths as seen from its output folder then; the picture's place tells where that was."""
-    picture = Path(job.request.shown_picture)
-    if not picture.is_absolute():
-        return job
-    output_dir = picture.parent.parent.parent
-    return _with_paths(job, lambda path: kept(str(Path(path).absolute()), output_dir))
+def _as_version_2(path: str, picture: str) -> str:
+    """A path of version 1 as seen from its output folder then; the picture's place tells where that was."""
+    if not Path(picture).is_absolute():
+        return path
+    return kept(str(Path(path).absolute()), Path(picture).parent.parent.parent)
 
 
-def _with_paths(job: Job, changed: Callable[[str], str]) -> Job:
-    """The job with each of its paths changed."""
-    told: dict[str, Any] = {name: changed(path) for name in _PATHS if (path := getattr(job.progress, name))}
-    return replace(job, request=job.request.with_paths(changed), progress=replace(job.progress, **told))
+def _with_paths(progress: Mapping[str, Any], changed: Callable[[str], str]) -> dict[str, Any]:
+    """A progress as JSON has it, with each path in its events changed."""
+
+    def event(told: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: changed(value) if name in _PATHS and value else value for name, value in told.items()}
+
+    return {name: event(value) if isinstance(value, dict) else value for name, value in progress.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidCommand, OutputFailed
-from .job import Job
+from .job import Job, UnreadableJob
 from .results import TRASH, Moved, in_trash, moved, result_files
 
 UNDO_SECONDS = 600.0
@@ -18,7 +18,7 @@ UNDO_SECONDS = 600.0
 class _Deleted:
     """A job, where its files were and are, and until when it can come back."""
 
-    job: Job
+    job: Job | UnreadableJob
     moved: Moved
     until: float
 
@@ -31,21 +31,24 @@ class Trash:
         self._deleted: dict[int, _Deleted] = {}
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Job | UnreadableJob]:
         """Those that can come back, the last deleted first."""
         now = self._clock()
         return [deleted.job for deleted in self._deleted.values() if deleted.until > now][::-1]
 
     @contextmanager
-    def taking(self, job: Job) -> Iterator[None]:
-        """Move a job's files here; back, where the block fails. Raises OutputFailed."""
-        with in_trash(self._output_dir, result_files(job)) as moves:
+    def taking(self, job: Job | UnreadableJob) -> Iterator[None]:
+        """Move a job's files here; back, where the block fails. Of an unreadable one none are known.
+
+        Raises OutputFailed.
+        """
+        with in_trash(self._output_dir, result_files(job) if isinstance(job, Job) else ()) as moves:
             yield
         self._deleted = {kept.id: self._deleted[kept.id] for kept in self.jobs[::-1]}
         self._deleted[job.id] = _Deleted(job, moves, self._clock() + UNDO_SECONDS)
 
     @contextmanager
-    def giving_back(self, job_id: int) -> Iterator[Job]:
+    def giving_back(self, job_id: int) -> Iterator[Job | UnreadableJob]:
         """Move what there still is of a job's files to where they were; back, where the block fails.
 
         Raises InvalidCommand, OutputFailed.

@@ -1,16 +1,18 @@
-"""The one thread that owns the device: takes the next job, runs it, writes down what it tells."""
+"""The threads that own the devices, one each: take the next job, run it, write down what it tells."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from .. import faults
-from ..errors import FramePackError, says_gpu_is_lost
+from ..errors import ExecutorLost, FramePackError, says_gpu_is_lost
 from ..events import Cancelled, Decoding, Ended, Event, Failed, Finished, SectionDone
 from .executor import Execution, Executor
 from .job import Job, State
@@ -23,13 +25,19 @@ GPU_LOST = (
     "The GPU stopped working at job {job}, so no further job is begun. Start the program again; then jobs are begun "
     "again, and job {job} can go on."
 )
+ONE_GPU_LOST = (
+    "The GPU of {executor} stopped working at job {job}, so no further job is begun there; the others go on. Start the "
+    "program again; then jobs are begun there again, and job {job} can go on."
+)
 
 
 class Worker:
     """Runs the jobs of a queue one after another, until it is stopped."""
 
-    def __init__(self, queue: JobQueue, executor: Executor) -> None:
-        self._queue, self._executor = queue, executor
+    def __init__(self, queue: JobQueue, executor: Executor, name: str = "") -> None:
+        """``name``: of the executor, where there are several."""
+        self._queue, self._executor, self._name = queue, executor, name
+        queue.employ(name)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="framepack-worker", daemon=True)
         self._beat()
@@ -49,11 +57,15 @@ class Worker:
 
     def stop(self, timeout_seconds: float) -> bool:
         """Stop between two steps; the running job becomes interrupted. Returns whether that was within the time."""
-        self._stopping.set()
-        self._queue.wake()
+        self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
+
+    def begin_to_stop(self) -> None:
+        """The same without waiting for it."""
+        self._stopping.set()
+        self._queue.wake()
 
     def _beat(self) -> None:
         self._beaten_at = time.monotonic()
@@ -61,26 +73,31 @@ class Worker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._beat()
-            job = self._queue.claim()
+            job = self._queue.claim(self._name, self._executor.keeps_models)
             if job is None:
                 self._queue.wait(IDLE_SECONDS)
                 continue
-            last = self._carry_out(job)
+            last, state = self._carry_out(job)
             if isinstance(last, Failed) and last.gpu_lost:
-                self._queue.rest(GPU_LOST.format(job=job.id))
-            self._queue.end(job.id, last, self._state(last))
+                words = ONE_GPU_LOST if self._name else GPU_LOST
+                self._queue.halt(self._name, words.format(job=job.id, executor=self._name))
+            self._queue.end(job.id, last, state)
 
-    def _carry_out(self, job: Job) -> Ended:
-        """Run one job; returns its last event, whatever happens."""
+    def _carry_out(self, job: Job) -> tuple[Ended, State]:
+        """Run one job; returns its last event, whatever happens, and what it has become."""
         try:
             faults.passing("worker")
             folder = Path(job.progress.folder) if job.progress.folder else None
-            return self._follow(job, self._executor.submit(job.request, folder, job.checkpoint))
+            last = self._follow(job, self._executor.submit(job.request, folder, job.checkpoint))
+            return last, self._state(job, last)
+        except ExecutorLost as error:
+            return _failed(job, str(error), error.exit_code), "interrupted"
         except FramePackError as error:
-            return _failed(job, str(error), error.exit_code)
+            return _failed(job, str(error), error.exit_code), "failed"
         except Exception as error:
             log.exception("job %d", job.id)
-            return replace(_failed(job, f"{type(error).__name__}: {error}", 1), gpu_lost=says_gpu_is_lost(error))
+            failed = _failed(job, f"{type(error).__name__}: {error}", 1)
+            return replace(failed, gpu_lost=says_gpu_is_lost(error)), "failed"
 
     def _follow(self, job: Job, execution: Execution) -> Ended:
         """Write down the events; returns the last one, which is not yet written down."""
@@ -94,12 +111,39 @@ class Worker:
                     execution.cancel()
         return _failed(job, "the job ended without saying how", 1)
 
-    def _state(self, last: Ended) -> State:
+    def _state(self, job: Job, last: Ended) -> State:
+        """What a job is that ended so. One that was stopped by nobody who may stop it was broken off."""
         if isinstance(last, Finished):
             return "done"
         if isinstance(last, Cancelled):
-            return "interrupted" if self._stopping.is_set() else "cancelled"
+            return "cancelled" if self._queue.job(job.id).stop and not self._stopping.is_set() else "interrupted"
         return "failed"
+
+
+class Workers:
+    """A worker for each executor; of several, each job says which has it."""
+
+    def __init__(self, queue: JobQueue, executors: Mapping[str, Executor]) -> None:
+        """``executors``: by what people call them."""
+        several = len(executors) > 1
+        self._all = [Worker(queue, executor, name if several else "") for name, executor in executors.items()]
+
+    def heartbeat_age_seconds(self) -> float:
+        """Of the one that is silent for the longest; infinite when one has ended."""
+        return max(worker.heartbeat_age_seconds() if worker.alive else math.inf for worker in self._all)
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        for worker in self._all:
+            worker.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Stop all between two steps; returns whether that was within the time."""
+        end = time.monotonic() + timeout_seconds
+        for worker in self._all:
+            worker.begin_to_stop()
+        stopped = [worker.stop(max(end - time.monotonic(), 0.0)) for worker in self._all]
+        return all(stopped)
 
 
 def _stop_wanted(job: Job, event: Event) -> bool:

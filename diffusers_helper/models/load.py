@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UnusableCheckpoint
-from .table import FETCH_AGAIN, Checkpoint
+from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,10 @@ class Parts:
     tokenizer_2: PreTrainedTokenizerBase
     image_encoder: SiglipVisionModel
     feature_extractor: SiglipImageProcessorPil
+
+    def beside_transformer(self) -> dict[str, nn.Module]:
+        """The other models, by name."""
+        return {part: getattr(self, part) for part in WEIGHTS_PARTS if part != "transformer"}
 
 
 def load_as_it_is(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:

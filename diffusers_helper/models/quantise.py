@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnusableCheckpoint, UnusableInput
-from ..memory import is_out_of_memory
+from ..memory.shortage import is_out_of_memory
 from .attention import first_line
 from .transformer import FramePackTransformer
 

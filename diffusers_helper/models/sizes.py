@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
-from ..memory_ways import PartSizes
+from ..memory.costs import PartSizes
 from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
 
 BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")

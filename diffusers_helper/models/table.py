@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableCheckpoint
-from ..memory_ways import DECODED_STEPS
+from ..memory.costs import WHOLE_CLIP_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 from .about import About, describe_large, read_description
@@ -30,7 +30,7 @@ FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
 """(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
 EVERY_KIND = ("framepack", "f1")
 """Of a checkpoint that does not say which."""
-LARGE_STEPS_PER_FRAME = DECODED_STEPS["gpu"] / 69
+LARGE_STEPS_PER_FRAME = WHOLE_CLIP_STEPS / 69
 """Of the 13B checkpoints: after a section 18 latent frames are decoded, which are 69 of the video."""
 
 

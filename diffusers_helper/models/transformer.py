@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..caches.step_cache import BlockPass, StepCache, last
-from ..swap import BlockSource, BlockSwap
-from ..transport import Transport
+from ..memory.swap import BlockSource, BlockSwap
+from ..memory.transport import Transport
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..memory_plan import MemoryPlan
-from ..memory_ways import GB, STAY_ON_GPU, Precision, Wishes
+from ..memory.costs import STAY_ON_GPU, Constraints, Precision
+from ..memory.plan import MemoryPlan
+from ..memory.units import GB
 from ..settings import Kernels, Memory, Weights
 from .load import Compute, load_as_it_is
 from .modulation import tabulate
@@ -26,7 +27,7 @@ BY_NAME: Mapping[str, Precision | Literal["auto"]] = {
 """The precision by what the settings call it."""
 
 
-def wishes_of(weights: Weights, memory: Memory) -> Wishes:
+def constraints_of(weights: Weights, memory: Memory) -> Constraints:
     """What the memory plan shall heed.
 
     Raises:
@@ -35,7 +36,7 @@ def wishes_of(weights: Weights, memory: Memory) -> Wishes:
     precision = BY_NAME[weights.quantise]
     if precision in STAY_ON_GPU:
         bitsandbytes()
-    return Wishes(
+    return Constraints(
         precision=precision,
         bnb_cpu_offload=weights.bnb_cpu_offload,
         small_host_copy=memory.small_host_copy,

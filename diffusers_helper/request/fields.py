@@ -97,7 +97,8 @@ def data_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]
     for name, choice in tables.items():
         data.update(_chosen(name, choice, named))
     if "prompt" in data:
-        data["prompts"] = [{"text": data.pop("prompt")}]
+        text = data.pop("prompt")
+        data.setdefault("prompts", [{"text": text}])
     return data
 
 
@@ -128,13 +129,18 @@ def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
     if type(on) is not bool:
         problem = Problem("teacache", "other", on)
         raise InvalidRequest(f"teacache: {quoted(on)} is not allowed; give true or false", [problem])
-    return {**found, "step_cache": "teacache" if on else NONE}
+    meant = "teacache" if on else NONE
+    if found.setdefault("step_cache", meant) != meant:
+        words = f"teacache: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
+        raise InvalidRequest(words, [Problem("teacache", "other", on)])
+    return found
 
 
 def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:
     """The inverse of ``data_of`` for a recipe's data, whole or a part, checked or not.
 
-    Of several prompts the first is told. What has no flat name keeps its own, unless it says what goes without saying.
+    What has no flat name keeps its own, unless it says what goes without saying; so do several prompts, of which the
+    first is ``prompt``.
     """
     found: dict[str, Any] = {}
     tables = choices(recipe)
@@ -142,11 +148,17 @@ def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:
         if name in tables:
             found.update(_flat_option(name, value))
         elif name == "prompts":
-            first = value[0] if isinstance(value, (list, tuple)) and value else None
-            found["prompt"] = first.get("text", "") if isinstance(first, Mapping) else value
+            found.update(_flat_prompts(value))
         elif name not in _NO_NAMES or (name != VERSION and not _is_default(value, recipe.model_fields[name])):
             found[name] = value
     return found
+
+
+def _flat_prompts(value: Any) -> dict[str, Any]:
+    prompts = value if isinstance(value, (list, tuple)) else ()
+    first = prompts[0] if prompts else None
+    prompt = {"prompt": first.get("text", "")} if isinstance(first, Mapping) else {}
+    return {**prompt, **({} if prompt and len(prompts) == 1 else {"prompts": value})}
 
 
 def _is_default(value: Any, info: FieldInfo) -> bool:

@@ -109,7 +109,9 @@ class Recipe(BaseModel):
         rest = {name: value for name, value in named.items() if name != PICTURE}
         data = as_present(rest) if VERSION in rest else {VERSION: SCHEMA_VERSION, **data_of(rest, Recipe)}
         if PICTURE in named:
-            data["pictures"] = [{"role": "start", "path": named[PICTURE]}, *data.get("pictures", ())]
+            others = data.get("pictures", [])
+            start = {"role": "start", "path": named[PICTURE]}
+            data["pictures"] = [start, *others] if isinstance(others, (list, tuple)) else others
         return cls._checked(data)
 
     @classmethod
@@ -120,13 +122,12 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of ``to_json``, for any version; raises InvalidRequest."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the request is not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise InvalidRequest(f"the request must be a JSON object, not {type(data).__name__}")
-        return cls.from_data(data)
+        return cls.from_data(_object(text))
+
+    @classmethod
+    def parse_json(cls, text: str) -> Self:
+        """``parse`` for a JSON object that somebody wrote; raises InvalidRequest."""
+        return cls.parse(_object(text))
 
     @classmethod
     def _checked(cls, data: Mapping[str, Any]) -> Self:
@@ -157,3 +158,13 @@ class Recipe(BaseModel):
         if self.seed != DRAW_A_SEED:
             return self
         return self.model_copy(update={"seed": secrets.randbelow(SEED_MAX + 1)})
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the request is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"the request must be a JSON object, not {type(data).__name__}")
+    return data

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..names import path_of
 from .knob import knob
-from .parsing import alloc_conf, endpoint, gb, host, login, one_of, port, root_path, size_bytes, truth
+from .parsing import alloc_conf, devices, endpoint, gb, host, login, one_of, port, root_path, size_bytes, truth
 from .parsing import checkpoint as checkpoint_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -116,6 +116,9 @@ class PageOptions:
         "FRAMEPACK_AUTH", "", login, "user:password that the page asks for; other users of the machine can "
         "read flags, so better through the environment", secret=True,
     )  # fmt: skip
+    executors: tuple[str, ...] = knob(
+        "FRAMEPACK_EXECUTORS", "", devices, "devices, a process for each: 0,1 are two GPUs; or cpu"
+    )
     inbrowser: bool = knob("FRAMEPACK_INBROWSER", "0", truth, "open the page in a browser")
     preset: str = knob("FRAMEPACK_PRESET", "", str, "name of the preset that the page starts with")
     max_upload_size: int = knob(

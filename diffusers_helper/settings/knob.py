@@ -36,7 +36,7 @@ class Knob:
         """The value as text for people."""
         if self.secret:
             return "set" if value else "not set"
-        return "" if value is None else shown(value)
+        return "" if value is None else shown(",".join(value) if isinstance(value, tuple) else value)
 
 
 def knob(

@@ -76,6 +76,14 @@ def port(text: str) -> int | None:
     return int(text)
 
 
+def devices(text: str) -> tuple[str, ...]:
+    """The devices of executors; none where none is named."""
+    named = tuple(part.strip().lower() for part in text.split(",")) if text.strip() else ()
+    if not all(re.fullmatch(r"cpu|\d{1,2}", device, re.ASCII) for device in named):
+        raise ValueError("give cpu or the number of a GPU for each, with commas between: 0,1")
+    return named
+
+
 def login(text: str) -> tuple[str, str] | None:
     """User and password; None where none is asked for."""
     if not text:

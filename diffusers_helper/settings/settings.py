@@ -28,6 +28,8 @@ class Settings:
         origin: by the name of a knob, where its value came from: flag, environment, settings file or default.
         given: by the same names, the value that was given, as text for people; older names of a knob have theirs, and
             secrets are not in it.
+        from_flags: what flags have set, by variable, for the environment of a process that has no flags but all else
+            as this one. What is the page's alone is not in it.
         notices: see ``Notices``.
     """
 
@@ -39,6 +41,7 @@ class Settings:
     memory: Memory
     origin: Mapping[str, str]
     given: Mapping[str, str]
+    from_flags: Mapping[str, str]
     notices: Notices
 
     def lines(self) -> list[str]:
@@ -138,10 +141,12 @@ def _resolved(
     sources = Sources(flags, environment, read(file, [knob.name for knob in PAGE_KNOBS]))
     found = {knob: sources.find(knob) for knob in knobs}
     _check_faults(environment.get(faults.VARIABLE))
-    values = {knob.name: value for knob, (value, _) in found.items()}
-    origin = {knob.name: source for knob, (_, source) in found.items()}
-    given = {knob.name: knob.shown(value) for knob, (value, _) in found.items()}
-    return kind(**_grouped(kind, values), origin=origin, given=given)
+    return kind(
+        **_grouped(kind, {knob.name: found[knob].value for knob in knobs}),
+        origin={knob.name: found[knob].origin for knob in knobs},
+        given={knob.name: knob.shown(found[knob].value) for knob in knobs},
+        from_flags={knob.variable: found[knob].text for knob in KNOBS if found[knob].origin == "flag"},
+    )
 
 
 def _grouped(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:

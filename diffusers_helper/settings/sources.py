@@ -17,6 +17,15 @@ SETTINGS_FILE = ROOT / "settings.json"
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a knob was set to: its text, the value of that, and its origin."""
+
+    text: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
 class Sources:
     """A flag beats the environment, the environment beats ``stored``, the settings file, and that beats the default."""
 
@@ -24,15 +33,15 @@ class Sources:
     environment: Mapping[str, str]
     stored: Mapping[str, str]
 
-    def find(self, knob: Knob) -> tuple[Any, str]:
-        """The value of a knob and its origin: flag, environment, settings file or default.
+    def find(self, knob: Knob) -> Found:
+        """What a knob is set to; its origin is flag, environment, settings file or default.
 
         Raises:
             InvalidSetting: naming the flag, variable or line, its value and what is allowed.
         """
         text, origin, place = self._first_given(knob)
         try:
-            return knob.parse(text), origin
+            return Found(text, knob.parse(text), origin)
         except ValueError as error:
             value = "" if knob.secret else f"={quoted(text)}"
             raise InvalidSetting(f"{place}{value}: {error}") from None

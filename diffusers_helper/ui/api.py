@@ -70,7 +70,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         Returns:
             among others state, section, sections, step, steps, seconds_left, ready_at, fraction, notices, error
         """
-        return queue.job(_number(job_id)).snapshot()
+        return queue.snapshot(_number(job_id))
 
     def cancel(job_id: int, keep: Literal["now", "section", "nothing"] = "now") -> dict[str, Any]:
         """Stop a job.
@@ -97,12 +97,12 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         return _offered(job_id, queue.result(_number(job_id)), uploads)
 
     def list_jobs() -> list[dict[str, Any]]:
-        """All jobs: the running one, the queued in their order, then the others, newest first.
+        """All jobs: the running ones, the queued in their order, then the others, newest first; unreadable ones last.
 
         Returns:
             for each job what status says of it
         """
-        return [job.snapshot() for job in queue.jobs()]
+        return queue.snapshots()
 
     return {"submit": submit, "status": status, "cancel": cancel, "result": result, "list": list_jobs}
 

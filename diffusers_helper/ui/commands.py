@@ -42,18 +42,21 @@ class Commands:
         self._queue, self._form, self._desk = page.desk.queue, form, page.desk
         self.asked = [page.language, form.checkpoint]
         self.outputs = [form.editing, *form.components, page.tabs, form.checkpoint]
+        self._by_number: Mapping[str, Callable[[int], object]] = {
+            "remove": self._queue.remove,
+            "trash": self._queue.trash,
+            "undo": self._queue.restore,
+        }
         self._acts: Mapping[str, Callable[[Job, str, Texts], Filling | None]] = {
             "up": lambda job, value, texts: self._shift(job, -1),
             "down": lambda job, value, texts: self._shift(job, 1),
             "next": lambda job, value, texts: self._queue.run_next(job.id),
-            "remove": lambda job, value, texts: self._queue.remove(job.id),
             "cancel": lambda job, value, texts: self._queue.cancel(job.id, "now"),
             "stop": self._stop,
             "duplicate": self._duplicate,
             "retry": self._retry,
             "go_on": self._go_on,
             "again": self._again,
-            "trash": lambda job, value, texts: self._queue.trash(job.id),
             "show": lambda job, value, texts: Filling({}),
             "edit": self._edit,
             "use": self._use,
@@ -65,8 +68,8 @@ class Commands:
         act, texts = Act.of(event), Texts(language)
         if act.name == "open_folder":
             self._open_folder(self._queue.job(act.job), texts, request)
-        elif act.name == "undo":
-            self._queue.restore(act.job)
+        elif act.name in self._by_number:
+            self._by_number[act.name](act.job)
         elif act.name in ("pause", "unpause", "retry_failed", "go_on_all"):
             self._all(act.name, texts)
         elif act.name in self._acts:

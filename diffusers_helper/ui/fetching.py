@@ -5,21 +5,18 @@ A process of its own, because the page's asks the network for nothing and keeps 
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
 
-from ..errors import InvalidCommand
-from ..events import Downloaded, Downloading, Failed, Notice
+from ..errors import InvalidCommand, UnreadableEvent
+from ..events import Downloaded, Downloading, Event, Failed, Notice
+from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
-from ..settings import ROOT, Network, Paths
+from ..settings import Network, Paths
 from .texts import Texts
 from .words import duration
 
@@ -39,19 +36,19 @@ class Fetch:
     running: bool = False
     stopping: bool = False
     complete: bool = False
-    last: Mapping[str, Any] | None = None
+    last: Downloading | None = None
     problem: str = ""
 
-    def after(self, event: Mapping[str, Any]) -> Fetch:
+    def after(self, event: Event) -> Fetch:
         """Once the command has said ``event``."""
-        match event["event"]:
-            case Downloading.event:
+        match event:
+            case Downloading():
                 return replace(self, last=event, problem="")
-            case Notice.event:
-                return replace(self, problem=event["message"])
-            case Failed.event:
-                return replace(self, problem=event["error"])
-            case Downloaded.event:
+            case Notice():
+                return replace(self, problem=event.message)
+            case Failed():
+                return replace(self, problem=event.error)
+            case Downloaded():
                 return replace(self, complete=True, problem="")
         return self
 
@@ -88,8 +85,8 @@ class Fetching:
             self._check_idle()
             self._process = None
             self.now = Fetch(name, running=True)
-        command = _command(name, paths, network)
-        threading.Thread(target=self._fetch, args=(command,), name="download", daemon=True).start()
+        arguments = _arguments(name, paths, network)
+        threading.Thread(target=self._fetch, args=(arguments,), name="download", daemon=True).start()
 
     def _check(self, name: str, network: Network) -> None:
         if network.offline:
@@ -108,24 +105,24 @@ class Fetching:
             if self._process:
                 self._process.terminate()
 
-    def _fetch(self, command: Sequence[str]) -> None:
+    def _fetch(self, arguments: Sequence[str]) -> None:
         try:
-            self._follow(command)
-        except OSError as error:
+            self._follow(arguments)
+        except (OSError, UnreadableEvent) as error:
             self._change(problem=str(error))
         finally:
             self._change(running=False)
 
-    def _follow(self, command: Sequence[str]) -> None:
+    def _follow(self, arguments: Sequence[str]) -> None:
         """Run the command, and take in what it says. It ends with this process, whose end of the pipe is then gone."""
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment()) as process:
+        with start_program(*arguments, environment={"HF_HUB_OFFLINE": "0"}) as process:
             with self._changing:
                 self._process = process
                 if self.now.stopping:
                     process.terminate()
-            for line in process.stdout or ():
+            for event in said_by(process):
                 with self._changing:
-                    self.now = self.now.after(json.loads(line))
+                    self.now = self.now.after(event)
         if self.now.stopping:
             self._change(problem="")
 
@@ -134,24 +131,9 @@ class Fetching:
             self.now = replace(self.now, **fields)  # type: ignore[arg-type]
 
 
-def _command(name: str, paths: Paths, network: Network) -> list[str]:
+def _arguments(name: str, paths: Paths, network: Network) -> list[str]:
     folder = ("--models-dir", str(paths.models_dir.absolute()))
-    return [
-        sys.executable,
-        "-m",
-        "diffusers_helper",
-        "download",
-        name,
-        "--json",
-        *folder,
-        "--endpoint",
-        network.endpoint,
-    ]
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    return ["download", name, "--json", *folder, "--endpoint", network.endpoint]
 
 
 def render(fetching: Fetching, paths: Paths, network: Network, texts: Texts) -> str:
@@ -195,10 +177,10 @@ def _question(now: Fetch, missing: float, texts: Texts) -> str:
 def _under_way(now: Fetch, texts: Texts) -> str:
     words, meter = texts("system.fetch_begins"), ""
     if now.last:
-        done, total = now.last["bytes_done"] / GB, now.last["bytes_total"] / GB
+        done, total = now.last.bytes_done / GB, now.last.bytes_total / GB
         words = texts("system.fetch_progress", done=f"{done:.2f}", total=f"{total:.2f}")
-        if now.last["seconds_left"] is not None:
-            words += f" · {duration(now.last['seconds_left'], texts)}"
+        if now.last.seconds_left is not None:
+            words += f" · {duration(now.last.seconds_left, texts)}"
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
     problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""

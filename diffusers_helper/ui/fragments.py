@@ -40,18 +40,18 @@ def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str
         **fragments_queue.render(desk, texts, wish),
         **(of_job(job, texts) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
-        "others": others(jobs, desk.queue.paused, texts),
+        "others": others(jobs, desk.queue.paused, texts, timed(jobs, wish.show)),
         "warnings": warnings(desk, texts),
         "disk": machine_now(desk, texts),
         "fetching": fetching.render(desk.fetching, desk.settings.paths, desk.settings.network, texts),
     }
 
 
-def state(desk: Desk, language: str) -> dict[str, Any]:
-    """What the page's scripts go by: which run of the program answers, whether a job runs and how far it is, which
-    wait, the last end, and the words that they say."""
+def state(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, Any]:
+    """What the page's scripts go by: which run of the program answers, whether a job runs and how far the one is that
+    they count on with, which wait, the last end, and the words that they say."""
     texts, jobs = Texts(language), desk.queue.jobs()
-    now = chosen(jobs)
+    now = timed(jobs, wish.show if wish else 0)
     ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
     return {
         "run": desk.run,
@@ -67,8 +67,15 @@ def _ended_words(job: Job, texts: Texts) -> str:
     return f"{texts('job.title', job=job.id)}: {texts(f'job.state_{job.state}')}"
 
 
+def timed(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
+    """The job whose time the page shows: the one on the stage where it runs, else the one that would stand there."""
+    shown = chosen(jobs, wanted)
+    return shown if shown and shown.state == "running" else chosen(jobs)
+
+
 def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
-    """The job on the stage: the one that is wanted, the running one, the last that ended, or the first that waits."""
+    """The job on the stage: the one that is wanted, the first begun that runs, the last that ended, or the first that
+    waits."""
     for job in jobs:
         if job.id == wanted:
             return job
@@ -116,15 +123,15 @@ def _time(job: Job, texts: Texts) -> str:
     if job.state == "running":
         left = job.progress.seconds_left
         return texts("job.measuring") if left is None else texts("job.left", time=duration(left, texts))
-    if job.state in ENDED and job.progress.seconds_total:
-        return texts("job.took", time=duration(job.progress.seconds_total, texts))
+    if job.state in ENDED and job.progress.totals.seconds_total:
+        return texts("job.took", time=duration(job.progress.totals.seconds_total, texts))
     return ""
 
 
 def _doing(job: Job, texts: Texts) -> str:
     told = job.progress
     if job.state == "running":
-        place = {name: getattr(told, name) for name in ("section", "sections", "step", "steps")}
+        place = {"section": told.section, "sections": told.sections, "step": told.step_number, "steps": told.steps}
         return say(texts, f"job.phase_{told.phase}", **place)
     if not told.width:
         return ""
@@ -142,12 +149,13 @@ def announcement(job: Job, texts: Texts) -> str:
 
 def notices(job: Job, texts: Texts) -> str:
     """What went wrong, and what is worth knowing."""
-    error = job.progress.error if job.state == "failed" else None
+    error = job.progress.error if job.state in ("failed", "interrupted") else None
     wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> ' if error else ""
     wrong = f"{wrong}{escape(error)}</p>" if error else ""
     is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
     gone = [texts("queue.gone")] if is_gone else []
-    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*job.progress.notices, *gone))
+    told = [notice.message for notice in job.progress.notices]
+    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*told, *gone))
 
 
 def buttons(job: Job, texts: Texts) -> str:
@@ -180,18 +188,24 @@ def _stop(job: Job, keep: Keep, texts: Texts) -> str:
     )
 
 
-def others(jobs: Sequence[Job], paused: bool, texts: Texts) -> str:
-    """What runs, for those who do not see the stage beside the form, and how many wait."""
-    running = "".join(_running_chip(job, texts) for job in jobs if job.state == "running")
+def others(jobs: Sequence[Job], paused: bool, texts: Texts, now: Job | None) -> str:
+    """What runs, for those who do not see the stage beside the form, and how many wait.
+
+    ``now``: the job whose time is shown.
+    """
+    running = "".join(_running_chip(job, job == now, texts) for job in jobs if job.state == "running")
     waiting = sum(job.state == "queued" for job in jobs)
     said = [say(texts, "job.waiting", count=waiting)] if waiting else []
     said += [say(texts, "job.paused")] if paused else []
     return running + "".join(f'<span class="chip">{words}</span>' for words in said)
 
 
-def _running_chip(job: Job, texts: Texts) -> str:
+def _running_chip(job: Job, is_timed: bool, texts: Texts) -> str:
+    """A way to the stage; where several run, it shows this one there."""
     title = say(texts, "job.title", job=job.id)
-    return f'<a class="chip running" href="#stage">{title} <span data-clock="percent"></span> ↓</a>'
+    time = '<span data-clock="percent"></span> ' if is_timed else ""
+    shows = f' data-wish="show={job.id}"' if job.executor else ""
+    return f'<a class="chip running" href="#stage"{shows}>{title} {time}↓</a>'
 
 
 def warnings(desk: Desk, texts: Texts) -> str:

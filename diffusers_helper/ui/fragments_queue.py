@@ -11,7 +11,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from ..jobs.job import ENDED, Job
+from ..jobs.job import ENDED, Job, UnreadableJob
 from ..request import DRAW_A_SEED
 from . import acts
 from .acts import Offer
@@ -58,16 +58,19 @@ class Wish:
 
 def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
     """The fragments ``queue``, ``history`` and ``undo``."""
-    jobs, wish = desk.queue.jobs(), wish or Wish()
+    now, wish = desk.queue, wish or Wish()
+    jobs = now.jobs()
     return {
-        "queue": queue(jobs, desk.queue.paused, desk.queue.notices, texts, wish),
+        "queue": queue(jobs, now.paused, now.notices, texts, wish, now.is_halted) + broken(now.unreadable, texts),
         "history": history(jobs, texts, wish),
-        "undo": undo(desk.queue.trashed, texts),
+        "undo": undo(now.trashed, texts),
     }
 
 
-def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish) -> str:
-    """What runs and what waits, with what can be done about it."""
+def queue(
+    jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish, halted: bool = False
+) -> str:
+    """What runs and what waits, with what can be done about it. ``halted``: an executor begins no job any more."""
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "queued"]
     rows = [_running_row(job, texts) for job in running]
@@ -76,7 +79,23 @@ def queue(jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Text
     told += f'<p class="q-notice" role="status">{say(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
-    return _queue_head(jobs, len(waiting), paused, texts) + told + listed + more
+    pauses = {"pause": not paused, "unpause": paused or halted}
+    return _queue_head(jobs, len(waiting), pauses, texts) + told + listed + more
+
+
+def broken(unreadable: Sequence[UnreadableJob], texts: Texts) -> str:
+    """What stands in the queue's file and is no job: why, and the way to delete it."""
+    rows = (
+        f'<li class="q-row q-unreadable"><div class="q-words"><p class="q-prompt">{_unreadable(job, texts)}</p>'
+        f'<p class="q-error">{escape(job.reason)}</p></div>'
+        f'<div class="q-acts">{acts.icon(Offer("trash", job.id, texts("queue.delete")), "q-danger")}</div></li>'
+        for job in unreadable
+    )
+    return f'<ul class="q-list" role="alert">{"".join(rows)}</ul>' if unreadable else ""
+
+
+def _unreadable(job: UnreadableJob, texts: Texts) -> str:
+    return say(texts, "queue.unreadable", job=job.id)
 
 
 def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
@@ -106,10 +125,10 @@ def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
     return f'<p class="q-more"><span>{counts}</span>{button if shown < min(count, MOST) else ""}</p>'
 
 
-def _queue_head(jobs: Sequence[Job], waiting: int, paused: bool, texts: Texts) -> str:
+def _queue_head(jobs: Sequence[Job], waiting: int, pauses: Mapping[str, bool], texts: Texts) -> str:
     failed = sum(job.state == "failed" for job in jobs)
     broken = sum(job.state == "interrupted" and job.can_go_on for job in jobs)
-    offered = {"unpause" if paused else "pause": 1, "go_on_all": broken, "retry_failed": failed}
+    offered = {**pauses, "go_on_all": broken, "retry_failed": failed}
     buttons = "".join(
         acts.plain(Offer(act, 0, texts(f"queue.{act}", count=count))) for act, count in offered.items() if count
     )
@@ -128,7 +147,8 @@ def _running_row(job: Job, texts: Texts) -> str:
         buttons = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
     else:
         buttons = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
-    return _row(job, f"{bar}<span>{done}</span>{_facts(job, texts)}", buttons, texts)
+    where = f"<span>{say(texts, 'queue.executor', executor=job.executor)}</span>" if job.executor else ""
+    return _row(job, f"{bar}<span>{done}</span>{where}{_facts(job, texts)}", buttons, texts)
 
 
 def _stop(job: Job, keep: str, texts: Texts) -> str:
@@ -164,10 +184,11 @@ def _row(job: Job, facts: str, buttons: str, texts: Texts) -> str:
     )
 
 
-def undo(trashed: Sequence[Job], texts: Texts) -> str:
+def undo(trashed: Sequence[Job | UnreadableJob], texts: Texts) -> str:
     """What was deleted lately, each with the way back."""
     rows = (
-        f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} {_prompt(job, texts)}</span>'
+        f'<li class="q-undo"><span>{say(texts, "queue.trashed", job=job.id)} '
+        f"{_prompt(job, texts) if isinstance(job, Job) else _unreadable(job, texts)}</span>"
         f"{acts.button(Offer('undo', job.id, texts('queue.undo')))}</li>"
         for job in trashed[:MOST_UNDONE]
     )
@@ -208,7 +229,7 @@ def _without_video(job: Job) -> str:
     if told.video:
         return "gone"
     if job.state == "cancelled" and not told.folder:
-        return "discarded" if told.started else "not_begun"
+        return "discarded" if told.discarded else "not_begun"
     return "no_video"
 
 
@@ -246,8 +267,8 @@ def _facts(job: Job, texts: Texts) -> str:
         job.request.kind.name,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
-    if job.state in ENDED and job.progress.seconds_total:
-        facts.append(say(texts, "job.took", time=duration(job.progress.seconds_total, texts)))
+    if job.state in ENDED and job.progress.totals.seconds_total:
+        facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)
 
 

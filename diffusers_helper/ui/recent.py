@@ -14,24 +14,25 @@ MOST = 12
 
 
 def recent(jobs: Sequence[Job], shown: Job, texts: Texts) -> str:
-    """The running job and the newest that have a video; empty while there is nothing but what the stage shows."""
+    """The running jobs and the newest that have a video; empty while there is nothing but what the stage shows."""
     running = [job for job in jobs if job.state == "running"]
     made = list(islice((job for job in jobs if job.state in ENDED and has_video(job)), MOST))
     if [*running, *made] in ([], [shown]):
         return ""
-    cards = "".join(_card(job, job == shown, texts) for job in (*running, *made))
+    cards = "".join(_card(job, job == shown, job in running[:1], texts) for job in (*running, *made))
     title = f"<h3>{say(texts, 'job.recent')}</h3>"
     return f'{title}<ul class="recent" data-parts="recent">{cards}</ul>'
 
 
-def _card(job: Job, shown: bool, texts: Texts) -> str:
+def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
+    """``at_work``: it is on the stage unless another is wanted, and so will be the one that runs after it."""
     running = job.state == "running"
     label = say(texts, "job.show", job=job.id, prompt=job.request.prompt[:100])
     current = ' aria-current="true"' if shown else ""
     seconds = say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
     words = say(texts, "job.state_running") if running else seconds
     return (
-        f'<li><button type="button" class="result {job.state}" data-wish="show={"" if running else job.id}" '
+        f'<li><button type="button" class="result {job.state}" data-wish="show={"" if at_work else job.id}" '
         f'title="{label}"{current}>{_picture(job, label)}<span>{words}</span></button></li>'
     )
 

@@ -124,7 +124,7 @@ class LiveAnswers:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
                 content = {
-                    **fragments.state(self._desk, language),
+                    **fragments.state(self._desk, language, wish),
                     "fragments": self._render(self._desk, language, wish),
                 }
                 text = json.dumps(content, sort_keys=True)
@@ -167,7 +167,7 @@ class Media:
             return self._within(self._queue.thumbnail(job_id), ".png")
         if name == "start.png":
             return self._within(self._fitted_picture(job_id) or self._queue.thumbnail(job_id), ".png")
-        preview = self._queue.job(job_id).progress.preview
+        preview = self._queue.job(job_id).progress.preview_path
         if name == "preview.png" and preview:
             return self._within(Path(preview), ".png")
         raise UnusableInput(f"a job has no {name}")

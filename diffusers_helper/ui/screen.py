@@ -58,7 +58,7 @@ def preview(job: Job, texts: Texts) -> str:
 
 def has_preview(job: Job) -> bool:
     """Whether there is a look at the section that is being made."""
-    return job.state == "running" and job.progress.preview is not None and job.progress.step > 0
+    return job.state == "running" and job.progress.preview is not None and job.progress.step is not None
 
 
 def has_video(job: Job) -> bool:

@@ -39,13 +39,13 @@ def encode_picture(vae: AutoencoderKLHunyuanVideo, pixels: np.ndarray) -> Latent
     return LatentPosterior(posterior.mean.float().cpu() * scale, posterior.std.float().cpu() * scale)
 
 
-def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tiled: bool = False, tile: int = 256) -> Tensor:
+def decode_clip(vae: AutoencoderKLHunyuanVideo, latents: Tensor, tile: int = 0) -> Tensor:
     """[B, C, T, H, W] latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
 
-    ``tiled`` decodes squares of ``tile`` pixels that overlap: slower, slightly other pixels, little memory.
+    ``tile`` decodes squares of so many pixels that overlap: slower, slightly other pixels, little memory; 0 does not.
     """
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
-    with in_tiles(vae, tile) if tiled else nullcontext():
+    with in_tiles(vae, tile) if tile else nullcontext():
         return vae.decode(unscaled, return_dict=False)[0].to("cpu", PIXEL_DTYPE)
 
 

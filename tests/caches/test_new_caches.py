@@ -30,10 +30,10 @@ from diffusers_helper.engine import Engine
 from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.events import Finished, Step
 from diffusers_helper.generate import generate
+from diffusers_helper.memory.transport import CudaTransport, ThreadTransport, Transport
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.request import Request
-from diffusers_helper.transport import CudaTransport, ThreadTransport, Transport
 
 from ..models.test_swapped_transformer import block_bytes, inputs
 from ..parity import pack
@@ -124,7 +124,7 @@ def video(engine: Engine, photograph: Path, tmp_path: Path) -> Callable[..., Vid
         events = list(generate(Request.parse(asked), engine, tmp_path, latents_result=latents))
         assert isinstance(events[-1], Finished), events[-1]
         computed = [event.computed for event in events if isinstance(event, Step)]
-        return Video(computed, load_file(latents)["latents"], engine._planner._workload.cached_tensors)
+        return Video(computed, load_file(latents)["latents"], engine.planner.workload.cached_tensors)
 
     return make
 

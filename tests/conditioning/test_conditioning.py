@@ -20,12 +20,13 @@ from diffusers_helper.conditioning.prompt import (
     pooled_by_clip,
     template_length,
 )
+from diffusers_helper.encoders import Encoders
 from diffusers_helper.engine import Engine
-from diffusers_helper.memory_ways import Wishes
+from diffusers_helper.memory.costs import Constraints
 from diffusers_helper.models.load import Compute, Parts, load_parts
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.residency import Planner
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
 PROMPTS = ["the camera pans left", "", "a {curly} 'quoted' prompt\nof two lines", "カメラが左にパンする 🎥", "يسار"]
@@ -44,7 +45,7 @@ def pipeline(pocket: Path) -> Any:
 
 def make_engine(pocket: Path, parts: Parts) -> Engine:
     checkpoint = find_checkpoint("pocket", pocket)
-    return Engine(checkpoint, FLOAT32, parts, Planner(checkpoint, FLOAT32, Wishes(), pocket))
+    return Engine(checkpoint, FLOAT32, parts, planner_for(checkpoint, FLOAT32, Constraints(), pocket))
 
 
 def encode(prompt: str, parts: Parts) -> Any:
@@ -100,6 +101,19 @@ def test_nothing_is_encoded_twice(parts: Parts, pocket: Path, monkeypatch: pytes
     engine.encode(request, [pixels + 1])
     assert calls.count("image_encoder") == 2
     assert calls.count("text_encoder") == 2
+
+
+def test_many_prompts_do_not_drive_out_the_picture(parts: Parts) -> None:
+    """Also without an engine, where every part stays where it is."""
+    encoders, seen = Encoders(parts), list[str]()
+    hook = parts.image_encoder.register_forward_hook(lambda *_: seen.append("picture"))
+    pixels = np.zeros((128, 128, 3), dtype=np.uint8)
+    first = encoders.picture_tokens(pixels)
+    for number in range(40):
+        encoders.prompt(f"shot {number}")
+    assert encoders.picture_tokens(pixels) is first
+    hook.remove()
+    assert seen == ["picture"]
 
 
 def test_the_negative_prompt_is_encoded_only_for_real_cfg(parts: Parts, pocket: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from diffusers_helper import faults
@@ -184,3 +185,22 @@ def test_the_page_opens_on_a_damaged_queue_and_says_so(outputs: Path, request_: 
     for file in (outputs / ".framepack").glob("jobs*.sqlite3"):
         file.write_bytes(b"<html>" * 1000)
     assert "The queue begins empty" in start(outputs).shown()
+
+
+def test_a_job_in_a_process_of_its_own_does_not_outlive_the_page(
+    start: Start, request_: Request, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listened is gone: it ends with its next event, and the job is interrupted at the next start."""
+    monkeypatch.setenv("FRAMEPACK_EXECUTORS", "cpu")
+    job_id = queued(outputs, request_.model_copy(update={"seconds": 120.0, "steps": 100}))
+    page = start(outputs)
+    until_sampling_the_second_section(outputs)
+    loaded = {Path(file.path).name for file in psutil.Process(page.process.pid).memory_maps()}
+    assert [name for name in loaded if "torch" in name] == []
+    (child,) = psutil.Process(page.process.pid).children()
+    assert {"generate", "--json", "--request=-"} <= set(child.cmdline())
+    page.process.kill()
+    assert page.ends() == -signal.SIGKILL
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its end", STOP_SECONDS)
+    job = left(outputs, job_id)
+    assert (job.state, job.can_go_on) == ("interrupted", True)

@@ -128,7 +128,8 @@ def opened_as_version_1(queue: JobQueue) -> JobQueue:
     for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
         (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3")) as file:
-        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; PRAGMA user_version = 1;")
+        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; ALTER TABLE job DROP COLUMN executor;")
+        file.execute("PRAGMA user_version = 1")
     return JobQueue(queue.output_dir, queue._checkpoint)
 
 
@@ -184,7 +185,7 @@ def test_each_job_is_made_by_its_own_checkpoint_on_one_engine_at_a_time(
         gc.collect()
         alive_before.append(sum(one() is not None for one in loaded))
         engine = Engine.load(checkpoint, settings)
-        loaded.extend((weakref.ref(engine), weakref.ref(engine._parts.transformer)))
+        loaded.extend((weakref.ref(engine), weakref.ref(engine.parts.transformer)))
         return engine
 
     request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)

@@ -72,7 +72,7 @@ def test_an_estimate_is_learnt_from_what_this_machine_has_done(
         ("seconds", 4.8): preparing + 2 * sampling + (37 + 3 * 69) / 10,
         ("kind", "framepack"): preparing + sampling + (33 + 73) / 10,
         ("size", "256x128"): preparing + 2 * (sampling + decoding),
-        ("teacache", False): preparing + sampling * 20 / 15 + decoding,
+        ("step_cache", "off"): preparing + sampling * 20 / 15 + decoding,
     }.items():
         changed = Request.parse({**request_.flat(), change[0]: change[1]})
         assert queue.estimate(changed) == pytest.approx(expected), change

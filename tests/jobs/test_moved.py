@@ -52,15 +52,22 @@ def in_version_1(outputs: Path) -> None:
             request = _whole(as_schema_1(Request.from_json(texts[0])), outputs)
             progress = _whole(json.loads(texts[1]), outputs)
             file.execute("UPDATE job SET request = ?, progress = ? WHERE id = ?", (request, progress, job))
-        file.execute("ALTER TABLE job DROP COLUMN checkpoint")
+        for column in ("checkpoint", "executor"):
+            file.execute(f"ALTER TABLE job DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 1")
         file.commit()
 
 
 def _whole(fields: dict[str, Any], outputs: Path) -> str:
-    paths = {name: fields[name] for name in ("picture", "preview", "video", "folder") if fields.get(name)}
-    assert not any(Path(path).is_absolute() for path in paths.values())
-    return json.dumps({**fields, **{name: str(outputs / path) for name, path in paths.items()}})
+    def whole(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {inner: whole(inner, each) for inner, each in value.items()}
+        if name not in ("picture", "path", "folder") or not value:
+            return value
+        assert not Path(value).is_absolute()
+        return str(outputs / value)
+
+    return json.dumps(whole("", fields))
 
 
 @pytest.fixture(scope="module", params=[1, 2])

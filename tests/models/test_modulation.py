@@ -12,13 +12,13 @@ from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_sigmas
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
+from diffusers_helper.memory.transport import ThreadTransport
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.shards import Shards
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.request import Request
 from diffusers_helper.sections.history import gather_context
-from diffusers_helper.transport import ThreadTransport
 from diffusers_helper.vae.codec import LatentPosterior
 
 from ..parity import pack
@@ -46,9 +46,8 @@ def denoiser(transformer: FramePackTransformer, **fields: object) -> SectionDeno
     compute = Compute(torch.device("cpu"), transformer.dtype, torch.float32, torch.float32, "a test")
     request = Request.parse({"picture": "-", "steps": STEPS, **fields})
     section = plan_video("f1", 1).sections[0]
-    return section_denoiser(
-        transformer, compute, request, conditioning, section, gather_context(section.context, start, [start])
-    )
+    context = gather_context(section.context, start, [start])
+    return section_denoiser(transformer, compute, request, conditioning, section, context)
 
 
 def result(made: SectionDenoiser) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Laplace, StudentT
 
 from diffusers_helper.errors import UnusableCheckpoint, UnusableInput
+from diffusers_helper.memory.transport import CudaTransport, ThreadTransport
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.quantise import (
     KINDS,
@@ -29,7 +30,6 @@ from diffusers_helper.models.quantise import (
     why_not_multiply,
 )
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.transport import CudaTransport, ThreadTransport
 
 from ..parity import pack
 from .test_swapped_transformer import block_bytes, inputs, velocity

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from diffusers_helper.caches.step_cache import BlockPass, ResidualCache
+from diffusers_helper.memory.transport import CudaTransport, ThreadTransport, Transport
 from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.transport import CudaTransport, ThreadTransport, Transport
 
 from ..parity import pack
 
@@ -116,7 +116,7 @@ def test_not_one_bit_differs_on_a_gpu(locks: bool, share: float) -> None:
     with transformer.swap_blocks(transport, int(share * 1.1 * block_bytes(transformer))) as swap:
         for _ in range(3):
             assert torch.equal(velocity(transformer, given), plain)
-        swap.rest()
+        swap.release_idle()
         assert torch.equal(velocity(transformer, given), plain)
     transport.close()
     assert {p.device.type for block in transformer.blocks for p in block.parameters()} <= {"cpu", "cuda"}

@@ -17,17 +17,18 @@ from diffusers_helper.errors import InvalidSetting, UnusableInput
 from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.media.video import read_frames
-from diffusers_helper.memory import segments_grow
-from diffusers_helper.memory_plan import plan_memory
-from diffusers_helper.memory_ways import Machine, Precision, Wishes, Workload
+from diffusers_helper.memory.costs import Constraints, Machine, Precision, Workload
+from diffusers_helper.memory.vram import segments_grow
 from diffusers_helper.models import quantise, weights
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.modulation import ModulationTable
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.models.weights import wishes_of
+from diffusers_helper.models.weights import constraints_of
 from diffusers_helper.request import Request
 from diffusers_helper.settings import ALLOCATOR_VARIABLES, Settings
+
+from ..memory.support import plan_on
 
 
 def resolved(**variables: str) -> Settings:
@@ -64,7 +65,7 @@ def test_which_setting_counts_is_a_rule_and_the_others_are_told(
 ) -> None:
     monkeypatch.setattr(weights, "bitsandbytes", lambda: None)
     chosen = resolved(**variables)
-    assert wishes_of(chosen.weights, chosen.memory).precision == precision
+    assert constraints_of(chosen.weights, chosen.memory).precision == precision
     notices = chosen.every_notice()
     assert len(notices) == len(said)
     assert all(words in notice for words, notice in zip(said, notices, strict=True))
@@ -74,7 +75,7 @@ def test_bitsandbytes_that_is_missing_is_said_before_anything_is_loaded(monkeypa
     monkeypatch.setattr(quantise, "find_spec", lambda name: None)
     chosen = resolved(FRAMEPACK_BNB_LOAD_IN_4BIT="1")
     with pytest.raises(UnusableInput, match="bitsandbytes need that package"):
-        wishes_of(chosen.weights, chosen.memory)
+        constraints_of(chosen.weights, chosen.memory)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +120,8 @@ def test_products_in_8_bits_are_left_where_they_are_slower(
     monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: lacking.get(precision, ""))
     monkeypatch.setattr("diffusers_helper.models.speed.why_not", lambda device: "")
     compute = Compute(torch.device(device), *[torch.float32] * 3, "")
-    plan = plan_memory(
-        Machine(0, 0, 10**12, 10**12, 10**12), FULL_SIZE, Workload.of(64, 64), Wishes(precision=precision)
-    )
-    chosen = resolved(**asked)
+    there, asked_for = Machine(0, 0, 10**12, 10**12, 10**12), Constraints(precision=precision)
+    plan, chosen = plan_on(there, FULL_SIZE, Workload.of(64, 64), asked_for), resolved(**asked)
     said = weights.why_no_products(plan, compute, chosen.weights, chosen.kernels)
     assert reason in said
     assert bool(said) == bool(reason)
@@ -200,7 +199,7 @@ def _video(folder_of_checkpoint: Path, photograph: Path, folder: Path, name: str
     checkpoint = find_checkpoint(str(folder_of_checkpoint), folder)
     chosen = with_models_in(folder / "models", resolved(FRAMEPACK_QUANTISE=name))
     engine = Engine.load(checkpoint, chosen)
-    assert isinstance(engine._parts.transformer.modulation, ModulationTable)
+    assert isinstance(engine.parts.transformer.modulation, ModulationTable)
     height, width = min(checkpoint.buckets)
     fields = {"picture": str(photograph), "size": f"{width}x{height}", "kind": "f1", "seconds": 1.0, "steps": 4}
     *_, last = generate(Request.parse({**fields, "prompt": "the camera pans left"}), engine, folder)

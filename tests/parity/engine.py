@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
-from diffusers_helper.memory_plan import MemoryPlan
+from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
@@ -45,10 +45,7 @@ class PackEngine:
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         residency = dict.fromkeys(("transformer", "vae"), "cpu")
-        return MemoryPlan("as_is", False, residency, 0, 0, False, "cpu", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
-
-    def use_less_memory(self, ladder: str) -> str | None:
-        return None
+        return MemoryPlan("as_is", False, residency, 0, 0, False, "whole", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
 
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         start = self._values["in.start_latent"]
@@ -72,6 +69,9 @@ class PackEngine:
 
     def preview(self, latents: Tensor) -> np.ndarray:
         return LatentToRGB().strip(latents)
+
+    def notices(self) -> list[str]:
+        return []
 
     def peak_memory_mb(self) -> float:
         return 0.0

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from diffusers_helper.caches.teacache import TeaCacheOption
-from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.errors import InvalidRequest, UnusableInput
+from diffusers_helper.presets import checked_values
 from diffusers_helper.request import Recipe, Request
 from diffusers_helper.request.fields import fields
 from diffusers_helper.request.output import Mp4, Png
@@ -105,3 +106,31 @@ def test_control_pictures_have_an_index_and_a_request_knows_its_paths() -> None:
     assert request.picture_paths == ("a.png", "b.png", "m.png")
     assert request.with_paths(str.upper).picture_paths == ("A.PNG", "B.PNG", "M.PNG")
     assert request.shown_picture == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("teacache", "step_cache", "fits"),
+    [(True, "teacache", True), (False, "off", True), (True, "off", False), (False, "teacache", False)],
+)
+def test_an_older_name_must_not_say_otherwise(teacache: bool, step_cache: str, fits: bool) -> None:
+    named = {"teacache": teacache, "step_cache": step_cache}
+    if fits:
+        assert Recipe.parse(named) == Recipe.parse({"step_cache": step_cache})
+    else:
+        with pytest.raises(InvalidRequest, match="teacache: is an older name of step_cache"):
+            Recipe.parse(named)
+
+
+def test_several_prompts_are_lost_on_no_way() -> None:
+    prompts = [{"text": "a", "from_second": 0}, {"text": "b", "from_second": 2}]
+    recipe = Recipe.from_data({"schema_version": 2, "prompts": prompts})
+    assert recipe.flat()["prompt"] == "a"
+    assert Recipe.parse(recipe.flat()) == recipe
+    with pytest.raises(UnusableInput, match="cannot hold 'prompts'"):
+        checked_values(recipe.flat())
+
+
+@pytest.mark.parametrize("pictures", [5, "x", None, [7], {}])
+def test_pictures_that_are_none_are_refused(pictures: Any) -> None:
+    with pytest.raises(InvalidRequest, match="pictures"):
+        Request.parse({"picture": "a.png", "pictures": pictures})

@@ -75,7 +75,7 @@ class Stage:
 def make_stage(folder: Path, *installed: Checkpoint) -> Stage:
     """A stage with an empty queue, and with these checkpoints."""
     output_dir = folder / "outputs"
-    output_dir.mkdir()
+    output_dir.mkdir(exist_ok=True)
     checkpoints = installed_in(output_dir, *(installed or [CHECKPOINT]))
     desk = make_desk(JobQueue(output_dir, checkpoints.get), settings_for(output_dir), checkpoints=checkpoints)
     with gr.Blocks(analytics_enabled=False) as blocks:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from diffusers_helper import doctor
-from diffusers_helper.jobs.job import ENDED, Job, JobProgress, State
+from diffusers_helper.jobs.job import ENDED, Job, State
 from diffusers_helper.request import Request
 from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
 from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 from tests.plans import plan_video
 
-from ..jobs_support import make_picture, make_request
+from ..jobs_support import make_picture, make_request, progress_with
 from .serving import make_desk, settings_for, without_checkpoint
 from .stage import Stage
 
@@ -39,12 +39,13 @@ def make_job(
 ) -> Job:
     """The third of five sections is running, 14 of 25 steps are done, every second one reused."""
     request = Request.parse({"picture": "a.png", "prompt": "a wave", "seconds": 6, "kind": kind, **fields})
-    progress = JobProgress(
-        started=True, checkpoint="pocket", kind=kind, sections=5, steps=25, frames_planned=181, fps=30, seconds=6.03,
-        width=160, height=96, section=3, step=14, sections_done=2, computed=(True, False) * 7, seconds_left=84.0,
-        preview="/x/preview.png", previews=30, video="video.mp4", frames=73, seed=5,
-    )  # fmt: skip
-    return Job(1, state, request, 0.0, progress=replace(progress, **(told or {})))
+    said = {
+        "started": True, "checkpoint": "pocket", "kind": kind, "sections": 5, "steps": 25, "frames_planned": 181,
+        "fps": 30, "seconds": 6.03, "width": 160, "height": 96, "section": 3, "step": 14, "sections_done": 2,
+        "computed": (True, False) * 7, "seconds_left": 84.0, "preview": "/x/preview.png", "previews": 30,
+        "video": "video.mp4", "frames": 73, "seed": 5,
+    }  # fmt: skip
+    return Job(1, state, request, 0.0, progress=progress_with(state, **{**said, **(told or {})}))
 
 
 class Parts(HTMLParser):
@@ -102,10 +103,9 @@ def test_the_running_job_says_where_it_is_and_how_long_yet() -> None:
 
 
 def test_where_the_weights_are_stands_behind_the_headline() -> None:
-    job = make_job()
-    shown = fragments.headline(replace(job, progress=replace(job.progress, memory='int8 "weights"')), EN)
+    shown = fragments.headline(make_job(told={"memory": 'int8 "weights"'}), EN)
     assert 'title="int8 &quot;weights&quot;"' in shown
-    assert "title=" not in fragments.headline(job, EN)
+    assert "title=" not in fragments.headline(make_job(), EN)
 
 
 def test_what_is_heard_does_not_change_with_every_step() -> None:
@@ -228,7 +228,7 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
     assert list(acts(fragments.buttons(unfinished, EN))) == ["go_on", "retry", "last_frame", "open_folder", "use"]
     assert "after section 2 of 5" in fragments.buttons(unfinished, EN)
     assert "trash" in acts(fragments.buttons(unfinished, EN))["retry"]["data-confirm"]
-    nothing_made = replace(unfinished, progress=replace(unfinished.progress, sections_done=0, video=None))
+    nothing_made = make_job("interrupted", told={"folder": str(tmp_path), "sections_done": 0, "video": None})
     assert list(acts(fragments.buttons(nothing_made, EN))) == ["go_on", "use"]
     assert "after section" not in fragments.buttons(nothing_made, EN)
     assert "data-confirm" not in acts(fragments.buttons(make_job("failed"), EN))["retry"]

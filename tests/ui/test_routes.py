@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from diffusers_helper.events import Step
+from diffusers_helper.events import Finished, Preview, Step
 from diffusers_helper.jobs.job import Job
+from diffusers_helper.jobs.job_progress import fold
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.fragments_queue import Wish
@@ -265,7 +266,8 @@ def pointing(served: Served, done: Job) -> Iterator[Any]:
     """``pointing(path)``: the job's video and preview are said to be there."""
 
     def point(path: Path) -> None:
-        told = replace(done, progress=replace(done.progress, video=str(path), preview=str(path)))
+        elsewhere = Preview(section=1, step=1, path=str(path))
+        told = replace(done, progress=replace(fold(done.progress, Finished(path=str(path))), preview=elsewhere))
         served.queue._ledger.jobs[done.id] = told
 
     yield point

@@ -1,0 +1,250 @@
+"""How far a job is: the latest events that it has told, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter
+
+from ..events import Decoding, Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step, Timed
+
+Phase: TypeAlias = Literal["loading", "encoding", "sampling", "decoding"]
+
+FORM = 2
+"""Of a progress as JSON; ``migrate.py`` knows the earlier one."""
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """The latest events of a job, over all its runs; what a new run has not told yet, an earlier one has.
+
+    Attributes:
+        loading: a run has begun and has not told that it has ``started``.
+        at: where the run is; None until its first step.
+        step: the latest of the run.
+        computed: of the running section's steps, in order; False where the step cache served.
+        section_done: the latest of the run.
+        playable: the latest event that named a video.
+        preview: the latest; ``previews`` counts them, since each overwrites the file of the one before.
+        discarded: nothing was to be kept of what it had made.
+        seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
+        seconds_loading: from the job's begin to ``started``; next to nothing where the models are loaded.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    started: Started | None = None
+    plan: Plan | None = None
+    loading: bool = False
+    at: Step | Decoding | SectionDone | None = None
+    step: Step | None = None
+    computed: tuple[bool, ...] = ()
+    section_done: SectionDone | None = None
+    playable: SectionDone | Ended | None = None
+    preview: Preview | None = None
+    previews: int = 0
+    notices: tuple[Notice, ...] = ()
+    ended: Ended | None = None
+    discarded: bool = False
+    seconds_left: float | None = None
+    told_at: float = 0.0
+    seconds_loading: float = 0.0
+
+    def to_go_on_with(self) -> JobProgress:
+        """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
+        return replace(self, at=None, step=None, computed=(), notices=(), ended=None, seconds_left=None)
+
+    def without_results(self) -> JobProgress:
+        """When what it had made is away."""
+        return replace(self, discarded=True, preview=None)
+
+    @property
+    def phase(self) -> Phase:
+        """What a running job is at."""
+        if self.loading or self.started is None:
+            return "loading"
+        if self.at is None:
+            return "encoding"
+        return "decoding" if self.is_decoding else "sampling"
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the frames of ``section`` are being made."""
+        return isinstance(self.at, Decoding) or (isinstance(self.at, Step) and self.at.step == self.at.steps)
+
+    @property
+    def section(self) -> int:
+        """The one it is at, counted from 1; 0 means not begun."""
+        return self.at.section if self.at else 0
+
+    @property
+    def step_number(self) -> int:
+        """The latest step of the section, counted from 1; 0 means not begun."""
+        return self.step.step if self.step else 0
+
+    @property
+    def sections_done(self) -> int:
+        """How many sections are finished."""
+        if self.discarded:
+            return 0
+        if self.section_done:
+            return self.section_done.section
+        return self.started.sections_done if self.started else 0
+
+    @property
+    def sections_before(self) -> int:
+        """What earlier runs of the same video had finished."""
+        return self.sections_done if self.loading or self.started is None else self.started.sections_done
+
+    @property
+    def folder(self) -> str | None:
+        """The work folder, from which an unfinished job goes on."""
+        if self.started is None or self.discarded or isinstance(self.ended, Finished):
+            return None
+        return self.started.folder
+
+    @property
+    def video(self) -> str | None:
+        """The playable video so far, in the end the finished one."""
+        return self.playable.path if self.playable and not self.discarded else None
+
+    @property
+    def frames(self) -> int:
+        """Of ``video``."""
+        return self.playable.frames if self.playable and not self.discarded else 0
+
+    @property
+    def preview_path(self) -> str | None:
+        """The file that every preview overwrites."""
+        return self.preview.path if self.preview else None
+
+    @property
+    def seed(self) -> int | None:
+        """The one that was drawn, or given; None before the start."""
+        return self.started.seed if self.started else None
+
+    @property
+    def error(self) -> str | None:
+        """Why the job failed."""
+        return self.ended.error if isinstance(self.ended, Failed) else None
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of the one that makes the video; empty before the plan, as all below is empty or 0."""
+        return self.plan.checkpoint if self.plan else ""
+
+    @property
+    def sections(self) -> int:
+        return self.plan.sections if self.plan else 0
+
+    @property
+    def steps(self) -> int:
+        """Per section."""
+        return self.plan.steps if self.plan else 0
+
+    @property
+    def frames_planned(self) -> int:
+        return self.plan.frames if self.plan else 0
+
+    @property
+    def fps(self) -> int:
+        return self.plan.fps if self.plan else 0
+
+    @property
+    def seconds(self) -> float:
+        """The length of the whole video."""
+        return self.plan.seconds if self.plan else 0.0
+
+    @property
+    def width(self) -> int:
+        return self.plan.width if self.plan else 0
+
+    @property
+    def height(self) -> int:
+        return self.plan.height if self.plan else 0
+
+    @property
+    def memory(self) -> str:
+        """Where the weights go, in words."""
+        return self.plan.memory if self.plan else ""
+
+    @property
+    def totals(self) -> Ended:
+        """What the last event said of the whole run; zeros before there was one."""
+        return self.ended or Ended()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"form": FORM, **{name: _plain(value) for name, value in vars(self).items()}}
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> JobProgress:
+        """The inverse of ``as_dict``. Raises UnreadableEvent, ValueError."""
+        return _READER.validate_python({name: _read(value) for name, value in content.items() if name != "form"})
+
+
+_READER = TypeAdapter(JobProgress)
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as JSON has it: events as dictionaries."""
+    if isinstance(value, Event):
+        return value.as_dict()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _read(value: Any) -> Any:
+    """The inverse of ``_plain``."""
+    if isinstance(value, dict):
+        return Event.from_dict(value)
+    return tuple(_read(each) for each in value) if isinstance(value, list) else value
+
+
+def fold(progress: JobProgress, event: Event) -> JobProgress:
+    """``progress`` after ``event``."""
+    if isinstance(event, Timed):
+        progress = replace(progress, seconds_left=event.seconds_left)
+    match event:
+        case Started():
+            return _begun(progress, event)
+        case Plan():
+            return replace(progress, plan=event)
+        case Notice():
+            return replace(progress, notices=(*progress.notices, event))
+        case Preview():
+            return replace(progress, preview=event, previews=progress.previews + 1)
+        case Step() | Decoding() | SectionDone():
+            return _moved_on(progress, event)
+        case Ended():
+            return _ended(progress, event)
+    return progress
+
+
+def _begun(progress: JobProgress, event: Started) -> JobProgress:
+    """Of the runs before stay the plan, the video so far and the preview."""
+    return replace(
+        progress.to_go_on_with(),
+        started=event,
+        loading=False,
+        section_done=None,
+        discarded=False,
+        seconds_left=progress.seconds_left,
+    )
+
+
+def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> JobProgress:
+    moved = replace(progress, at=event)
+    match event:
+        case Step():
+            earlier = progress.computed if event.section == progress.section else ()
+            return replace(moved, step=event, computed=(*earlier, event.computed))
+        case SectionDone():
+            return replace(moved, section_done=event, playable=event)
+    return moved
+
+
+def _ended(progress: JobProgress, event: Ended) -> JobProgress:
+    playable = event if event.path else progress.playable
+    preview = None if isinstance(event, Finished) else progress.preview
+    return replace(progress, ended=event, playable=playable, preview=preview, seconds_left=None)

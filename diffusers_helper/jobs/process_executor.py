@@ -1,0 +1,125 @@
+"""Carries requests out in processes of their own: the command ``generate``, with a device for each executor.
+
+A process that is killed costs its job a break and nothing else; the models are loaded anew for every job.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import ExecutorLost, FramePackError, OutputFailed
+from ..events import Ended, Events
+from ..models.table import Checkpoint
+from ..request import Request
+from .executor import Execution
+from .program import said_by, start_program
+
+INTERRUPTED = 130
+"""What the command line returns when it was ended by a signal that it knows."""
+ENDING_SECONDS = 30.0
+"""How long a process that has said its last event may take to end by itself."""
+
+
+def process_executors(
+    devices: Sequence[str], find: Callable[[str], Checkpoint], environment: Mapping[str, str]
+) -> dict[str, ProcessExecutor]:
+    """An executor for each of ``devices``, by what people call it. ``environment``: what all of them are set."""
+    names = [device if device == "cpu" else f"gpu {device}" for device in devices]
+    many, seen = Counter(names), Counter[str]()
+    executors = {}
+    for name, device in zip(names, devices, strict=True):
+        seen[name] += 1
+        called = f"{name} ({seen[name]})" if many[name] > 1 else name
+        visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
+        executors[called] = ProcessExecutor(find, {**environment, **visible})
+    return executors
+
+
+class ProcessExecutor:
+    """One device, and one process at a time on it."""
+
+    keeps_models = False
+
+    def __init__(self, find: Callable[[str], Checkpoint], environment: Mapping[str, str]) -> None:
+        """
+        Args:
+            find: the checkpoint of a source; raises UnusableCheckpoint.
+            environment: what is set for its processes: the device, and the settings that this process was given.
+        """
+        self._find, self._environment = find, environment
+
+    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
+        def start() -> subprocess.Popen[str]:
+            if folder:
+                return self._start(f"--resume={folder}")
+            return self._start(f"--checkpoint={self._find(checkpoint).source}", "--request=-", told=request.to_json())
+
+        return _ProcessExecution(start)
+
+    def _start(self, *arguments: str, told: str = "") -> subprocess.Popen[str]:
+        return start_program("generate", "--json", *arguments, environment=self._environment, told=told)
+
+
+class _ProcessExecution:
+    def __init__(self, start: Callable[[], subprocess.Popen[str]]) -> None:
+        self._start = start
+        self._changing = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._cancelled = False
+
+    def events(self) -> Events:
+        """Whoever closes it ends the process. Raises ExecutorLost when the process was ended by somebody else."""
+        process = self._begin()
+        patience = 0.0
+        try:
+            for event in said_by(process):
+                patience = ENDING_SECONDS if isinstance(event, Ended) else 0.0
+                yield event
+                if isinstance(event, Ended):
+                    return
+        finally:
+            _end(process, patience)
+        raise _without_a_word(process.wait())
+
+    def cancel(self) -> None:
+        """Once, since a second signal would break off the step under way."""
+        with self._changing:
+            if self._process and not self._cancelled:
+                self._process.terminate()
+            self._cancelled = True
+
+    def _begin(self) -> subprocess.Popen[str]:
+        try:
+            process = self._start()
+        except OSError as error:
+            raise OutputFailed(f"no process could be started: {error.strerror}") from None
+        with self._changing:
+            self._process = process
+            if self._cancelled:
+                process.terminate()
+        return process
+
+
+def _end(process: subprocess.Popen[str], patience_seconds: float) -> None:
+    """Wait for it so long, then kill it."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience_seconds)
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _without_a_word(code: int) -> FramePackError:
+    """What a process means that ended without a last event."""
+    if code < 0:
+        return ExecutorLost(f"its process was ended by {signal.Signals(-code).name}")
+    if code == INTERRUPTED:
+        return ExecutorLost("its process was interrupted")
+    return FramePackError(f"its process ended with exit code {code} and did not say why; the log may")

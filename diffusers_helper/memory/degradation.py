@@ -1,0 +1,112 @@
+"""What happens when memory runs out: the work is tried again with less of it, until nothing is left to try.
+
+Each *fallback* is taken once, said once, and remembered: later videos are planned with what it has taught.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
+
+import torch
+
+from .planner import Planner
+from .residency import Residency
+from .shortage import is_out_of_memory, is_out_of_ram
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Stage = Literal["encode", "sample", "decode"]
+Shortage = Literal[Stage, "ram"]
+"""Of the GPU's memory at a stage, or of RAM, whatever the stage."""
+
+
+class Degradation:
+    """Retries and their fallbacks, for one video after another.
+
+    Attributes:
+        encode_on_demand: the encoders' weights come to the device as they are used.
+    """
+
+    def __init__(self, residency: Residency, planner: Planner, device: torch.device) -> None:
+        self._residency, self._planner, self._device = residency, planner, device
+        self.begin()
+
+    def begin(self) -> None:
+        """A video begins, by the plan that the residency follows."""
+        self.encode_on_demand = self._planner.encode_on_demand
+        self._notices: list[str] = []
+        self._fallbacks: dict[Shortage, Iterator[str]] = {
+            "encode": self._encode_fallbacks(),
+            "sample": self._sample_fallbacks(),
+            "decode": self._decode_fallbacks(),
+            "ram": self._free("The program ran out of RAM"),
+        }
+
+    def attempt(self, stage: Stage, work: Callable[[], T]) -> T:
+        """Do ``work``, again with less memory as long as it runs out and there is a way; each way is a notice."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = _without_frames(error)
+            message = self.use_less("ram" if is_out_of_ram(failure) else stage)
+            if message is None:
+                try:
+                    raise failure
+                finally:
+                    del failure  # which holds this frame now
+            log.warning("%s", message)
+            self._notices.append(message)
+
+    def notices(self) -> list[str]:
+        """Those since the last time, for people."""
+        told, self._notices = self._notices, []
+        return told
+
+    def use_less(self, shortage: Shortage) -> str | None:
+        """Take the next fallback; returns what was done, for people, or None when nothing is left to try."""
+        return next(self._fallbacks[shortage], None)
+
+    def _free(self, what: str = "") -> Iterator[str]:
+        self._residency.clear()
+        what = what or f"{self._device} ran out of memory"
+        yield f"{what}: what was not in use has been freed, and it is tried again."
+
+    def _encode_fallbacks(self) -> Iterator[str]:
+        yield from self._free()
+        if self._residency.moves and not self.encode_on_demand:
+            self.encode_on_demand = True
+            self._planner.learn(encode_on_demand=True)
+            yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
+
+    def _sample_fallbacks(self) -> Iterator[str]:
+        self._residency.vae_leaves()
+        self._planner.learn(vae_leaves=True)
+        yield from self._free()
+        while self._residency.shrink():
+            blocks = self._residency.plan.resident_blocks
+            self._planner.learn(resident_bytes=self._residency.plan.resident_bytes)
+            yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
+
+    def _decode_fallbacks(self) -> Iterator[str]:
+        self._residency.take_turns()
+        self._planner.learn(take_turns=True)
+        yield from self._free()
+        if not self._residency.moves:
+            return
+        for decoder in self._planner.smaller_decoders(self._residency.plan.decode):
+            self._residency.decode_by(decoder.name)
+            self._planner.learn(decoder=decoder)
+            remark = decoder.remark and f", {decoder.remark},"
+            yield f"The GPU ran out of memory: clips are decoded {decoder.words}{remark} now."
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """The error alone: the frames of its traceback, its cause and its context keep alive what must be freed."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,74 @@
+"""The GPU's memory: the one place that asks how much of it there is and is free.
+
+*Free* has two meanings. ``unused_bytes`` can be allocated now. ``reclaimable_bytes`` are those and all that this
+process holds, weights included: what a new plan may dispose of.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+import torch
+
+from ..errors import UnusableInput
+from ..settings import ALLOCATOR_VARIABLES
+from .host import peak_process_memory_mb
+
+
+def total_bytes(device: torch.device) -> int:
+    """Of the whole device; 0 where it is no GPU."""
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else 0
+
+
+def reclaimable_bytes(device: torch.device) -> int:
+    """Free for the driver, or held by this process; 0 where the device is no GPU."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+
+
+def unused_bytes(device: torch.device | str | None = None) -> int:
+    """Free for the driver, or held by PyTorch for no tensor; None is the current GPU. Elsewhere without end."""
+    if device is not None and torch.device(device).type != "cuda":
+        return sys.maxsize
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
+
+
+def segments_grow() -> bool:
+    """Whether PyTorch's CUDA allocator was told to put memory that is free here and there together; it can on Linux."""
+    told = next(filter(None, map(os.environ.get, ALLOCATOR_VARIABLES)), "")
+    return sys.platform == "linux" and "expandable_segments:True" in told.replace(" ", "")
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device; raises UnusableInput for a CUDA one where there is none."""
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise UnusableInput(f"{target} was asked for, but PyTorch sees no CUDA device; `bash start.sh doctor` says why")
+    return target
+
+
+def free_unused() -> None:
+    """Let go of what no variable holds, and give PyTorch's cache back to the driver."""
+    gc.collect()
+    empty_cache()
+
+
+def empty_cache() -> None:
+    """Give PyTorch's cache back to the driver."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def forget_peak(device: torch.device) -> None:
+    """``peak_memory_mb`` counts from here, where it can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory used, in MiB: of a GPU since ``forget_peak``; of a CPU by the process so far."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_process_memory_mb()
