@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = resolve_page(vars(_parser().parse_args(arguments)))
         prepare(chosen)
-        server.prepare_gradio(chosen)
+        server.prepare_gradio(chosen.page, chosen.paths.output_dir)
         with StopSignal() as stop:
             server.import_gradio()
             return _run(chosen, stop)
@@ -71,30 +71,31 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.ui.app import build_page, launch_options
     from diffusers_helper.ui.desk import Desk
 
-    presets = PresetStore(chosen.output_dir / ".framepack" / "presets")
-    if chosen.preset:
-        presets.load(chosen.preset)
+    paths = chosen.paths
+    presets = PresetStore(paths.output_dir / ".framepack" / "presets")
+    if chosen.page.preset:
+        presets.load(chosen.page.preset)
     checkpoints = Checkpoints(
-        lambda name: find_checkpoint(name, chosen.models_dir),
-        chosen.checkpoint,
-        chosen.output_dir / ".framepack" / "checkpoint.json",
+        lambda name: find_checkpoint(name, paths.models_dir),
+        paths.checkpoint,
+        paths.output_dir / ".framepack" / "checkpoint.json",
     )
-    queue = JobQueue(chosen.output_dir, checkpoints.get)
-    server.empty_uploads(chosen.output_dir)
+    queue = JobQueue(paths.output_dir, checkpoints.get)
+    server.empty_uploads(paths.output_dir)
     workers = Workers(queue, _executors(chosen, checkpoints, queue))
     desk = Desk(
         queue=queue,
         settings=chosen,
         checkpoints=checkpoints,
         presets=presets,
-        warnings=server.warnings(chosen),
+        warnings=server.warnings(chosen.page),
         worker_heartbeat=workers.heartbeat_age_seconds,
     )
-    page = server.PageServer(desk, chosen, build_page(desk), launch_options(desk))
+    page = server.PageServer(desk, build_page(desk), launch_options(desk))
     page.open()
     queue.tell_address(page.addresses[0])
     workers.start()
-    _tell(page, chosen, desk.checkpoint_problem)
+    _tell(page, desk.warnings, desk.checkpoint_problem)
     wished = page.wait(stop)
     if not workers.stop(STOP_SECONDS):
         log.warning("a running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)
@@ -110,8 +111,8 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) 
     from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.process_executor import process_executors
 
-    if chosen.executors:
-        return process_executors(chosen.executors, checkpoints.find, chosen.as_variables())
+    if chosen.page.executors:
+        return process_executors(chosen.page.executors, checkpoints.find, chosen.from_flags)
     lessons = Lessons()
 
     def load(checkpoint: Checkpoint) -> Engine:
@@ -120,15 +121,15 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) 
 
         return Engine.load(checkpoint, chosen, lessons)
 
-    return {"": LocalExecutor(checkpoints.find, load, chosen.output_dir, queue.paces)}
+    return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces)}
 
 
-def _tell(page: server.PageServer, chosen: PageSettings, problem: str) -> None:
+def _tell(page: server.PageServer, warnings: Sequence[str], problem: str) -> None:
     """Where the page is, and what to know about it."""
     from diffusers_helper.ui.texts import Texts
 
     texts = Texts("en")
-    for key in server.warnings(chosen):
+    for key in warnings:
         log.warning("%s", texts(key))
     if problem:
         log.warning("no checkpoint: %s", problem)

@@ -327,7 +327,7 @@ from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint, part_folders
 parser = argparse.ArgumentParser(add_help=False)
 settings.add_flags(parser, settings.PAGE_KNOBS)
-folder = settings.resolve(vars(parser.parse_known_args()[0])).models_dir
+folder = settings.resolve(vars(parser.parse_known_args()[0])).paths.models_dir
 begun = ''
 for name in ('framepack', 'framepack-f1'):
     try:

@@ -19,13 +19,7 @@ from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.quantise import Quantisation, QuantisedLinear, can_multiply, quantise
 from diffusers_helper.models.transformer import FramePackTransformer
 
-KERNELS = {
-    "flash": ("flash", "off"),
-    "sage": ("sage", "off"),
-    "xformers": ("xformers", "off"),
-    "cutlass": ("auto", "aggressive"),
-}
-"""As the settings ask for them: --attention and --xformers-mode."""
+KERNELS = ("flash", "sage", "xformers", "cutlass")
 Setting = Callable[[Bench, FramePackTransformer], AbstractContextManager[object]]
 
 
@@ -121,7 +115,7 @@ def _compiled(bench: Bench, transformer: FramePackTransformer) -> Iterator[None]
 @contextmanager
 def _with_kernel(name: str, bench: Bench, transformer: FramePackTransformer) -> Iterator[None]:
     width = transformer.config.attention_head_dim
-    chosen = choose_attention(*KERNELS[name], bench.device, bench.dtype, width)
+    chosen = choose_attention(name, bench.device, bench.dtype, width)
     if chosen.kernel == SDPA:
         raise LeftOut(chosen.why)
     use_attention(transformer, chosen)

@@ -125,12 +125,13 @@ class Section:
     def engine(self, way: Way) -> Engine:
         """The checkpoint, loaded as ``way`` says."""
         settings = resolve({**way.settings, "models_dir": str(self._models_dir)}, {}, self._models_dir / "none")
-        constraints = replace(constraints_of(settings)[0], modulation_table=way.table)
+        constraints = replace(constraints_of(settings.weights, settings.memory), modulation_table=way.table)
         change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)
         planner = planner_for(self._checkpoint, self._compute, constraints, self._models_dir)
         plan_video, planner.plan = planner.for_video, change(planner.plan)
         planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
-        asked = (planner.plan, settings, why_no_products(planner.plan, self._compute, settings))
+        no_products = why_no_products(planner.plan, self._compute, settings.weights, settings.kernels)
+        asked = (planner.plan, settings.weights, self._models_dir, no_products)
         parts = load_parts(self._checkpoint, self._compute, lambda *where: load_transformer(*where, *asked))
         return Engine(self._checkpoint, self._compute, parts, planner)
 

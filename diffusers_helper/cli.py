@@ -138,15 +138,15 @@ def prepare(chosen: Settings) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=chosen.log.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for line in chosen.lines():
         log.info("setting %s", line)
-    if chosen.compile:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.models_dir.absolute() / "compiled"))
+    if chosen.kernels.compile:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(chosen.paths.models_dir.absolute() / "compiled"))
     for name in settings.ALLOCATOR_VARIABLES:
         os.environ.pop(name, None)
-    if chosen.cuda_alloc_conf:
-        os.environ.update(dict.fromkeys(settings.ALLOCATOR_VARIABLES, chosen.cuda_alloc_conf))
+    if chosen.memory.cuda_alloc_conf:
+        os.environ.update(dict.fromkeys(settings.ALLOCATOR_VARIABLES, chosen.memory.cuda_alloc_conf))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
@@ -193,9 +193,9 @@ def _begin(
     if request is None:
         from .workfolder import WorkFolder
 
-        checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.models_dir)
+        checkpoint = find_checkpoint(WorkFolder.reopen(options.resume).job.checkpoint_source, chosen.paths.models_dir)
     else:
-        checkpoint = find_checkpoint(chosen.checkpoint, chosen.models_dir)
+        checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         from .preparation import fit_pictures, with_defaults
 
         if not options.request:
@@ -211,7 +211,7 @@ def _begin(
         raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
-    return generate(request, engine, chosen.output_dir, options.out, options.save_latents, pictures=pictures)
+    return generate(request, engine, chosen.paths.output_dir, options.out, options.save_latents, pictures=pictures)
 
 
 def _exit_code(show: Show, events: Events) -> int:
@@ -266,7 +266,7 @@ def _check_outputs(options: argparse.Namespace, chosen: Settings) -> None:
 
     if not options.resume:
         with _refusing("the output folder"):
-            require_folder(day_folder(chosen.output_dir, datetime.now()))
+            require_folder(day_folder(chosen.paths.output_dir, datetime.now()))
     for flag, path, suffix in (
         ("--out", options.out, ".mp4"),
         ("--save-latents", options.save_latents, ".safetensors"),
@@ -299,11 +299,12 @@ def _download(options: argparse.Namespace, chosen: Settings) -> int:
     from .models.hub import Hub
 
     show: Show = JsonLines() if options.json else ProgressBars()
-    if chosen.offline:
+    if chosen.network.offline:
         _check_complete(options, chosen)
     with show:
         return _exit_code(
-            show, download_checkpoint(options.name, chosen.models_dir, Hub(chosen.endpoint), options.verify)
+            show,
+            download_checkpoint(options.name, chosen.paths.models_dir, Hub(chosen.network.endpoint), options.verify),
         )
 
 
@@ -315,7 +316,7 @@ def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:
     if options.verify:
         raise InvalidRequest(f"{refusal}, and --verify asks the hub for the hashes")
     try:
-        find_checkpoint(options.name, chosen.models_dir)
+        find_checkpoint(options.name, chosen.paths.models_dir)
     except UnusableCheckpoint as error:
         raise InvalidRequest(f"{refusal}. {error}") from None
 

@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from .media.files import free_bytes, nearest_existing
 from .memory.host import read_ram
 from .models.about import About, describe_large
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_parts
-from .settings import Settings
+from .settings import Kernels, Memory, Paths, Settings, Weights
 
 LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
 OPTIONAL_PACKAGES = ("xformers", "sageattention", "flash-attn", "bitsandbytes", "torch-tensorrt")
@@ -64,7 +64,7 @@ def main(settings: Settings, as_json: bool) -> int:
 
 def examine(settings: Settings) -> Report:
     """Look at this machine as ``settings`` would use it. Takes a few seconds, most of them to import torch."""
-    return Report((*_software(), *_hardware(settings), *_folders(settings), *_checkpoints(settings)))
+    return Report((*_software(), *_hardware(settings), *_folders(settings.paths), *_checkpoints(settings.paths)))
 
 
 def render(report: Report) -> str:
@@ -109,18 +109,23 @@ def _hardware(settings: Settings) -> Iterator[Fact]:
     else:
         yield _build()
         yield _unless_broken("device", _gpus if torch.cuda.is_available() else _processor)
-        yield _unless_broken("attention", lambda: _attention(settings))
-        yield _unless_broken(FORECAST, lambda: forecast(settings))
+        yield _unless_broken("attention", lambda: _attention(settings.kernels, settings.notices["attention"]))
+        yield _forecast(settings)
     yield _memory()
 
 
 def why_not(settings: Settings) -> str:
     """Why a 13B checkpoint would not run on this machine; empty where nothing is known against it. Imports torch."""
     try:
-        found = _unless_broken(FORECAST, lambda: forecast(settings)).value
+        found = _forecast(settings).value
     except (ImportError, OSError) as error:
         return str(error)
     return "" if found is None or found["fits"] else str(found["why"])
+
+
+def _forecast(settings: Settings) -> Fact:
+    weights, memory, models_dir = settings.weights, settings.memory, settings.paths.models_dir
+    return _unless_broken(FORECAST, lambda: forecast(weights, memory, models_dir, settings.notices["quantise"]))
 
 
 def _unless_broken(name: str, look: Callable[[], Fact]) -> Fact:
@@ -188,8 +193,11 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _attention(settings: Settings) -> Fact:
-    """The kernel that the transformer's attention would use, and which of PyTorch's own work; each is tried."""
+def _attention(kernels: Kernels, notices: Sequence[str]) -> Fact:
+    """The kernel that the transformer's attention would use, and which of PyTorch's own work; each is tried.
+
+    ``notices``: what is said about the settings of the kernel.
+    """
     import torch
 
     from .models.attention import attention_is_fused
@@ -198,7 +206,7 @@ def _attention(settings: Settings) -> Fact:
 
     cuda = torch.cuda.is_available() and not gpu_is_too_old()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    chosen = attention_of(settings, torch.device(device), dtype)
+    chosen = attention_of(kernels, torch.device(device), dtype)
     tokens = torch.zeros(1, 2, 64, 128, device=device, dtype=dtype)
     used, fused = _kernel_of_pytorch(tokens), attention_is_fused(torch.device(device), dtype)
     works = {kernel: _kernel_works(kernel, tokens) for kernel in KERNELS}
@@ -207,18 +215,21 @@ def _attention(settings: Settings) -> Fact:
     if in_use != "native":
         return Fact("attention", value, f"{chosen.kernel.title}, on the {device.upper()}: {chosen.why}")
     text = f"{chosen.kernel.title} on the {device.upper()}, kernel {used}"
-    return Fact("attention", value, text, " ".join((*chosen.notices, *(() if fused else (_UNFUSED,)))) or None)
+    gaps = (*notices, *chosen.notices, *(() if fused else (_UNFUSED,)))
+    return Fact("attention", value, text, " ".join(gaps) or None)
 
 
-def forecast(settings: Settings) -> Fact:
-    """What would go where with a 13B checkpoint, as the settings ask; downloaded or not. Imports torch."""
+def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequence[str]) -> Fact:
+    """What would go where with a 13B checkpoint, as the settings ask; downloaded or not. Imports torch.
+
+    ``notices``: what is said about the settings of the weights.
+    """
     from .models.load import choose_compute
     from .models.weights import constraints_of
     from .planning import forecast_full_size
 
     try:
-        constraints, notices = constraints_of(settings)
-        plan = forecast_full_size(choose_compute(), constraints, settings.models_dir)
+        plan = forecast_full_size(choose_compute(), constraints_of(weights, memory), models_dir)
     except FramePackError as error:
         return Fact(FORECAST, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
@@ -263,9 +274,9 @@ def _memory() -> Fact:
     return Fact("ram", value, f"{value['free_gb']} of {value['total_gb']} GB free")
 
 
-def _folders(settings: Settings) -> Iterator[Fact]:
-    yield _folder("output_dir", settings.output_dir, "--output-dir or FRAMEPACK_OUTPUT_DIR")
-    yield _folder("models_dir", settings.models_dir, "--models-dir or HF_HOME")
+def _folders(paths: Paths) -> Iterator[Fact]:
+    yield _folder("output_dir", paths.output_dir, "--output-dir or FRAMEPACK_OUTPUT_DIR")
+    yield _folder("models_dir", paths.models_dir, "--models-dir or HF_HOME")
 
 
 def _folder(name: str, folder: Path, knob: str) -> Fact:
@@ -282,11 +293,11 @@ def _folder(name: str, folder: Path, knob: str) -> Fact:
     return Fact(name, value, f"{folder}, {free:.1f} GB free", fix)
 
 
-def _checkpoints(settings: Settings) -> Iterator[Fact]:
+def _checkpoints(paths: Paths) -> Iterator[Fact]:
     for name, known in CHECKPOINTS.items():
-        yield _downloadable(name, known, settings.models_dir) if known.sources else _local(name, settings.models_dir)
-    if settings.checkpoint not in CHECKPOINTS:
-        yield _local(settings.checkpoint, settings.models_dir)
+        yield _downloadable(name, known, paths.models_dir) if known.sources else _local(name, paths.models_dir)
+    if paths.checkpoint not in CHECKPOINTS:
+        yield _local(paths.checkpoint, paths.models_dir)
 
 
 def _local(name: str, models_dir: Path) -> Fact:

@@ -221,21 +221,22 @@ class Engine:
         """
         settings = chosen or resolve()
         compute = choose_compute()
-        constraints, notices = constraints_of(settings)
-        allow_fused_kernels(settings.flash_sdp, settings.mem_efficient_sdp)
-        planner = planner_for(checkpoint, compute, constraints, settings.models_dir, lessons)
-        no_products = why_no_products(planner.plan, compute, settings)
+        constraints, models_dir = constraints_of(settings.weights, settings.memory), settings.paths.models_dir
+        allow_fused_kernels(settings.kernels.flash_sdp, settings.kernels.mem_efficient_sdp)
+        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons)
+        no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
-            transformer = load_transformer(checkpoint, compute, planner.plan, settings, no_products, weight_filter)
+            asked = (planner.plan, settings.weights, models_dir, no_products, weight_filter)
+            transformer = load_transformer(checkpoint, compute, *asked)
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer
 
         parts = load_parts(checkpoint, compute, load)
-        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings)
-        notices = (*notices, *attention.notices, *([no_products] if no_products else []))
+        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
+        notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []))
         return cls(checkpoint, compute, parts, planner, attention, notices)
 
     def __enter__(self) -> Engine:

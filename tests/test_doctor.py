@@ -31,6 +31,10 @@ def chosen(tmp_path: Path) -> settings.Settings:
     return settings.resolve(places, environment={}, file=tmp_path / "none.json")
 
 
+def with_checkpoint(chosen: settings.Settings, name: str) -> settings.Settings:
+    return dataclasses.replace(chosen, paths=dataclasses.replace(chosen.paths, checkpoint=name))
+
+
 def _fact(report: Report, name: str) -> Fact:
     return next(fact for fact in report.facts if fact.name == name)
 
@@ -81,7 +85,7 @@ def test_a_missing_checkpoint_names_the_command_that_fetches_it(chosen: settings
 
 
 def test_an_unknown_checkpoint_in_the_settings_is_a_gap(chosen: settings.Settings) -> None:
-    report = doctor.examine(dataclasses.replace(chosen, checkpoint="nowhere"))
+    report = doctor.examine(with_checkpoint(chosen, "nowhere"))
     assert "nowhere" in _fix(report, "checkpoint nowhere")
 
 
@@ -90,7 +94,7 @@ def test_a_link_that_leads_nowhere_in_a_checkpoint_does_not_end_the_report(
 ) -> None:
     copy = Path(shutil.copytree(pocket, tmp_path / "copy"))
     (copy / "vae" / "README.md").symlink_to("nowhere")
-    report = doctor.examine(dataclasses.replace(chosen, checkpoint=str(copy)))
+    report = doctor.examine(with_checkpoint(chosen, str(copy)))
     found, same = _fact(report, f"checkpoint {copy}"), _fact(report, "checkpoint pocket")
     assert found.value["present"]
     assert found.value["size_gb"] == same.value["size_gb"]
@@ -106,8 +110,8 @@ def test_no_room_for_a_checkpoint_is_said_before_the_download(
 
 
 def test_an_output_folder_that_is_a_file_is_a_gap(chosen: settings.Settings) -> None:
-    chosen.output_dir.touch()
-    assert str(chosen.output_dir) in _fix(doctor.examine(chosen), "output_dir")
+    chosen.paths.output_dir.touch()
+    assert str(chosen.paths.output_dir) in _fix(doctor.examine(chosen), "output_dir")
 
 
 def test_a_torch_that_cannot_be_imported_is_a_fact(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +122,7 @@ def test_a_torch_that_cannot_be_imported_is_a_fact(chosen: settings.Settings, mo
 
 
 def test_a_gpu_that_answers_with_an_error_is_a_fact(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: settings.Settings) -> Fact:
+    def broken(*_: Any) -> Fact:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(doctor, "_attention", broken)
@@ -154,7 +158,7 @@ def test_a_driver_too_old_is_said_by_doctor_and_to_the_engine(
 
 def test_attention_that_is_not_fused_is_a_gap(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "attention_is_fused", lambda device, dtype: False)
-    fact = doctor._attention(chosen)
+    fact = doctor._attention(chosen.kernels, ())
     assert not fact.value["fused"]
     assert "RTX 20xx" in (fact.fix or "")
     assert "small latent window" in (fact.fix or "")
@@ -190,6 +194,17 @@ def test_what_a_13b_checkpoint_would_need_is_foretold(
     refused = _fact(doctor.examine(chosen), "memory plan 13B")
     assert not refused.value["fits"]
     assert "GB of RAM" in refused.text
+
+
+def test_settings_that_do_not_count_are_named_where_they_matter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = {"attention": "sdpa", "xformers_mode": "standard", "quantise": "int8", "fp8_scaled": "1"}
+    chosen = settings.resolve({"models_dir": str(tmp_path), **given}, {}, tmp_path / "none.json")
+    as_if_on(Machine(12 * GB, 11 * GB, 34 * GB, 17 * GB, 99 * GB), monkeypatch)
+    report = doctor.examine(chosen)
+    assert "--attention sdpa goes before --xformers-mode standard" in _fix(report, "attention")
+    assert "--quantise int8 goes before --fp8-scaled" in _fix(report, doctor.FORECAST)
 
 
 def test_ram_is_what_the_plan_counts_with(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:

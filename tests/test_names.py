@@ -182,7 +182,7 @@ def test_what_no_file_can_be_called_is_refused_in_a_short_sentence(text: str) ->
 def test_what_a_file_can_be_called_is_taken(text: str) -> None:
     place = Path.home() if text == "~" else Path(text)
     assert path_of(text) == place
-    assert settings.resolve({"output_dir": text}, {}, Path("nowhere.json")).output_dir == place
+    assert settings.resolve({"output_dir": text}, {}, Path("nowhere.json")).paths.output_dir == place
 
 
 def test_a_long_value_is_quoted_in_part() -> None:

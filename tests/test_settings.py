@@ -19,10 +19,10 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         {"FRAMEPACK_CHECKPOINT": "from-environment", "FRAMEPACK_OUTPUT_DIR": "environment-out"},
         file,
     )
-    assert (chosen.checkpoint, chosen.origin["checkpoint"]) == ("from-flag", "flag")
-    assert (chosen.output_dir, chosen.origin["output_dir"]) == (Path("environment-out"), "environment")
-    assert (chosen.log_level, chosen.origin["log_level"]) == ("error", "settings file")
-    assert (chosen.offline, chosen.origin["offline"]) == (False, "default")
+    assert (chosen.paths.checkpoint, chosen.origin["checkpoint"]) == ("from-flag", "flag")
+    assert (chosen.paths.output_dir, chosen.origin["output_dir"]) == (Path("environment-out"), "environment")
+    assert (chosen.log.log_level, chosen.origin["log_level"]) == ("error", "settings file")
+    assert (chosen.network.offline, chosen.origin["offline"]) == (False, "default")
     assert "checkpoint = from-flag (flag)" in chosen.lines()
 
 
@@ -54,7 +54,7 @@ def test_a_bad_settings_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text('{"checkpoint": "東京"}', encoding="utf-8-sig")
-    assert settings.resolve({}, {}, file).checkpoint == "東京"
+    assert settings.resolve({}, {}, file).paths.checkpoint == "東京"
 
 
 def test_null_is_as_if_the_line_were_not_there(tmp_path: Path) -> None:
@@ -67,7 +67,8 @@ def test_numbers_and_truths_are_read_as_a_flag_would_be(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"port": 8080, "offline": True, "compile": False, "least_preserved_gb": 7.5}))
     chosen = settings.resolve_page({}, {}, file)
-    assert (chosen.port, chosen.offline, chosen.compile, chosen.least_preserved_gb) == (8080, True, False, 7.5)
+    assert (chosen.page.port, chosen.network.offline) == (8080, True)
+    assert (chosen.kernels.compile, chosen.memory.least_preserved_gb) == (False, 7.5)
 
 
 def test_every_knob_has_a_flag() -> None:
@@ -75,7 +76,7 @@ def test_every_knob_has_a_flag() -> None:
     settings.add_flags(parser)
     options = parser.parse_args(["--checkpoint", "x", "--output-dir", "o", "--models-dir", "m", "--offline"])
     chosen = settings.resolve(vars(options), {}, Path("nowhere.json"))
-    assert (chosen.checkpoint, chosen.models_dir, chosen.offline) == ("x", Path("m"), True)
+    assert (chosen.paths.checkpoint, chosen.paths.models_dir, chosen.network.offline) == ("x", Path("m"), True)
 
 
 def page(environment: dict[str, str] | None = None, **flags: str) -> settings.PageSettings:
@@ -83,7 +84,7 @@ def page(environment: dict[str, str] | None = None, **flags: str) -> settings.Pa
 
 
 def test_the_page_listens_on_this_machine_alone_unless_told_otherwise() -> None:
-    chosen = page()
+    chosen = page().page
     assert (chosen.server, chosen.port, chosen.share, chosen.auth) == ("127.0.0.1", None, False, None)
     assert not chosen.reachable_from_elsewhere
 
@@ -98,7 +99,7 @@ def test_the_page_listens_on_this_machine_alone_unless_told_otherwise() -> None:
 def test_listen_is_another_word_for_server(words: list[str], server: str) -> None:
     parser = argparse.ArgumentParser()
     settings.add_flags(parser, settings.PAGE_KNOBS)
-    assert page(**vars(parser.parse_args(words))).server == server
+    assert page(**vars(parser.parse_args(words))).page.server == server
 
 
 def test_gradios_own_variables_set_the_page() -> None:
@@ -107,8 +108,8 @@ def test_gradios_own_variables_set_the_page() -> None:
         "GRADIO_ROOT_PATH": "https://example.org/framepack/", "FRAMEPACK_MAX_UPLOAD_SIZE": "2 GB",
     }  # fmt: skip
     chosen = page(environment, port="9000")
-    assert (chosen.server, chosen.port, chosen.share) == ("box.lan", 9000, True)
-    assert (chosen.root_path, chosen.max_upload_size) == ("https://example.org/framepack", 2 * 10**9)
+    assert (chosen.page.server, chosen.page.port, chosen.page.share) == ("box.lan", 9000, True)
+    assert (chosen.page.root_path, chosen.page.max_upload_size) == ("https://example.org/framepack", 2 * 10**9)
     assert (chosen.origin["port"], chosen.origin["server"]) == ("flag", "environment")
 
 
@@ -139,7 +140,7 @@ def test_a_bad_password_is_refused_without_being_shown(secret: str) -> None:
 
 def test_a_password_is_never_shown() -> None:
     chosen = page(auth="someone:a:secret")
-    assert chosen.auth == ("someone", "a:secret")
+    assert chosen.page.auth == ("someone", "a:secret")
     assert "auth = set (flag)" in chosen.lines()
     assert "auth = not set (default)" in page().lines()
     assert "secret" not in repr(chosen) + str(chosen.rows())
@@ -165,19 +166,19 @@ def test_the_page_has_flags_that_generate_has_not_and_generate_ignores_them(tmp_
         generate.parse_args(["--port", "8000"])
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"port": 8000, "auth": "someone:secret"}))
-    assert not hasattr(settings.resolve({}, {"GRADIO_SERVER_PORT": "not a number"}, file), "port")
-    assert settings.resolve_page({}, {}, file).port == 8000
+    assert not hasattr(settings.resolve({}, {"GRADIO_SERVER_PORT": "not a number"}, file), "page")
+    assert settings.resolve_page({}, {}, file).page.port == 8000
 
 
 @pytest.mark.parametrize("word", ["1", "true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"])
 def test_words_for_yes(word: str) -> None:
     """Those that the hub's own libraries take."""
-    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).offline is True
+    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).network.offline is True
 
 
 @pytest.mark.parametrize("word", ["0", "false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"])
 def test_words_for_no(word: str) -> None:
-    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).offline is False
+    assert settings.resolve({}, {"HF_HUB_OFFLINE": word}, Path("nowhere.json")).network.offline is False
 
 
 @pytest.mark.parametrize("word", ["y", "t", "2", "-1", "yes!", "on off", "wahr", "\u0661", "none", "enabled"])
@@ -187,7 +188,7 @@ def test_other_words_are_refused(word: str) -> None:
 
 
 def alloc_conf(text: str) -> str:
-    return settings.resolve({}, {"PYTORCH_CUDA_ALLOC_CONF": text}, Path("nowhere.json")).cuda_alloc_conf
+    return settings.resolve({}, {"PYTORCH_CUDA_ALLOC_CONF": text}, Path("nowhere.json")).memory.cuda_alloc_conf
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_the_page_takes_no_output_folder_of_other_bytes_and_the_command_line_doe
         page(output_dir=folder)
     str(refusal.value).encode("utf-8")
     chosen = settings.resolve({"output_dir": folder}, {}, Path("nowhere.json"))
-    assert chosen.output_dir == Path(folder)
+    assert chosen.paths.output_dir == Path(folder)
     "".join(chosen.lines()).encode("utf-8")
 
 
@@ -240,7 +241,7 @@ def test_the_page_takes_no_output_folder_of_other_bytes_and_the_command_line_doe
 )
 def test_executors_are_devices(text: str, devices: tuple[str, ...]) -> None:
     chosen = page({"FRAMEPACK_EXECUTORS": text})
-    assert chosen.executors == page(executors=text).executors == devices
+    assert chosen.page.executors == page(executors=text).page.executors == devices
     assert ("executors", ",".join(devices), "environment" if text else "default") in chosen.rows()
 
 
@@ -257,10 +258,12 @@ def test_a_process_without_flags_has_the_same_settings_by_its_environment(tmp_pa
     environment = {"FRAMEPACK_QUANTISE": "int8", "FRAMEPACK_CHECKPOINT": "from-environment"}
     flags = {"output_dir": "out", "offline": "1", "least_preserved_gb": "7.5", "flash_sdp": "0", "checkpoint": "flag"}
     chosen = settings.resolve_page({**flags, "port": "8000"}, environment, file)
-    variables = chosen.as_variables()
+    variables = chosen.from_flags
     assert variables.keys() == {
         "FRAMEPACK_OUTPUT_DIR", "HF_HUB_OFFLINE", "FRAMEPACK_PRESERVED_MEMORY_GB", "PYTORCH_ENABLE_FLASH_SDP",
         "FRAMEPACK_CHECKPOINT",
     }  # fmt: skip
     same = settings.resolve({}, {**environment, **variables}, file)
-    assert all(getattr(same, knob.name) == getattr(chosen, knob.name) for knob in settings.KNOBS)
+    for group in ("paths", "network", "log", "kernels", "weights", "memory"):
+        assert getattr(same, group) == getattr(chosen, group)
+    assert same.given == {name: chosen.given[name] for name in same.given}

@@ -73,6 +73,11 @@ def resolved(here: Installation, *words: str) -> tuple[PageSettings, str]:
     return resolve_page({}, json.loads(done.stdout), Path("nowhere.json")), done.stderr
 
 
+def on(chosen: PageSettings, name: str) -> bool:
+    """Whether a knob or an older name of one was given as true."""
+    return chosen.given[name] == "True"
+
+
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
@@ -93,7 +98,7 @@ def resolved(here: Installation, *words: str) -> tuple[PageSettings, str]:
 )
 def test_what_every_preset_comes_to(telling: Installation, preset: str, expected: dict[str, object]) -> None:
     chosen, said = resolved(telling, preset)
-    assert {name: getattr(chosen, name) for name in expected} == expected
+    assert {name: chosen.given[name] for name in expected} == {name: str(value) for name, value in expected.items()}
     assert "an NVIDIA GPU and a downloaded framepack" in said or preset == "pocket"
 
 
@@ -121,12 +126,17 @@ def test_what_cannot_be_installed_is_said_and_tried_again(telling: Installation,
     wheel = telling.wheels / f"{package}-1.0-py3-none-any.whl"
     wheel.rename(telling.tools / wheel.name)
     chosen, said = resolved(telling, "standard")
-    assert (chosen.use_bnb, chosen.xformers_mode == "standard") == (package != "bitsandbytes", package != "xformers")
-    assert ("bitsandbytes cannot be installed now: weights that do not fit are kept in int8" in said) != chosen.use_bnb
+    assert (on(chosen, "use_bnb"), chosen.given["xformers_mode"] == "standard") == (
+        package != "bitsandbytes",
+        package != "xformers",
+    )
+    assert ("bitsandbytes cannot be installed now: weights that do not fit are kept in int8" in said) != on(
+        chosen, "use_bnb"
+    )
     assert ("PyTorch's own attention is used instead" in said) == (package == "xformers")
     (telling.tools / wheel.name).rename(wheel)
     chosen, _ = resolved(telling, "standard")
-    assert (chosen.use_bnb, chosen.xformers_mode) == (True, "standard")
+    assert (on(chosen, "use_bnb"), chosen.given["xformers_mode"]) == (True, "standard")
 
 
 @pytest.mark.parametrize("package", ["bitsandbytes", "xformers"])
@@ -134,7 +144,10 @@ def test_a_package_that_is_broken_does_not_stay(telling: Installation, package: 
     """Other packages import it whether it is wanted or not."""
     telling.wheel(package, "1.0", "raise OSError('libcudart.so.12: no such file')")
     chosen, said = resolved(telling, "standard")
-    assert (chosen.use_bnb, chosen.xformers_mode == "standard") == (package != "bitsandbytes", package != "xformers")
+    assert (on(chosen, "use_bnb"), chosen.given["xformers_mode"] == "standard") == (
+        package != "bitsandbytes",
+        package != "xformers",
+    )
     assert "libcudart.so.12" in said
     with pytest.raises(subprocess.CalledProcessError):
         telling.installed(package)
@@ -145,12 +158,16 @@ def test_offline_nothing_is_installed_and_the_page_starts(telling: Installation,
     if how != "flag":
         telling.variables = {"HF_HUB_OFFLINE": how}
     chosen, said = resolved(telling, "standard", *(["--offline"] if how == "flag" else []))
-    assert (chosen.use_bnb, chosen.bnb_load_in_4bit, chosen.xformers_mode) == (False, False, "off")
+    assert (on(chosen, "use_bnb"), on(chosen, "bnb_load_in_4bit"), chosen.given["xformers_mode"]) == (
+        False,
+        False,
+        "off",
+    )
     assert "bitsandbytes cannot be installed now" in said
     telling.variables = {}
     resolved(telling, "standard")
     telling.variables = {"HF_HUB_OFFLINE": "true"}
-    assert resolved(telling, "standard")[0].use_bnb, "what is installed serves offline"
+    assert on(resolved(telling, "standard")[0], "use_bnb"), "what is installed serves offline"
 
 
 def test_xformers_comes_from_the_index_of_pytorchs_cuda(telling: Installation) -> None:
@@ -170,7 +187,7 @@ def test_a_pytorch_of_unknown_cuda_gets_no_xformers(telling: Installation) -> No
     site = next((telling.home / ".venv" / "lib").glob("python*/site-packages"))
     (site / "torch.py").write_text(TORCH.replace("'13.0'", "None"))
     chosen, said = resolved(telling, "standard")
-    assert (chosen.use_bnb, chosen.xformers_mode) == (True, "off")
+    assert (on(chosen, "use_bnb"), chosen.given["xformers_mode"]) == (True, "off")
     assert "or not for this PyTorch" in said
 
 
@@ -188,11 +205,11 @@ def test_without_a_gpu_the_presets_start_and_say_what_is_left_out(
     if not hidden:
         telling.tool("nvidia-smi", "exit 9")
     chosen, said = resolved(telling, preset)
-    assert (chosen.checkpoint, chosen.fast_start) == ("pocket", True)
+    assert (chosen.paths.checkpoint, on(chosen, "fast_start")) == ("pocket", True)
     without = ("use_bnb", "bnb_load_in_4bit", "use_memory_v2", "small_host_copy")
-    assert not any(getattr(chosen, name) for name in without)
-    assert "max_split_size" not in chosen.cuda_alloc_conf
-    assert (chosen.xformers_mode, chosen.least_preserved_gb) == ("off", 6.0)
+    assert not any(on(chosen, name) for name in without)
+    assert "max_split_size" not in chosen.memory.cuda_alloc_conf
+    assert (chosen.given["xformers_mode"], chosen.memory.least_preserved_gb) == ("off", 6.0)
     assert f"of {preset} only the quick start is left" in said
 
 
@@ -202,18 +219,18 @@ def test_a_gpu_that_pytorch_cannot_use_is_none(telling: Installation, preset: st
     (torch,) = (telling.home / ".venv").rglob("site-packages/torch.py")
     torch.write_text(TORCH.replace("bool(1)", "bool(0)"))
     chosen, said = resolved(telling, preset)
-    assert (chosen.checkpoint, chosen.use_bnb) == ("pocket", False)
+    assert (chosen.paths.checkpoint, on(chosen, "use_bnb")) == ("pocket", False)
     assert "PyTorch cannot use, so the pocket; most often its driver is older than 580" in said
 
 
 def test_a_checkpoint_that_is_not_complete_is_not_taken(telling: Installation) -> None:
     transformer_of(telling, "framepack").unlink()
     chosen, said = resolved(telling)
-    assert chosen.checkpoint == "pocket"
+    assert chosen.paths.checkpoint == "pocket"
     assert "framepack is not complete" in said
     assert "'bash start.sh download framepack' fetches the rest" in said
     download(telling, "framepack-f1")
-    assert resolved(telling)[0].checkpoint == "framepack-f1"
+    assert resolved(telling)[0].paths.checkpoint == "framepack-f1"
 
 
 @pytest.mark.parametrize("how", ["flag", "variable", "file"])
@@ -226,7 +243,7 @@ def test_checkpoints_are_looked_for_where_the_program_looks(telling: Installatio
         telling.variables = {"HF_HOME": str(tmp_path / "elsewhere")}
     else:
         (telling.home / "settings.json").write_text(json.dumps({"models_dir": str(tmp_path / "elsewhere")}))
-    assert resolved(telling, "auto", *words)[0].checkpoint == "framepack"
+    assert resolved(telling, "auto", *words)[0].paths.checkpoint == "framepack"
 
 
 def test_a_bad_setting_is_left_to_the_program(telling: Installation) -> None:
@@ -239,37 +256,41 @@ def test_a_bad_setting_is_left_to_the_program(telling: Installation) -> None:
 
 
 def test_without_a_word_it_is_auto(telling: Installation) -> None:
-    assert resolved(telling)[0].checkpoint == "framepack"
+    assert resolved(telling)[0].paths.checkpoint == "framepack"
     shutil.rmtree(telling.home / "hf_download")
     chosen, said = resolved(telling)
-    assert chosen.checkpoint == "pocket"
+    assert chosen.paths.checkpoint == "pocket"
     assert "download framepack" in said
 
 
 def test_without_a_gpu_auto_is_the_pocket(ready: Installation) -> None:
     (ready.home / "demo_gradio.py").write_text(TELL_VARIABLES)
     chosen, said = resolved(ready, "auto")
-    assert chosen.checkpoint == "pocket"
+    assert chosen.paths.checkpoint == "pocket"
     assert "no NVIDIA GPU" in said
 
 
 def test_a_variable_goes_before_a_preset(telling: Installation) -> None:
     telling.variables = {"FRAMEPACK_CHECKPOINT": "framepack-f1", "FRAMEPACK_BNB_LOAD_IN_4BIT": "0"}
     chosen, _ = resolved(telling, "16gb")
-    assert (chosen.checkpoint, chosen.bnb_load_in_4bit, chosen.use_bnb) == ("framepack-f1", False, True)
+    assert (chosen.paths.checkpoint, on(chosen, "bnb_load_in_4bit"), on(chosen, "use_bnb")) == (
+        "framepack-f1",
+        False,
+        True,
+    )
 
 
 def test_sharing_sets_a_new_password_and_prints_it(telling: Installation) -> None:
     first, said = resolved(telling, "share")
     second, _ = resolved(telling, "share")
-    assert first.auth is not None
-    assert second.auth is not None
-    assert len(first.auth[1]) >= 16
-    assert first.auth[1] != second.auth[1]
-    assert f"user framepack, password {first.auth[1]}" in said
+    assert first.page.auth is not None
+    assert second.page.auth is not None
+    assert len(first.page.auth[1]) >= 16
+    assert first.page.auth[1] != second.page.auth[1]
+    assert f"user framepack, password {first.page.auth[1]}" in said
     telling.variables = {"FRAMEPACK_AUTH": "me:mine"}
     mine, said = resolved(telling, "share")
-    assert mine.auth == ("me", "mine")
+    assert mine.page.auth == ("me", "mine")
     assert "mine" not in said
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..limits import LEAST_PRESERVED_GB
 from .lessons import Lesson
 from .units import GB
 
@@ -165,5 +166,5 @@ class Constraints:
     swap: bool = True
     bnb_cpu_offload: bool = False
     small_host_copy: bool = False
-    preserved_bytes: int = 6 * GB
+    preserved_bytes: int = LEAST_PRESERVED_GB * GB
     decode: str = "auto"

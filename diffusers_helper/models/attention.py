@@ -73,37 +73,23 @@ class Attention:
     notices: tuple[str, ...] = ()
 
 
-def choose_attention(
-    wish: str, xformers_mode: str, device: torch.device, dtype: torch.dtype, head_width: int = HEAD_WIDTH
-) -> Attention:
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_width: int = HEAD_WIDTH) -> Attention:
     """The kernel that was asked for if it proves itself on ``device``, else PyTorch's own.
 
     Args:
-        wish: auto, sdpa, flash, sage or xformers.
-        xformers_mode: off, standard or aggressive.
+        name: of KERNELS.
         dtype, head_width: of the transformer's queries.
     """
-    name, notices = resolve_wish(wish, xformers_mode)
     if name == "sdpa":
-        return Attention(SDPA, "it is exact and needs no package", notices)
+        return Attention(SDPA, "it is exact and needs no package")
     failures = []
     for kernel in KERNELS[name]:
         failure, error = self_test(kernel, device, dtype, head_width)
         if not failure:
-            return Attention(kernel, f"asked for; its self-test differs from PyTorch's by {error:.1%}", notices)
+            return Attention(kernel, f"asked for; its self-test differs from PyTorch's by {error:.1%}")
         failures.append(f"{kernel.title}: {failure}")
     refusal = f"{'; '.join(failures)}. {SDPA.title} is used instead."
-    return Attention(SDPA, refusal, (*notices, refusal))
-
-
-def resolve_wish(wish: str, xformers_mode: str) -> tuple[str, tuple[str, ...]]:
-    """The name in KERNELS that two settings ask for together; --attention goes before --xformers-mode."""
-    of_mode = {"off": "sdpa", "standard": "xformers", "aggressive": "cutlass"}[xformers_mode]
-    if wish == "auto" or (wish == "xformers" and xformers_mode != "off"):
-        return of_mode, ()
-    if xformers_mode == "off":
-        return wish, ()
-    return wish, (f"--attention {wish} goes before --xformers-mode {xformers_mode}, which has no effect.",)
+    return Attention(SDPA, refusal, (refusal,))
 
 
 def self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[str, float]:

@@ -14,6 +14,7 @@ from ..caches.step_cache import StepCacheOption
 from ..caches.table import STEP_CACHES
 from ..caches.teacache import TeaCacheOption
 from ..errors import InvalidRequest
+from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
 from ..sections.plan import VideoPlan
@@ -67,7 +68,12 @@ class Recipe(BaseModel):
         None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$", description="WIDTHxHEIGHT; by default fits the picture"
     )
     fps: Literal[30] = 30
-    preserved_memory_gb: float = Field(6.0, ge=6, le=128, description="GPU memory that the weights leave free")
+    preserved_memory_gb: float = Field(
+        float(LEAST_PRESERVED_GB),
+        ge=LEAST_PRESERVED_GB,
+        le=MOST_PRESERVED_GB,
+        description="GPU memory that the weights leave free",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -27,7 +27,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         page = _header(desk, blocks)
         _tabs(page)
         _switch_languages(page)
-        add_endpoints(desk, uploads_folder(desk.settings.output_dir))
+        add_endpoints(desk, uploads_folder(desk.settings.paths.output_dir))
     return blocks
 
 
@@ -38,7 +38,7 @@ def launch_options(desk: Desk) -> dict[str, Any]:
         "css": "\n".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))),
         "head": "\n".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in sorted(HERE.glob("*.js"))),
         "footer_links": [],
-        "allowed_paths": [str((desk.settings.output_dir / PICTURES).absolute())],
+        "allowed_paths": [str((desk.settings.paths.output_dir / PICTURES).absolute())],
         "enable_monitoring": False,
         "run_history": False,
     }

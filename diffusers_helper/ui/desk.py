@@ -70,10 +70,10 @@ class Desk:
     @property
     def startup(self) -> Preset | None:
         """The preset the page opens with: the one that the settings name, else the one that was chosen on the page."""
-        if not self.settings.preset:
+        if not self.settings.page.preset:
             return self.presets.startup()
         with suppress(UnusableInput):  # It was there at the start; somebody may have removed it since.
-            return self.presets.load(self.settings.preset)
+            return self.presets.load(self.settings.page.preset)
         return None
 
 

@@ -70,7 +70,7 @@ def restored(draft: Any, form: Form, page: Page, chosen: str | None = None) -> l
     fields.pop(PICTURE, None)
     values = dict(zip(NAMES, form.values_of(fields, chosen), strict=True))
     if isinstance(shown, dict):
-        values[PICTURE] = upload_named(shown.get(PICTURE), uploads_folder(page.desk.settings.output_dir))
+        values[PICTURE] = upload_named(shown.get(PICTURE), uploads_folder(page.desk.settings.paths.output_dir))
     return list(values.values())
 
 

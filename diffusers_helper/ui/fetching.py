@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -16,7 +16,7 @@ from ..events import Downloaded, Downloading, Event, Failed, Notice
 from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
-from ..settings import Settings
+from ..settings import Network, Paths
 from .texts import Texts
 from .words import duration
 
@@ -61,13 +61,13 @@ class Fetching:
         self._changing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, name: str, settings: Settings, why_not: Callable[[Settings], str]) -> None:
+    def ask(self, name: str, network: Network, why_not: Callable[[], str]) -> None:
         """Put the question before ``name`` is fetched, with what speaks against it. Raises as ``start``.
 
         ``why_not``: why the model would not run on this machine; empty where nothing is known against it.
         """
-        self._check(name, settings)
-        against = why_not(settings)
+        self._check(name, network)
+        against = why_not()
         with self._changing:
             self._check_idle()
             self.now = Fetch(name, asked=True, against=against)
@@ -78,17 +78,18 @@ class Fetching:
             if self.now.asked:
                 self.now = Fetch()
 
-    def start(self, name: str, settings: Settings) -> None:
+    def start(self, name: str, paths: Paths, network: Network) -> None:
         """Begin to fetch ``name``; raises InvalidCommand while another download runs, and offline."""
-        self._check(name, settings)
+        self._check(name, network)
         with self._changing:
             self._check_idle()
             self._process = None
             self.now = Fetch(name, running=True)
-        threading.Thread(target=self._fetch, args=(name, settings), name="download", daemon=True).start()
+        arguments = _arguments(name, paths, network)
+        threading.Thread(target=self._fetch, args=(arguments,), name="download", daemon=True).start()
 
-    def _check(self, name: str, settings: Settings) -> None:
-        if settings.offline:
+    def _check(self, name: str, network: Network) -> None:
+        if network.offline:
             raise InvalidCommand("Nothing can be downloaded while offline is on.")
         if name not in CHECKPOINTS or not CHECKPOINTS[name].sources:
             raise InvalidCommand(f"There is no checkpoint {name!r}.")
@@ -104,17 +105,17 @@ class Fetching:
             if self._process:
                 self._process.terminate()
 
-    def _fetch(self, name: str, settings: Settings) -> None:
+    def _fetch(self, arguments: Sequence[str]) -> None:
         try:
-            self._follow(name, settings)
+            self._follow(arguments)
         except (OSError, UnreadableEvent) as error:
             self._change(problem=str(error))
         finally:
             self._change(running=False)
 
-    def _follow(self, name: str, settings: Settings) -> None:
+    def _follow(self, arguments: Sequence[str]) -> None:
         """Run the command, and take in what it says. It ends with this process, whose end of the pipe is then gone."""
-        with start_program(*_arguments(name, settings), environment={"HF_HUB_OFFLINE": "0"}) as process:
+        with start_program(*arguments, environment={"HF_HUB_OFFLINE": "0"}) as process:
             with self._changing:
                 self._process = process
                 if self.now.stopping:
@@ -130,27 +131,27 @@ class Fetching:
             self.now = replace(self.now, **fields)  # type: ignore[arg-type]
 
 
-def _arguments(name: str, settings: Settings) -> list[str]:
-    folder = ("--models-dir", str(settings.models_dir.absolute()))
-    return ["download", name, "--json", *folder, "--endpoint", settings.endpoint]
+def _arguments(name: str, paths: Paths, network: Network) -> list[str]:
+    folder = ("--models-dir", str(paths.models_dir.absolute()))
+    return ["download", name, "--json", *folder, "--endpoint", network.endpoint]
 
 
-def render(fetching: Fetching, settings: Settings, texts: Texts) -> str:
+def render(fetching: Fetching, paths: Paths, network: Network, texts: Texts) -> str:
     """The checkpoints that can be fetched: here, or how much is missing; the download under way, and its button."""
     now = fetching.now
     rows = "".join(
-        f"<div><dt>{escape(name)}</dt>{_row(name, now, settings, texts)}</div>"
+        f"<div><dt>{escape(name)}</dt>{_row(name, now, paths, network, texts)}</div>"
         for name, known in CHECKPOINTS.items()
         if known.sources
     )
     return f'<dl class="machine">{rows}</dl>'
 
 
-def _row(name: str, now: Fetch, settings: Settings, texts: Texts) -> str:
+def _row(name: str, now: Fetch, paths: Paths, network: Network, texts: Texts) -> str:
     if now.running and now.name == name:
         return _under_way(now, texts)
     known = CHECKPOINTS[name]
-    missing = sum(known.sources[part].size_gb for part in missing_parts(known, settings.models_dir))
+    missing = sum(known.sources[part].size_gb for part in missing_parts(known, paths.models_dir))
     if not missing:
         return f"<dd>{escape(texts('system.fetch_here'))}</dd>"
     words = escape(texts("system.fetch_missing", missing=f"{missing:.1f}", total=f"{known.size_gb:.1f}"))
@@ -159,7 +160,7 @@ def _row(name: str, now: Fetch, settings: Settings, texts: Texts) -> str:
     told = f"<dd>{escape(about.sentences(texts.language))}</dd>"
     if now.asked and now.name == name:
         return told + _question(now, missing, texts)
-    button = "" if now.running or settings.offline else _button("fetch", name, texts("system.fetch"))
+    button = "" if now.running or network.offline else _button("fetch", name, texts("system.fetch"))
     return f"{told}<dd>{words} {button}</dd>{problem}"
 
 

@@ -43,7 +43,7 @@ def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str
         "others": others(jobs, desk.queue.paused, texts, timed(jobs, wish.show)),
         "warnings": warnings(desk, texts),
         "disk": machine_now(desk, texts),
-        "fetching": fetching.render(desk.fetching, desk.settings, texts),
+        "fetching": fetching.render(desk.fetching, desk.settings.paths, desk.settings.network, texts),
     }
 
 
@@ -232,7 +232,7 @@ def _lines(text: str) -> str:
 
 def machine_now(desk: Desk, texts: Texts) -> str:
     """Free disk, RAM and GPU memory."""
-    rows = [_space("disk", machine.disk(desk.settings.output_dir), texts), _space("ram", machine.ram(), texts)]
+    rows = [_space("disk", machine.disk(desk.settings.paths.output_dir), texts), _space("ram", machine.ram(), texts)]
     vram = machine.vram()
     if vram:
         rows.append(_space("vram", vram, texts))

@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..settings import EVERY_ADDRESS, PageSettings
+from ..settings import EVERY_ADDRESS, PageOptions
 
 CONTENT_POLICY = "; ".join(
     (
@@ -79,12 +79,12 @@ class AllowedNames:
         self._public = {name.lower() for name in public}
 
     @classmethod
-    def of(cls, settings: PageSettings) -> AllowedNames:
+    def of(cls, options: PageOptions) -> AllowedNames:
         """The names that follow from the settings; a public address adds its own later."""
         own = socket.gethostname()
-        everywhere = settings.server in (EVERY_ADDRESS, "::")
-        listening = [settings.server, own, f"{own}.local"] if everywhere else [settings.server]
-        return cls(listening, filter(None, [urlsplit(settings.root_path).hostname]))
+        everywhere = options.server in (EVERY_ADDRESS, "::")
+        listening = [options.server, own, f"{own}.local"] if everywhere else [options.server]
+        return cls(listening, filter(None, [urlsplit(options.root_path).hostname]))
 
     def add_public(self, address: str) -> None:
         """Allow the name in ``address``, a URL."""

@@ -294,13 +294,13 @@ class Readiness:
 
     def _disk(self) -> str:
         try:
-            free = shutil.disk_usage(self._desk.settings.output_dir).free
+            free = shutil.disk_usage(self._desk.settings.paths.output_dir).free
         except OSError as error:
             return f"disk: {error.strerror}"
         return f"disk: {free // 10**6} MB free" if free < LEAST_FREE_BYTES else ""
 
     def _store(self) -> str:
-        folder = self._desk.settings.output_dir / ".framepack"
+        folder = self._desk.settings.paths.output_dir / ".framepack"
         return "" if os.access(folder, os.W_OK) else "queue: its folder cannot be written"
 
     def _checkpoint(self) -> str:

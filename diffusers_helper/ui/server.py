@@ -20,7 +20,7 @@ from urllib.parse import quote
 from ..errors import InvalidSetting, OutputFailed
 from ..interrupt import StopSignal
 from ..proxies import no_proxies, require_usable_proxies
-from ..settings import PageSettings
+from ..settings import PAGE_KNOBS, PageOptions
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -46,23 +46,23 @@ def upload_address(path: str) -> str:
     return f"gradio_api/file={quote(path)}"
 
 
-def prepare_gradio(settings: PageSettings, environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare_gradio(options: PageOptions, output_dir: Path, environment: MutableMapping[str, str] = os.environ) -> None:
     """Set what Gradio reads from the environment when it is imported; nothing else there speaks to it.
 
     Its own variables would otherwise change what the page does behind its settings: open folders, start workers that
     no guard stands before, report to its makers. The program's own requests to this machine need no proxy.
     """
-    known = {knob.variable for knob in settings.knobs}
+    known = {knob.variable for knob in PAGE_KNOBS}
     for name in [name for name in environment if name.startswith("GRADIO_")]:
         if name not in known and name not in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
             log.warning("%s has no effect on this page", name)
         del environment[name]
     environment["GRADIO_ANALYTICS_ENABLED"] = "False"
-    environment["GRADIO_TEMP_DIR"] = str(uploads_folder(settings.output_dir))
+    environment["GRADIO_TEMP_DIR"] = str(uploads_folder(output_dir))
     environment["HF_HUB_DISABLE_TELEMETRY"] = environment["HF_HUB_OFFLINE"] = "1"
     for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = ",".join(filter(None, (environment.get(name), THIS_MACHINE_NAMES, settings.server)))
-    if not (settings.share or settings.root_path):
+        environment[name] = ",".join(filter(None, (environment.get(name), THIS_MACHINE_NAMES, options.server)))
+    if not (options.share or options.root_path):
         environment["FORWARDED_ALLOW_IPS"] = ""  # without a proxy in front, nobody may say who asks but the connection
     environment.pop("FRAMEPACK_AUTH", None)
 
@@ -96,12 +96,12 @@ def empty_uploads(output_dir: Path) -> None:
         raise OutputFailed(f"Could not make {folder}: {error.strerror}. Choose another output folder.") from None
 
 
-def warnings(settings: PageSettings) -> tuple[str, ...]:
+def warnings(options: PageOptions) -> tuple[str, ...]:
     """Keys of texts about how the page is reached, for the page itself."""
     keys = []
-    if settings.reachable_from_elsewhere and settings.auth is None:
+    if options.reachable_from_elsewhere and options.auth is None:
         keys.append("page.warning_open")
-    if settings.mcp and not mcp_is_installed():
+    if options.mcp and not mcp_is_installed():
         keys.append("page.warning_mcp")
     return tuple(keys)
 
@@ -131,9 +131,9 @@ def free_port(server: str, wanted: int | None) -> int:
 class PageServer:
     """The page on its port."""
 
-    def __init__(self, desk: Desk, settings: PageSettings, blocks: Blocks, looks: Mapping[str, Any]) -> None:
+    def __init__(self, desk: Desk, blocks: Blocks, looks: Mapping[str, Any]) -> None:
         """``looks``: what the page itself asks of Gradio's ``launch``."""
-        self._desk, self._settings = desk, settings
+        self._desk, self._options = desk, desk.settings.page
         self._blocks, self._looks = blocks, looks
         self.addresses: list[str] = []
 
@@ -141,8 +141,8 @@ class PageServer:
         """Listen; ``addresses`` then says where. Raises InvalidSetting."""
         from .guard import AllowedNames
 
-        names = AllowedNames.of(self._settings)
-        with _reaching_no_further_than_needed(self._settings):
+        names = AllowedNames.of(self._options)
+        with _reaching_no_further_than_needed(self._options):
             local, shared = self._launch(names)
         self.addresses = [address for address in (local, shared) if address]
         if shared:
@@ -152,27 +152,43 @@ class PageServer:
         """Start the server; its address on this machine, and the public one where that was asked for."""
         from .routes import own_routes
 
-        chosen = self._settings
-        mcp = chosen.mcp and mcp_is_installed()
+        options = self._options
+        mcp = options.mcp and mcp_is_installed()
         _, local, shared = self._blocks.launch(
             **self._looks,
             prevent_thread_lock=True,
             quiet=True,
             inline=False,
-            inbrowser=chosen.inbrowser,
-            share=chosen.share,
-            server_name=f"[{chosen.server}]" if ":" in chosen.server else chosen.server,
-            server_port=free_port(chosen.server, chosen.port),
-            auth=chosen.auth,
-            root_path=chosen.root_path,
-            max_file_size=chosen.max_upload_size,
+            inbrowser=options.inbrowser,
+            share=options.share,
+            server_name=f"[{options.server}]" if ":" in options.server else options.server,
+            server_port=free_port(options.server, options.port),
+            auth=options.auth,
+            root_path=options.root_path,
+            max_file_size=options.max_upload_size,
             mcp_server=mcp,
             ssr_mode=False,
             pwa=False,
             num_workers=0,
-            app_kwargs={"routes": own_routes(self._desk), "middleware": _layers(chosen, names, mcp)},
+            app_kwargs={"routes": own_routes(self._desk), "middleware": self._layers(names, mcp)},
         )
         return local, shared
+
+    def _layers(self, names: AllowedNames, mcp: bool) -> list[Middleware]:
+        """What every request passes, the outermost first."""
+        from starlette.middleware import Middleware
+
+        from . import guard, uploads
+
+        most_bytes, output_dir = self._options.max_upload_size, self._desk.settings.paths.output_dir
+        return [
+            Middleware(guard.SafeHeaders),
+            Middleware(guard.KnownHosts, names=names),
+            Middleware(guard.NeededRoutes, mcp=mcp),
+            Middleware(guard.LoginRequired),
+            Middleware(guard.SlowLogins),
+            Middleware(uploads.Bodies, max_upload_bytes=most_bytes, output_dir=output_dir),
+        ]
 
     def wait(self, stop: StopSignal) -> bool:
         """Until a wish to stop; False when the server has ended by itself before."""
@@ -185,27 +201,11 @@ class PageServer:
         self._blocks.close(verbose=False)
 
 
-def _reaching_no_further_than_needed(settings: PageSettings) -> AbstractContextManager[None]:
+def _reaching_no_further_than_needed(options: PageOptions) -> AbstractContextManager[None]:
     """A start asks this machine only, through no proxy, but for a public address. Raises InvalidSetting."""
     import httpx
 
-    if not settings.share:
+    if not options.share:
         return no_proxies()
     require_usable_proxies(httpx.Client)
     return nullcontext()
-
-
-def _layers(settings: PageSettings, names: AllowedNames, mcp: bool) -> list[Middleware]:
-    """What every request passes, the outermost first."""
-    from starlette.middleware import Middleware
-
-    from . import guard, uploads
-
-    return [
-        Middleware(guard.SafeHeaders),
-        Middleware(guard.KnownHosts, names=names),
-        Middleware(guard.NeededRoutes, mcp=mcp),
-        Middleware(guard.LoginRequired),
-        Middleware(guard.SlowLogins),
-        Middleware(uploads.Bodies, max_upload_bytes=settings.max_upload_size, output_dir=settings.output_dir),
-    ]

@@ -41,13 +41,13 @@ def _fetch_command(desk: Desk) -> Callable[[str, gr.EventData], None]:
     """A click on Fetch, on an answer to its question, or on Stop. Raises InvalidCommand."""
 
     def carry_out(language: str, event: gr.EventData) -> None:
-        act, texts = Act.of(event), Texts(language)
+        act, texts, settings = Act.of(event), Texts(language), desk.settings
         if act.name == "fetch":
-            desk.fetching.ask(act.value, desk.settings, doctor.why_not)
+            desk.fetching.ask(act.value, settings.network, lambda: doctor.why_not(settings))
         elif act.name == "fetch_no":
             desk.fetching.decline()
         elif act.name == "fetch_yes":
-            desk.fetching.start(act.value, desk.settings)
+            desk.fetching.start(act.value, settings.paths, settings.network)
             inform(texts("system.fetch_told", name=act.value))
         elif act.name == "fetch_stop":
             desk.fetching.stop()

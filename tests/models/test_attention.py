@@ -24,7 +24,6 @@ from diffusers_helper.models.attention import (
     Kernel,
     attention_is_fused,
     choose_attention,
-    resolve_wish,
     use_attention,
 )
 from diffusers_helper.models.speed import attention_of, quicken
@@ -76,8 +75,12 @@ def kernels_as_before() -> Iterator[None]:
     torch.backends.cuda.enable_mem_efficient_sdp(True)
 
 
-def chosen(tmp_path: Path, **flags: str) -> settings.Settings:
-    return settings.resolve({"models_dir": str(tmp_path), **flags}, {}, tmp_path / "none.json")
+def kernels(tmp_path: Path, **flags: str) -> settings.Kernels:
+    return settings.resolve({"models_dir": str(tmp_path), **flags}, {}, tmp_path / "none.json").kernels
+
+
+def asked(wish: str, mode: str) -> settings.Settings:
+    return settings.resolve({"attention": wish, "xformers_mode": mode}, {}, Path("none.json"))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +93,9 @@ def chosen(tmp_path: Path, **flags: str) -> settings.Settings:
     ],
 )  # fmt: skip
 def test_two_settings_come_to_one_kernel(wish: str, mode: str, kernel: str, told: str) -> None:
-    name, notices = resolve_wish(wish, mode)
-    assert name == kernel
+    chosen = asked(wish, mode)
+    notices = chosen.every_notice()
+    assert chosen.kernels.attention == kernel
     assert told in " ".join(notices)
     assert bool(told) == bool(notices)
 
@@ -99,7 +103,7 @@ def test_two_settings_come_to_one_kernel(wish: str, mode: str, kernel: str, told
 def test_every_wish_has_kernels() -> None:
     for wish in settings.ATTENTIONS:
         for mode in settings.XFORMERS_MODES:
-            assert KERNELS[resolve_wish(wish, mode)[0]]
+            assert KERNELS[asked(wish, mode).kernels.attention]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_missing_package_is_named_and_pytorchs_is_used(
     wish: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
-    found = choose_attention(wish, "off", CPU, torch.float32)
+    found = choose_attention(wish, CPU, torch.float32)
     assert found.kernel == SDPA
     assert f"the package {package} is not installed" in found.notices[0]
     assert "is used instead" in found.notices[0]
@@ -128,16 +132,16 @@ def test_a_kernel_that_fails_its_test_is_not_used(
     function: Callable[..., Tensor], reason: str, sage: Callable[[Callable[..., Tensor]], None]
 ) -> None:
     sage(function)
-    found = choose_attention("sage", "off", CPU, torch.float32)
+    found = choose_attention("sage", CPU, torch.float32)
     assert found.kernel == SDPA
     assert reason in found.notices[0]
 
 
 def test_the_test_takes_less_than_a_second(sage: Callable[[Callable[..., Tensor]], None]) -> None:
     sage(exact)
-    choose_attention("sage", "off", CPU, torch.float32)
+    choose_attention("sage", CPU, torch.float32)
     began = time.perf_counter()
-    assert choose_attention("sage", "off", CPU, torch.float32).kernel.backend == "sage"
+    assert choose_attention("sage", CPU, torch.float32).kernel.backend == "sage"
     assert time.perf_counter() - began < 1
 
 
@@ -154,7 +158,7 @@ def test_the_blocks_use_a_proved_kernel_and_nothing_else_does(
     transformer, inputs, before = tiny_transformer(), tiny_inputs(), functional.scaled_dot_product_attention
     with torch.inference_mode():
         plain = transformer(**inputs)
-        assert quicken(transformer, CPU, torch.float32, chosen(tmp_path, attention="sage")).notices == ()
+        assert quicken(transformer, CPU, torch.float32, kernels(tmp_path, attention="sage")).notices == ()
         calls.clear()
         assert torch.equal(transformer(**inputs), plain)
     assert len(calls) == len(transformer.blocks)
@@ -166,7 +170,7 @@ def test_the_default_changes_no_bit(tmp_path: Path) -> None:
     transformer, inputs = tiny_transformer(), tiny_inputs()
     with torch.inference_mode():
         plain = transformer(**inputs)
-        assert quicken(transformer, CPU, torch.float32, chosen(tmp_path)).notices == ()
+        assert quicken(transformer, CPU, torch.float32, kernels(tmp_path)).notices == ()
         assert torch.equal(transformer(**inputs), plain)
 
 
@@ -179,7 +183,7 @@ def test_a_kernel_that_rounds_otherwise_passes(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("kernels_as_before")
 def test_pytorchs_kernels_can_be_forbidden(tmp_path: Path) -> None:
     environment = {"PYTORCH_ENABLE_FLASH_SDP": "0", "PYTORCH_ENABLE_MEM_EFFICIENT_SDP": "0"}
-    attention_of(settings.resolve({}, environment, tmp_path / "none.json"), CPU, torch.float32)
+    attention_of(settings.resolve({}, environment, tmp_path / "none.json").kernels, CPU, torch.float32)
     assert not torch.backends.cuda.flash_sdp_enabled()
     assert not torch.backends.cuda.mem_efficient_sdp_enabled()
 
@@ -239,7 +243,7 @@ def backends(transformer: FramePackTransformer) -> frozenset[str | None]:
     ("wish", "mode"), [("flash", "off"), ("sage", "off"), ("auto", "standard"), ("auto", "aggressive")]
 )
 def test_on_a_gpu_each_is_used_or_says_why_not(wish: str, mode: str) -> None:
-    found = choose_attention(wish, mode, torch.device("cuda"), torch.bfloat16)
+    found = choose_attention(asked(wish, mode).kernels.attention, torch.device("cuda"), torch.bfloat16)
     assert (found.kernel == SDPA) == bool(found.notices)
     if mode == "aggressive":
         assert found.kernel == KERNELS["cutlass"][0]

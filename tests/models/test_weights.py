@@ -35,6 +35,10 @@ def resolved(**variables: str) -> Settings:
     return settings.resolve({}, variables, Path("nowhere.json"))
 
 
+def with_models_in(folder: Path, chosen: Settings) -> Settings:
+    return replace(chosen, paths=replace(chosen.paths, models_dir=folder))
+
+
 @pytest.mark.parametrize(
     ("variables", "precision", "said"),
     [
@@ -60,16 +64,18 @@ def test_which_setting_counts_is_a_rule_and_the_others_are_told(
     variables: dict[str, str], precision: str, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "bitsandbytes", lambda: None)
-    constraints, notices = constraints_of(resolved(**variables))
-    assert constraints.precision == precision
+    chosen = resolved(**variables)
+    assert constraints_of(chosen.weights, chosen.memory).precision == precision
+    notices = chosen.every_notice()
     assert len(notices) == len(said)
     assert all(words in notice for words, notice in zip(said, notices, strict=True))
 
 
 def test_bitsandbytes_that_is_missing_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantise, "find_spec", lambda name: None)
+    chosen = resolved(FRAMEPACK_BNB_LOAD_IN_4BIT="1")
     with pytest.raises(UnusableInput, match="bitsandbytes need that package"):
-        constraints_of(resolved(FRAMEPACK_BNB_LOAD_IN_4BIT="1"))
+        constraints_of(chosen.weights, chosen.memory)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_a_bad_value_names_the_variable_and_what_is_allowed(variable: str, value
 def test_the_allocators_settings_are_taken_with_a_colon_and_with_an_equals_sign() -> None:
     right = "expandable_segments:True,max_split_size_mb:128"
     for text in (right, "expandable_segments:True,max_split_size_mb=128"):
-        assert resolved(PYTORCH_CUDA_ALLOC_CONF=text).cuda_alloc_conf == right
+        assert resolved(PYTORCH_CUDA_ALLOC_CONF=text).memory.cuda_alloc_conf == right
 
 
 @pytest.mark.parametrize(
@@ -115,8 +121,8 @@ def test_products_in_8_bits_are_left_where_they_are_slower(
     monkeypatch.setattr("diffusers_helper.models.speed.why_not", lambda device: "")
     compute = Compute(torch.device(device), *[torch.float32] * 3, "")
     there, asked_for = Machine(0, 0, 10**12, 10**12, 10**12), Constraints(precision=precision)
-    plan = plan_on(there, FULL_SIZE, Workload.of(64, 64), asked_for)
-    said = weights.why_no_products(plan, compute, resolved(**asked))
+    plan, chosen = plan_on(there, FULL_SIZE, Workload.of(64, 64), asked_for), resolved(**asked)
+    said = weights.why_no_products(plan, compute, chosen.weights, chosen.kernels)
     assert reason in said
     assert bool(said) == bool(reason)
 
@@ -128,17 +134,25 @@ def test_products_in_8_bits_are_tried_once_for_a_load(
     asked: list[str] = []
     monkeypatch.setattr(weights, "why_not_multiply", lambda precision, device: asked.append(precision) or "none here")
     chosen = resolved(FRAMEPACK_QUANTISE="int8", FRAMEPACK_QUANTISED_MATMUL="1")
-    with Engine.load(find_checkpoint("pocket", pocket), replace(chosen, models_dir=tmp_path)) as made:
+    with Engine.load(find_checkpoint("pocket", pocket), with_models_in(tmp_path, chosen)) as made:
         assert asked == ["int8"]
         assert made._notices == ("--quantised-matmul has no effect: none here.",)
 
 
+def test_settings_that_do_not_count_are_told_with_every_video(pocket: Path, tmp_path: Path) -> None:
+    given = {"FRAMEPACK_ATTENTION": "sdpa", "FRAMEPACK_XFORMERS_MODE": "standard", "FRAMEPACK_BNB_CPU_OFFLOAD": "1"}
+    chosen = with_models_in(tmp_path, resolved(**given))
+    with Engine.load(find_checkpoint("pocket", pocket), chosen) as made:
+        assert len(chosen.every_notice()) == 2
+        assert made._notices == chosen.every_notice()
+
+
 def test_segments_grow_by_default_where_they_can() -> None:
     default = resolved()
-    assert default.cuda_alloc_conf == ("expandable_segments:True" if sys.platform == "linux" else "")
-    assert resolved(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64").cuda_alloc_conf == "max_split_size_mb:64"
+    assert default.memory.cuda_alloc_conf == ("expandable_segments:True" if sys.platform == "linux" else "")
+    assert resolved(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64").memory.cuda_alloc_conf == "max_split_size_mb:64"
     both = resolved(PYTORCH_ALLOC_CONF="expandable_segments:False", PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64")
-    assert both.cuda_alloc_conf == "expandable_segments:False", "PyTorch reads that one first"
+    assert both.memory.cuda_alloc_conf == "expandable_segments:False", "PyTorch reads that one first"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +197,7 @@ def made(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.Temp
 
 def _video(folder_of_checkpoint: Path, photograph: Path, folder: Path, name: str) -> np.ndarray:
     checkpoint = find_checkpoint(str(folder_of_checkpoint), folder)
-    chosen = replace(resolved(FRAMEPACK_QUANTISE=name), models_dir=folder / "models")
+    chosen = with_models_in(folder / "models", resolved(FRAMEPACK_QUANTISE=name))
     height, width = min(checkpoint.buckets)
     fields = {"picture": str(photograph), "size": f"{width}x{height}", "kind": "f1", "seconds": 1.0, "steps": 4}
     with Engine.load(checkpoint, chosen) as engine:

@@ -48,7 +48,7 @@ class Served:
 
     @property
     def output_dir(self) -> Path:
-        return self.desk.settings.output_dir
+        return self.desk.settings.paths.output_dir
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=20, trust_env=False, **options)
@@ -65,9 +65,9 @@ def settings_for(output_dir: Path, **flags: Any) -> PageSettings:
 
 def make_desk(queue: JobQueue, settings: PageSettings, **fields: Any) -> Desk:
     """A desk over ``queue`` with a worker that beats."""
-    presets = PresetStore(settings.output_dir / ".framepack" / "presets")
+    presets = PresetStore(settings.paths.output_dir / ".framepack" / "presets")
     beats: Any = lambda: 0.0  # noqa: E731
-    checkpoints = installed_in(settings.output_dir, CHECKPOINT)
+    checkpoints = installed_in(settings.paths.output_dir, CHECKPOINT)
     return Desk(**{"queue": queue, "settings": settings, "checkpoints": checkpoints,
                    "presets": presets, "warnings": (), "worker_heartbeat": beats, **fields})  # fmt: skip
 
@@ -126,12 +126,12 @@ def serving(
     with same_environment():
         output_dir.mkdir(exist_ok=True)
         settings = settings_for(output_dir, **{"port": a_port(), **flags})
-        server.prepare_gradio(settings)
+        server.prepare_gradio(settings.page, settings.paths.output_dir)
         checkpoints = installed_in(output_dir, *installed)
         queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
         server.empty_uploads(output_dir)
         desk = make_desk(queue, settings, checkpoints=checkpoints)
-        page = server.PageServer(desk, settings, *make_page(desk))
+        page = server.PageServer(desk, *make_page(desk))
         try:
             page.open()
             with working(queue, executor):
@@ -151,7 +151,7 @@ def small_page(desk: Desk) -> Any:
         picture = gr.Image(type="filepath", image_mode=None)
         said = gr.Textbox()
         gr.Button().click(lambda path: f"got {path}", picture, said, api_visibility="private", queue=False)
-        add_endpoints(desk, server.uploads_folder(desk.settings.output_dir))
+        add_endpoints(desk, server.uploads_folder(desk.settings.paths.output_dir))
     return blocks
 
 

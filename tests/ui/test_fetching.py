@@ -10,7 +10,7 @@ import pytest
 
 from diffusers_helper.errors import InvalidCommand
 from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint
-from diffusers_helper.settings import Settings, resolve
+from diffusers_helper.settings import Network, Paths, resolve
 from diffusers_helper.ui.fetching import Fetching, render
 from diffusers_helper.ui.texts import Texts
 
@@ -33,8 +33,9 @@ def server(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]
         yield serving
 
 
-def settings_of(server: HubServer, folder: Path, **flags: str) -> Settings:
-    return resolve({"models_dir": str(folder), "endpoint": server.endpoint, **flags}, {}, folder / "none.json")
+def settings_of(server: HubServer, folder: Path, **flags: str) -> tuple[Paths, Network]:
+    chosen = resolve({"models_dir": str(folder), "endpoint": server.endpoint, **flags}, {}, folder / "none.json")
+    return chosen.paths, chosen.network
 
 
 def wait_for_the_end(fetching: Fetching) -> None:
@@ -46,22 +47,22 @@ def wait_for_the_end(fetching: Fetching) -> None:
 
 def test_a_checkpoint_is_fetched_and_its_button_goes(server: HubServer, tmp_path: Path) -> None:
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    before = render(fetching, settings, ENGLISH)
+    before = render(fetching, *settings, ENGLISH)
     assert "42.5 of 42.5 GB missing" in before
     assert 'data-act="fetch" data-value="framepack"' in before
-    fetching.start(NAME, settings)
+    fetching.start(NAME, *settings)
     wait_for_the_end(fetching)
     assert fetching.now.complete
     assert find_checkpoint(NAME, tmp_path)
-    assert 'data-value="framepack"' not in render(fetching, settings, ENGLISH)
+    assert 'data-value="framepack"' not in render(fetching, *settings, ENGLISH)
 
 
 def test_a_refusal_is_shown_escaped_and_the_button_stays(server: HubServer, tmp_path: Path) -> None:
     server.faults["list"] = [403]
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    fetching.start(NAME, settings)
+    fetching.start(NAME, *settings)
     wait_for_the_end(fetching)
-    shown = render(fetching, settings, ENGLISH)
+    shown = render(fetching, *settings, ENGLISH)
     assert "HF_TOKEN" in shown
     assert 'data-act="fetch" data-value="framepack"' in shown
 
@@ -70,16 +71,16 @@ def test_a_refusal_is_shown_escaped_and_the_button_stays(server: HubServer, tmp_
 def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: Path, where: str) -> None:
     server.faults[where], server.retry_after = [503] * 9, "100"
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    fetching.start(NAME, settings)
+    fetching.start(NAME, *settings)
     until = time.monotonic() + 20
     while "503" not in fetching.now.problem and time.monotonic() < until:
         time.sleep(0.01)
-    shown = render(fetching, settings, ENGLISH)
+    shown = render(fetching, *settings, ENGLISH)
     assert "503" in shown
     assert 'data-act="fetch_stop"' in shown
     assert 'data-act="fetch" ' not in shown
     with pytest.raises(InvalidCommand, match="framepack is being fetched already"):
-        fetching.start("framepack-f1", settings)
+        fetching.start("framepack-f1", *settings)
     fetching.stop()
     wait_for_the_end(fetching)
     assert not fetching.now.complete
@@ -88,19 +89,19 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
 @pytest.mark.parametrize("why", ["", "needs 59 GB of <RAM>"])
 def test_it_asks_first_and_says_what_speaks_against_it(server: HubServer, tmp_path: Path, why: str) -> None:
     settings, fetching = settings_of(server, tmp_path), Fetching()
-    fetching.ask(NAME, settings, lambda settings: why)
-    asked = render(fetching, settings, ENGLISH)
+    fetching.ask(NAME, settings[1], lambda: why)
+    asked = render(fetching, *settings, ENGLISH)
     assert "Download 42.5 GB?" in asked
     assert ("needs 59 GB of &lt;RAM&gt;" in asked, "would not run" in asked) == (bool(why), bool(why))
     assert f'data-act="fetch_yes" data-value="{NAME}"' in asked
     assert not fetching.now.running
     fetching.decline()
-    assert "fetch_yes" not in render(fetching, settings, ENGLISH)
+    assert "fetch_yes" not in render(fetching, *settings, ENGLISH)
 
 
 def test_what_cannot_begin_is_refused(server: HubServer, tmp_path: Path) -> None:
     with pytest.raises(InvalidCommand, match="offline"):
-        Fetching().start(NAME, settings_of(server, tmp_path, offline="1"))
+        Fetching().start(NAME, *settings_of(server, tmp_path, offline="1"))
     with pytest.raises(InvalidCommand, match="There is no checkpoint"):
-        Fetching().start("../evil", settings_of(server, tmp_path))
-    assert 'data-act="fetch"' not in render(Fetching(), settings_of(server, tmp_path, offline="1"), ENGLISH)
+        Fetching().start("../evil", *settings_of(server, tmp_path))
+    assert 'data-act="fetch"' not in render(Fetching(), *settings_of(server, tmp_path, offline="1"), ENGLISH)

@@ -267,7 +267,7 @@ def test_what_makes_no_sense_in_a_draft_is_left_out(stage: Stage) -> None:
 
 def upload(stage: Stage, name: str, content: bytes) -> Path:
     """A file among the uploads, as Gradio keeps it; its folder is its name for a browser."""
-    place = uploads_folder(stage.desk.settings.output_dir) / hashlib.sha256(content).hexdigest() / name
+    place = uploads_folder(stage.desk.settings.paths.output_dir) / hashlib.sha256(content).hexdigest() / name
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
     return place

@@ -55,11 +55,11 @@ def locked(tmp_path: Path) -> Iterator[Served]:
 )  # fmt: skip
 def test_addresses_and_given_names_are_ours(host: str, allowed: bool, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, server="box.lan", root_path="https://page.example.org/framepack")
-    assert AllowedNames.of(settings).allow(host) is allowed
+    assert AllowedNames.of(settings.page).allow(host) is allowed
 
 
 def test_a_server_for_every_address_knows_its_own_name_and_its_public_one(tmp_path: Path) -> None:
-    names = AllowedNames.of(settings_for(tmp_path, server="0.0.0.0"))  # noqa: S104
+    names = AllowedNames.of(settings_for(tmp_path, server="0.0.0.0").page)  # noqa: S104
     assert names.allow(f"{socket.gethostname()}:7860")
     assert not names.allow("abc.gradio.live")
     names.add_public("https://abc.gradio.live/")

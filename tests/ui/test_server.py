@@ -23,7 +23,7 @@ def test_nothing_but_the_settings_speaks_to_gradio(tmp_path: Path, caplog: pytes
         "GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_NUM_WORKERS": "4", "GRADIO_SHARE": "1",
         "GRADIO_SERVER_NAME": "::1", "FRAMEPACK_AUTH": "someone:secret", "NO_PROXY": "example.org", "HOME": "/home",
     }  # fmt: skip
-    server.prepare_gradio(settings_for(tmp_path), environment)
+    server.prepare_gradio(settings_for(tmp_path).page, tmp_path, environment)
     uploads = str(tmp_path / ".framepack" / "uploads")
     assert {name: value for name, value in environment.items() if name.startswith("GRADIO_")} == {
         "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads,
@@ -50,7 +50,7 @@ def test_an_open_page_and_a_missing_package_are_warned_of(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     monkeypatch.setattr(server, "mcp_is_installed", lambda: False)
-    assert server.warnings(settings_for(tmp_path, **flags)) == keys
+    assert server.warnings(settings_for(tmp_path, **flags).page) == keys
     for language in ("en", "ja", "zh"):
         assert all(Texts(language)(key) for key in keys)
 

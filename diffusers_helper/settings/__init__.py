@@ -1,0 +1,37 @@
+"""The settings of this installation: every knob once, with its flag, environment variable, default and help."""
+
+from .groups import (
+    ALLOCATOR_VARIABLES,
+    ATTENTIONS,
+    EVERY_ADDRESS,
+    ROOT,
+    Kernels,
+    Memory,
+    Network,
+    PageOptions,
+    Paths,
+    Weights,
+)
+from .older import XFORMERS_MODES
+from .settings import KNOBS, PAGE_KNOBS, PageSettings, Settings, add_flags, resolve, resolve_page
+
+__all__ = [
+    "ALLOCATOR_VARIABLES",
+    "ATTENTIONS",
+    "EVERY_ADDRESS",
+    "KNOBS",
+    "PAGE_KNOBS",
+    "ROOT",
+    "XFORMERS_MODES",
+    "Kernels",
+    "Memory",
+    "Network",
+    "PageOptions",
+    "PageSettings",
+    "Paths",
+    "Settings",
+    "Weights",
+    "add_flags",
+    "resolve",
+    "resolve_page",
+]

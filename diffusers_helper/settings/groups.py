@@ -1,0 +1,136 @@
+"""The knobs of this installation, each declared once, in a group per concern. A room is given its group."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
+from ..names import path_of
+from .knob import knob
+from .parsing import alloc_conf, devices, endpoint, gb, host, login, one_of, port, root_path, size_bytes, truth
+from .parsing import checkpoint as checkpoint_name
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+THIS_MACHINE = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for it
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Where PyTorch reads how it manages GPU memory; the first goes before the second, and is known from 2.9 on."""
+EXPANDABLE = "expandable_segments:True"
+
+LEVELS = ("debug", "info", "warning", "error")
+ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
+QUANTISATIONS = ("auto", "off", "int8", "fp8", "bnb8", "bnb4")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What is used, and where things are."""
+
+    checkpoint: str = knob("FRAMEPACK_CHECKPOINT", "pocket", checkpoint_name, "name or folder of the checkpoint")
+    output_dir: Path = knob(
+        "FRAMEPACK_OUTPUT_DIR", str(ROOT / "outputs"), path_of, "where videos go, in a folder per day"
+    )
+    models_dir: Path = knob("HF_HOME", str(ROOT / "hf_download"), path_of, "where downloaded checkpoints are kept")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is asked over the network, and whether anything is."""
+
+    endpoint: str = knob("HF_ENDPOINT", "https://huggingface.co", endpoint, "the hub that `download` asks, or a mirror")
+    offline: bool = knob("HF_HUB_OFFLINE", "0", truth, "never touch the network")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the program writes about itself."""
+
+    log_level: str = knob("FRAMEPACK_LOG_LEVEL", "warning", one_of(*LEVELS), "debug, info, warning or error")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How the transformer's blocks are computed.
+
+    Attributes:
+        attention: sdpa, flash, sage, xformers or cutlass, once it is translated (older.py).
+    """
+
+    attention: str = knob(
+        "FRAMEPACK_ATTENTION", "auto", one_of(*ATTENTIONS), "kernel of the transformer's attention: "
+        f"{', '.join(ATTENTIONS)}; auto is sdpa, PyTorch's own, unless --xformers-mode says otherwise",
+    )  # fmt: skip
+    flash_sdp: bool = knob("PYTORCH_ENABLE_FLASH_SDP", "1", truth, "0 keeps PyTorch's attention from its flash kernel")
+    mem_efficient_sdp: bool = knob(
+        "PYTORCH_ENABLE_MEM_EFFICIENT_SDP", "1", truth, "0 keeps PyTorch's attention from its memory-efficient kernel"
+    )
+    compile: bool = knob("FRAMEPACK_COMPILE", "0", truth, "compile the transformer's blocks before the first step")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers of the transformer's weights."""
+
+    quantise: str = knob(
+        "FRAMEPACK_QUANTISE", "auto", one_of(*QUANTISATIONS), "numbers of the transformer's weights: "
+        f"{', '.join(QUANTISATIONS)}; auto is off where they fit, else int8",
+    )  # fmt: skip
+    quantised_matmul: bool = knob(
+        "FRAMEPACK_QUANTISED_MATMUL", "0", truth,
+        "multiply int8 or fp8 weights as they are, where the GPU can: faster, less exact",
+    )  # fmt: skip
+    bnb_cpu_offload: bool = knob("FRAMEPACK_BNB_CPU_OFFLOAD", "0", truth, "4-bit weights leave the GPU for decoding")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What of GPU memory and RAM the weights take."""
+
+    small_host_copy: bool = knob(
+        "FRAMEPACK_SMALL_HOST_COPY", "0", truth, "blocks that stay on the GPU are not in RAM too"
+    )
+    least_preserved_gb: float = knob(
+        "FRAMEPACK_PRESERVED_MEMORY_GB", str(LEAST_PRESERVED_GB), gb, "GPU memory in GB that the weights leave free "
+        f"in every video, {LEAST_PRESERVED_GB} to {MOST_PRESERVED_GB}; a video may ask for more",
+    )  # fmt: skip
+    cuda_alloc_conf: str = knob(
+        ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", alloc_conf,
+        "how PyTorch manages GPU memory: name:value, with commas between", newer_variable=ALLOCATOR_VARIABLES[0],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """How the page is reached, and what it takes."""
+
+    server: str = knob("GRADIO_SERVER_NAME", THIS_MACHINE, host, "address the page listens on; 0.0.0.0 is every one")
+    port: int | None = knob(
+        "GRADIO_SERVER_PORT", "", port, "port of the page; by default the first free one from 7860 on"
+    )
+    share: bool = knob("GRADIO_SHARE", "0", truth, "also a public address, through Gradio's servers")
+    auth: tuple[str, str] | None = knob(
+        "FRAMEPACK_AUTH", "", login, "user:password that the page asks for; other users of the machine can "
+        "read flags, so better through the environment", secret=True,
+    )  # fmt: skip
+    executors: tuple[str, ...] = knob(
+        "FRAMEPACK_EXECUTORS", "", devices, "devices, a process for each: 0,1 are two GPUs; or cpu"
+    )
+    inbrowser: bool = knob("FRAMEPACK_INBROWSER", "0", truth, "open the page in a browser")
+    preset: str = knob("FRAMEPACK_PRESET", "", str, "name of the preset that the page starts with")
+    max_upload_size: int = knob(
+        "FRAMEPACK_MAX_UPLOAD_SIZE", "100mb", size_bytes, "the largest file that the page takes"
+    )
+    root_path: str = knob(
+        "GRADIO_ROOT_PATH", "", root_path, "where a proxy in front shows the page: /path, or the whole "
+        "address when the proxy passes its own name on",
+    )  # fmt: skip
+    mcp: bool = knob("FRAMEPACK_MCP", "0", truth, "also serve the public endpoints as tools over MCP")
+
+    @property
+    def reachable_from_elsewhere(self) -> bool:
+        """Whether other machines can open the page."""
+        return self.share or not (self.server in ("localhost", "::1") or self.server.startswith("127."))

@@ -1,0 +1,113 @@
+"""Other names for what a knob says, many from the documents of other versions, and what they come to.
+
+They stay valid as flags, variables and lines of the settings file. Here they are translated, so that a room sees one
+value and no other name of it. Which one counts is a rule, and what does not count is said: --quantise goes before
+--fp8-scaled, and that before bitsandbytes; --attention goes before --xformers-mode; --fast-start before --compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from .groups import Kernels, Weights
+from .knob import knob
+from .parsing import one_of, truth
+
+KERNEL_OF_MODE: Mapping[str, str] = {"off": "sdpa", "standard": "xformers", "aggressive": "cutlass"}
+XFORMERS_MODES = tuple(KERNEL_OF_MODE)
+PACKED = ("bnb8", "bnb4")
+"""The quantisations that are bitsandbytes'."""
+
+Notices = Mapping[str, tuple[str, ...]]
+"""By the name of a knob, what is said about settings that do not count beside its value."""
+
+
+@dataclass(frozen=True)
+class OlderNames:
+    """The other names. A room never sees them."""
+
+    xformers_mode: str = knob(
+        "FRAMEPACK_XFORMERS_MODE", "off", one_of(*XFORMERS_MODES), "off; standard, the xFormers "
+        "package; aggressive, its CUTLASS kernel, which comes with PyTorch", after="attention",
+    )  # fmt: skip
+    fast_start: bool = knob(
+        "FRAMEPACK_FAST_START", "0", truth, "leave out what makes the first step wait, as --compile", after="compile"
+    )
+    fp8_scaled: bool = knob("FRAMEPACK_FP8_SCALED", "0", truth, "the same as --quantise fp8", after="quantise")
+    use_bnb: bool = knob(
+        "FRAMEPACK_USE_BNB", "0", truth, "8-bit weights by bitsandbytes, on the GPU", after="quantised_matmul"
+    )
+    bnb_load_in_4bit: bool = knob(
+        "FRAMEPACK_BNB_LOAD_IN_4BIT", "0", truth, "4-bit weights by bitsandbytes, on the GPU", after="quantised_matmul"
+    )
+    use_memory_v2: bool = knob(
+        "FRAMEPACK_USE_MEMORY_V2", "0", truth,
+        "changes nothing by itself any more: where blocks must be swapped, they always come ahead of their use",
+        after="bnb_cpu_offload",
+    )  # fmt: skip
+
+
+def translated(weights: Weights, kernels: Kernels, older: OlderNames) -> tuple[Weights, Kernels, Notices]:
+    """The groups with one value for each thing, and what is said about those that do not count."""
+    quantise, about_weights = _quantise(weights, older)
+    attention, about_attention = _attention(kernels.attention, older.xformers_mode)
+    compiled, about_compiling = _compile(kernels.compile, older.fast_start)
+    notices = {"quantise": about_weights, "attention": about_attention, "compile": about_compiling}
+    return replace(weights, quantise=quantise), replace(kernels, attention=attention, compile=compiled), notices
+
+
+def _quantise(weights: Weights, older: OlderNames) -> tuple[str, tuple[str, ...]]:
+    asked = tuple(_asked(weights.quantise, older))
+    quantise = asked[0][1] if asked else "auto"
+    unneeded = _unneeded(asked)
+    packed = _about_packed(quantise, weights.quantise != quantise, older)
+    idle = _about_offload(quantise, weights.bnb_cpu_offload)
+    return quantise, (*unneeded, *packed, *idle)
+
+
+def _asked(quantise: str, older: OlderNames) -> Iterator[tuple[str, str]]:
+    """Everything that asks for a quantisation, with what it asks for; the first counts."""
+    if quantise != "auto":
+        yield f"--quantise {quantise}", quantise
+    if older.fp8_scaled:
+        yield "--fp8-scaled", "fp8"
+    if older.bnb_load_in_4bit:
+        yield "FRAMEPACK_BNB_LOAD_IN_4BIT", "bnb4"
+    elif older.use_bnb:
+        yield "FRAMEPACK_USE_BNB", "bnb8"
+
+
+def _unneeded(asked: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    for name, quantise in asked[1:]:
+        if quantise != asked[0][1]:
+            yield f"{asked[0][0]} goes before {name}, which has no effect."
+
+
+def _about_packed(quantise: str, by_older_name: bool, older: OlderNames) -> Iterator[str]:
+    if quantise not in PACKED:
+        return
+    if by_older_name and not older.use_bnb:
+        yield "FRAMEPACK_BNB_LOAD_IN_4BIT asks for bitsandbytes also without FRAMEPACK_USE_BNB."
+    if older.use_memory_v2:
+        yield "Weights packed by bitsandbytes stay on the GPU: --use-memory-v2 has nothing to swap."
+
+
+def _about_offload(quantise: str, bnb_cpu_offload: bool) -> Iterator[str]:
+    if bnb_cpu_offload and quantise != "bnb4":
+        yield "FRAMEPACK_BNB_CPU_OFFLOAD has no effect: only bitsandbytes' 4-bit weights can leave the GPU."
+
+
+def _attention(wish: str, xformers_mode: str) -> tuple[str, tuple[str, ...]]:
+    """The kernel that both together ask for."""
+    if wish == "auto" or (wish == "xformers" and xformers_mode != "off"):
+        return KERNEL_OF_MODE[xformers_mode], ()
+    if xformers_mode == "off":
+        return wish, ()
+    return wish, (f"--attention {wish} goes before --xformers-mode {xformers_mode}, which has no effect.",)
+
+
+def _compile(wished: bool, fast_start: bool) -> tuple[bool, tuple[str, ...]]:
+    if wished and fast_start:
+        return False, ("--fast-start goes before --compile: the blocks are not compiled.",)
+    return wished, ()
