@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,10 +46,10 @@ class Scaled(Mapping[str, Tensor]):
 
 def latents(folder: Path, quantise: str, photograph: Path, work: Path, weight_filter: WeightFilter | None) -> Tensor:
     work.mkdir(exist_ok=True)
-    chosen = settings.resolve({"quantise": quantise}, {}, work / "none")
+    chosen = settings.resolve({"quantise": quantise, "models_dir": str(work)}, {}, work / "none")
     checkpoint, file = find_checkpoint(str(folder), work), work / "latents.safetensors"
     asked = {"picture": str(photograph), "prompt": "-", "seconds": 1.0, "steps": 2, "seed": 3, "kind": "f1"}
-    with Engine.load(checkpoint, replace(chosen, models_dir=work), weight_filter=weight_filter) as engine:
+    with Engine.load(checkpoint, chosen, weight_filter=weight_filter) as engine:
         assert isinstance(engine.parts.transformer.modulation, ModulationTable)
         *_, last = generate(Request.parse(asked), engine, work, latents_result=file)
     assert isinstance(last, Finished), last
