@@ -115,7 +115,7 @@ def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Even
         UnusableResumeFolder: it is foreign, damaged, or of another checkpoint.
     """
     folder = WorkFolder.reopen(path)
-    if folder.job.fingerprint != engine.fingerprint:
+    if folder.manifest.fingerprint != engine.fingerprint:
         raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
     return _to_the_end(Run(folder, engine, folder.load_pictures(), folder.load_sections(), known))
 
@@ -260,7 +260,7 @@ def _place(run: Run, section: SectionPlan) -> dict[str, int]:
 
 def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
     return Plan(
-        checkpoint=run.folder.job.checkpoint,
+        checkpoint=run.folder.manifest.checkpoint,
         kind=run.request.kind.name,
         sections=len(run.plan.sections),
         steps=run.request.steps,

@@ -30,7 +30,7 @@ from .request import Recipe
 from .request.fields import fields, flat, without_aliases
 from .request.migrate import VERSION, as_present
 
-Source: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
+Origin: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
 
 SHOWN_CHARACTERS = 60
 
@@ -56,7 +56,7 @@ class Recalled:
         checkpoint: the name of the checkpoint that was used, where the file tells.
     """
 
-    source: Source
+    source: Origin
     fields: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
     not_taken: tuple[NotTaken, ...] = ()
@@ -68,7 +68,7 @@ class Recalled:
 class _Found:
     """What a reader makes of a file before the values are checked."""
 
-    source: Source
+    source: Origin
     fields: dict[str, Any] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -140,7 +140,7 @@ def _of_ours(recipe: Mapping[str, Any]) -> _Found:
     return found
 
 
-def _of_recipe(source: Source, data: Mapping[str, Any]) -> _Found:
+def _of_recipe(source: Origin, data: Mapping[str, Any]) -> _Found:
     """From a recipe of any version, whole or a part; inputs that stand beside it are ignored."""
     try:
         values = flat(as_present(data), Recipe)

@@ -58,7 +58,7 @@ RESULTS = ("result", "picture_result", "latents_result")
 
 
 @dataclass(frozen=True)
-class Job:
+class Manifest:
     """What job.json holds.
 
     Attributes:
@@ -81,7 +81,7 @@ class Job:
         """The results that are wanted, by attribute."""
         return {name: place for name in RESULTS if (place := getattr(self, name)) is not None}
 
-    def as_kept(self, output_dir: Path) -> Job:
+    def as_kept(self, output_dir: Path) -> Manifest:
         """With places as seen from ``output_dir``."""
         places = {"folder": self.folder, **self.results()}
         seen: dict[str, Any] = {name: kept(place, output_dir) for name, place in places.items()}
@@ -113,8 +113,8 @@ class WorkFolder:
         notices: what to know about its places, in words.
     """
 
-    def __init__(self, path: Path, job: Job, request: Request, notices: Sequence[str] = ()) -> None:
-        self.path, self.job, self.request, self.notices = path, job, request, notices
+    def __init__(self, path: Path, manifest: Manifest, request: Request, notices: Sequence[str] = ()) -> None:
+        self.path, self.manifest, self.request, self.notices = path, manifest, request, notices
         self.video = path / "video.mp4"
         self.preview = path / "preview.png"
 
@@ -144,7 +144,7 @@ class WorkFolder:
         for place in {day, result.absolute().parent if result else day}:
             require_space(place, needed_bytes)
         path = _new_folder(day, job_stem(now, request.seed))
-        job = Job(
+        manifest = Manifest(
             request=request.model_dump(),
             checkpoint=checkpoint.name,
             checkpoint_source=checkpoint.source,
@@ -154,9 +154,9 @@ class WorkFolder:
             picture_result=None if result or request.output.suffix == ".png" else str(path.with_suffix(".png")),
             latents_result=str(whole(latents_result)) if latents_result else None,
         )
-        folder = cls(path, job, request)
+        folder = cls(path, manifest, request)
         try:
-            folder._write("job.json", json.dumps(asdict(job.as_kept(output_dir)), indent=1).encode())
+            folder._write("job.json", json.dumps(asdict(manifest.as_kept(output_dir)), indent=1).encode())
             for number, picture in enumerate(pictures):
                 write_png(path / _picture_name(number), picture, folder.metadata())
         except BaseException:
@@ -172,18 +172,22 @@ class WorkFolder:
             UnusableResumeFolder: not such a folder, damaged, or one that cannot be written.
         """
         path = whole(path)
-        job, request = _read(path / "job.json")
+        manifest, request = _read(path / "job.json")
         try:
             require_folder(path)
-            job, notices = _placed(job, path)
+            manifest, notices = _placed(manifest, path)
         except OutputFailed as error:
             raise UnusableResumeFolder(str(error)) from None
         remove_partials(path)
-        return cls(path, job, request, notices)
+        return cls(path, manifest, request, notices)
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
-        return {"version": __version__, "checkpoint": self.job.checkpoint, "request": self.request.recipe.model_dump()}
+        return {
+            "version": __version__,
+            "checkpoint": self.manifest.checkpoint,
+            "request": self.request.recipe.model_dump(),
+        }
 
     def load_pictures(self) -> tuple[np.ndarray, ...]:
         """The fitted pictures; raises UnusableResumeFolder."""
@@ -244,7 +248,7 @@ class WorkFolder:
 
     def finish_picture(self) -> Path:
         """Put the picture that is made at its place, and remove this folder."""
-        result = Path(self.job.result)
+        result = Path(self.manifest.result)
         with written_whole(result) as target:
             shutil.copyfile(self.path / "result.png", target)
         shutil.rmtree(self.path, ignore_errors=True)
@@ -252,18 +256,18 @@ class WorkFolder:
 
     def finish_video(self, sections: int, newest_first: bool) -> Path:
         """Join the final video at its place, put the picture beside it, and remove this folder."""
-        result = Path(self.job.result)
+        result = Path(self.manifest.result)
         self._join(self._segments(sections), newest_first, result)
-        if self.job.picture_result:
-            with written_whole(Path(self.job.picture_result)) as target:
+        if self.manifest.picture_result:
+            with written_whole(Path(self.manifest.picture_result)) as target:
                 shutil.copyfile(self.path / "picture.png", target)
         shutil.rmtree(self.path, ignore_errors=True)
         return result
 
     def save_latents(self, history: Tensor) -> None:
-        """All latents in time order, [1, C, T, H, W], where the job wants them."""
-        if self.job.latents_result:
-            with written_whole(Path(self.job.latents_result)) as target:
+        """All latents in time order, [1, C, T, H, W], where they are wanted."""
+        if self.manifest.latents_result:
+            with written_whole(Path(self.manifest.latents_result)) as target:
                 target.write_bytes(save({"latents": history.contiguous()}))
 
     def _segments(self, sections: int) -> list[Path]:
@@ -279,56 +283,56 @@ class WorkFolder:
             target.write_bytes(content)
 
 
-def _read(file: Path) -> tuple[Job, Request]:
+def _read(file: Path) -> tuple[Manifest, Request]:
     """What a job.json holds, of this format or an older one. Raises UnusableResumeFolder."""
     if not file.is_file():
         raise UnusableResumeFolder(f"{file.parent} is not the folder of an unfinished video: it has no job.json")
     try:
-        job = TypeAdapter(Job).validate_python(json.loads(file.read_bytes()))
-        request = Request.from_data(job.request)
+        manifest = TypeAdapter(Manifest).validate_python(json.loads(file.read_bytes()))
+        request = Request.from_data(manifest.request)
     except (OSError, ValueError, RecursionError, InvalidRequest) as error:
         raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
-    if not 1 <= job.format <= FORMAT:
-        raise UnusableResumeFolder(f"{file} has format {job.format}; this program reads format {FORMAT}")
-    job.check_targets(file, request.output.suffix)
-    return _as_format_2(job), request
+    if not 1 <= manifest.format <= FORMAT:
+        raise UnusableResumeFolder(f"{file} has format {manifest.format}; this program reads format {FORMAT}")
+    manifest.check_targets(file, request.output.suffix)
+    return _as_format_2(manifest), request
 
 
-def _as_format_2(job: Job) -> Job:
-    """A job of format 1, which held whole paths.
+def _as_format_2(manifest: Manifest) -> Manifest:
+    """A manifest of format 1, which held whole paths.
 
     Where the picture is among its results, they were to lie beside the work folder: that tells where the output folder
     was. A checkpoint of ours that is gone has moved with the program.
     """
-    if job.format > 1:
-        return job
-    if job.checkpoint in CHECKPOINTS and not os.path.lexists(job.checkpoint_source):
-        job = replace(job, checkpoint_source=job.checkpoint)
-    if job.picture_result is None:
-        return job
-    folder = Path(job.result).with_suffix("")
-    return replace(job, folder=str(folder)).as_kept(folder.parent.parent)
+    if manifest.format > 1:
+        return manifest
+    if manifest.checkpoint in CHECKPOINTS and not os.path.lexists(manifest.checkpoint_source):
+        manifest = replace(manifest, checkpoint_source=manifest.checkpoint)
+    if manifest.picture_result is None:
+        return manifest
+    folder = Path(manifest.result).with_suffix("")
+    return replace(manifest, folder=str(folder)).as_kept(folder.parent.parent)
 
 
-def _placed(job: Job, folder: Path) -> tuple[Job, list[str]]:
-    """The job whose work folder is ``folder`` now, with whole paths, and what to know about them.
+def _placed(manifest: Manifest, folder: Path) -> tuple[Manifest, list[str]]:
+    """The manifest whose work folder is ``folder`` now, with whole paths, and what to know about them.
 
     A result that cannot go where it was meant to goes beside the work folder, under its name. Raises OutputFailed.
     """
-    output_dir = folder.parent.parent if folder.parts[-2:] == Path(job.folder).parts else None
-    meant = {name: _reachable(place, output_dir) for name, place in job.results().items()}
-    suffixes = {name: Path(place).suffix for name, place in job.results().items()}
+    output_dir = folder.parent.parent if folder.parts[-2:] == Path(manifest.folder).parts else None
+    meant = {name: _reachable(place, output_dir) for name, place in manifest.results().items()}
+    suffixes = {name: Path(place).suffix for name, place in manifest.results().items()}
     beside = {name: folder.with_name(folder.name + suffixes[name]) for name, place in meant.items() if place is None}
     for place in beside.values():
         require_writable(place)
     places: dict[str, Any] = {name: str(place) for name, place in {**meant, **beside}.items()}
-    return replace(job, folder=str(folder), **places), [_moved(job, beside)] if beside else []
+    return replace(manifest, folder=str(folder), **places), [_moved(manifest, beside)] if beside else []
 
 
-def _moved(job: Job, beside: Mapping[str, Path]) -> str:
+def _moved(manifest: Manifest, beside: Mapping[str, Path]) -> str:
     """What is said of results that go elsewhere, the video first."""
     name, place = next(iter(beside.items()))
-    return f"{getattr(job, name)} is out of reach; the result goes beside the work folder: {place}"
+    return f"{getattr(manifest, name)} is out of reach; the result goes beside the work folder: {place}"
 
 
 def _reachable(place: str, output_dir: Path | None) -> Path | None:

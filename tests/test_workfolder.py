@@ -34,7 +34,7 @@ def in_format(number: int, folder: WorkFolder) -> None:
     content |= {"format": number, "request": as_schema_1(folder.request)}
     if number == 1:
         del content["folder"]
-        content |= folder.job.results()
+        content |= folder.manifest.results()
     (folder.path / "job.json").write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -97,7 +97,7 @@ def test_results_move_with_the_output_folder(begin: Begin, move: Callable[[Path]
     outputs = move(tmp_path / "home")
     folder = WorkFolder.reopen(outputs / made.path.parent.name / made.path.name)
     day = outputs / made.path.parent.name
-    assert folder.job.results() == {
+    assert folder.manifest.results() == {
         "result": str(day / f"{made.path.name}.mp4"),
         "picture_result": str(day / f"{made.path.name}.png"),
         "latents_result": str(outputs / "l.safetensors"),
@@ -112,7 +112,7 @@ def test_a_folder_is_named_as_seen_from_where_one_works(begin: Begin, monkeypatc
     for place, name in ((made.path, "."), (made.path.parent, made.path.name), (outputs / "..", "outputs/../outputs")):
         monkeypatch.chdir(place)
         seen = Path(name, *made.path.parts[-2:]) if ".." in name else Path(name)
-        assert WorkFolder.reopen(seen).job.result == str(made.path.with_suffix(".mp4"))
+        assert WorkFolder.reopen(seen).manifest.result == str(made.path.with_suffix(".mp4"))
 
 
 ALONE = {
@@ -137,7 +137,7 @@ def test_a_folder_that_was_moved_alone_has_its_results_beside_it(begin: Begin, w
     made.path.rename(place)
     folder = WorkFolder.reopen(place)
     suffixes = {"result": ".mp4", "picture_result": ".png", "latents_result": ".safetensors"}
-    assert folder.job.results() == {name: f"{place}{suffix}" for name, suffix in suffixes.items()}
+    assert folder.manifest.results() == {name: f"{place}{suffix}" for name, suffix in suffixes.items()}
     (notice,) = folder.notices
     assert f"{place}.mp4" in notice
     assert np.array_equal(folder.load_pictures()[0], PIXELS)
@@ -148,7 +148,7 @@ def test_a_place_in_another_folder_stays_where_it_is(begin: Begin, tmp_path: Pat
     made = begin(**wanted)
     outputs = renamed(tmp_path / "home")
     folder = WorkFolder.reopen(outputs / made.path.parent.name / made.path.name)
-    assert folder.job.results() == {name: str(place) for name, place in wanted.items()}
+    assert folder.manifest.results() == {name: str(place) for name, place in wanted.items()}
     assert folder.notices == []
 
 
@@ -166,7 +166,7 @@ def test_a_place_that_is_out_of_reach_is_given_up_for_one_beside_the_folder(
     if obstacle == "a file in the way":
         usb.touch()
     folder = WorkFolder.reopen(made.path)
-    assert folder.job.result == f"{made.path}.mp4"
+    assert folder.manifest.result == f"{made.path}.mp4"
     (notice,) = folder.notices
     assert str(usb / "v.mp4") in notice
     assert "out of reach" in notice
@@ -181,13 +181,13 @@ def test_results_named_in_the_output_folder_move_with_it(tmp_path: Path) -> None
     made = WorkFolder.create(outputs, asked, checkpoint, "parity", [PIXELS], 0, *results)
     there = renamed(tmp_path / "home")
     folder = WorkFolder.reopen(there / made.path.parent.name / made.path.name)
-    assert folder.job.result == str(there / "cat.mp4")
-    assert folder.job.latents_result == str(there / "cat.safetensors")
+    assert folder.manifest.result == str(there / "cat.mp4")
+    assert folder.manifest.latents_result == str(there / "cat.safetensors")
 
 
 def test_no_path_of_the_output_folder_stands_in_the_file(begin: Begin, tmp_path: Path) -> None:
     folder = WorkFolder.reopen(begin().path)
-    kept = json.dumps(folder.job.as_kept(tmp_path / "home" / "outputs").results())
+    kept = json.dumps(folder.manifest.as_kept(tmp_path / "home" / "outputs").results())
     assert str(tmp_path) not in kept
 
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_ours_is_found_after_the_program_was_moved(begin: Begin,
     kept = {"format": 1, "checkpoint": "pocket", "checkpoint_source": "/gone/checkpoints/pocket"}
     content = json.loads(file.read_bytes())
     file.write_text(json.dumps({**content, **(kept if content["format"] == 1 else {"checkpoint_source": source})}))
-    found = find_checkpoint(WorkFolder.reopen(made.path).job.checkpoint_source, tmp_path)
+    found = find_checkpoint(WorkFolder.reopen(made.path).manifest.checkpoint_source, tmp_path)
     assert found.folders["vae"].is_dir()
     assert str(found.folders["vae"]) not in file.read_text()
 

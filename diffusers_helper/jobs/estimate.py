@@ -49,11 +49,11 @@ class Experience:
 
     def seconds_of(self, job: Job, loaded: str) -> float | None:
         """What ``job`` takes from now on, where the models of the checkpoint ``loaded`` are loaded."""
-        seconds, told = self.seconds(job.request), job.progress
+        seconds, progress = self.seconds(job.request), job.progress
         if seconds is None:
             return None
         loading = 0.0 if loaded == self.checkpoint else self._loading_seconds()
-        return loading + seconds * (1 - told.sections_done / max(told.sections, 1))
+        return loading + seconds * (1 - progress.sections_done / max(progress.sections, 1))
 
     def paces(self, recipe: Recipe) -> Paces:
         """The paces at which a job like ``recipe`` is done."""
@@ -121,8 +121,8 @@ def _work(job: Job) -> Work:
 
 
 def _preparing_seconds(job: Job) -> float:
-    told = job.progress.totals
-    return max(told.seconds_total - told.seconds_sampling - told.seconds_decoding, 0.0)
+    progress = job.progress.totals
+    return max(progress.seconds_total - progress.seconds_sampling - progress.seconds_decoding, 0.0)
 
 
 def _step_seconds(job: Job) -> float:

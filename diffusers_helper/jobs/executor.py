@@ -88,7 +88,7 @@ class LocalExecutor:
         from ..workfolder import WorkFolder
 
         if folder:
-            checkpoint = WorkFolder.reopen(folder).job.checkpoint_source
+            checkpoint = WorkFolder.reopen(folder).manifest.checkpoint_source
         else:
             require_folder(day_folder(self._output_dir, datetime.now()))
         engine, known = self._engine_of(self._find(checkpoint)), self._known(request, checkpoint)

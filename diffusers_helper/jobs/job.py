@@ -82,8 +82,8 @@ class Job:
         """
         if self.ready_at is None or self.started_at is None:
             return None
-        told, over = self.progress, self.progress.told_at - self.started_at
-        before = told.sections_before / told.sections if told.sections else 0.0
+        progress, over = self.progress, self.progress.told_at - self.started_at
+        before = progress.sections_before / progress.sections if progress.sections else 0.0
         whole = self.ready_at - self.started_at
         return before + (1 - before) * (over / whole if whole > 0 else 1.0)
 

@@ -58,15 +58,15 @@ class ProcessExecutor:
         def start() -> subprocess.Popen[str]:
             if folder:
                 return self._start(f"--resume={folder}")
-            return self._start(f"--checkpoint={self._find(checkpoint).source}", "--request=-", told=request.to_json())
+            return self._start(f"--checkpoint={self._find(checkpoint).source}", "--request=-", stdin=request.to_json())
 
         return _ProcessExecution(start)
 
     def close(self) -> None:
         """Nothing outlives a request."""
 
-    def _start(self, *arguments: str, told: str = "") -> subprocess.Popen[str]:
-        return start_program("generate", "--json", *arguments, environment=self._environment, told=told)
+    def _start(self, *arguments: str, stdin: str = "") -> subprocess.Popen[str]:
+        return start_program("generate", "--json", *arguments, environment=self._environment, stdin=stdin)
 
 
 class _ProcessExecution:

@@ -11,8 +11,8 @@ from ..events import Event
 from ..settings import ROOT
 
 
-def start_program(*arguments: str, environment: Mapping[str, str], told: str = "") -> subprocess.Popen[str]:
-    """Start a command, which says its events as lines of JSON; ``told`` is its standard input.
+def start_program(*arguments: str, environment: Mapping[str, str], stdin: str = "") -> subprocess.Popen[str]:
+    """Start a command, which says its events as lines of JSON; ``stdin`` is its standard input.
 
     It ends with this process, however that ends: its next event finds nobody at the other end of the pipe. A terminal's
     Ctrl-C does not reach it. ``environment``: what is set for it besides this process's own. Raises OSError.
@@ -28,7 +28,7 @@ def start_program(*arguments: str, environment: Mapping[str, str], told: str = "
     assert process.stdin  # noqa: S101  # for the types: it is a pipe
     try:
         with process.stdin:
-            process.stdin.write(told)
+            process.stdin.write(stdin)
     except BrokenPipeError:
         pass  # It has ended already; what it said before tells why.
     return process

@@ -222,7 +222,7 @@ class JobQueue(QueueReader):
         with self._changed:
             self._changed.notify_all()
 
-    def told(self, job_id: int, event: Event) -> Job:
+    def record(self, job_id: int, event: Event) -> Job:
         """Take in an event of a running job."""
         with self._changed:
             job = self.job(job_id).after(event, self._clock())

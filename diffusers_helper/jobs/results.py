@@ -28,10 +28,10 @@ Moved: TypeAlias = tuple[tuple[Path, Path], ...]
 
 def result_files(job: Job) -> list[Path]:
     """The work folder of an unfinished job; the video and the picture beside it of a finished one."""
-    told = job.progress
-    if told.folder:
-        return [Path(told.folder)]
-    return [Path(told.video), Path(told.video).with_suffix(".png")] if told.video else []
+    progress = job.progress
+    if progress.folder:
+        return [Path(progress.folder)]
+    return [Path(progress.video), Path(progress.video).with_suffix(".png")] if progress.video else []
 
 
 def with_finished_video(job: Job) -> Job | None:
@@ -39,13 +39,13 @@ def with_finished_video(job: Job) -> Job | None:
 
     The work folder, or at least its ``job.json``, is removed when the video lies beside it.
     """
-    told = job.progress
-    if told.folder is None or Path(told.folder, "job.json").exists():
+    progress = job.progress
+    if progress.folder is None or Path(progress.folder, "job.json").exists():
         return None
-    video = Path(told.folder).with_suffix(".mp4")
-    shape = {"frames": told.frames_planned, "fps": told.fps, "width": told.width, "height": told.height}
-    finished = Finished(path=str(video), **shape, seed=job.request.seed if told.seed is None else told.seed)
-    return replace(job, progress=fold(told, finished)) if video.is_file() else None
+    video = Path(progress.folder).with_suffix(".mp4")
+    shape = {"frames": progress.frames_planned, "fps": progress.fps, "width": progress.width, "height": progress.height}
+    finished = Finished(path=str(video), **shape, seed=job.request.seed if progress.seed is None else progress.seed)
+    return replace(job, progress=fold(progress, finished)) if video.is_file() else None
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class Worker:
                 self._beat()
                 if isinstance(event, Ended):
                     return event
-                job = self._queue.told(job.id, event)
+                job = self._queue.record(job.id, event)
                 if self._stopping.is_set() or _stop_wanted(job, event):
                     execution.cancel()
         return _failed(job, "the job ended without saying how", 1)

@@ -65,8 +65,8 @@ class Degradation:
 
     def notices(self) -> list[str]:
         """Those since the last time, for people."""
-        told, self._notices = self._notices, []
-        return told
+        drained, self._notices = self._notices, []
+        return drained
 
     def use_less(self, shortage: Shortage) -> str | None:
         """Take the next fallback; returns what was done, for people, or None when nothing is left to try."""

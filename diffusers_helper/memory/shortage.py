@@ -25,8 +25,8 @@ OUT_OF_MEMORY = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was too little memory, of a GPU or RAM."""
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    is_said = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return is_said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def is_out_of_ram(error: BaseException) -> bool:

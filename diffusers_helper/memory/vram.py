@@ -46,8 +46,8 @@ def unused_bytes(device: torch.device | str | None = None) -> int:
 
 def segments_grow() -> bool:
     """Whether PyTorch's CUDA allocator was told to put memory that is free here and there together; it can on Linux."""
-    told = next(filter(None, map(os.environ.get, ALLOCATOR_VARIABLES)), "")
-    return sys.platform == "linux" and "expandable_segments:True" in told.replace(" ", "")
+    configured = next(filter(None, map(os.environ.get, ALLOCATOR_VARIABLES)), "")
+    return sys.platform == "linux" and "expandable_segments:True" in configured.replace(" ", "")
 
 
 def usable_device(device: torch.device | str) -> torch.device:

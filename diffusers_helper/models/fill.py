@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UnusableCheckpoint
-from .shards import Source, damaged
+from .shards import WeightSource, damaged
 from .transformer import FramePackTransformer
 
 
@@ -25,7 +25,7 @@ def empty_transformer(folder: Path, dtype: torch.dtype) -> FramePackTransformer:
     return transformer
 
 
-def fill(transformer: FramePackTransformer, source: Source, folder: Path) -> FramePackTransformer:
+def fill(transformer: FramePackTransformer, source: WeightSource, folder: Path) -> FramePackTransformer:
     """Give it its weights, on the CPU, in the numbers that it has been shaped for; what has them already is taken as it
     is, mapped if it is mapped. Returns it in evaluation mode.
 
@@ -48,7 +48,7 @@ def fill(transformer: FramePackTransformer, source: Source, folder: Path) -> Fra
     return transformer.eval().requires_grad_(False)
 
 
-def shaped(source: Source, name: str, shape: torch.Size, folder: Path) -> torch.Tensor:
+def shaped(source: WeightSource, name: str, shape: torch.Size, folder: Path) -> torch.Tensor:
     """A weight of the source; raises UnusableCheckpoint when it is missing or has another shape."""
     if name not in source:
         raise UnusableCheckpoint(f"{folder} lacks the weights {name}. Fetch its files again.")

@@ -21,7 +21,7 @@ from ..media.files import make_folder, require_space, written_whole
 from .fill import shaped
 from .modulation import modulation_linears
 from .quantise import Quantisation, QuantisedLinear
-from .shards import Source
+from .shards import WeightSource
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def kept_file(cache: Path, fingerprint: str, precision: Quantisation, dtype: tor
 
 
 def quantised_weights(
-    transformer: FramePackTransformer, source: Source, folder: Path, file: Path | None
+    transformer: FramePackTransformer, source: WeightSource, folder: Path, file: Path | None
 ) -> dict[str, Tensor]:
     """All weights of an empty transformer whose linears are quantised ones, see ``quantise``.
 
@@ -71,7 +71,7 @@ def _kept_names(transformer: FramePackTransformer) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in transformer.state_dict().items() if not name.startswith(modulation)}
 
 
-def _from_source(source: Source, transformer: FramePackTransformer, folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _from_source(source: WeightSource, transformer: FramePackTransformer, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the quantised file, made from the checkpoint's."""
     slots = transformer.state_dict()
     for name, shape in _kept_names(transformer).items():

@@ -18,9 +18,9 @@ from ..errors import UnusableCheckpoint
 from .table import FETCH_AGAIN
 
 INDEX = "*.safetensors.index.json"
-Source = Mapping[str, Tensor]
+WeightSource = Mapping[str, Tensor]
 """Name -> tensor, on the CPU; asked for one tensor after the other, and for some more than once."""
-WeightFilter = Callable[[Source], Source]
+WeightFilter = Callable[[WeightSource], WeightSource]
 """Makes another source of a source: of the same names and shapes."""
 
 

@@ -16,7 +16,7 @@ from .load import Compute
 from .modulation import tabulate
 from .quantise import bitsandbytes, quantise, why_not_multiply
 from .quantised_file import kept_file, quantised_folder, quantised_weights
-from .shards import Shards, Source, WeightFilter
+from .shards import Shards, WeightFilter, WeightSource
 from .speed import compiles
 from .table import Checkpoint
 from .transformer import FramePackTransformer
@@ -80,7 +80,7 @@ def load_transformer(
     """
     folder, dtype, precision = checkpoint.folders["transformer"], compute.transformer_dtype, plan.precision
     log.info("loading transformer from %s", folder)
-    source: Source = Shards(folder) if weight_filter is None else weight_filter(Shards(folder))
+    source: WeightSource = Shards(folder) if weight_filter is None else weight_filter(Shards(folder))
     transformer = empty_transformer(folder, dtype)
     if precision == "int8" or precision == "fp8":
         quantise(transformer, precision, multiply=weights.quantised_matmul and not no_products)

@@ -44,20 +44,20 @@ def offers(job: Job, texts: Texts) -> list[Offer]:
 
 def _takes_up(job: Job, texts: Texts) -> list[Offer]:
     """How an unfinished job is taken up again; before its first section, going on is starting again."""
-    told, found = job.progress, []
+    progress, found = job.progress, []
     if job.can_go_on:
-        counts = {"done": told.sections_done, "sections": told.sections}
-        hint = texts("queue.go_on_hint", **counts) if told.sections_done else ""
+        counts = {"done": progress.sections_done, "sections": progress.sections}
+        hint = texts("queue.go_on_hint", **counts) if progress.sections_done else ""
         found.append(_offer(job, "go_on", texts, hint=hint))
-    if job.state in UNFINISHED and not (job.can_go_on and not told.sections_done):
-        sure = texts("queue.retry_confirm", job=job.id) if told.folder else ""
+    if job.state in UNFINISHED and not (job.can_go_on and not progress.sections_done):
+        sure = texts("queue.retry_confirm", job=job.id) if progress.folder else ""
         found.append(_offer(job, "retry", texts, confirm=sure))
     return found
 
 
 def _with_video(job: Job, texts: Texts) -> list[Offer]:
-    told = job.progress
-    address, name = f"media/{job.id}/video.mp4?v={told.frames}", Path(told.video or "").name
+    progress = job.progress
+    address, name = f"media/{job.id}/video.mp4?v={progress.frames}", Path(progress.video or "").name
     save = Offer("save", job.id, texts("queue.save"), saves=name, address=address)
     again = [_offer(job, "again", texts)] if job.state == "done" else []
     return [save, *again, _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]

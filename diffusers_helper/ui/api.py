@@ -5,7 +5,6 @@ What a docstring or a signature says here stands on the API page, and is what a 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -14,11 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
-import gradio as gr
 from gradio import events
 from gradio.data_classes import FileDataDict
 
-from ..errors import FramePackError, InvalidRequest
+from ..errors import InvalidRequest
 from ..jobs.job import Keep
 from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
@@ -27,6 +25,7 @@ from ..preparation import with_defaults
 from ..request import Recipe, Request
 from ..request.fields import PICTURE
 from .desk import Desk
+from .page import user_errors
 
 INPUTS = {PICTURE, *Request.model_fields} - Recipe.model_fields.keys()
 """They hold paths, which no program may name here."""
@@ -37,9 +36,9 @@ Result = TypeVar("Result")
 def add_endpoints(desk: Desk, uploads: Path) -> None:
     """Put the endpoints into the Blocks that is being built. ``uploads``: the folder of uploaded files."""
     for name, endpoint in endpoints(desk, uploads).items():
-        told = _told(endpoint)
-        told.__name__ = name  # what MCP calls the tool
-        events.api(told, api_name=name, concurrency_limit=None)
+        careful = user_errors(endpoint, as_shown=str)
+        careful.__name__ = name  # what MCP calls the tool
+        events.api(careful, api_name=name, concurrency_limit=None)
 
 
 def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
@@ -105,19 +104,6 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         return queue.snapshots()
 
     return {"submit": submit, "status": status, "cancel": cancel, "result": result, "list": list_jobs}
-
-
-def _told(endpoint: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """The same, with our errors told to whoever called."""
-
-    @functools.wraps(endpoint)
-    def told(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
-        try:
-            return endpoint(*arguments, **named)
-        except FramePackError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    return told
 
 
 def _fields(text: Any) -> dict[str, Any]:

@@ -34,6 +34,6 @@ def bar(job: Job, texts: Texts) -> str:
 
 def clock(job: Job, texts: Texts) -> dict[str, Any]:
     """For the script: what was told last of a job, by the server's clock."""
-    told = {"told_at": job.progress.told_at, "ready_at": job.ready_at, "fraction": job.fraction}
+    times = {"told_at": job.progress.told_at, "ready_at": job.ready_at, "fraction": job.fraction}
     state = {"job": job.id, "state": job.state, "state_word": texts(f"job.state_{job.state}")}
-    return {**state, **told}
+    return {**state, **times}

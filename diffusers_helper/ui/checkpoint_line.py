@@ -15,7 +15,7 @@ from ..models.about import said
 from ..models.table import Checkpoint
 from .desk import Desk
 from .form import OFFERED, Form
-from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, told
+from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, user_errors
 from .texts import Texts
 
 
@@ -58,7 +58,7 @@ def offered(desk: Desk, name: str | None = None) -> dict[str, Any]:
 
 
 def _choose(desk: Desk, form: Form) -> Callable[..., Any]:
-    @told
+    @user_errors
     def choose(name: str, language: str) -> list[Any]:
         return form.chosen(desk.checkpoints.choose(name), Texts(language))
 

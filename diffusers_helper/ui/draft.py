@@ -43,7 +43,7 @@ def remember(page: Page, form: Form) -> gr.Textbox:
     kept, read = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     form_now, keep = [form.editing, form.checkpoint, *form.components], _keep()
     gr.on(changes([form.checkpoint, *form.components]), None, form_now, None, js=keep, **PRIVATE)
-    opened = page.opened(lambda draft: _told(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
+    opened = page.opened(lambda draft: _as_json(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
     fill = "const values = framepack.open(read, now)"
     fill = f"(read, editing, chosen, ...now) => {{ {fill}; ({keep})(editing, chosen, ...values); return values; }}"
     opened.then(None, [read, *form_now], form.components, js=fill, **PRIVATE)
@@ -100,17 +100,17 @@ def _read(draft: Any) -> dict[str, Any]:
     return {}
 
 
-def _told(values: Sequence[Any]) -> str:
+def _as_json(values: Sequence[Any]) -> str:
     """``values`` for the script that fills them in, which alone knows whether they come in time; null: stays as it is.
 
     Gradio gives a picture its address only where an answer fills the form; here the draft has to.
     """
-    told = [None if value == gr.skip() else value for value in values]
+    filled = [None if value == gr.skip() else value for value in values]
     place = NAMES.index(PICTURE)
-    if path := told[place]:
+    if path := filled[place]:
         picture = FileData(path=path, orig_name=Path(path).name, url=upload_address(path))
-        told[place] = picture.model_dump()
-    return json.dumps(told)
+        filled[place] = picture.model_dump()
+    return json.dumps(filled)
 
 
 def _keep() -> str:

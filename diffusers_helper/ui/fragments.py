@@ -129,21 +129,26 @@ def _time(job: Job, texts: Texts) -> str:
 
 
 def _doing(job: Job, texts: Texts) -> str:
-    told = job.progress
+    progress = job.progress
     if job.state == "running":
-        place = {"section": told.section, "sections": told.sections, "step": told.step_number, "steps": told.steps}
-        return say(texts, f"job.phase_{told.phase}", **place)
-    if not told.width:
+        place = {
+            "section": progress.section,
+            "sections": progress.sections,
+            "step": progress.step_number,
+            "steps": progress.steps,
+        }
+        return say(texts, f"job.phase_{progress.phase}", **place)
+    if not progress.width:
         return ""
-    size = {"width": told.width, "height": told.height}
-    return say(texts, "job.facts", frames=told.frames, planned=told.frames_planned, seed=told.seed, **size)
+    size = {"width": progress.width, "height": progress.height}
+    return say(texts, "job.facts", frames=progress.frames, planned=progress.frames_planned, seed=progress.seed, **size)
 
 
 def announcement(job: Job, texts: Texts) -> str:
     """One sentence for screen readers; it changes with the state and the sections, not with every step."""
-    told = job.progress
+    progress = job.progress
     state = texts(f"job.state_{job.state}")
-    done = {"sections_done": told.sections_done, "sections": told.sections}
+    done = {"sections_done": progress.sections_done, "sections": progress.sections}
     return say(texts, "job.announce", job=job.id, state=state, **done)
 
 
@@ -154,8 +159,8 @@ def notices(job: Job, texts: Texts) -> str:
     wrong = f"{wrong}{escape(error)}</p>" if error else ""
     is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
     gone = [texts("queue.gone")] if is_gone else []
-    told = [notice.message for notice in job.progress.notices]
-    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*told, *gone))
+    said = [notice.message for notice in job.progress.notices]
+    return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*said, *gone))
 
 
 def buttons(job: Job, texts: Texts) -> str:

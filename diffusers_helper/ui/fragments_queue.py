@@ -140,9 +140,13 @@ def _queue_head(jobs: Sequence[Job], waiting: int, pauses: Mapping[str, bool], t
 
 
 def _running_row(job: Job, texts: Texts) -> str:
-    told = job.progress
-    bar = f'<progress max="{max(told.sections, 1)}" value="{told.sections_done}"></progress>'
-    done = say(texts, "queue.sections", done=told.sections_done, sections=told.sections) if told.sections else ""
+    progress = job.progress
+    bar = f'<progress max="{max(progress.sections, 1)}" value="{progress.sections_done}"></progress>'
+    done = (
+        say(texts, "queue.sections", done=progress.sections_done, sections=progress.sections)
+        if progress.sections
+        else ""
+    )
     if job.stop:
         buttons = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
     else:
@@ -225,11 +229,11 @@ def _media(job: Job, texts: Texts) -> str:
 
 def _without_video(job: Job) -> str:
     """The key of why an ended job shows no video."""
-    told = job.progress
-    if told.video:
+    progress = job.progress
+    if progress.video:
         return "gone"
-    if job.state == "cancelled" and not told.folder:
-        return "discarded" if told.discarded else "not_begun"
+    if job.state == "cancelled" and not progress.folder:
+        return "discarded" if progress.discarded else "not_begun"
     return "no_video"
 
 

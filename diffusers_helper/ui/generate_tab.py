@@ -12,7 +12,7 @@ from . import checkpoint_line, machine
 from .commands import Commands
 from .form import Form, changes
 from .look_ahead import CACHE, IDLE, OF_CACHE, look_ahead
-from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, told
+from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, user_errors
 from .speed import CUSTOM, LEVELS
 from .starting import connect, mode_bar, start_row
 
@@ -48,7 +48,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="stage"):
             stage = live(*LIVE, layout=STAGE)
     commands = Commands(page, form)
-    stage.click(told(commands.carry_out), commands.asked, commands.outputs, **CLICKS)
+    stage.click(user_errors(commands.carry_out), commands.asked, commands.outputs, **CLICKS)
     speed.input(
         _knobs_of,
         speed,

@@ -104,8 +104,10 @@ def inform(words: str) -> None:
     gr.Info(html.escape(words), duration=MESSAGE_SECONDS)
 
 
-def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """``handler``, with known failures shown to the user as they are. For a ``COMMAND``."""
+def user_errors(
+    handler: Callable[Parameters, Result], as_shown: Callable[[str], str] = html.escape
+) -> Callable[Parameters, Result]:
+    """``handler``, with errors that are meant for a user's eyes told to whoever called. The page shows HTML."""
 
     @functools.wraps(handler)
     def careful(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -113,6 +115,6 @@ def told(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             return handler(*args, **kwargs)
         except FramePackError as error:
             log.info("refused: %s", error)
-            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+            raise gr.Error(as_shown(str(error)), print_exception=False) from None
 
     return careful

@@ -17,7 +17,7 @@ from ..presets import Preset, file_name
 from ..request.fields import PICTURE
 from .desk import Desk
 from .form import NAMES, Form
-from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, told
+from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, user_errors
 from .texts import Texts
 from .words import field_value
 
@@ -60,11 +60,11 @@ def build(page: Page, form: Form) -> None:
             )
     presets = Presets(page.desk, form)
     saving = [name, parts, replace, page.language, *form.components]
-    save.click(told(presets.save), saving, [shown, replace], **COMMAND)
-    name.submit(told(presets.save), saving, [shown, replace], **COMMAND)
-    files.upload(told(presets.take_in), [files, page.language], [shown, files], **COMMAND)
+    save.click(user_errors(presets.save), saving, [shown, replace], **COMMAND)
+    name.submit(user_errors(presets.save), saving, [shown, replace], **COMMAND)
+    files.upload(user_errors(presets.take_in), [files, page.language], [shown, files], **COMMAND)
     asked = [page.language, form.checkpoint]
-    shown.click(told(presets.carry_out), asked, [shown, *form.components, page.tabs], **CLICKS)
+    shown.click(user_errors(presets.carry_out), asked, [shown, *form.components, page.tabs], **CLICKS)
     for changed in (page.tabs.select, page.spoken.change):
         changed(presets.listed, page.language, shown, **PRIVATE)
 

@@ -7,7 +7,7 @@ import gradio as gr
 from ..jobs.job import ENDED
 from .commands import Commands
 from .form import Form
-from .page import CLICKS, PRIVATE, Page, live, told
+from .page import CLICKS, PRIVATE, Page, live, user_errors
 
 LOOK_FOR = "(find, state) => framepack.wish({find, state: state === 'all' ? '' : state, count: ''})"
 
@@ -26,4 +26,4 @@ def build(page: Page, form: Form) -> None:
         one.change(None, [find, state], None, js=LOOK_FOR, **PRIVATE)
     commands = Commands(page, form)
     for place in (queue, history):
-        place.click(told(commands.carry_out), commands.asked, commands.outputs, **CLICKS)
+        place.click(user_errors(commands.carry_out), commands.asked, commands.outputs, **CLICKS)

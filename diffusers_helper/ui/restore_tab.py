@@ -15,7 +15,7 @@ from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from ..request.fields import PICTURE
 from .form import NAMES, Form
-from .page import CLICKS, PRIVATE, Act, Page, inform, told
+from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
 from .server import upload_address
 from .texts import Texts
 from .words import field_value
@@ -71,7 +71,7 @@ def build(page: Page, form: Form) -> None:
     for changed in (page.tabs.select, page.spoken.change):
         changed(restore.compare, [found, *context], shown, **PRIVATE)
     asked = [found, page.language, form.checkpoint]
-    shown.click(told(restore.take), asked, [*form.components, page.tabs], **CLICKS)
+    shown.click(user_errors(restore.take), asked, [*form.components, page.tabs], **CLICKS)
 
 
 class Restore:

@@ -73,8 +73,8 @@ def views(job: Job, texts: Texts) -> str:
         f'<button type="button" data-view="{view}">{say(texts, f"job.view_{view}")}</button>' for view in offered
     )
     group = f'<div class="segments" role="group" aria-label="{say(texts, "job.views")}">{buttons}</div>'
-    told = job.progress
-    size = f'<span class="size">{told.width} × {told.height}</span>' if told.width else ""
+    progress = job.progress
+    size = f'<span class="size">{progress.width} × {progress.height}</span>' if progress.width else ""
     return (
         f'{player(job, texts)}<div class="views" data-job="{job.id}" data-default="{offered[0]}">'
         f"{group if len(offered) > 1 else ''}{size}</div>"
@@ -90,7 +90,7 @@ def offered_views(job: Job) -> list[str]:
 
 def player(job: Job, texts: Texts) -> str:
     """Buttons and a slider for the video, frame by frame; empty without one."""
-    told = job.progress
+    progress = job.progress
     if not has_video(job):
         return ""
 
@@ -102,11 +102,11 @@ def player(job: Job, texts: Texts) -> str:
         )
 
     at = say(texts, "job.player_place")
-    place = f'<input type="range" min="1" max="{told.frames}" value="1" data-place aria-label="{at}">'
+    place = f'<input type="range" min="1" max="{progress.frames}" value="1" data-place aria-label="{at}">'
     cut = f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
-    count = f'<output>1</output><span class="of"> / {told.frames}</span>'
+    count = f'<output>1</output><span class="of"> / {progress.frames}</span>'
     keys = button("play") + button("back") + place + button("forward") + f'<span class="count">{count}</span>'
-    return f'<div class="player" data-frames="{told.frames}">{keys}{cut}{button("loop")}{button("full")}</div>'
+    return f'<div class="player" data-frames="{progress.frames}">{keys}{cut}{button("loop")}{button("full")}</div>'
 
 
 def _drawing(name: str) -> str:
@@ -116,5 +116,5 @@ def _drawing(name: str) -> str:
 
 
 def _shape(job: Job) -> str:
-    told = job.progress
-    return f' style="--wide: {told.width}; --high: {told.height}"' if told.width else ""
+    progress = job.progress
+    return f' style="--wide: {progress.width}; --high: {progress.height}"' if progress.width else ""

@@ -13,7 +13,7 @@ from ..jobs.job import Job
 from . import checkpoint_line, draft, refusals
 from .desk import Desk
 from .form import Form
-from .page import COMMAND, PRIVATE, Page, live, told
+from .page import COMMAND, PRIVATE, Page, live, user_errors
 from .refusals import REFUSED, insisting
 from .texts import Texts
 
@@ -65,10 +65,12 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
     starting = Starting(page.desk, form)
     kept = draft.remember(page, form)
     form_now = [page.language, form.checkpoint, *form.components]
-    added = row.start.click(told(starting.add), form_now, [row.said, row.refused], **COMMAND)
+    added = row.start.click(user_errors(starting.add), form_now, [row.said, row.refused], **COMMAND)
     added.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
-    row.anew.click(told(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
-    row.save.click(told(starting.save), [form.editing, *form_now], [row.said, row.refused, form.editing], **COMMAND)
+    row.anew.click(user_errors(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
+    row.save.click(
+        user_errors(starting.save), [form.editing, *form_now], [row.said, row.refused, form.editing], **COMMAND
+    )
     row.leave.click(lambda: (0, "", NOTHING_WRONG), None, [form.editing, row.said, row.refused], **PRIVATE)
     page.spoken.change(
         lambda editing, language: ("", _mode_words(editing, language)),

@@ -23,9 +23,9 @@ def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
 
     Kind framepack makes the end of the video first, so its last number stands at the start.
     """
-    request, told = job.request, job.progress
+    request, progress = job.request, job.progress
     plan = request.plan()
-    fps, frames = told.fps or request.fps, plan.frames
+    fps, frames = progress.fps or request.fps, plan.frames
     places, before = [], 0
     for section in plan.sections:
         after = section.frames_after
@@ -79,11 +79,11 @@ def _section(job: Job, place: tuple[int, float, float], labelled: bool, texts: T
 
 def steps(job: Job, texts: Texts) -> str:
     """The running section's steps: computed ones are full, reused ones hollow, those to come dots."""
-    told = job.progress
-    if job.state != "running" or not told.steps or not told.section:
+    progress = job.progress
+    if job.state != "running" or not progress.steps or not progress.section:
         return ""
-    kinds = ["computed" if computed else "reused" for computed in told.computed]
-    left = max(told.steps - len(kinds), 0)
+    kinds = ["computed" if computed else "reused" for computed in progress.computed]
+    left = max(progress.steps - len(kinds), 0)
     cells = "".join(f'<i class="{kind}"></i>' for kind in [*kinds, *["to-come"] * left])
     counts = {"computed": kinds.count("computed"), "reused": kinds.count("reused"), "left": left}
     summary = escape(texts("job.steps_summary", **counts))

@@ -10,7 +10,7 @@ import gradio as gr
 from .. import doctor
 from ..settings import Settings
 from .desk import Desk
-from .page import CLICKS, PRIVATE, Act, Page, inform, live, told
+from .page import CLICKS, PRIVATE, Act, Page, inform, live, user_errors
 from .texts import Texts
 
 
@@ -30,7 +30,7 @@ def build(page: Page) -> None:
             page.t(gr.Markdown, "system.doctor_hint", elem_classes="hint")
             examine = page.t(gr.Button, "system.examine", elem_id="examine")
             report = gr.HTML(elem_id="report", min_height=0)
-    checkpoints.click(told(_fetch_command(page.desk)), page.language, None, **CLICKS)
+    checkpoints.click(user_errors(_fetch_command(page.desk)), page.language, None, **CLICKS)
     page.spoken.change(
         lambda language: settings_table(page.desk.settings, Texts(language)), page.spoken, settings, **PRIVATE
     )

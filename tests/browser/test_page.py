@@ -358,7 +358,7 @@ def test_an_interrupted_job_goes_on_from_the_page(serve: Serve, visit: Visit, tm
     (folder / "job.json").write_text("{}")
     before.add(make_request(make_picture(tmp_path)))
     before.claim()
-    before.told(1, Started(folder=str(folder), seed=5, sections_done=1))
+    before.record(1, Started(folder=str(folder), seed=5, sections_done=1))
     before.close()
     place = serve()
     page = visit(place)

@@ -41,10 +41,10 @@ def test_the_time_goes_on_within_a_decode_and_the_plan_learns_from_it(
 
     done = page.evaluate(f"() => Number({BAR}.ariaValueNow)")
     decoding = {"section": 1, "sections": 2}
-    place.queue.told(1, Decoding(**decoding, seconds_left=3600.0))
+    place.queue.record(1, Decoding(**decoding, seconds_left=3600.0))
     page.locator("[data-live=job]", has_text="about 59 min").wait_for()
     assert page.evaluate(f"() => Number({BAR}.ariaValueNow)") >= done, "the bar went back"
-    place.queue.told(1, Decoding(**decoding, seconds_left=0.0))
+    place.queue.record(1, Decoding(**decoding, seconds_left=0.0))
     page.locator("[data-live=job]", has_text="a little longer than expected").wait_for()
     assert page.evaluate(f"() => {BAR}.ariaValueNow") == "99"
 

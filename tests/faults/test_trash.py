@@ -39,7 +39,7 @@ def broken(queue: JobQueue, tmp_path: Path) -> Job:
     folder.mkdir(parents=True)
     (folder / "job.json").write_text("{}")
     queue.claim()
-    queue.told(job.id, Started(folder=str(folder), seed=1, sections_done=0))
+    queue.record(job.id, Started(folder=str(folder), seed=1, sections_done=0))
     return queue.end(job.id, Failed(error="it broke", exit_code=1, folder=str(folder)), "failed")
 
 

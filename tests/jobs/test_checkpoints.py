@@ -158,7 +158,7 @@ def test_a_job_of_an_earlier_version_goes_on_with_the_checkpoint_it_was_begun_wi
     picture = np.zeros((64, 64, 3), np.uint8)
     folder = WorkFolder.create(queue.output_dir, request, begun_with, begun_with.fingerprint(), picture, 0)
     queue.claim()
-    queue.told(job.id, Started(folder=str(folder.path), seed=5, sections_done=0))
+    queue.record(job.id, Started(folder=str(folder.path), seed=5, sections_done=0))
     queue.end(job.id, Cancelled(folder=str(folder.path)), "cancelled")
     checkpoints.choose("pocket")
     again = opened_as_version_1(queue)
@@ -228,7 +228,7 @@ def test_a_checkpoint_whose_files_change_is_loaded_anew_and_a_video_is_of_the_fi
         with closing(executor.submit(request, None, "").events()) as events:
             started = next(events)
             assert isinstance(started, Started)
-            return WorkFolder.reopen(Path(started.folder)).job.fingerprint
+            return WorkFolder.reopen(Path(started.folder)).manifest.fingerprint
 
     executor = LocalExecutor(checkpoints.find, load, tmp_path / "outputs")
     request = make_request(make_picture(tmp_path), kind="framepack", seconds=1.0, steps=1)

@@ -47,9 +47,9 @@ def begun(queue: JobQueue, clock: Clock, request: Request, loading: float = 0.0)
     job = queue.add(request)
     queue.claim()
     clock.now += loading
-    queue.told(job.id, Started(folder=str(queue.output_dir / "work"), seed=1, sections_done=0))
+    queue.record(job.id, Started(folder=str(queue.output_dir / "work"), seed=1, sections_done=0))
     plan = {"checkpoint": "pocket", "kind": "f1", "sections": 2, "steps": 10, "frames": 73, "fps": 30}
-    queue.told(job.id, Plan(**plan, seconds=2.4, width=128, height=128))
+    queue.record(job.id, Plan(**plan, seconds=2.4, width=128, height=128))
     return job
 
 
@@ -112,12 +112,12 @@ def test_what_a_job_tells_counts_from_when_it_was_told(queue: JobQueue, clock: C
     job = begun(queue, clock, request_)
     clock.now += 10
     step = {"section": 1, "sections": 2, "step": 1, "steps": 10, "computed": True}
-    told = queue.told(job.id, Step(**step, seconds_left=30.0))
+    told = queue.record(job.id, Step(**step, seconds_left=30.0))
     clock.now += 5
     assert (told.ready_at, told.fraction) == (1040.0, 0.25)
     snapshot = queue.job(job.id).snapshot()
     assert (snapshot["ready_at"], snapshot["fraction"]) == (1040.0, 0.25)
-    told = queue.told(job.id, Decoding(section=1, sections=2, seconds_left=35.0))
+    told = queue.record(job.id, Decoding(section=1, sections=2, seconds_left=35.0))
     assert (told.ready_at, told.fraction, told.progress.phase) == (1050.0, 0.3, "decoding")
 
 
@@ -125,7 +125,7 @@ def test_what_an_earlier_run_has_finished_counts(queue: JobQueue, clock: Clock, 
     """A job that goes on begins where it was; its last section's frames are made again."""
     done(queue, clock, request_)
     job = begun(queue, clock, request_)
-    queue.told(job.id, SectionDone(section=1, sections=2, frames=37, path="x.mp4", seconds_left=20.0))
+    queue.record(job.id, SectionDone(section=1, sections=2, frames=37, path="x.mp4", seconds_left=20.0))
     work = queue.output_dir / "work"
     work.mkdir()
     (work / "job.json").write_text("{}")
@@ -137,7 +137,7 @@ def test_what_an_earlier_run_has_finished_counts(queue: JobQueue, clock: Clock, 
     whole = queue.estimate(request_)
     assert whole is not None
     assert (queue.job(job.id).ready_at, queue.job(job.id).fraction) == (pytest.approx(clock.now + whole / 2), 0.5)
-    queue.told(job.id, Started(folder=str(work), seed=1, sections_done=1))
+    queue.record(job.id, Started(folder=str(work), seed=1, sections_done=1))
     clock.now += 10
-    told = queue.told(job.id, Decoding(section=1, sections=2, seconds_left=30.0))
+    told = queue.record(job.id, Decoding(section=1, sections=2, seconds_left=30.0))
     assert (told.progress.phase, told.fraction) == ("decoding", 0.5 + 0.5 * 0.25)

@@ -41,8 +41,8 @@ def run_to_failure(queue: JobQueue, folder: Path | None = None) -> Job:
         folder.mkdir(parents=True)
         (folder / "job.json").write_text("{}")
         (folder / "video.mp4").write_bytes(b"frames")
-        queue.told(job.id, Started(folder=str(folder), seed=1, sections_done=0))
-        queue.told(job.id, SectionDone(section=1, sections=2, frames=37, path=str(folder / "video.mp4")))
+        queue.record(job.id, Started(folder=str(folder), seed=1, sections_done=0))
+        queue.record(job.id, SectionDone(section=1, sections=2, frames=37, path=str(folder / "video.mp4")))
     failed = Failed(error="it broke", exit_code=1, folder=str(folder) if folder else None)
     return queue.end(job.id, failed, "failed")
 
@@ -323,7 +323,7 @@ def test_every_change_makes_a_new_version_and_reading_makes_none(queue: JobQueue
     assert not changed()
     queue.claim()
     assert changed()
-    queue.told(job.id, Step(section=1, sections=2, step=1, steps=2, computed=True, seconds_left=None))
+    queue.record(job.id, Step(section=1, sections=2, step=1, steps=2, computed=True, seconds_left=None))
     assert changed()
 
 
@@ -342,7 +342,7 @@ def test_a_job_tells_how_it_stands(queue: JobQueue, picture: Path) -> None:
         SectionDone(section=1, sections=2, frames=37, path=str(folder / "video.mp4")),
         Step(section=2, sections=2, step=1, steps=2, computed=True, seconds_left=1.0),
     ]
-    phases += [queue.told(job.id, event).snapshot()["phase"] for event in story]
+    phases += [queue.record(job.id, event).snapshot()["phase"] for event in story]
     assert phases == ["loading", "encoding", "encoding", "encoding", "sampling", "decoding", "sampling", "sampling"]
     told = queue.job(job.id)
     assert told.progress.computed == (True,)

@@ -223,9 +223,9 @@ def test_the_models_loading_counts_where_they_are_not_kept(
     jobs = [queue.add(request_).id for _ in range(3)]
     queue.claim("one", keeps_models)
     now[0] += 9.0
-    queue.told(jobs[0], Started(folder=str(tmp_path / "work"), seed=1, sections_done=0))
+    queue.record(jobs[0], Started(folder=str(tmp_path / "work"), seed=1, sections_done=0))
     shape = {"frames": 73, "fps": 30, "seconds": 2.4, "width": 64, "height": 64}
-    queue.told(jobs[0], Plan(checkpoint="scripted", kind="framepack", sections=2, steps=2, **shape))
+    queue.record(jobs[0], Plan(checkpoint="scripted", kind="framepack", sections=2, steps=2, **shape))
     figures = {"seconds_sampling": 20.0, "seconds_decoding": 10.0, "seconds_total": 30.0, "steps_computed": 4}
     queue.end(jobs[0], Finished(path="x.mp4", **figures), "done")
     assert queue.claim("one", keeps_models).ready_at == now[0] + seconds  # type: ignore[union-attr]

@@ -229,7 +229,7 @@ def test_a_video_that_was_finished_before_the_program_was_killed_is_done(queue: 
     queue.claim()
     for event in ScriptedExecutor(queue.output_dir).submit(request_, None).events():
         if not isinstance(event, Ended):
-            queue.told(job.id, event)
+            queue.record(job.id, event)
     queue.close()
 
     queue = JobQueue(queue.output_dir)

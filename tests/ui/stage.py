@@ -54,12 +54,12 @@ class Stage:
         return self.queue.end(added.id, _last(state, folder, sections_done), state)
 
     def _tell(self, job: Job, folder: Path, sections_done: int) -> None:
-        self.queue.told(job.id, Started(folder=str(folder), seed=job.request.with_seed().seed, sections_done=0))
+        self.queue.record(job.id, Started(folder=str(folder), seed=job.request.with_seed().seed, sections_done=0))
         shape = {"frames": 73, "fps": 30, "seconds": 2.4333, "width": 64, "height": 64}
-        self.queue.told(job.id, Plan(checkpoint="scripted", kind="f1", sections=2, steps=2, **shape))
+        self.queue.record(job.id, Plan(checkpoint="scripted", kind="f1", sections=2, steps=2, **shape))
         for section in range(1, sections_done + 1):
             video = make_video(folder / "video.mp4")
-            self.queue.told(job.id, SectionDone(section=section, sections=2, frames=5, path=str(video)))
+            self.queue.record(job.id, SectionDone(section=section, sections=2, frames=5, path=str(video)))
 
     def filled(self, answer: Sequence[Any]) -> dict[str, Any]:
         """What an answer for the form's components changes, by field."""

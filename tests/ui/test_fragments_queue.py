@@ -163,7 +163,7 @@ def test_a_discarded_job_says_so(stage: Stage) -> None:
     work = stage.folder / "outputs" / "day" / "work"
     work.mkdir(parents=True)
     (work / "job.json").write_text("{}")
-    stage.queue.told(job.id, Started(folder=str(work), seed=1, sections_done=0))
+    stage.queue.record(job.id, Started(folder=str(work), seed=1, sections_done=0))
     stage.queue.cancel(job.id, "nothing")
     stage.queue.end(job.id, Cancelled(folder=str(work)), "cancelled")
     never = stage.add()

@@ -14,7 +14,7 @@ from diffusers_helper.errors import InvalidCommand, UnknownJob
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.form import NAMES
-from diffusers_helper.ui.page import told
+from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.queue_tab import build
 
 from .stage import Stage, click, tab_of
@@ -212,7 +212,7 @@ def test_from_elsewhere_no_folder_opens_and_the_path_is_told(
 
 def test_forgetting_a_finished_job_keeps_its_video(stage: Stage, commands: Commands) -> None:
     job = stage.ended("done")
-    stage.queue.told(job.id, _finished_elsewhere(stage))
+    stage.queue.record(job.id, _finished_elsewhere(stage))
     press(commands, "remove", job.id)
     assert stage.queue.jobs() == []
     assert _video_elsewhere(stage).is_file()
@@ -255,4 +255,4 @@ def _finished_elsewhere(stage: Stage) -> object:
 
 def test_a_command_that_cannot_be_is_told(commands: Commands) -> None:
     with pytest.raises(gr.Error, match="7"):
-        told(commands.carry_out)("en", None, click("stop", 7, "now"), asked_from())
+        user_errors(commands.carry_out)("en", None, click("stop", 7, "now"), asked_from())

@@ -133,7 +133,7 @@ def test_steps_that_follow_quickly_are_drawn_together_and_commands_at_once(
     queue.add(make_request(make_picture(tmp_path)))
     queue.claim()
     for step in (1, 2, 3):
-        queue.told(1, Step(section=1, sections=2, step=step, steps=3, computed=True, seconds_left=None))
+        queue.record(1, Step(section=1, sections=2, step=step, steps=3, computed=True, seconds_left=None))
         rendering.ask("en")
     assert rendering.count == 1
     queue.cancel(1, "section")

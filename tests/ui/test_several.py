@@ -25,9 +25,9 @@ def stage(tmp_path: Path) -> Stage:
         job = stage.add(prompt).id
         if executor:
             stage.queue.claim(executor)
-            stage.queue.told(job, Started(folder=str(tmp_path / prompt), seed=job, sections_done=0))
+            stage.queue.record(job, Started(folder=str(tmp_path / prompt), seed=job, sections_done=0))
             step = {"section": 1, "sections": 2, "step": 1, "steps": 2, "computed": True}
-            stage.queue.told(job, Step(**step, seconds_left=10.0 * job))
+            stage.queue.record(job, Step(**step, seconds_left=10.0 * job))
     return stage
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from diffusers_helper.errors import InvalidCommand, OutputFailed
-from diffusers_helper.ui.page import told
+from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.starting import NOTHING_WRONG, Starting, connect, mode_bar, start_row
 from diffusers_helper.ui.texts import LANGUAGES, Texts
 
@@ -77,7 +77,7 @@ def test_an_error_is_text_and_no_markup() -> None:
         raise OutputFailed("no space in <img src=x>")
 
     with pytest.raises(gr.Error) as caught:
-        told(fails)()
+        user_errors(fails)()
     assert "<img" not in caught.value.message
 
 
