@@ -193,9 +193,8 @@ def _begin(
     if request is None:
         from .workfolder import WorkFolder
 
-        checkpoint = find_checkpoint(
-            WorkFolder.reopen(options.resume).manifest.checkpoint_source, chosen.paths.models_dir
-        )
+        source = WorkFolder.reopen(options.resume).manifest.checkpoint_source
+        checkpoint = find_checkpoint(source, chosen.paths.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         from .preparation import fit_pictures, with_defaults

@@ -183,11 +183,8 @@ class WorkFolder:
 
     def metadata(self) -> dict[str, Any]:
         """What video and picture say of their making."""
-        return {
-            "version": __version__,
-            "checkpoint": self.manifest.checkpoint,
-            "request": self.request.recipe.model_dump(),
-        }
+        recipe = self.request.recipe.model_dump()
+        return {"version": __version__, "checkpoint": self.manifest.checkpoint, "request": recipe}
 
     def load_pictures(self) -> tuple[np.ndarray, ...]:
         """The fitted pictures; raises UnusableResumeFolder."""
