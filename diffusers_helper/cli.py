@@ -157,7 +157,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     if options.resume:
         _check_resume(options, chosen)
     request = None if options.resume else _request(options)
-    _check_outputs(options, chosen)
+    _check_outputs(options, chosen, request)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show, ExitStack() as loaded:
         events = _begin(options, chosen, request, stop, show, loaded)
@@ -197,10 +197,10 @@ def _begin(
         checkpoint = find_checkpoint(source, chosen.paths.models_dir)
     else:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-        from .preparation import fit_pictures, with_defaults
+        from .preparation import defaults, fit_pictures
 
         if not options.request:
-            request = Request.parse(with_defaults(_request_fields(options), checkpoint))
+            request = Request.parse(_request_fields(options), defaults(checkpoint))
         pictures = fit_pictures(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
@@ -261,7 +261,7 @@ def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
         raise InvalidRequest(f"--resume takes everything from its folder; leave out {', '.join(extra)}")
 
 
-def _check_outputs(options: argparse.Namespace, chosen: Settings) -> None:
+def _check_outputs(options: argparse.Namespace, chosen: Settings, request: Request | None) -> None:
     """Refuse before any work what could not be written after it."""
     from .media.files import day_folder, require_folder, require_writable
 
@@ -269,7 +269,7 @@ def _check_outputs(options: argparse.Namespace, chosen: Settings) -> None:
         with _refusing("the output folder"):
             require_folder(day_folder(chosen.paths.output_dir, datetime.now()))
     for flag, path, suffix in (
-        ("--out", options.out, ".mp4"),
+        ("--out", options.out, request.output.suffix if request else ""),
         ("--save-latents", options.save_latents, ".safetensors"),
     ):
         if path is None:

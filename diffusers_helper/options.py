@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+KNOWN_ERRORS = frozenset(get_args(core_schema.ErrorType))
 NONE = "off"
 """The name of choosing no option, where that is possible."""
 
@@ -55,8 +56,7 @@ class OneOf:
             return value
         name = value.get("name") if isinstance(value, Mapping) else None
         if not isinstance(name, str) or name not in self.table:
-            given = value if name is None else name
-            raise PydanticCustomError("choice", "one of its options", {"choices": self.names, "given": given})
+            raise PydanticCustomError("choice", "one of its options", {"choices": self.names})
         return _with_location(name, self.table[name], {key: value[key] for key in value if key != "name"})
 
 
@@ -70,7 +70,15 @@ def _with_location(name: str, made: type[Option], parameters: Mapping[str, Any])
         return made.model_validate(parameters)
     except ValidationError as error:
         lines = [
-            InitErrorDetails(type=line["type"], loc=(name, *line["loc"]), input=line["input"], ctx=line.get("ctx", {}))
+            InitErrorDetails(
+                type=_type_of(line), loc=(name, *line["loc"]), input=line["input"], ctx=line.get("ctx", {})
+            )
             for line in error.errors()
         ]
         raise ValidationError.from_exception_data(name, lines) from None
+
+
+def _type_of(line: ErrorDetails) -> str | PydanticCustomError:
+    """A type that an option has made up has to be made again, with its words."""
+    known = line["type"] in KNOWN_ERRORS
+    return line["type"] if known else PydanticCustomError("option", "{words}", {"words": line["msg"]})

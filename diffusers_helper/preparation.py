@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from .errors import InvalidRequest, Problem
 from .media.fit import choose_bucket, resize_and_crop
 from .media.pictures import open_picture
 from .models.table import Checkpoint
-from .request import Request
+from .request import Picture, Request
 from .request.output import Mp4
 from .sections.plan import VideoPlan
 
@@ -21,11 +21,6 @@ BYTES_PER_LATENT_VALUE = 4
 LATENT_VALUES_PER_PIXEL = 16 / 64
 BYTES_PER_VIDEO_PIXEL = 0.5
 SPARE_BYTES = 32 * 2**20
-
-
-def with_defaults(fields: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields of a request; what they leave out and the checkpoint has a wish for is as the checkpoint wishes."""
-    return {**defaults(checkpoint), **fields}
 
 
 def defaults(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -86,10 +81,20 @@ def check_offered(request: Request, checkpoint: Checkpoint) -> None:
 
 def _refuse_unbuilt(request: Request) -> None:
     """What a request has a place for, and no part of this version carries out, is refused rather than left out."""
-    unbuilt = {"loras": bool(request.loras), "pictures": any(picture.mask for picture in request.pictures)}
-    words = {"loras": "this version applies no LoRA", "pictures": "this version uses no masks"}
-    for field in (field for field, asked in unbuilt.items() if asked):
-        raise InvalidRequest(f"{field}: {words[field]}; leave it out", [Problem(field, "other")])
+    unbuilt = {
+        "loras": "this version applies no LoRA; leave it out" if request.loras else "",
+        "video": "this version goes on from no video; leave it out" if request.video else "",
+        "pictures": _why_not(request.pictures),
+    }
+    for field, reason in unbuilt.items():
+        if reason:
+            raise InvalidRequest(f"{field}: {reason}", [Problem(field, "other")])
+
+
+def _why_not(pictures: Sequence[Picture]) -> str:
+    if not pictures:
+        return "this version makes nothing without a picture; give one"
+    return "this version uses no masks; leave them out" if any(picture.mask for picture in pictures) else ""
 
 
 def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:

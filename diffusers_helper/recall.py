@@ -296,7 +296,10 @@ def _of_sdnext(texts: Mapping[str, str]) -> _Found:
 def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken, ...]]:
     """The allowed values as a request would hold them, and the others with the reason."""
     taken, not_taken = {}, []
-    values = without_aliases(values)
+    try:
+        values = without_aliases(values)
+    except InvalidRequest as error:
+        not_taken.append(NotTaken("step_cache", quoted(values["teacache"]), str(error)))
     for name in fields(Recipe):
         if name not in values:
             continue

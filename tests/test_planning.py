@@ -56,13 +56,13 @@ def test_weights_in_the_numbers_of_their_file_are_mapped(pocket: Path) -> None:
 def test_a_transformer_loaded_by_its_plan_is_mapped_too_and_its_file_once(pocket: Path, tmp_path: Path) -> None:
     checkpoint, compute = find_checkpoint("pocket", pocket), replace(FLOAT32, transformer_dtype=torch.bfloat16)
     plan = planner_for(checkpoint, compute, Constraints(precision="as_is"), tmp_path).plan
-    transformer = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none"), "")
+    transformer = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none").weights, tmp_path, "")
     weights = [tensor for tensor in transformer.parameters() if tensor.nbytes > 2**16]
     assert all(mapped_file(tensor).endswith(".safetensors") for tensor in weights)
     lines = Path("/proc/self/maps").read_text().splitlines()
     file = mapped_file(weights[0])
     before = sum(line.endswith(file) for line in lines)
-    again = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none"), "")
+    again = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none").weights, tmp_path, "")
     lines = Path("/proc/self/maps").read_text().splitlines()
     assert sum(line.endswith(file) for line in lines) <= before + 2, "not once for every tensor"
     assert len(list(again.parameters())) > 100

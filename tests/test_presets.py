@@ -280,3 +280,11 @@ def test_needs_no_torch_and_no_gradio() -> None:
     program = f"import sys; {refused}import diffusers_helper.presets, diffusers_helper.recall"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_odd_file_among_the_presets_costs_the_others_nothing(store: PresetStore) -> None:
+    store.save("Slow pan", VALUES)
+    odd = json.dumps({"framepack_preset": 2, "name": "odd", "values": {"kind": {"name": "\ud800"}}})
+    (store.folder / "odd.json").write_text(odd)
+    assert [preset.name for preset in store.presets()] == ["Slow pan"]
+    assert len(store.problems()) == 1

@@ -158,3 +158,10 @@ def test_eichis_seed_alone(tmp_path: Path) -> None:
 def test_other_programs_parameters_are_not_taken_for_eichis(tmp_path: Path, text: str) -> None:
     with pytest.raises(UnusableInput, match=r"found\.png"):
         recall(png_with(tmp_path, {"parameters": text}))
+
+
+@pytest.mark.parametrize("value", [1, "yes", [], "\ud800"])
+def test_a_switch_that_is_none_harms_nothing_but_its_own_field(tmp_path: Path, value: Any) -> None:
+    found = recall(json_file(tmp_path, {**STUDIO, "use_teacache": value}))
+    assert [problem.field for problem in found.not_taken] == ["step_cache"]
+    assert found.fields["prompt"] == STUDIO_FIELDS["prompt"]

@@ -28,6 +28,8 @@ def progress_of(content: Mapping[str, Any], state: str) -> dict[str, Any]:
 
     ``state``: the job's; the first form does not say how a job ended.
     """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"progress: must be a JSON object, not {type(content).__name__}")
     form = content.get("form", 1)
     if form == FORM:
         return dict(content)

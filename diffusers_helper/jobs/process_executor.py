@@ -5,6 +5,7 @@ A process that is killed costs its job a break and nothing else; the models are 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -36,9 +37,15 @@ def process_executors(
     for name, device in zip(names, devices, strict=True):
         seen[name] += 1
         called = f"{name} ({seen[name]})" if many[name] > 1 else name
-        visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
+        visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else _here(device)}
         executors[called] = ProcessExecutor(find, {**environment, **visible})
     return executors
+
+
+def _here(device: str) -> str:
+    """The device by the number that this process knows it by: it may see a few of the machine's alone."""
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return seen[int(device)] if device.isdecimal() and int(device) < len(seen) else device
 
 
 class ProcessExecutor:
@@ -122,7 +129,8 @@ def _end(process: subprocess.Popen[str], patience_seconds: float) -> None:
 def _without_a_word(code: int) -> FramePackError:
     """What a process means that ended without a last event."""
     if code < 0:
-        return ExecutorLost(f"its process was ended by {signal.Signals(-code).name}")
+        names = {each.value: each.name for each in signal.Signals}
+        return ExecutorLost(f"its process was ended by {names.get(-code, f'signal {-code}')}")
     if code == INTERRUPTED:
         return ExecutorLost("its process was interrupted")
     return FramePackError(f"its process ended with exit code {code} and did not say why; the log may")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from ..events import Event
 from ..settings import ROOT
+
+log = logging.getLogger(__name__)
 
 
 def start_program(*arguments: str, environment: Mapping[str, str], stdin: str = "") -> subprocess.Popen[str]:
@@ -21,7 +24,8 @@ def start_program(*arguments: str, environment: Mapping[str, str], stdin: str = 
         [sys.executable, "-m", "diffusers_helper", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=_environment(environment),
         start_new_session=True,
     )
@@ -35,9 +39,12 @@ def start_program(*arguments: str, environment: Mapping[str, str], stdin: str = 
 
 
 def said_by(process: subprocess.Popen[str]) -> Iterator[Event]:
-    """Its events, as it says them. Raises UnreadableEvent."""
+    """Its events, as it says them; what a library prints between them goes to the log. Raises UnreadableEvent."""
     for line in process.stdout or ():
-        yield Event.from_json(line)
+        if line.startswith("{"):
+            yield Event.from_json(line)
+        elif line.strip():
+            log.info("a process beside this one printed: %s", line.rstrip())
 
 
 def _environment(changes: Mapping[str, str]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def with_finished_video(job: Job) -> Job | None:
     progress = job.progress
     if progress.folder is None or Path(progress.folder, "job.json").exists():
         return None
-    video = Path(progress.folder).with_suffix(".mp4")
+    video = Path(progress.folder).with_suffix(job.request.output.suffix)
     shape = {"frames": progress.frames_planned, "fps": progress.fps, "width": progress.width, "height": progress.height}
     finished = Finished(path=str(video), **shape, seed=job.request.seed if progress.seed is None else progress.seed)
     return replace(job, progress=fold(progress, finished)) if video.is_file() else None

@@ -59,6 +59,9 @@ _COLUMNS = (
     "id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint",
     "executor",
 )  # fmt: skip
+_TIMES = ("created_at", "started_at", "ended_at")
+LAST_SECOND = 253402300799.0
+"""Of the year 9999, in unix seconds: no later time has a date."""
 _PATHS = ("path", "folder")
 """What an event calls a file or a folder."""
 _JOB = TypeAdapter(Job)
@@ -309,11 +312,14 @@ def _read(row: tuple[Any, ...], output_dir: Path) -> Job | UnreadableJob:
         reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
     except Exception as error:
         log.exception("job %d cannot be read", row[0])
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return UnreadableJob(row[0], reason, row)
 
 
 def _job(row: dict[str, Any], output_dir: Path) -> Job:
+    for name in _TIMES:
+        if isinstance(row[name], (int, float)) and not 0 <= row[name] <= LAST_SECOND:
+            raise ValueError(f"{name}: {row[name]!r} is no time")
     request = Request.from_json(row["request"])
     progress = migrate.progress_of(json.loads(row["progress"]), row["state"])
 

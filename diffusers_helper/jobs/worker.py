@@ -91,6 +91,8 @@ class Worker:
             last = self._follow(job, self._executor.submit(job.request, folder, job.checkpoint))
             return last, self._state(job, last)
         except ExecutorLost as error:
+            if self._was_stopped(job):
+                return Cancelled(folder=self._queue.job(job.id).progress.folder or ""), "cancelled"
             return _failed(job, str(error), error.exit_code), "interrupted"
         except FramePackError as error:
             return _failed(job, str(error), error.exit_code), "failed"
@@ -116,8 +118,12 @@ class Worker:
         if isinstance(last, Finished):
             return "done"
         if isinstance(last, Cancelled):
-            return "cancelled" if self._queue.job(job.id).stop and not self._stopping.is_set() else "interrupted"
+            return "cancelled" if self._was_stopped(job) else "interrupted"
         return "failed"
+
+    def _was_stopped(self, job: Job) -> bool:
+        """Whether a user has stopped it, and not the program's end."""
+        return self._queue.job(job.id).stop is not None and not self._stopping.is_set()
 
 
 class Workers:

@@ -21,20 +21,21 @@ Found = Mapping[str, Any]
 def refusal(errors: Sequence[Found], made: type[BaseModel], recipe: type[BaseModel]) -> InvalidRequest:
     """All errors of a request, or of a recipe, ``made``."""
     known, tables = fields(recipe), choices(recipe)
-    named = [(_flat_name(error["loc"], tables), error) for error in errors]
+    named = [(_flat_name(error, tables), error) for error in errors]
     message = "\n".join(_explained(name, error, known, made) for name, error in named)
     return InvalidRequest(message, [_as_data(name, error, known) for name, error in named])
 
 
-def _flat_name(location: Sequence[str | int], tables: Mapping[str, Any]) -> str:
+def _flat_name(error: Found, tables: Mapping[str, Any]) -> str:
     """The flat name of a place in a request; a path of names and numbers where it has none."""
+    location: Sequence[str | int] = error["loc"]
     match location:
         case ("prompts", 0, "text"):
             return "prompt"
-        case ("start picture",) | ("pictures", 0, "path"):
+        case ("pictures", 0, "path"):
             return PICTURE
-        case (str(missing),) if missing.endswith(" picture"):
-            return "pictures"
+        case (str(missing),) if error["type"] == "missing" and missing.endswith(" picture"):
+            return PICTURE if missing == "start picture" else "pictures"
         case (choice, _, parameter, *_) if choice in tables:
             return f"{location[1]}_{parameter}"
         case (choice, _) if choice in tables:
@@ -48,7 +49,9 @@ def _as_data(name: str, error: Found, known: Mapping[str, Field]) -> Problem:
 
 
 def _given(error: Found) -> Any:
-    return error["ctx"]["given"] if error["type"] == "choice" else error["input"]
+    """Of a choice the name of the option that there is not."""
+    given = error["input"]
+    return given["name"] if error["type"] == "choice" and isinstance(given, Mapping) and "name" in given else given
 
 
 def _rule(field: Field | None, error: Found) -> tuple[ProblemKind, Mapping[str, Any]]:

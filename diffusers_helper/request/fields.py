@@ -115,9 +115,23 @@ def _chosen(name: str, choice: OneOf, named: Mapping[str, Any]) -> dict[str, Any
     chosen = named.get(name) if name in named else next((option for option in given if given[option]), None)
     if name not in named and chosen is None:
         return {}
+    if isinstance(chosen, Mapping):
+        return {name: chosen}
     if chosen is None or (chosen == NONE and choice.optional):
         return {name: None if choice.optional else chosen}
     return {name: {"name": chosen, **given.get(chosen, {})} if isinstance(chosen, str) else {"name": chosen}}
+
+
+def idle_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> Iterator[tuple[str, OneOf, dict[str, Any]]]:
+    """(choice, its table, option with parameters) for parameters that are given to an option that is not chosen."""
+    data = data_of(named, recipe)
+    for name, choice in choices(recipe).items():
+        chosen = data.get(name)
+        for option in choice.table.values():
+            flat_names = {parameter: f"{option.name}_{parameter}" for parameter in option.model_fields}
+            given = {parameter: named[flat] for parameter, flat in flat_names.items() if flat in named}
+            if given and not (isinstance(chosen, Mapping) and chosen.get("name") == option.name):
+                yield name, choice, {"name": option.name, **given}
 
 
 def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +160,7 @@ def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:
     tables = choices(recipe)
     for name, value in data.items():
         if name in tables:
-            found.update(_flat_option(name, value))
+            found.update(_flat_option(name, value, recipe))
         elif name == "prompts":
             found.update(_flat_prompts(value))
         elif name not in _NO_NAMES or (name != VERSION and not _is_default(value, recipe.model_fields[name])):
@@ -165,10 +179,19 @@ def _is_default(value: Any, info: FieldInfo) -> bool:
     return bool(value == info.default or (not value and not info.default))
 
 
-def _flat_option(name: str, value: Any) -> dict[str, Any]:
-    shown = name not in _NO_NAMES
-    if not isinstance(value, Mapping):
-        return {name: NONE if value is None else value} if shown else {}
-    option = value.get("name")
+def _flat_option(name: str, value: Any, recipe: type[BaseModel]) -> dict[str, Any]:
+    """The option's name, and its parameters by theirs; what is no option of the table is kept as it is.
+
+    A choice without a name of its own says its option only where that is not the usual one.
+    """
+    info = recipe.model_fields[name]
+    table = (choice_of(info) or OneOf({})).table
+    option = value.get("name") if isinstance(value, Mapping) else None
+    if value is None and info.default is not None:
+        return {name: NONE}
+    if not isinstance(option, str) or option not in table or value.keys() - {"name", *table[option].model_fields}:
+        return {name: value}
     parameters = {f"{option}_{parameter}": given for parameter, given in value.items() if parameter != "name"}
-    return {**({name: option} if shown else {}), **parameters}
+    if name not in _NO_NAMES:
+        return {name: option, **parameters}
+    return parameters if option == info.default.name else {name: value}

@@ -60,7 +60,7 @@ def _step_cache_of_1(data: Mapping[str, Any]) -> Any:
     if on is False:
         return None
     threshold = {"threshold": data["teacache_threshold"]} if "teacache_threshold" in data else {}
-    return {"name": "teacache", **threshold} if on is True else on
+    return {"name": "teacache", **threshold} if on is True else {"name": on}
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}

@@ -19,7 +19,7 @@ from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
 from ..sections.plan import VideoPlan
 from .explain import refusal
-from .fields import PICTURE, data_of, flat
+from .fields import PICTURE, data_of, flat, idle_of
 from .migrate import SCHEMA_VERSION, VERSION, as_present
 from .output import OUTPUTS, Mp4, Output, output_of
 from .parts import LONGEST_SECONDS, SHORTEST_SECONDS, Lora, Text, TimedPrompt, wrong
@@ -100,14 +100,19 @@ class Recipe(BaseModel):
         return self
 
     @classmethod
-    def parse(cls, named: Mapping[str, Any]) -> Self:
+    def parse(cls, named: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Self:
         """From flat values, or where they name a version from what it wrote; ``picture`` may stand beside both.
+
+        ``defaults``: flat values for what is not said.
 
         Raises:
             InvalidRequest: naming each wrong field, its value and what is allowed.
         """
         rest = {name: value for name, value in named.items() if name != PICTURE}
+        if VERSION not in rest:
+            cls._check_idle(rest)
         data = as_present(rest) if VERSION in rest else {VERSION: SCHEMA_VERSION, **data_of(rest, Recipe)}
+        data = {**data_of(defaults or {}, Recipe), **data}
         if PICTURE in named:
             others = data.get("pictures", [])
             start = {"role": "start", "path": named[PICTURE]}
@@ -128,6 +133,16 @@ class Recipe(BaseModel):
     def parse_json(cls, text: str) -> Self:
         """``parse`` for a JSON object that somebody wrote; raises InvalidRequest."""
         return cls.parse(_object(text))
+
+    @classmethod
+    def _check_idle(cls, named: Mapping[str, Any]) -> None:
+        """What is given to an option that is not chosen has to be allowed all the same."""
+        for choice, table, option in idle_of(named, Recipe):
+            try:
+                table.read(option)
+            except ValidationError as error:
+                lines = [{**line, "loc": (choice, *line["loc"])} for line in error.errors()]
+                raise refusal(lines, cls, Recipe) from None
 
     @classmethod
     def _checked(cls, data: Mapping[str, Any]) -> Self:

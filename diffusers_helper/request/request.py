@@ -108,7 +108,8 @@ class Request(Recipe):
 
     def flat(self) -> dict[str, Any]:
         """See ``Recipe``; with the path of the start picture, where there is one."""
-        return {**({PICTURE: self.shown_picture} if self.shown_picture else {}), **super().flat()}
+        starts = [picture.path for picture in self.pictures if picture.role == "start"]
+        return {**({PICTURE: starts[0]} if starts else {}), **super().flat()}
 
     def plan(self) -> VideoPlan:
         """The sections of what it makes, of its own inputs."""

@@ -21,7 +21,7 @@ from ..jobs.job import Keep
 from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
 from ..names import quoted
-from ..preparation import with_defaults
+from ..preparation import defaults
 from ..request import Recipe, Request
 from ..request.fields import PICTURE
 from .desk import Desk
@@ -57,8 +57,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
         """
         fields = _fields(request_json)
         found = _checkpoint(fields.pop("checkpoint"), desk) if "checkpoint" in fields else desk.checkpoints.find()
-        fields = with_defaults(fields, found)
-        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))})
+        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))}, defaults(found))
         return queue.add(request, found.source).id
 
     def status(job_id: int) -> dict[str, Any]:

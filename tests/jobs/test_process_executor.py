@@ -173,7 +173,7 @@ ONE_SIGNAL = (
         ("sys.exit(130)", ExecutorLost, "its process was interrupted"),
         ("sys.exit(3)", FramePackError, "its process ended with exit code 3"),
         ("sys.exit(0)", FramePackError, "its process ended with exit code 0"),
-        ("say('no event')", UnreadableEvent, "an event is not JSON"),
+        ("say('{no event')", UnreadableEvent, "an event is not JSON"),
     ],
 )
 def test_what_a_process_means_that_ends_without_a_last_event(
@@ -286,7 +286,7 @@ def test_each_device_has_its_executor(
 ) -> None:
     seen: list[str] = []
 
-    def start(*arguments: str, environment: dict[str, str], told: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, environment: dict[str, str], stdin: str) -> subprocess.Popen[str]:
         seen.append(environment["CUDA_VISIBLE_DEVICES"])
         assert environment["FRAMEPACK_QUANTISE"] == "int8"
         raise OSError(0, "not to be started")
@@ -298,6 +298,17 @@ def test_each_device_has_its_executor(
         with pytest.raises(OutputFailed):
             next(executor.submit(make_request(photograph), None, "").events())
     assert dict(zip(executors, seen, strict=True)) == expected
+
+
+def test_devices_are_counted_among_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-abc")
+    made = process_executors(("0", "1", "5"), missing, {})
+    assert [each._environment["CUDA_VISIBLE_DEVICES"] for each in made.values()] == ["2", "GPU-abc", "5"]
+
+
+def test_what_a_library_prints_between_events_is_no_event(started: list[subprocess.Popen[str]]) -> None:
+    run = execution(started, line(NOTICE) + "say('hello'); say(''); " + line(CANCELLED))
+    assert list(run.events()) == [NOTICE, CANCELLED]
 
 
 def test_a_stop_from_another_thread_reaches_it(started: list[subprocess.Popen[str]]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import ExecutorLost
-from diffusers_helper.events import Cancelled, Event, Failed, Finished, Plan, SectionDone, Started
+from diffusers_helper.events import Cancelled, Event, Failed, Finished, Notice, Plan, SectionDone, Started
 from diffusers_helper.jobs.executor import Executor
+from diffusers_helper.jobs.job import Keep
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import FILE
 from diffusers_helper.jobs.worker import Workers
@@ -188,6 +189,29 @@ def test_a_job_that_was_ended_by_nobody_here_is_interrupted(queue: JobQueue, req
     job = queue.add(request_).id
     with at_work(queue, one=Signalled(queue.output_dir)):  # type: ignore[arg-type]
         assert ended(queue, job).state == "interrupted"
+
+
+@pytest.mark.parametrize("keep", ["now", "nothing"])
+def test_a_stop_while_a_process_still_loads_is_a_stop(queue: JobQueue, request_: Request, keep: Keep) -> None:
+    """It ends without a last event then."""
+
+    class Loading(ScriptedExecutor):
+        def submit(self, request: Request, folder: Path | None, checkpoint: str = "") -> object:  # type: ignore[override]
+            class Execution:
+                def events(self) -> Iterator[Event]:
+                    yield Notice(message="what the checkpoint says")
+                    queue.cancel(job, keep)
+                    raise ExecutorLost("its process was interrupted")
+
+                def cancel(self) -> None:
+                    """It is over anyway."""
+
+            return Execution()
+
+    job = queue.add(request_).id
+    with at_work(queue, one=Loading(queue.output_dir)):  # type: ignore[arg-type]
+        stopped = ended(queue, job)
+    assert (stopped.state, stopped.progress.error) == ("cancelled", None)
 
 
 def test_after_a_crash_all_that_ran_are_interrupted(queue: JobQueue, request_: Request) -> None:

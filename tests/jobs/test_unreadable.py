@@ -37,7 +37,9 @@ DAMAGES = {
         'progress = json_set(progress, \'$.plan\', json(\'{"event": "notice", "message": ""}\'))',
         "plan: Input should be",
     ),
-    "a progress of nothing": ("progress = '[]'", "AttributeError|TypeError"),
+    "a progress of nothing": ("progress = '[]'", "progress: must be a JSON object, not list"),
+    "a time beyond all dates": ("ended_at = 1e18", "ended_at: 1e\\+18 is no time"),
+    "a time that is none": ("created_at = 9e999", "created_at: inf is no time"),
     "too deep": (f"request = '{'[' * 100_000}'", "RecursionError|the request is not JSON"),
 }
 """What is done to the row, and what is then said of it."""

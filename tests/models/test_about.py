@@ -13,7 +13,8 @@ import pytest
 from diffusers_helper.errors import UnusableCheckpoint
 from diffusers_helper.models.about import About, describe_large
 from diffusers_helper.models.table import CHECKPOINTS, Checkpoint, find_checkpoint
-from diffusers_helper.preparation import with_defaults
+from diffusers_helper.preparation import defaults
+from diffusers_helper.request import Recipe
 from diffusers_helper.ui.texts import LANGUAGES
 
 KNOWN = {name: known for name, known in CHECKPOINTS.items() if known.sources}
@@ -39,9 +40,11 @@ def test_what_is_said_is_there_in_each_language_and_falls_back_to_english(copy: 
 
 def test_a_request_that_names_no_length_gets_the_checkpoints(copy: Path) -> None:
     checkpoint = told(copy, {"default_seconds": 2.4})
-    assert with_defaults({}, checkpoint) == {"kind": "framepack", "seconds": 2.4}
-    assert with_defaults({"seconds": 9.0, "kind": "f1"}, checkpoint) == {"kind": "f1", "seconds": 9.0}
-    assert with_defaults({}, told(copy, {})) == {"kind": "framepack"}
+    assert defaults(checkpoint) == {"kind": "framepack", "seconds": 2.4}
+    assert Recipe.parse({}, defaults(checkpoint)).seconds == 2.4
+    said = {"seconds": 9.0, "kind": "f1"}
+    assert Recipe.parse(said, defaults(checkpoint)) == Recipe.parse(said)
+    assert defaults(told(copy, {})) == {"kind": "framepack"}
 
 
 def test_it_is_no_part_of_the_fingerprint_so_that_old_videos_go_on(copy: Path) -> None:

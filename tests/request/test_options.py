@@ -1,12 +1,17 @@
 """A choice holds exactly one option with its own parameters, and what is wrong with it is told by its flat name."""
 
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 import pytest
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
+from diffusers_helper.caches.step_cache import StepCacheOption
+from diffusers_helper.caches.table import STEP_CACHES
 from diffusers_helper.caches.teacache import TeaCacheOption
 from diffusers_helper.errors import InvalidRequest, UnusableInput
-from diffusers_helper.presets import checked_values
+from diffusers_helper.presets import Preset, checked_values
 from diffusers_helper.request import Recipe, Request
 from diffusers_helper.request.fields import fields
 from diffusers_helper.request.output import Mp4, Png
@@ -134,3 +139,73 @@ def test_several_prompts_are_lost_on_no_way() -> None:
 def test_pictures_that_are_none_are_refused(pictures: Any) -> None:
     with pytest.raises(InvalidRequest, match="pictures"):
         Request.parse({"picture": "a.png", "pictures": pictures})
+
+
+@pytest.mark.parametrize("name", ["kind", "step_cache"])
+@pytest.mark.parametrize("value", ["\ud800", "x" * 5000, 7, None, [], {}, {"name": "\udcff"}])
+def test_an_odd_option_is_refused_by_its_name(name: str, value: Any) -> None:
+    if name == "step_cache" and value is None:
+        return
+    with pytest.raises(InvalidRequest) as refusal:
+        Recipe.parse({name: value})
+    assert str(refusal.value).startswith(f"{name}: ")
+    assert refusal.value.problems[0].kind == "choice"
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["\ud800", 0, 1, "yes", None])
+def test_version_1_with_an_odd_switch_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="step_cache"):
+        Recipe.from_data({"schema_version": 1, "teacache": value, "teacache_threshold": 0.2})
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"step_cache": "off", "teacache_threshold": 99},
+        {"teacache": False, "teacache_threshold": "junk"},
+        {"kind": "f1", "one_frame_target_index": -1},
+    ],
+)
+def test_a_parameter_of_an_option_that_is_not_chosen_is_checked_too(named: dict[str, Any]) -> None:
+    *_, wrong = named
+    with pytest.raises(InvalidRequest, match=f"^{wrong}: "):
+        Recipe.parse(named)
+
+
+@pytest.mark.parametrize("output", [5, {"name": "gif"}, {"name": "mp4", "bitrate": 1}, {"name": "png"}])
+def test_an_output_that_has_no_flat_name_is_not_lost(output: Any) -> None:
+    preset = {"framepack_preset": 2, "name": "x", "values": {"output": output}}
+    with pytest.raises(UnusableInput, match="cannot hold 'output'"):
+        Preset.from_json(json.dumps(preset))
+
+
+def test_an_option_may_refuse_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Picky(StepCacheOption):
+        name: ClassVar[str] = "picky"
+
+        level: int = 0
+
+        @field_validator("level")
+        @classmethod
+        def _is_even(cls, level: int) -> int:
+            if level % 2:
+                raise PydanticCustomError("odd", "an even number")
+            return level
+
+    monkeypatch.setitem(STEP_CACHES, "picky", Picky)
+    with pytest.raises(InvalidRequest, match="picky_level: 3 is not allowed; give an even number"):
+        Recipe.parse({"step_cache": "picky", "picky_level": 3})
+
+
+def test_defaults_stand_for_what_is_not_said() -> None:
+    defaults = {"kind": "f1", "seconds": 2.4}
+    assert Recipe.parse({}, defaults).flat()["kind"] == "f1"
+    assert Recipe.parse({"schema_version": 2}, defaults).kind == F1()
+    assert Recipe.parse({"schema_version": 1, "kind": "framepack"}, defaults).kind == FramePack()
+    assert Recipe.parse({"one_frame_target_index": 3}, defaults).kind == OneFrame(target_index=3)
+
+
+def test_a_key_that_only_sounds_like_a_picture_is_named_as_it_is() -> None:
+    with pytest.raises(InvalidRequest, match=r"^my picture: is not a field"):
+        Request.parse({"picture": "a", "my picture": 1})

@@ -192,6 +192,14 @@ def test_a_field_that_is_none_is_refused_with_its_name(served: Served, uploaded:
     assert refusal(served, uploaded, json.dumps({field: "/etc/passwd"})).startswith(f"{field}: " if field else "")
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_request_of_any_version_has_the_checkpoints_defaults(
+    served: Served, client: Client, picture: Path, version: int
+) -> None:
+    job = client.predict(handle_file(str(picture)), json.dumps({"schema_version": version}), api_name="/submit")
+    assert ended(served.queue, job).request.kind.name == "f1"
+
+
 @pytest.mark.parametrize("value", ["/etc/passwd", [{"role": "start", "path": "/etc/passwd"}]])
 @pytest.mark.parametrize("field", ["picture", "pictures", "video"])
 def test_no_path_is_taken_from_the_fields(served: Served, uploaded: dict[str, Any], field: str, value: Any) -> None:

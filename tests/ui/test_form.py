@@ -73,8 +73,13 @@ def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
 
 def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:
     request = Request.parse(OTHER)
-    shown = stage.form.values_of(request.flat())
+    shown = [OTHER[name] if value == gr.skip() else value for name, value in filled(stage, request).items()]
     assert stage.form.request_of(shown) == request
+
+
+def filled(stage: Stage, request: Request) -> dict[str, Any]:
+    """What the components get; those of a step cache that is off stay as they are."""
+    return dict(zip(NAMES, stage.form.values_of(request.flat()), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
