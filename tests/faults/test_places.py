@@ -135,10 +135,11 @@ def test_what_is_no_name_of_a_video(capsys: pytest.CaptureFixture[str], tmp_path
     assert f"{target} is not the name of a .mp4 file" in refused(capsys, tmp_path, "--out", target)
 
 
-@pytest.mark.parametrize("linked", ["outputs", f"outputs/{datetime.now():%Y-%m-%d}"])
+@pytest.mark.parametrize("linked", ["outputs", "outputs/%Y-%m-%d"])
 def test_a_link_to_a_disk_that_is_gone(capsys: pytest.CaptureFixture[str], tmp_path: Path, linked: str) -> None:
-    (tmp_path / linked).parent.mkdir(exist_ok=True)
-    (tmp_path / linked).symlink_to(tmp_path / "unplugged")
+    link = tmp_path / datetime.now().strftime(linked)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "unplugged")
     assert "its folder does not exist" in refused(capsys, tmp_path)
 
 
