@@ -70,21 +70,30 @@ def test_presets_are_read_and_kept_anew(name: str, values: dict[str, Any], tmp_p
     assert anew.load(name).values == values
 
 
-@pytest.mark.parametrize(("kind", "threshold"), [("framepack", 0.25), ("f1", 0.25)])
-def test_a_work_folder_is_gone_on_with(kind: str, threshold: float, engine: Engine, tmp_path: Path) -> None:
-    kept = json.loads((KEPT / f"work_folder_{kind}" / "job.json").read_text())
-    folder = tmp_path / "outputs" / kept["folder"]
-    shutil.copytree(KEPT / f"work_folder_{kind}", folder)
-    reopened = WorkFolder.reopen(folder)
-    flat = reopened.request.flat()
-    assert (flat["kind"], flat["step_cache"], flat["teacache_threshold"]) == (kind, "teacache", threshold)
-    (saved,) = reopened.load_sections()
+def work_folder(kind: str, tmp_path: Path) -> Path:
+    """A copy of the kept one, at its place in an output folder."""
+    kept = KEPT / f"work_folder_{kind}"
+    folder = tmp_path / "outputs" / json.loads((kept / "job.json").read_text())["folder"]
+    return Path(shutil.copytree(kept, folder))
+
+
+@pytest.mark.parametrize("kind", ["framepack", "f1"])
+def test_a_work_folder_is_opened(kind: str, tmp_path: Path) -> None:
+    folder = WorkFolder.reopen(work_folder(kind, tmp_path))
+    flat = folder.request.flat()
+    assert (flat["kind"], flat["step_cache"], flat["teacache_threshold"]) == (kind, "teacache", 0.25)
+    (saved,) = folder.load_sections()
     assert saved.latents.shape[2] == 9
+    assert [picture.shape for picture in folder.load_pictures()] == [(128, 128, 3)]
+
+
+def test_a_work_folder_is_gone_on_with(engine: Engine, tmp_path: Path) -> None:
+    folder = work_folder("f1", tmp_path)
     events = list(resume(folder, engine))
     assert isinstance(events[0], Started)
     assert events[0].sections_done == 1
     assert isinstance(events[-1], Finished), events[-1]
     assert Path(events[-1].path or "") == folder.with_suffix(".mp4")
     assert probe(folder.with_suffix(".mp4")).frames == 73
-    assert recall(folder.with_suffix(".mp4")).fields["kind"] == kind
+    assert recall(folder.with_suffix(".mp4")).fields["kind"] == "f1"
     assert not folder.exists()
