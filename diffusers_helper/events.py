@@ -19,6 +19,7 @@ from typing import Any, ClassVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from .errors import UnreadableEvent
+from .json_object import object_in
 from .names import AnyText, quoted
 
 
@@ -51,11 +52,9 @@ class Event:
     def from_json(text: str) -> Event:
         """The inverse of ``to_json``. Raises UnreadableEvent."""
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UnreadableEvent(f"an event is not JSON ({error}): {quoted(text)}") from None
-        if not isinstance(content, dict):
-            raise UnreadableEvent(f"an event must be a JSON object, not {quoted(text)}")
+            content = object_in(text)
+        except ValueError as error:
+            raise UnreadableEvent(f"an event {error}: {quoted(text)}") from None
         return Event.from_dict(content)
 
 

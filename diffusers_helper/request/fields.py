@@ -66,7 +66,11 @@ def _fields(recipe: type[BaseModel]) -> Iterator[Field]:
             yield Field(name, info, choice)
         for option in choice.table.values() if choice else ():
             for parameter, of_option in option.model_fields.items():
-                yield Field(f"{option.name}_{parameter}", of_option, option=option, decided_by=name)
+                yield Field(_flat_name(option, parameter), of_option, option=option, decided_by=name)
+
+
+def _flat_name(option: type[Option], parameter: str) -> str:
+    return f"{option.name}_{parameter}"
 
 
 def choice_of(info: FieldInfo) -> OneOf | None:
@@ -88,7 +92,7 @@ def data_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]
     named = without_aliases(named)
     tables = choices(recipe)
     parameters = {
-        f"{option.name}_{parameter}"
+        _flat_name(option, parameter)
         for choice in tables.values()
         for option in choice.table.values()
         for parameter in option.model_fields
@@ -104,32 +108,35 @@ def data_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]
 
 def _chosen(name: str, choice: OneOf, named: Mapping[str, Any]) -> dict[str, Any]:
     """What flat values say about one choice: nothing, no option, or an option with the parameters that it has."""
-    given = {
-        option.name: {
-            parameter: named[flat]
-            for parameter in option.model_fields
-            if (flat := f"{option.name}_{parameter}") in named
-        }
-        for option in choice.table.values()
-    }
-    chosen = named.get(name) if name in named else next((option for option in given if given[option]), None)
-    if name not in named and chosen is None:
+    given = {option.name: _parameters(option, named) for option in choice.table.values()}
+    alone = next((option for option in given if given[option]), None)
+    if name not in named and alone is None:
         return {}
+    chosen = named.get(name, alone)
     if isinstance(chosen, Mapping):
         return {name: chosen}
     if chosen is None or (chosen == NONE and choice.optional):
-        return {name: None if choice.optional else chosen}
-    return {name: {"name": chosen, **given.get(chosen, {})} if isinstance(chosen, str) else {"name": chosen}}
+        return {name: None}
+    return {name: {"name": chosen, **(given.get(chosen, {}) if isinstance(chosen, str) else {})}}
 
 
-def idle_of(named: Mapping[str, Any], recipe: type[BaseModel]) -> Iterator[tuple[str, OneOf, dict[str, Any]]]:
-    """(choice, its table, option with parameters) for parameters that are given to an option that is not chosen."""
-    data = data_of(named, recipe)
+def _parameters(option: type[Option], named: Mapping[str, Any]) -> dict[str, Any]:
+    """What flat values say of an option's parameters."""
+    flat_names = {parameter: _flat_name(option, parameter) for parameter in option.model_fields}
+    return {parameter: named[flat] for parameter, flat in flat_names.items() if flat in named}
+
+
+def idle_of(
+    named: Mapping[str, Any], data: Mapping[str, Any], recipe: type[BaseModel]
+) -> Iterator[tuple[str, OneOf, dict[str, Any]]]:
+    """(choice, its table, option with parameters) for parameters that are given to an option that is not chosen.
+
+    ``data``: what ``data_of`` made of ``named``.
+    """
     for name, choice in choices(recipe).items():
         chosen = data.get(name)
         for option in choice.table.values():
-            flat_names = {parameter: f"{option.name}_{parameter}" for parameter in option.model_fields}
-            given = {parameter: named[flat] for parameter, flat in flat_names.items() if flat in named}
+            given = _parameters(option, named)
             if given and not (isinstance(chosen, Mapping) and chosen.get("name") == option.name):
                 yield name, choice, {"name": option.name, **given}
 

@@ -14,6 +14,7 @@ from ..caches.step_cache import StepCacheOption
 from ..caches.table import STEP_CACHES
 from ..caches.teacache import TeaCacheOption
 from ..errors import InvalidRequest
+from ..json_object import object_in
 from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
@@ -109,9 +110,11 @@ class Recipe(BaseModel):
             InvalidRequest: naming each wrong field, its value and what is allowed.
         """
         rest = {name: value for name, value in named.items() if name != PICTURE}
-        if VERSION not in rest:
-            cls._check_idle(rest)
-        data = as_present(rest) if VERSION in rest else {VERSION: SCHEMA_VERSION, **data_of(rest, Recipe)}
+        if VERSION in rest:
+            data = as_present(rest)
+        else:
+            data = {VERSION: SCHEMA_VERSION, **data_of(rest, Recipe)}
+            cls._check_idle(rest, data)
         data = {**data_of(defaults or {}, Recipe), **data}
         if PICTURE in named:
             others = data.get("pictures", [])
@@ -135,9 +138,9 @@ class Recipe(BaseModel):
         return cls.parse(_object(text))
 
     @classmethod
-    def _check_idle(cls, named: Mapping[str, Any]) -> None:
+    def _check_idle(cls, named: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """What is given to an option that is not chosen has to be allowed all the same."""
-        for choice, table, option in idle_of(named, Recipe):
+        for choice, table, option in idle_of(named, data, Recipe):
             try:
                 table.read(option)
             except ValidationError as error:
@@ -177,9 +180,6 @@ class Recipe(BaseModel):
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the request is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InvalidRequest(f"the request must be a JSON object, not {type(data).__name__}")
-    return data
+        return object_in(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the request {error}") from None

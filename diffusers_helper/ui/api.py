@@ -5,7 +5,6 @@ What a docstring or a signature says here stands on the API page, and is what a 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from gradio.data_classes import FileDataDict
 
 from ..errors import InvalidRequest
 from ..jobs.job import Keep
+from ..json_object import object_in
 from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
 from ..names import quoted
@@ -110,11 +110,9 @@ def _fields(text: Any) -> dict[str, Any]:
     if not isinstance(text, str):
         raise InvalidRequest(f"request_json: must be a text that holds JSON, not {type(text).__name__}")
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"request_json: is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"request_json: must be a JSON object, not {type(fields).__name__}")
+        fields = object_in(text)
+    except ValueError as error:
+        raise InvalidRequest(f"request_json: {error}") from None
     if fields.keys() & INPUTS:
         raise InvalidRequest("picture: is not named in request_json; upload it and give it beside")
     return fields

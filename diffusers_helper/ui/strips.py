@@ -6,6 +6,7 @@ from html import escape
 from typing import Literal
 
 from ..jobs.job import Job
+from ..sections.plan import VideoPlan
 from .texts import Texts
 
 SectionState = Literal["done", "running", "to_come"]
@@ -18,14 +19,13 @@ LAST_TICK = 0.95
 """Of the length; the words of a later one would stick out."""
 
 
-def sections_in_time(job: Job) -> list[tuple[int, float, float]]:
+def sections_in_time(job: Job, plan: VideoPlan) -> list[tuple[int, float, float]]:
     """(number in the order of making from 1, start and end in seconds), ordered by time.
 
-    Kind framepack makes the end of the video first, so its last number stands at the start.
+    ``plan``: the request's. One that grows at the front makes the end of the video first, so its last number stands at
+    the start.
     """
-    request, progress = job.request, job.progress
-    plan = request.plan()
-    fps, frames = progress.fps or request.fps, plan.frames
+    fps, frames = job.progress.fps or job.request.fps, plan.frames
     places, before = [], 0
     for section in plan.sections:
         after = section.frames_after
@@ -45,11 +45,11 @@ def section_state(job: Job, number: int) -> SectionState:
 
 def sections(job: Job, texts: Texts) -> str:
     """The sections as they follow each other in the video."""
-    places = sections_in_time(job)
+    plan = job.request.plan()
+    places = sections_in_time(job, plan)
     labelled = len(places) <= MOST_LABELS
     cells = "".join(_section(job, place, labelled, texts) for place in places)
-    from_end = job.request.plan().grows_at_front
-    order = escape(texts("job.sections_from_end" if from_end else "job.sections_forward"))
+    order = escape(texts("job.sections_from_end" if plan.grows_at_front else "job.sections_forward"))
     title = f"<h3>{escape(texts('job.sections'))} <small>{order}</small></h3>"
     thin, scale = ("", "") if labelled else (" thin", _scale(places[-1][2], texts))
     return f'<section class="strip">{title}<ol class="sections{thin}">{cells}</ol>{scale}</section>'

@@ -249,7 +249,7 @@ def test_a_failed_job_says_why() -> None:
 @pytest.mark.parametrize("seconds", [1, 6, 20])
 def test_sections_stand_in_time_without_gaps(kind: str, seconds: float) -> None:
     job = make_job(kind=kind, seconds=seconds)
-    places = strips.sections_in_time(job)
+    places = strips.sections_in_time(job, job.request.plan())
     plan = plan_video(job.request.kind.name, seconds)
     assert places[0][1] == 0
     assert places[-1][2] == pytest.approx(plan.frames / 30)
@@ -259,9 +259,9 @@ def test_sections_stand_in_time_without_gaps(kind: str, seconds: float) -> None:
 
 
 def test_framepack_makes_the_end_first_and_f1_the_start() -> None:
-    first = {
-        kind: {n: (a, b) for n, a, b in strips.sections_in_time(make_job(kind=kind))}[1] for kind in ("framepack", "f1")
-    }
+    jobs = {kind: make_job(kind=kind) for kind in ("framepack", "f1")}
+    places = {kind: strips.sections_in_time(job, job.request.plan()) for kind, job in jobs.items()}
+    first = {kind: {n: (a, b) for n, a, b in each}[1] for kind, each in places.items()}
     assert first["framepack"][1] == pytest.approx(181 / 30)
     assert first["f1"][0] == 0
     assert '1✓</b><span aria-hidden="true"><small>4.9–6.0 s' in strips.sections(make_job(), EN)
