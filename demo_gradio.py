@@ -126,7 +126,7 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) 
 
 def _tell(page: server.PageServer, warnings: Sequence[str], problem: str) -> None:
     """Where the page is, and what to know about it."""
-    from diffusers_helper.ui.texts import Texts
+    from diffusers_helper.words import Texts
 
     texts = Texts("en")
     for key in warnings:

@@ -325,6 +325,6 @@ def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:
 def _refused(error: FramePackError, options: argparse.Namespace) -> int:
     """An error before the first event: in words, and as the last event where events are asked for."""
     if getattr(options, "json", False) and options.run in (_generate, _download):
-        JsonLines().event(Failed(error=str(error), exit_code=error.exit_code, folder=None))
+        JsonLines().event(Failed.of(error.said, exit_code=error.exit_code, folder=None))
     sys.stderr.write(f"error: {error}\n")
     return error.exit_code

@@ -25,6 +25,7 @@ from .memory.host import read_ram
 from .models.about import About, describe_large
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_parts
 from .settings import Kernels, Memory, Paths, Settings, Weights
+from .words import Message, joined, plain
 
 LIBRARIES = ("diffusers", "transformers", "accelerate", "safetensors", "av", "Pillow")
 OPTIONAL_PACKAGES = ("xformers", "sageattention", "flash-attn", "bitsandbytes", "torch-tensorrt")
@@ -144,7 +145,7 @@ def _build() -> Fact:
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     value = {"version": torch.__version__, "build": build}
-    return Fact("torch", value, f"{torch.__version__}, built for {build}", why_no_gpu())
+    return Fact("torch", value, f"{torch.__version__}, built for {build}", _told(why_no_gpu()))
 
 
 def _gpus() -> Fact:
@@ -193,7 +194,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _attention(kernels: Kernels, notices: Sequence[str]) -> Fact:
+def _attention(kernels: Kernels, notices: Sequence[Message]) -> Fact:
     """The kernel that the transformer's attention would use, and which of PyTorch's own work; each is tried.
 
     ``notices``: what is said about the settings of the kernel.
@@ -211,15 +212,15 @@ def _attention(kernels: Kernels, notices: Sequence[str]) -> Fact:
     used, fused = _kernel_of_pytorch(tokens), attention_is_fused(torch.device(device), dtype)
     works = {kernel: _kernel_works(kernel, tokens) for kernel in KERNELS}
     in_use = chosen.kernel.backend.value
-    value = {"in_use": in_use, "why": chosen.why, "kernel": used, "fused": fused, "device": device, "works": works}
+    value = {"in_use": in_use, "why": str(chosen.why), "kernel": used, "fused": fused, "device": device, "works": works}
     if in_use != "native":
         return Fact("attention", value, f"{chosen.kernel.title}, on the {device.upper()}: {chosen.why}")
     text = f"{chosen.kernel.title} on the {device.upper()}, kernel {used}"
-    gaps = (*notices, *chosen.notices, *(() if fused else (_UNFUSED,)))
-    return Fact("attention", value, text, " ".join(gaps) or None)
+    gaps = (*notices, *chosen.notices, *(() if fused else (plain(_UNFUSED),)))
+    return Fact("attention", value, text, _told(*gaps))
 
 
-def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequence[str]) -> Fact:
+def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequence[Message]) -> Fact:
     """What would go where with a 13B checkpoint, as the settings ask; downloaded or not. Imports torch.
 
     ``notices``: what is said about the settings of the weights.
@@ -234,9 +235,14 @@ def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequen
         return Fact(FORECAST, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
     how = {"precision": plan.precision, "resident_blocks": plan.resident_blocks, "residency": dict(plan.residency)}
-    return Fact(
-        FORECAST, {"fits": True, "why": plan.why, **how, **peaks}, plan.why, " ".join((*notices, *plan.notices)) or None
-    )
+    why = str(plan.why)
+    return Fact(FORECAST, {"fits": True, "why": why, **how, **peaks}, why, _told(*notices, *plan.notices))
+
+
+def _told(*messages: Message | None) -> str | None:
+    """What to do about a fact, in English; None where there is nothing."""
+    said = tuple(filter(None, messages))
+    return str(joined(*said)) if said else None
 
 
 def _kernel_of_pytorch(tokens: Any) -> str:

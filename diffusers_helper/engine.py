@@ -49,6 +49,7 @@ from .settings import Settings, resolve
 from .vae.codec import LatentPosterior
 from .vae.decoders import DECODERS
 from .vae.preview import LatentToRGB
+from .words import Message
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -185,7 +186,7 @@ class Engine:
         parts: Parts,
         planner: Planner,
         attention: Attention | None = None,
-        notices: Sequence[str] = (),
+        notices: Sequence[Message] = (),
     ) -> None:
         """``attention`` and ``notices`` are told with every video."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
@@ -261,13 +262,12 @@ class Engine:
         self.residency.follow(plan)
         self.degradation.begin()
         self._vae.forget()
-        kernel = f" Attention by {self._attention.kernel.title}." if self._attention else ""
-        unused = self._compute.unused_gpu and f" {self._compute.unused_gpu}".replace("{", "{{").replace("}", "}}")
-        words = plan.words + self.residency.transformer.copies + kernel + unused
-        return replace(self.residency.plan, words=words, notices=(*self._notices, *plan.notices))
+        kernel = Message("attention.by", kernel=self._attention.kernel.title) if self._attention else None
+        remarks = filter(None, (self.residency.transformer.copies, kernel, self._compute.unused_gpu))
+        return replace(self.residency.plan, remarks=tuple(remarks), notices=(*self._notices, *plan.notices))
 
-    def notices(self) -> list[str]:
-        """What was done about memory that ran out, since the last time; for people."""
+    def notices(self) -> list[Message]:
+        """What was done about memory that ran out, since the last time."""
         return self.degradation.notices()
 
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:

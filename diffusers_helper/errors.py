@@ -1,4 +1,5 @@
-"""The errors a user can meet. Each message says what was wrong, with what value, and what to do.
+"""The errors a user can meet. Each message says what was wrong, with what value, and what to do; those that the page
+shows are messages, which it says in its language.
 
 ``exit_code`` is what the command line returns: 2 when something that was given cannot be used (an argument, a
 picture, a checkpoint, a folder to resume), 1 when the run itself failed.
@@ -10,6 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from .words import Message, plain
 
 ProblemKind = Literal[
     "missing", "number", "whole_number", "too_long", "choice", "other",
@@ -35,9 +38,17 @@ class Problem:
 
 
 class FramePackError(Exception):
-    """The base of every error that is meant for a user's eyes."""
+    """The base of every error that is meant for a user's eyes. As a str it is English.
+
+    Attributes:
+        said: what it says, for any language; English where only a terminal shows it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: Message | str) -> None:
+        super().__init__(str(message))
+        self.said = message if isinstance(message, Message) else plain(message)
 
 
 class UnusableInput(FramePackError):
@@ -52,7 +63,7 @@ class InvalidRequest(UnusableInput):
     ``problems`` says the same as the message, field by field, where it was a field.
     """
 
-    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+    def __init__(self, message: Message | str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
 
@@ -64,7 +75,7 @@ class InvalidSetting(UnusableInput):
 class UnusablePicture(UnusableInput):
     """The picture is missing, damaged, too large or in a format that is not accepted; ``problems`` says the same."""
 
-    def __init__(self, message: str, kind: ProblemKind, **limits: Any) -> None:
+    def __init__(self, message: Message | str, kind: ProblemKind, **limits: Any) -> None:
         super().__init__(message)
         self.problems = (Problem("picture", kind, limits=limits),)
 

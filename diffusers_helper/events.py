@@ -6,6 +6,9 @@ The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per se
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
+
+Where an event says a sentence, it says it in English, for programs and terminals, and beside it as a message
+(``said``), for whoever reads another language.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from .errors import UnreadableEvent
 from .json_object import object_in
 from .names import AnyText, quoted
+from .words import AnyMessage, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class Timed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Timed):
-    """What will come, known before any model runs. ``memory``: where the weights go, in one sentence."""
+    """What will come, known before any model runs. ``memory``: where the weights go, in a few sentences."""
 
     event: ClassVar[str] = "plan"
     checkpoint: AnyText
@@ -91,6 +95,7 @@ class Plan(Timed):
     width: int
     height: int
     memory: AnyText = ""
+    said: AnyMessage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,12 @@ class Notice(Event):
 
     event: ClassVar[str] = "notice"
     message: AnyText
+    said: AnyMessage | None = None
+
+    @classmethod
+    def of(cls, message: Message) -> Notice:
+        """The event that says ``message``."""
+        return cls(message=str(message), said=message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +191,12 @@ class Failed(Ended):
     exit_code: int
     folder: AnyText | None
     gpu_lost: bool = False
+    said: AnyMessage | None = None
+
+    @classmethod
+    def of(cls, message: Message, *, exit_code: int, folder: str | None, **totals: Any) -> Failed:
+        """The event that says ``message``."""
+        return cls(error=str(message), said=message, exit_code=exit_code, folder=folder, **totals)
 
 
 @dataclass(frozen=True, kw_only=True)

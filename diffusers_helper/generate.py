@@ -51,13 +51,10 @@ from .progress import Progress
 from .request import Request
 from .sections.history import Context, extend, gather_context, initial_history, newest
 from .sections.plan import SectionPlan
+from .words import Message, plain
 from .workfolder import SavedSection, WorkFolder, frames_in
 
 log = logging.getLogger(__name__)
-
-OUT_OF_MEMORY = "the device ran out of memory; close other programs, or choose a smaller latent window or size"
-OUT_OF_RAM = "the program ran out of RAM; close other programs, or choose a smaller latent window or size"
-GPU_LOST = "the GPU stopped working. Start the program again; the video can go on from its last finished section."
 
 
 class GenerationEngine(Protocol):
@@ -73,7 +70,7 @@ class GenerationEngine(Protocol):
     ) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def preview(self, latents: Tensor) -> np.ndarray: ...
-    def notices(self) -> list[str]: ...
+    def notices(self) -> list[Message]: ...
     def peak_memory_mb(self) -> float: ...
     def close(self) -> None: ...
 
@@ -116,7 +113,7 @@ def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Even
     """
     folder = WorkFolder.reopen(path)
     if folder.manifest.fingerprint != engine.fingerprint:
-        raise UnusableResumeFolder(f"{path} was begun with other weights than {engine.checkpoint.name} has now")
+        raise UnusableResumeFolder(Message("resume.other_weights", folder=str(path), checkpoint=engine.checkpoint.name))
     return _to_the_end(Run(folder, engine, folder.load_pictures(), folder.load_sections(), known))
 
 
@@ -146,7 +143,7 @@ class Run:
 
     def notices(self) -> Iterator[Notice]:
         """What the engine has to say since the last time."""
-        return (Notice(message=message) for message in self.engine.notices())
+        return map(Notice.of, self.engine.notices())
 
     def totals(self) -> dict[str, Any]:
         """What the last event carries."""
@@ -163,19 +160,20 @@ def _to_the_end(run: Run) -> Events:
     except CancelRequested:
         yield Cancelled(**run.totals(), folder=folder)
     except FramePackError as error:
-        yield Failed(**run.totals(), folder=folder, error=str(error), exit_code=error.exit_code)
+        yield Failed.of(error.said, exit_code=error.exit_code, folder=folder, **run.totals())
     except Exception as error:
         log.exception("unexpected error in %s", folder)
         lost = says_gpu_is_lost(error)
-        yield Failed(**run.totals(), folder=folder, error=_in_words(error), exit_code=1, gpu_lost=lost)
+        yield Failed.of(_said(error), exit_code=1, folder=folder, gpu_lost=lost, **run.totals())
 
 
-def _in_words(error: Exception) -> str:
+def _said(error: Exception) -> Message:
+    """What is told of an error that nobody has foreseen."""
     if is_out_of_memory(error):
-        return f"{OUT_OF_RAM if is_out_of_ram(error) else OUT_OF_MEMORY}: {error}"
+        return Message("failure.out_of_ram" if is_out_of_ram(error) else "failure.out_of_memory", reason=str(error))
     if says_gpu_is_lost(error):
-        return f"{GPU_LOST} {str(error).splitlines()[0]}"
-    return f"{type(error).__name__}: {error}"
+        return Message("failure.gpu_lost", reason=str(error).splitlines()[0])
+    return plain(f"{type(error).__name__}: {error}")
 
 
 def _road(run: Run) -> Events:
@@ -185,8 +183,7 @@ def _road(run: Run) -> Events:
     faults.passing("encode")
     conditioning = run.engine.encode(run.request, run.pictures)
     told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.tokens_cut)
-    for message in (*run.folder.notices, *memory.notices, *told):
-        yield Notice(message=message)
+    yield from map(Notice.of, (*run.folder.notices, *memory.notices, *told))
     yield from run.notices()
     pictures = _picture_latents(run.request, conditioning)
     history = initial_history(run.plan, pictures)
@@ -269,7 +266,8 @@ def _plan_event(run: Run, memory: MemoryPlan) -> Plan:
         seconds=round(run.plan.frames / run.request.fps, 3),
         width=run.width,
         height=run.height,
-        memory=memory.why,
+        memory=str(memory.why),
+        said=memory.why,
         **run.progress.forecast(),
     )
 
@@ -291,10 +289,7 @@ def _preview_event(run: Run, section: SectionPlan, state: StepState) -> Preview:
 
 def _check_finite(state: StepState, section: SectionPlan) -> None:
     if not torch.isfinite(state.denoised).all():
-        raise BrokenNumbers(
-            f"section {section.number + 1}, step {state.step + 1}: the model produced NaN or infinity. "
-            "The weights may be damaged, or the guidance too high; the sections before are kept."
-        )
+        raise BrokenNumbers(Message("failure.broken_numbers", section=section.number + 1, step=state.step + 1))
 
 
 def seeded(seed: int, purpose: str = "") -> torch.Generator:

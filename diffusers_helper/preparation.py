@@ -15,6 +15,7 @@ from .models.table import Checkpoint
 from .request import Picture, Request
 from .request.output import Mp4
 from .sections.plan import VideoPlan
+from .words import Message
 
 TRAINED_WINDOW = 9
 BYTES_PER_LATENT_VALUE = 4
@@ -104,16 +105,16 @@ def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:
     return int(latents + videos) + SPARE_BYTES
 
 
-def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_tokens_cut: int) -> Iterator[str]:
+def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_tokens_cut: int) -> Iterator[Message]:
     """What in the request has no effect, or one that may surprise."""
     limit = beyond_seconds(plan, request.fps, checkpoint)
     if limit is not None:
-        yield f"Videos of {checkpoint.name} are known to get worse after {limit:g} s."
+        yield Message("notice.beyond_seconds", checkpoint=checkpoint.name, seconds=f"{limit:g}")
     if request.real_cfg == 1 and (request.negative_prompt or request.cfg_rescale):
-        yield "The negative prompt and the CFG re-scale act only when real CFG is above 1."
+        yield Message("notice.without_real_cfg")
     if prompt_tokens_cut:
-        yield f"The prompt is too long for the model: its last {prompt_tokens_cut} tokens are left out."
+        yield Message("notice.prompt_cut", tokens=prompt_tokens_cut)
     if request.latent_window != TRAINED_WINDOW:
-        yield f"The models are trained with a latent window of {TRAINED_WINDOW}, not {request.latent_window}."
+        yield Message("notice.latent_window", trained=TRAINED_WINDOW, chosen=request.latent_window)
     if request.output == Mp4(crf=0):
-        yield "mp4 crf 0 is lossless; many players show such files black. 1 looks the same and plays."
+        yield Message("notice.lossless")

@@ -52,6 +52,7 @@ from .models.sizes import header_of
 from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
 from .request import Request
+from .words import Message
 
 FORMAT = 3
 RESULTS = ("result", "picture_result", "latents_result")
@@ -110,10 +111,10 @@ class WorkFolder:
     """One generation's folder. Make it with ``create`` or ``reopen``.
 
     Attributes:
-        notices: what to know about its places, in words.
+        notices: what to know about its places.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, request: Request, notices: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, manifest: Manifest, request: Request, notices: Sequence[Message] = ()) -> None:
         self.path, self.manifest, self.request, self.notices = path, manifest, request, notices
         self.video = path / "video.mp4"
         self.preview = path / "preview.png"
@@ -311,7 +312,7 @@ def _as_format_2(manifest: Manifest) -> Manifest:
     return replace(manifest, folder=str(folder)).as_kept(folder.parent.parent)
 
 
-def _placed(manifest: Manifest, folder: Path) -> tuple[Manifest, list[str]]:
+def _placed(manifest: Manifest, folder: Path) -> tuple[Manifest, list[Message]]:
     """The manifest whose work folder is ``folder`` now, with whole paths, and what to know about them.
 
     A result that cannot go where it was meant to goes beside the work folder, under its name. Raises OutputFailed.
@@ -326,10 +327,10 @@ def _placed(manifest: Manifest, folder: Path) -> tuple[Manifest, list[str]]:
     return replace(manifest, folder=str(folder), **places), [_moved(manifest, beside)] if beside else []
 
 
-def _moved(manifest: Manifest, beside: Mapping[str, Path]) -> str:
+def _moved(manifest: Manifest, beside: Mapping[str, Path]) -> Message:
     """What is said of results that go elsewhere, the video first."""
     name, place = next(iter(beside.items()))
-    return f"{getattr(manifest, name)} is out of reach; the result goes beside the work folder: {place}"
+    return Message("notice.result_moved", meant=getattr(manifest, name), place=str(place))
 
 
 def _reachable(place: str, output_dir: Path | None) -> Path | None:

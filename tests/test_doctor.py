@@ -153,7 +153,7 @@ def test_a_driver_too_old_is_said_by_doctor_and_to_the_engine(
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     fix = _fix(doctor.examine(chosen), "torch")
     assert "for CUDA 13 that is 580 or newer" in fix
-    assert load.choose_compute().unused_gpu == fix
+    assert str(load.choose_compute().unused_gpu) == fix
 
 
 def test_attention_that_is_not_fused_is_a_gap(chosen: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,16 @@ import pytest
 
 from diffusers_helper.errors import UnreadableEvent
 from diffusers_helper.events import EVENTS, Event, Failed, Finished, Notice, Plan, Step
+from diffusers_helper.words import Message, plain
 
-VALUES: dict[str, Any] = {"int": 3, "float": 1.5, "bool": True, "AnyText": "von Hand\n\udcff/船.png", "str": "f1"}
+VALUES: dict[str, Any] = {
+    "int": 3,
+    "float": 1.5,
+    "bool": True,
+    "AnyText": "von Hand\n\udcff/船.png",
+    "str": "f1",
+    "AnyMessage": Message("memory.decoding", decoder=plain("x\udcff")),
+}
 STEP = {"event": "step", "section": 1, "sections": 2, "step": 3, "steps": 4, "computed": True}
 
 

@@ -139,7 +139,7 @@ def test_a_folder_that_was_moved_alone_has_its_results_beside_it(begin: Begin, w
     suffixes = {"result": ".mp4", "picture_result": ".png", "latents_result": ".safetensors"}
     assert folder.manifest.results() == {name: f"{place}{suffix}" for name, suffix in suffixes.items()}
     (notice,) = folder.notices
-    assert f"{place}.mp4" in notice
+    assert f"{place}.mp4" in str(notice)
     assert np.array_equal(folder.load_pictures()[0], PIXELS)
 
 
@@ -168,8 +168,8 @@ def test_a_place_that_is_out_of_reach_is_given_up_for_one_beside_the_folder(
     folder = WorkFolder.reopen(made.path)
     assert folder.manifest.result == f"{made.path}.mp4"
     (notice,) = folder.notices
-    assert str(usb / "v.mp4") in notice
-    assert "out of reach" in notice
+    assert str(usb / "v.mp4") in str(notice)
+    assert "out of reach" in str(notice)
 
 
 def test_results_named_in_the_output_folder_move_with_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ..errors import UnusableCheckpoint
 from ..media.files import written_whole
 from ..models.table import CHECKPOINTS, Checkpoint
 from ..names import quoted
+from ..words import Message
 
 
 class Checkpoints:
@@ -48,13 +49,13 @@ class Checkpoints:
         return None
 
     @property
-    def problem(self) -> str:
-        """Why the chosen one cannot be used; empty when it can."""
+    def problem(self) -> Message | None:
+        """Why the chosen one cannot be used; None when it can."""
         try:
             self.find()
         except UnusableCheckpoint as error:
-            return str(error)
-        return ""
+            return error.said
+        return None
 
     def installed(self) -> tuple[Checkpoint, ...]:
         """All that are complete, that of the settings first. Of two with one name, the first."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import AlreadyRunning, QueueUnavailable
 from ..events import Event
+from ..words import Message
 from .job import Job, UnreadableJob
 from .lock import InstanceLock
 from .store import open_store
@@ -42,10 +43,9 @@ class Ledger:
         self._unsaved: frozenset[int] = frozenset()
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Message, ...]:
         """What is wrong with the file; empty when all is well."""
-        unsaved = "The queue file cannot be written; what happens now is kept in memory until it can."
-        return (*self._opened, unsaved) if self._unsaved else self._opened
+        return (*self._opened, Message("queue_notice.unsaved")) if self._unsaved else self._opened
 
     @property
     def is_whole(self) -> bool:

@@ -22,6 +22,7 @@ from ..media.places import linked_days
 from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
+from ..words import Message
 from .job import Job, Keep, State, UnreadableJob
 from .job_progress import JobProgress
 from .pictures import PictureShelf
@@ -206,7 +207,7 @@ class JobQueue(QueueReader):
             self._ledger.keep(job)
             return job
 
-    def halt(self, executor: str, why: str) -> None:
+    def halt(self, executor: str, why: Message) -> None:
         """Let ``executor`` begin no job until the queue is unpaused or opened anew; ``why`` is among the notices."""
         with self._changed:
             self._halted = {**self._halted, executor: why}

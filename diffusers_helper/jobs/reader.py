@@ -11,6 +11,7 @@ from ..forecast import Paces
 from ..media.places import whole
 from ..models.table import Checkpoint
 from ..request import Recipe
+from ..words import Message
 from .estimate import Estimates
 from .job import Job, UnreadableJob
 from .ledger import Ledger
@@ -32,7 +33,7 @@ class QueueReader:
         self._ledger = Ledger(self.output_dir / OWN_FOLDER)
         self._changed = self._ledger.changed
         self._employed: frozenset[str] = frozenset()
-        self._halted: dict[str, str] = {}  # why, by executor
+        self._halted: dict[str, Message] = {}  # why, by executor
         self._loaded: dict[str, str] = {}  # the checkpoint of the last job that has begun, by executor
         self._trash = Trash(self.output_dir, clock)
         self._estimates = Estimates(self.jobs, checkpoint)
@@ -48,7 +49,7 @@ class QueueReader:
         return self._ledger.steady_version
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Message, ...]:
         """What is wrong with the queue itself; empty when all is well."""
         return (*self._ledger.notices, *self._halted.values())
 

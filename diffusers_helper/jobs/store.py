@@ -26,6 +26,7 @@ from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
 from ..request import Request
+from ..words import Message, joined, plain
 from . import migrate
 from .job import Job, UnreadableJob
 from .job_progress import JobProgress
@@ -222,7 +223,7 @@ class JobStore:
             self._connection.execute("COMMIT")
 
 
-def open_store(folder: Path) -> tuple[JobStore, tuple[str, ...]]:
+def open_store(folder: Path) -> tuple[JobStore, tuple[Message, ...]]:
     """The store in ``folder``, which is the program's own in its output folder, and what the user has to know about it.
 
     A damaged file is put aside and its backup takes its place, else a new one. A file of another program or version, or
@@ -233,30 +234,33 @@ def open_store(folder: Path) -> tuple[JobStore, tuple[str, ...]]:
         folder.mkdir(parents=True, exist_ok=True)
         store, notices = _open_sound(file)
     except (OSError, ForeignQueue, QueueUnavailable) as error:
-        kept = "Jobs of this run are kept in memory only and are lost when the program ends."
-        return JobStore(None, folder.parent), (f"The queue file {file} cannot be used: {error}. {kept}",)
+        return JobStore(None, folder.parent), (_unusable(file, error),)
     store.back_up()
     return store, notices
 
 
-def _open_sound(file: Path) -> tuple[JobStore, tuple[str, ...]]:
+def _unusable(file: Path, error: Exception) -> Message:
+    reason = error.said if isinstance(error, FramePackError) else plain(str(error))
+    return Message("queue_notice.unusable", file=str(file), reason=reason)
+
+
+def _open_sound(file: Path) -> tuple[JobStore, tuple[Message, ...]]:
     output_dir = file.parent.parent
     try:
         return JobStore(file, output_dir), ()
     except DamagedQueue as error:
         aside = _put_aside(file)
-        said = f"The queue file was damaged ({error}) and is kept as {aside.name}."
+        told = [Message("queue_notice.damaged", reason=error.said, kept=aside.name)]
     backup = file.with_name(BACKUP)
     if backup.is_file():
         try:
             JobStore(backup, output_dir).close()
             with written_whole(file) as part:
                 part.write_bytes(backup.read_bytes())
-            notice = f"{said} The queue is as it was at the last backup; later jobs are missing."
-            return JobStore(file, output_dir), (notice,)
+            return JobStore(file, output_dir), (joined(*told, Message("queue_notice.from_backup")),)
         except (DamagedQueue, ForeignQueue) as error:
-            said = f"{said} Its backup cannot be used either ({error})."
-    return JobStore(file, output_dir), (f"{said} The queue begins empty; finished videos are untouched.",)
+            told.append(Message("queue_notice.backup_unusable", reason=error.said))
+    return JobStore(file, output_dir), (joined(*told, Message("queue_notice.begins_empty")),)
 
 
 def _put_aside(file: Path) -> Path:

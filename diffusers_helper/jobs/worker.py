@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import faults
 from ..errors import ExecutorLost, FramePackError, says_gpu_is_lost
 from ..events import Cancelled, Decoding, Ended, Event, Failed, Finished, SectionDone
+from ..words import Message, plain
 from .executor import Execution, Executor
 from .job import Job, State
 from .queue import JobQueue
@@ -21,14 +22,6 @@ from .queue import JobQueue
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
-GPU_LOST = (
-    "The GPU stopped working at job {job}, so no further job is begun. Start the program again; then jobs are begun "
-    "again, and job {job} can go on."
-)
-ONE_GPU_LOST = (
-    "The GPU of {executor} stopped working at job {job}, so no further job is begun there; the others go on. Start the "
-    "program again; then jobs are begun there again, and job {job} can go on."
-)
 
 
 class Worker:
@@ -79,9 +72,13 @@ class Worker:
                 continue
             last, state = self._carry_out(job)
             if isinstance(last, Failed) and last.gpu_lost:
-                words = ONE_GPU_LOST if self._name else GPU_LOST
-                self._queue.halt(self._name, words.format(job=job.id, executor=self._name))
+                self._queue.halt(self._name, self._gpu_lost(job))
             self._queue.end(job.id, last, state)
+
+    def _gpu_lost(self, job: Job) -> Message:
+        if self._name:
+            return Message("queue_notice.one_gpu_lost", job=job.id, executor=self._name)
+        return Message("queue_notice.gpu_lost", job=job.id)
 
     def _carry_out(self, job: Job) -> tuple[Ended, State]:
         """Run one job; returns its last event, whatever happens, and what it has become."""
@@ -93,12 +90,12 @@ class Worker:
         except ExecutorLost as error:
             if self._was_stopped(job):
                 return Cancelled(folder=self._queue.job(job.id).progress.folder or ""), "cancelled"
-            return _failed(job, str(error), error.exit_code), "interrupted"
+            return _failed(job, error.said, error.exit_code), "interrupted"
         except FramePackError as error:
-            return _failed(job, str(error), error.exit_code), "failed"
+            return _failed(job, error.said, error.exit_code), "failed"
         except Exception as error:
             log.exception("job %d", job.id)
-            failed = _failed(job, f"{type(error).__name__}: {error}", 1)
+            failed = _failed(job, plain(f"{type(error).__name__}: {error}"), 1)
             return replace(failed, gpu_lost=says_gpu_is_lost(error)), "failed"
 
     def _follow(self, job: Job, execution: Execution) -> Ended:
@@ -111,7 +108,7 @@ class Worker:
                 job = self._queue.record(job.id, event)
                 if self._stopping.is_set() or _stop_wanted(job, event):
                     execution.cancel()
-        return _failed(job, "the job ended without saying how", 1)
+        return _failed(job, Message("failure.no_end"), 1)
 
     def _state(self, job: Job, last: Ended) -> State:
         """What a job is that ended so. One that was stopped by nobody who may stop it was broken off."""
@@ -163,5 +160,5 @@ def _stop_wanted(job: Job, event: Event) -> bool:
     return job.stop in ("now", "nothing") or (job.stop == "section" and isinstance(event, SectionDone))
 
 
-def _failed(job: Job, error: str, exit_code: int) -> Failed:
-    return Failed(error=error, exit_code=exit_code, folder=job.progress.folder)
+def _failed(job: Job, error: Message, exit_code: int) -> Failed:
+    return Failed.of(error, exit_code=exit_code, folder=job.progress.folder)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 from .costs import (
     BYTES_PER_WEIGHT,
     SPARE_RAM,
     STAY_ON_GPU,
-    WORDS,
     Constraints,
     DecoderCosts,
     Machine,
@@ -197,7 +197,7 @@ class Candidate:
 
     def order(self) -> tuple[float, int, int]:
         """Cheapest first; of the same cost, the most exact weights, then the least on the bus."""
-        return (self.cost(), list(WORDS).index(self.precision), self._section_bytes())
+        return (self.cost(), get_args(Precision).index(self.precision), self._section_bytes())
 
 
 @dataclass(frozen=True)

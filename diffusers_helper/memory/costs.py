@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..limits import LEAST_PRESERVED_GB
+from ..words import Message
 from .lessons import Lesson
 from .units import GB
 
@@ -22,13 +23,6 @@ Place = Literal["gpu", "cpu", "swapped"]
 
 BYTES_PER_WEIGHT: Mapping[Precision, float] = {"int8": 1.002, "fp8": 1.002, "bnb8": 1.01, "bnb4": 0.57}
 """Of a block's matrices, with their scales; ``as_is`` has what the machine computes in."""
-WORDS: Mapping[Precision, str] = {
-    "as_is": "weights as they are",
-    "int8": "int8 weights",
-    "fp8": "scaled fp8 weights",
-    "bnb8": "8-bit weights by bitsandbytes",
-    "bnb4": "4-bit weights by bitsandbytes",
-}
 STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
 """What bitsandbytes has packed cannot be swapped by blocks."""
 
@@ -122,7 +116,7 @@ class DecoderCosts(Protocol):
 
     Attributes:
         name: of the decoder, in plans.
-        words: for people, such as "in tiles"; empty for the usual way.
+        words: for people, such as "in tiles"; None for the usual way.
         remark: for people, what else there is to know where it takes over.
         cost_in_steps: what a section's clip costs, in sampling steps on the GPU.
         uses_device: whether the VAE's weights are on the device while it works.
@@ -131,9 +125,9 @@ class DecoderCosts(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def words(self) -> str: ...
+    def words(self) -> Message | None: ...
     @property
-    def remark(self) -> str: ...
+    def remark(self) -> Message | None: ...
     @property
     def cost_in_steps(self) -> float: ...
     @property

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import torch
 
+from ..words import Message
 from .planner import Planner
 from .residency import Residency
 from .shortage import is_out_of_memory, is_out_of_ram
@@ -37,12 +38,12 @@ class Degradation:
     def begin(self) -> None:
         """A video begins, by the plan that the residency follows."""
         self.encode_on_demand = self._planner.encode_on_demand
-        self._notices: list[str] = []
-        self._fallbacks: dict[Shortage, Iterator[str]] = {
+        self._notices: list[Message] = []
+        self._fallbacks: dict[Shortage, Iterator[Message]] = {
             "encode": self._encode_fallbacks(),
             "sample": self._sample_fallbacks(),
             "decode": self._decode_fallbacks(),
-            "ram": self._free("The program ran out of RAM"),
+            "ram": self._free(Message("memory.freed_ram")),
         }
 
     def attempt(self, stage: Stage, work: Callable[[], T]) -> T:
@@ -63,37 +64,36 @@ class Degradation:
             log.warning("%s", message)
             self._notices.append(message)
 
-    def notices(self) -> list[str]:
-        """Those since the last time, for people."""
+    def notices(self) -> list[Message]:
+        """Those since the last time."""
         drained, self._notices = self._notices, []
         return drained
 
-    def use_less(self, shortage: Shortage) -> str | None:
-        """Take the next fallback; returns what was done, for people, or None when nothing is left to try."""
+    def use_less(self, shortage: Shortage) -> Message | None:
+        """Take the next fallback; returns what was done, or None when nothing is left to try."""
         return next(self._fallbacks[shortage], None)
 
-    def _free(self, what: str = "") -> Iterator[str]:
+    def _free(self, told: Message | None = None) -> Iterator[Message]:
         self._residency.clear()
-        what = what or f"{self._device} ran out of memory"
-        yield f"{what}: what was not in use has been freed, and it is tried again."
+        yield told or Message("memory.freed", device=str(self._device))
 
-    def _encode_fallbacks(self) -> Iterator[str]:
+    def _encode_fallbacks(self) -> Iterator[Message]:
         yield from self._free()
         if self._residency.moves and not self.encode_on_demand:
             self.encode_on_demand = True
             self._planner.learn(encode_on_demand=True)
-            yield "The GPU ran out of memory: the encoders' weights come to it as they are used now, which is slower."
+            yield Message("memory.encode_on_demand")
 
-    def _sample_fallbacks(self) -> Iterator[str]:
+    def _sample_fallbacks(self) -> Iterator[Message]:
         self._residency.vae_leaves()
         self._planner.learn(vae_leaves=True)
         yield from self._free()
         while self._residency.shrink():
             blocks = self._residency.plan.resident_blocks
             self._planner.learn(resident_bytes=self._residency.plan.resident_bytes)
-            yield f"The GPU ran out of memory: it keeps only {blocks} of the transformer's blocks now, which is slower."
+            yield Message("memory.fewer_blocks", blocks=blocks)
 
-    def _decode_fallbacks(self) -> Iterator[str]:
+    def _decode_fallbacks(self) -> Iterator[Message]:
         self._residency.take_turns()
         self._planner.learn(take_turns=True)
         yield from self._free()
@@ -102,8 +102,8 @@ class Degradation:
         for decoder in self._planner.smaller_decoders(self._residency.plan.decode):
             self._residency.decode_by(decoder.name)
             self._planner.learn(decoder=decoder)
-            remark = decoder.remark and f", {decoder.remark},"
-            yield f"The GPU ran out of memory: clips are decoded {decoder.words}{remark} now."
+            how = tuple(filter(None, (decoder.words, decoder.remark)))
+            yield Message("memory.smaller_decoder", how=how)
 
 
 def _without_frames(error: BaseException) -> BaseException:

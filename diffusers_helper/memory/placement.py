@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..words import Message
 from .costs import SPARE_RAM, STAY_ON_GPU
 from .host import read_ram
 from .loan import Loan
@@ -21,7 +22,6 @@ from .plan import MemoryPlan
 from .swap import BlockSwap
 from .tensors import bytes_of
 from .transport import Transport, best_transport
-from .units import GB
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Placement:
         return 0
 
     @property
-    def copies(self) -> str:
-        """In words, what a step copies to the device and how long that takes; empty where nothing is copied."""
-        return ""
+    def copies(self) -> Message | None:
+        """What a step copies to the device and how long that takes; None where nothing is copied."""
+        return None
 
     def follow(self, plan: MemoryPlan) -> Placement:
         """The placement by another plan."""
@@ -163,14 +163,9 @@ class Swapped(Placement):
         return self._swap.idle_bytes
 
     @property
-    def copies(self) -> str:
-        if not self._swap.bytes_per_pass:
-            return ""
+    def copies(self) -> Message | None:
         size, speed = self._swap.bytes_per_pass, self._swap.bus_speed
-        return (
-            f" A step copies {size / GB:.1f} GB, which takes {size / speed:.1f} s "
-            f"at the measured {speed / GB:.1f} GB/s."
-        )
+        return Message("memory.copies", size=size, seconds=size / speed, speed=int(speed)) if size else None
 
     def follow(self, plan: MemoryPlan) -> Placement:
         """It stays swapped: a plan by which it need not be lets all blocks stay."""

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import OutOfMemory
+from ..words import Message, joined
 from .candidates import Candidate, Situation
-from .costs import STAY_ON_GPU, WORDS, Constraints, Machine, Place, Precision, Workload
+from .costs import STAY_ON_GPU, Constraints, Machine, Place, Precision, Workload
 from .units import GB
 
 SMALL_WINDOW = 3
@@ -23,36 +24,68 @@ class MemoryPlan:
 
     Attributes:
         residency: part -> where its weights are. ``gpu``: there for good. ``swapped``: in RAM, and on the GPU for
-            their use; of the transformer, ``resident_blocks`` stay there while it samples. ``cpu``: computes there.
+            their use; of the transformer, ``resident_blocks`` of ``blocks`` stay there while it samples. ``cpu``:
+            computes there.
         resident_bytes: of the blocks that stay.
-        decode: the name of the decoder.
+        decode: the name of the decoder; ``decoder_words`` are its words.
         take_turns: the transformer leaves the GPU while a clip is decoded.
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
-        words: the plan for people; ``{resident_blocks}`` stands for that number.
+        free_vram_bytes, free_ram_bytes: what was there to plan with.
+        read_again_bytes: of encoders, which are read from disk again for a new prompt, because RAM is short.
         notices: what was asked for and could not be had.
+        remarks: what else there is to say of how this video runs.
     """
 
     precision: Precision
     modulation_table: bool
     residency: Mapping[str, Place]
+    blocks: int
     resident_blocks: int
     resident_bytes: int
     take_turns: bool
     decode: str
+    decoder_words: Message | None
     peak_vram_bytes: int
     peak_ram_bytes: int
-    words: str
-    notices: tuple[str, ...] = ()
+    free_vram_bytes: int
+    free_ram_bytes: int
+    read_again_bytes: int = 0
+    notices: tuple[Message, ...] = ()
+    remarks: tuple[Message, ...] = ()
 
     @property
-    def why(self) -> str:
-        """The plan in words."""
-        return self.words.format(resident_blocks=self.resident_blocks)
+    def why(self) -> Message:
+        """The plan for people."""
+        again = (Message("memory.read_again", again=self.read_again_bytes),) if self.read_again_bytes else ()
+        return joined(self._how(), *again, *self.remarks)
+
+    def _how(self) -> Message:
+        ram = {"ram": self.peak_ram_bytes, "ram_free": self.free_ram_bytes}
+        if self.residency["transformer"] == "cpu":
+            return Message("memory.plan_cpu", weights=weights(self.precision), **ram)
+        vram = {"vram": self.peak_vram_bytes, "vram_free": self.free_vram_bytes}
+        return Message("memory.plan_gpu", how=tuple(self._clauses()), **vram, **ram)
+
+    def _clauses(self) -> Iterator[Message]:
+        yield weights(self.precision)
+        if self.resident_blocks == self.blocks:
+            yield Message("memory.all_resident")
+        else:
+            yield Message("memory.some_resident", resident=self.resident_blocks, blocks=self.blocks)
+        if self.take_turns:
+            yield Message("memory.take_turns")
+        if self.decoder_words:
+            yield Message("memory.decoding", decoder=self.decoder_words)
 
     def with_vae_lent(self) -> MemoryPlan:
         """The same, but a VAE that would stay on the GPU is there only while it works."""
         stays = self.residency["vae"] == "gpu"
         return replace(self, residency={**self.residency, "vae": "swapped"}) if stays else self
+
+
+def weights(precision: Precision) -> Message:
+    """The numbers that weights are kept in, for people."""
+    return Message(f"memory.weights_{precision}")
 
 
 def plan_memory(situation: Situation) -> MemoryPlan:
@@ -87,76 +120,56 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
         precision=chosen.precision,
         modulation_table=chosen.constraints.modulation_table,
         residency=residency,
+        blocks=chosen.sizes.blocks,
         resident_blocks=chosen.resident_blocks,
         resident_bytes=chosen.resident_bytes(),
         take_turns=chosen.take_turns,
         decode=chosen.decoder.name,
+        decoder_words=chosen.decoder.words,
         peak_vram_bytes=chosen.vram(),
         peak_ram_bytes=chosen.ram(),
-        words=_words(chosen, machine),
+        free_vram_bytes=machine.vram_free,
+        free_ram_bytes=machine.ram_free,
+        read_again_bytes=_read_again(chosen, machine),
         notices=tuple(_notices(chosen, machine, constraints)),
     )
 
 
-def _notices(chosen: Candidate, machine: Machine, constraints: Constraints) -> Iterator[str]:
+def _read_again(chosen: Candidate, machine: Machine) -> int:
+    """Of encoders, where there is a GPU and RAM has no room to keep what was read of them."""
+    again = chosen.read_again_bytes() if chosen.on_gpu else 0
+    return again if chosen.ram() + again > machine.ram_free else 0
+
+
+def _notices(chosen: Candidate, machine: Machine, constraints: Constraints) -> Iterator[Message]:
     if constraints.precision != "auto" and constraints.precision != chosen.precision:
-        yield (
-            f"{WORDS[constraints.precision].capitalize()} cannot be swapped, and the GPU cannot hold them all: "
-            f"{WORDS[chosen.precision]} are used instead."
-        )
+        yield Message("memory.cannot_stay", asked=weights(constraints.precision), used=weights(chosen.precision))
     kept = chosen.kept_bytes()
     if kept > machine.disk_free:
-        yield (
-            f"The {chosen.precision} weights cannot be kept for the next start: that takes {kept / GB:.1f} GB "
-            f"on the disk of the checkpoints, and {machine.disk_free / GB:.1f} GB are free there."
-        )
+        yield Message("memory.not_kept", precision=chosen.precision, needed=kept, free=machine.disk_free)
     preserved = chosen.constraints.preserved_bytes
     if not chosen.on_gpu:
         if preserved != Constraints.preserved_bytes:
-            yield "Preserved GPU memory has no effect here: there is no GPU."
+            yield Message("memory.preserved_without_gpu")
     elif chosen.precision in STAY_ON_GPU and machine.vram_free - chosen.weights_vram() < preserved:
-        yield "Less GPU memory is preserved than was asked for: weights packed by bitsandbytes cannot leave it."
+        yield Message("memory.preserved_less")
     elif preserved > machine.vram_total:
-        yield (
-            f"{preserved / GB:.0f} GB of preserved GPU memory are more than the {machine.vram_total / GB:.1f} GB that "
-            "the GPU has: no block of the transformer stays on it, which is slower."
-        )
+        yield Message("memory.preserved_too_much", preserved=round(preserved / GB), total=machine.vram_total)
 
 
-def _words(chosen: Candidate, machine: Machine) -> str:
-    ram = f"{chosen.ram() / GB:.1f} of {machine.ram_free / GB:.1f} GB free RAM"
-    if not chosen.on_gpu:
-        return f"{WORDS[chosen.precision]}, all on the CPU, with at most {ram}."
-    where = "all blocks on the GPU"
-    if not chosen.all_resident:
-        where = f"{{resident_blocks}} of {chosen.sizes.blocks} blocks on the GPU, the others swapped in from RAM"
-    turns = ", which is cleared for decoding" if chosen.take_turns else ""
-    decode = chosen.decoder.words and f", decoding {chosen.decoder.words}"
-    vram = f"{chosen.vram() / GB:.1f} of {machine.vram_free / GB:.1f} GB free VRAM"
-    return f"{WORDS[chosen.precision]}, {where}{turns}{decode}, with at most {vram} and {ram}.{_reads(chosen, machine)}"
-
-
-def _reads(chosen: Candidate, machine: Machine) -> str:
-    again = chosen.read_again_bytes()
-    if chosen.ram() + again <= machine.ram_free:
-        return ""
-    return f" RAM is short: up to {again / GB:.1f} GB of encoders are read from disk for a new prompt."
-
-
-def _refusal(situation: Situation) -> str:
+def _refusal(situation: Situation) -> Message:
     """What is short in the way that comes nearest, and what would fit."""
     machine = replace(situation.machine, lessons=())
     situation = replace(situation, machine=machine)
     nearest = min(situation.candidates(), key=lambda each: _shortage(each, machine))
-    needs = [
-        f"{needed / GB:.1f} GB of {kind} ({free / GB:.1f} GB are free)"
-        for kind, needed, free in (
-            ("GPU memory", nearest.vram(), machine.vram_free),
-            ("RAM", nearest.ram(), machine.ram_free),
-        )
-        if needed > free
-    ]
-    return f"this needs at least {' and '.join(needs)}. {_remedy(situation)}"
+    vram = {"vram": nearest.vram(), "vram_free": machine.vram_free}
+    ram = {"ram": nearest.ram(), "ram_free": machine.ram_free}
+    match vram["vram"] > vram["vram_free"], ram["ram"] > ram["ram_free"]:
+        case (True, True):
+            return joined(Message("memory.needs_both", **vram, **ram), _remedy(situation))
+        case (True, False):
+            return joined(Message("memory.needs_vram", **vram), _remedy(situation))
+    return joined(Message("memory.needs_ram", **ram), _remedy(situation))
 
 
 def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
@@ -164,18 +177,18 @@ def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
     return (max(candidate.vram() - machine.vram_free, 0), max(candidate.ram() - machine.ram_free, 0))
 
 
-def _remedy(situation: Situation) -> str:
+def _remedy(situation: Situation) -> Message:
     workload = situation.workload
     smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached_tensors)
     free = replace(situation.constraints, precision="auto", swap=True, decode="auto")
     in_4_bits = replace(free, precision="bnb4", bnb_cpu_offload=True)
     tries = (
-        ("The quantisation that is chosen by default would fit", replace(situation, constraints=free)),
-        ("It would fit without a step cache", replace(situation, workload=replace(workload, cached_tensors=0))),
-        (f"A latent window of {SMALL_WINDOW} would fit", replace(situation, workload=smaller)),
-        ("4-bit weights by bitsandbytes would fit", replace(situation, constraints=in_4_bits)),
+        (Message("memory.fits_by_default"), replace(situation, constraints=free)),
+        (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached_tensors=0))),
+        (Message("memory.fits_small_window", window=SMALL_WINDOW), replace(situation, workload=smaller)),
+        (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )
-    for words, tried in tries:
+    for remedy, tried in tries:
         if any(_fits(each, tried.machine) for each in tried.candidates()):
-            return f"{words}; or close other programs."
-    return "Close other programs; `--checkpoint pocket` fits everywhere."
+            return remedy
+    return Message("memory.fits_nowhere")

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import OutOfMemory
+from ..words import Message
 from .candidates import Situation
-from .costs import SPARE_RAM, WORDS, Constraints, DecoderCosts, Machine, PartSizes, Workload
+from .costs import SPARE_RAM, Constraints, DecoderCosts, Machine, PartSizes, Workload
 from .host import read_ram
 from .lessons import Lesson, Lessons
-from .plan import SMALL_WINDOW, MemoryPlan, plan_memory
+from .plan import SMALL_WINDOW, MemoryPlan, plan_memory, weights
 
 
 class Planner:
@@ -69,10 +70,7 @@ class Planner:
             replace(self.constraints, precision=self.plan.precision, preserved_bytes=preserved)
         )
         if made.precision != self.plan.precision:
-            raise OutOfMemory(
-                "the weights that bitsandbytes has packed do not fit onto the GPU any more. Close other programs that "
-                f"use it; or start this one again, and it takes {WORDS[made.precision]}."
-            )
+            raise OutOfMemory(Message("memory.packed_too_large", then=weights(made.precision)))
         return made
 
     def _now(self) -> Machine:

@@ -17,6 +17,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 from torch import Tensor
 from torch.backends import cuda
 
+from ..words import Message, plain
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ class Attention:
     """The kernel in use.
 
     Attributes:
-        why: why it is this one, for the log and for `doctor`.
-        notices: where it is not what was asked for; for the user.
+        why: why it is this one.
+        notices: where it is not what was asked for.
     """
 
     kernel: Kernel
-    why: str
-    notices: tuple[str, ...] = ()
+    why: Message
+    notices: tuple[Message, ...] = ()
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_width: int = HEAD_WIDTH) -> Attention:
@@ -81,38 +82,37 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_w
         dtype, head_width: of the transformer's queries.
     """
     if name == "sdpa":
-        return Attention(SDPA, "it is exact and needs no package")
+        return Attention(SDPA, Message("attention.exact"))
     failures = []
     for kernel in KERNELS[name]:
         failure, error = self_test(kernel, device, dtype, head_width)
         if not failure:
-            return Attention(kernel, f"asked for; its self-test differs from PyTorch's by {error:.1%}")
-        failures.append(f"{kernel.title}: {failure}")
-    refusal = f"{'; '.join(failures)}. {SDPA.title} is used instead."
+            return Attention(kernel, Message("attention.asked_for", error=error))
+        failures.append(Message("attention.failure", kernel=kernel.title, reason=failure))
+    refusal = Message("attention.instead", failures=tuple(failures), kernel=SDPA.title)
     return Attention(SDPA, refusal, (refusal,))
 
 
-def self_test(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_width: int) -> tuple[str, float]:
-    """Run ``kernel`` beside PyTorch's on random tokens: why it cannot be used ("" when it can), and its error."""
+def self_test(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, head_width: int
+) -> tuple[Message | None, float]:
+    """Run ``kernel`` beside PyTorch's on random tokens: why it cannot be used (None when it can), and its error."""
     if kernel.module and not find_spec(kernel.module):
-        return f"the package {kernel.package} is not installed", float("inf")
+        return Message("attention.not_installed", package=kernel.package), float("inf")
     tokens = _random_tokens(device, dtype, head_width)
     expected = _run(SDPA, tokens).float()
     try:
         found = _run(kernel, tokens).float()
     except Exception as error:
         log.info("the self-test of %s failed", kernel.title, exc_info=True)
-        return first_line(error), float("inf")
+        return plain(first_line(error)), float("inf")
     if found.shape != expected.shape or not found.isfinite().all():
-        return "its self-test gave a wrong shape or broken numbers", float("inf")
+        return Message("attention.broken"), float("inf")
     difference = float((found - expected).norm() / expected.norm())
     log.info("%s differs from PyTorch's attention by %.2g in its self-test", kernel.title, difference)
     if difference > kernel.most_error:
-        return (
-            f"its self-test differs from PyTorch's by {difference:.1%}, more than {kernel.most_error:.0%}",
-            difference,
-        )
-    return "", difference
+        return Message("attention.differs", difference=difference, most=kernel.most_error), difference
+    return None, difference
 
 
 def use_attention(transformer: FramePackTransformer, attention: Attention) -> None:

@@ -13,6 +13,7 @@ import shutil
 
 import torch
 
+from ..words import Message
 from .transformer import FramePackTransformer
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,15 @@ def compile_blocks(transformer: FramePackTransformer, whole: bool = True) -> Non
         block.compile(fullgraph=whole, dynamic=True)
 
 
-def why_not(device: torch.device) -> str:
-    """What this machine lacks to compile; "" when nothing."""
+def why_not(device: torch.device) -> Message | None:
+    """What this machine lacks to compile; None when nothing."""
     if not any(shutil.which(name) for name in _compilers(device)):
-        return "there is no C++ compiler; install one (Debian, Ubuntu: 'sudo apt install g++')"
+        return Message("compile.no_compiler")
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return "" if has_triton() else "Triton does not work with this GPU or this build of PyTorch"
-    return ""
+        return None if has_triton() else Message("compile.no_triton")
+    return None
 
 
 def _compilers(device: torch.device) -> tuple[str, ...]:

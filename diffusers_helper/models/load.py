@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UnusableCheckpoint
+from ..words import Message, joined, plain
 from .fill import empty_transformer, fill
 from .shards import Shards, damaged
 from .table import WEIGHTS_PARTS, Checkpoint
@@ -46,7 +47,7 @@ class Compute:
     vae_dtype: torch.dtype
     encoder_dtype: torch.dtype
     reason: str
-    unused_gpu: str = ""
+    unused_gpu: Message | None = None
 
 
 def choose_compute() -> Compute:
@@ -64,22 +65,20 @@ def choose_compute() -> Compute:
     native = next((name for name in ("amx_bf16", "avx512_bf16") if abilities.get(name)), None)
     vae_dtype = torch.bfloat16 if native else torch.float32
     reason = f"{lacking}: the CPU in float32, the VAE in {'bfloat16 by ' + native if native else 'float32 too'}"
-    return Compute(torch.device("cpu"), torch.float32, vae_dtype, torch.float32, reason, why_no_gpu() or "")
+    return Compute(torch.device("cpu"), torch.float32, vae_dtype, torch.float32, reason, why_no_gpu())
 
 
-def why_no_gpu() -> str | None:
+def why_no_gpu() -> Message | None:
     """What keeps PyTorch from an NVIDIA GPU that the driver shows; None when nothing does or there is none."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if torch.cuda.is_available() or not _driver_shows_gpu():
             return None
     if not torch.version.cuda:
-        return "There is an NVIDIA GPU, but this PyTorch is built for the CPU. Delete .venv and run `bash start.sh`."
-    reason = " ".join(str(warning.message) for warning in said)
-    return f"PyTorch cannot use the NVIDIA GPU. {_DRIVER.format(torch.version.cuda)} {reason}".strip()
-
-
-_DRIVER = "Update its driver to one for CUDA {}: for CUDA 13 that is 580 or newer."
+        return Message("gpu.cpu_build")
+    return joined(
+        Message("gpu.old_driver", cuda=torch.version.cuda), *(plain(str(warning.message)) for warning in said)
+    )
 
 
 def _driver_shows_gpu() -> bool:

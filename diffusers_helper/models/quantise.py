@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from ..errors import UnusableCheckpoint, UnusableInput
 from ..memory.shortage import is_out_of_memory
+from ..words import Message
 from .attention import first_line
 from .transformer import FramePackTransformer
 
@@ -169,18 +170,18 @@ def can_multiply(precision: Quantisation, device: torch.device) -> bool:
     return not why_not_multiply(precision, device)
 
 
-def why_not_multiply(precision: Quantisation, device: torch.device) -> str:
+def why_not_multiply(precision: Quantisation, device: torch.device) -> Message | None:
     """Why the device cannot multiply codes of this kind: too old, or its product fails beside one in 16 bits, for not
-    every build of PyTorch has code for every GPU. Empty where it can."""
+    every build of PyTorch has code for every GPU. None where it can."""
     if precision not in KINDS:
-        return f"there are no such products of {precision} weights"
+        return Message("products.none", precision=precision)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITIES[precision]:
-        return f"this GPU has no products of {precision} numbers"
+        return Message("products.not_on_gpu", precision=precision)
     return _self_test(KINDS[precision], device)
 
 
 @torch.inference_mode()
-def _self_test(kind: type[QuantisedLinear], device: torch.device) -> str:
+def _self_test(kind: type[QuantisedLinear], device: torch.device) -> Message | None:
     generator = torch.Generator().manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     linear = nn.Linear(512, 384, bias=False)
@@ -192,9 +193,9 @@ def _self_test(kind: type[QuantisedLinear], device: torch.device) -> str:
         difference = float((made(tokens).float() - expected).norm() / expected.norm())
     except Exception as error:
         log.info("the self-test of 8-bit products failed", exc_info=True)
-        return f"their self-test failed: {first_line(error)}"
+        return Message("products.failed", reason=first_line(error))
     log.info("8-bit products differ by %.2g in their self-test", difference)
-    return "" if difference <= MOST_ERROR else f"their self-test differs by {difference:.1%}"
+    return None if difference <= MOST_ERROR else Message("products.differ", difference=difference)
 
 
 def quantise(
@@ -224,11 +225,7 @@ def quantise(
 def bitsandbytes() -> ModuleType:
     """The library; raises UnusableInput when it is missing or broken."""
     if find_spec("bitsandbytes") is None:
-        raise UnusableInput(
-            "8-bit and 4-bit weights by bitsandbytes need that package, and it is not installed. Install it with "
-            "`.venv/bin/python -m pip install bitsandbytes -c requirements-optional.txt`, as `bash start.sh standard` "
-            "does where there is an NVIDIA GPU; or choose int8 weights, which need none."
-        )
+        raise UnusableInput(Message("bitsandbytes.missing"))
     try:
         return import_module("bitsandbytes")
     except (ImportError, OSError, RuntimeError) as error:

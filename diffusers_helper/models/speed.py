@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..settings import Kernels
+from ..words import Message
 from .attention import SDPA, Attention, allow_fused_kernels, choose_attention, use_attention
 from .compile import compile_blocks, why_not
 from .transformer import FramePackTransformer
@@ -23,7 +24,7 @@ def quicken(transformer: FramePackTransformer, device: torch.device, dtype: torc
     if compiles(kernels, device):
         compile_blocks(transformer, whole=attention.kernel == SDPA)
     elif kernels.compile:
-        refusal = f"The blocks are not compiled: {why_not(device)}."
+        refusal = Message("compile.refused", reason=why_not(device))
         return replace(attention, notices=(*attention.notices, refusal))
     return attention
 

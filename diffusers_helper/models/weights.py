@@ -11,6 +11,7 @@ from ..memory.costs import STAY_ON_GPU, Constraints, Precision
 from ..memory.plan import MemoryPlan
 from ..memory.units import GB
 from ..settings import Kernels, Memory, Weights
+from ..words import Message
 from .fill import empty_transformer, fill
 from .load import Compute
 from .modulation import tabulate
@@ -48,15 +49,15 @@ def constraints_of(weights: Weights, memory: Memory) -> Constraints:
     )
 
 
-def why_no_products(plan: MemoryPlan, compute: Compute, weights: Weights, kernels: Kernels) -> str:
-    """Why weights in 8 bits are not multiplied as they are, though that is asked for; for the user. Empty where they
-    are, and where nobody asks."""
+def why_no_products(plan: MemoryPlan, compute: Compute, weights: Weights, kernels: Kernels) -> Message | None:
+    """Why weights in 8 bits are not multiplied as they are, though that is asked for; None where they are, and where
+    nobody asks."""
     if not weights.quantised_matmul or plan.precision not in ("int8", "fp8"):
-        return ""
+        return None
     reason = why_not_multiply(plan.precision, compute.device)
     if not reason and compute.device.type == "cuda" and not compiles(kernels, compute.device):
-        reason = "on a GPU its products gain less than rounding the inputs costs, unless --compile makes one of the two"
-    return reason and f"--quantised-matmul has no effect: {reason}."
+        reason = Message("products.without_compile")
+    return Message("products.refused", reason=reason) if reason else None
 
 
 def load_transformer(
@@ -65,7 +66,7 @@ def load_transformer(
     plan: MemoryPlan,
     weights: Weights,
     models_dir: Path,
-    no_products: str,
+    no_products: Message | None,
     weight_filter: WeightFilter | None = None,
 ) -> FramePackTransformer:
     """The transformer by the plan: quantised, with a modulation table, in RAM; packed by bitsandbytes, on the device.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ..words import Message
 from .groups import Kernels, Weights
 from .knob import knob
 from .parsing import one_of, truth
@@ -19,7 +20,7 @@ XFORMERS_MODES = tuple(KERNEL_OF_MODE)
 PACKED = ("bnb8", "bnb4")
 """The quantisations that are bitsandbytes'."""
 
-Notices = Mapping[str, tuple[str, ...]]
+Notices = Mapping[str, tuple[Message, ...]]
 """By the name of a knob, what is said about settings that do not count beside its value."""
 
 
@@ -57,7 +58,7 @@ def translated(weights: Weights, kernels: Kernels, older: OlderNames) -> tuple[W
     return replace(weights, quantise=quantise), replace(kernels, attention=attention, compile=compiled), notices
 
 
-def _quantise(weights: Weights, older: OlderNames) -> tuple[str, tuple[str, ...]]:
+def _quantise(weights: Weights, older: OlderNames) -> tuple[str, tuple[Message, ...]]:
     asked = tuple(_asked(weights.quantise, older))
     quantise = asked[0][1] if asked else "auto"
     unneeded = _unneeded(asked)
@@ -78,36 +79,37 @@ def _asked(quantise: str, older: OlderNames) -> Iterator[tuple[str, str]]:
         yield "FRAMEPACK_USE_BNB", "bnb8"
 
 
-def _unneeded(asked: tuple[tuple[str, str], ...]) -> Iterator[str]:
+def _unneeded(asked: tuple[tuple[str, str], ...]) -> Iterator[Message]:
     for name, quantise in asked[1:]:
         if quantise != asked[0][1]:
-            yield f"{asked[0][0]} goes before {name}, which has no effect."
+            yield Message("settings.goes_before", first=asked[0][0], second=name)
 
 
-def _about_packed(quantise: str, by_older_name: bool, older: OlderNames) -> Iterator[str]:
+def _about_packed(quantise: str, by_older_name: bool, older: OlderNames) -> Iterator[Message]:
     if quantise not in PACKED:
         return
     if by_older_name and not older.use_bnb:
-        yield "FRAMEPACK_BNB_LOAD_IN_4BIT asks for bitsandbytes also without FRAMEPACK_USE_BNB."
+        yield Message("settings.bnb_without_use")
     if older.use_memory_v2:
-        yield "Weights packed by bitsandbytes stay on the GPU: --use-memory-v2 has nothing to swap."
+        yield Message("settings.nothing_to_swap")
 
 
-def _about_offload(quantise: str, bnb_cpu_offload: bool) -> Iterator[str]:
+def _about_offload(quantise: str, bnb_cpu_offload: bool) -> Iterator[Message]:
     if bnb_cpu_offload and quantise != "bnb4":
-        yield "FRAMEPACK_BNB_CPU_OFFLOAD has no effect: only bitsandbytes' 4-bit weights can leave the GPU."
+        yield Message("settings.offload_without_bnb4")
 
 
-def _attention(wish: str, xformers_mode: str) -> tuple[str, tuple[str, ...]]:
+def _attention(wish: str, xformers_mode: str) -> tuple[str, tuple[Message, ...]]:
     """The kernel that both together ask for."""
     if wish == "auto" or (wish == "xformers" and xformers_mode != "off"):
         return KERNEL_OF_MODE[xformers_mode], ()
     if xformers_mode == "off":
         return wish, ()
-    return wish, (f"--attention {wish} goes before --xformers-mode {xformers_mode}, which has no effect.",)
+    first, second = f"--attention {wish}", f"--xformers-mode {xformers_mode}"
+    return wish, (Message("settings.goes_before", first=first, second=second),)
 
 
-def _compile(wished: bool, fast_start: bool) -> tuple[bool, tuple[str, ...]]:
+def _compile(wished: bool, fast_start: bool) -> tuple[bool, tuple[Message, ...]]:
     if wished and fast_start:
-        return False, ("--fast-start goes before --compile: the blocks are not compiled.",)
+        return False, (Message("settings.fast_start"),)
     return wished, ()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 from .. import faults
 from ..errors import InvalidSetting
 from ..names import is_text, shown
+from ..words import Message
 from .groups import EVERY_ADDRESS, Kernels, Log, Memory, Network, PageOptions, Paths, Weights
 from .knob import Knob, knobs_of
 from .older import Notices, OlderNames, translated
@@ -52,7 +53,7 @@ class Settings:
         """Name, value as text and origin of every knob, as it was given. Secrets are not in them."""
         return [(name, value, self.origin[name]) for name, value in self.given.items()]
 
-    def every_notice(self) -> tuple[str, ...]:
+    def every_notice(self) -> tuple[Message, ...]:
         """What is said about settings that do not count, for the user."""
         return tuple(chain.from_iterable(self.notices.values()))
 

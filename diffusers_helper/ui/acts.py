@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import Job
+from ..words import Texts
 from .icons import svg
 from .screen import has_video
-from .texts import Texts
 
 UNFINISHED = ("failed", "cancelled", "interrupted")
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from ..words import LANGUAGES, Texts
 from . import generate_tab, presets_tab, queue_tab, restore_tab, system_tab, theme
 from .api import add_endpoints
 from .desk import Desk
 from .page import NEWEST, PRIVATE, Page, live
 from .server import uploads_folder
-from .texts import LANGUAGES, Texts
 from .translation import Translator
 
 HERE = Path(__file__).parent

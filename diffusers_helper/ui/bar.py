@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from ..jobs.job import Job
-from .texts import Texts
+from ..words import Texts
 
 WORDS = (
     "job.left",

@@ -13,10 +13,10 @@ import gradio as gr
 
 from ..models.about import said
 from ..models.table import Checkpoint
+from ..words import Texts
 from .desk import Desk
 from .form import OFFERED, Form
 from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, user_errors
-from .texts import Texts
 
 
 def build(page: Page) -> tuple[Form, gr.HTML]:

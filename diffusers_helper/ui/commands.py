@@ -16,10 +16,10 @@ from ..jobs.job import Job, Keep
 from ..media.video import last_frame
 from ..request import DRAW_A_SEED
 from ..request.fields import PICTURE
+from ..words import Texts
 from .folders import is_at_this_machine, open_folder
 from .form import Form
 from .page import Act, Page, inform
-from .texts import Texts
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
 

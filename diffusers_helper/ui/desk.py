@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UnusableCheckpoint, UnusableInput
 from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..settings import PageSettings
+from ..words import Message
 from .fetching import Fetching
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Desk:
         return self.checkpoints.get()
 
     @property
-    def checkpoint_problem(self) -> str:
-        """Why there is no checkpoint; empty when there is one."""
+    def checkpoint_problem(self) -> Message | None:
+        """Why there is no checkpoint; None when there is one."""
         return self.checkpoints.problem
 
     @property

@@ -17,8 +17,8 @@ from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
 from ..settings import Network, Paths
-from .texts import Texts
-from .words import duration
+from ..words import Texts
+from .phrases import duration
 
 GB = 1e9
 

@@ -15,11 +15,11 @@ from ..preparation import defaults
 from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
 from ..request.fields import fields as flat_fields
+from ..words import Texts
 from .desk import kinds_of, sizes_of
 from .page import PRIVATE, Page
-from .texts import Texts
+from .phrases import number
 from .translation import worded
-from .words import number
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..events import Failed
 from ..jobs.job import ENDED, Job, Keep
+from ..words import Texts
 from . import acts, bar, fetching, fragments_queue, machine, screen, strips
 from .desk import Desk
 from .fragments_queue import Wish
+from .phrases import duration, say
 from .recent import recent
-from .texts import Texts
-from .words import duration, say
 
 GB = 1e9
 OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
@@ -114,7 +115,8 @@ def headline(job: Job, texts: Texts) -> str:
     ticks = ' data-clock="left"' if job.ready_at is not None else ""
     time = f'<span class="time"{ticks}>{escape(_time(job, texts))}</span>'
     prompt = f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
-    memory = f' title="{escape(job.progress.memory)}"' if job.progress.memory else ""
+    plan = job.progress.plan
+    memory = f' title="{escape(texts.said(plan.said, plan.memory))}"' if plan and plan.memory else ""
     doing = f'<p class="doing"{memory}>{_doing(job, texts)}</p>'
     return f'<header class="headline">{title}{state}{time}</header>{doing}{prompt}'
 
@@ -154,12 +156,14 @@ def announcement(job: Job, texts: Texts) -> str:
 
 def notices(job: Job, texts: Texts) -> str:
     """What went wrong, and what is worth knowing."""
-    error = job.progress.error if job.state in ("failed", "interrupted") else None
-    wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> ' if error else ""
-    wrong = f"{wrong}{escape(error)}</p>" if error else ""
+    failed = job.progress.ended if job.state in ("failed", "interrupted") else None
+    wrong = ""
+    if isinstance(failed, Failed):
+        wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> '
+        wrong += f"{escape(texts.said(failed.said, failed.error))}</p>"
     is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
     gone = [texts("queue.gone")] if is_gone else []
-    said = [notice.message for notice in job.progress.notices]
+    said = [texts.said(notice.said, notice.message) for notice in job.progress.notices]
     return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*said, *gone))
 
 
@@ -217,8 +221,9 @@ def warnings(desk: Desk, texts: Texts) -> str:
     """What the whole page must know: who can reach it, and what cannot be used or kept."""
     told = [say(texts, key) for key in desk.warnings]
     if desk.checkpoint is None:
-        told.append(f"{say(texts, 'generate.no_checkpoint')}<br>{_lines(desk.checkpoint_problem)}")
-    told += [_lines(notice) for notice in desk.queue.notices]
+        problem = texts.said(desk.checkpoint_problem)
+        told.append(f"{say(texts, 'generate.no_checkpoint')}<br>{_lines(problem)}")
+    told += [_lines(texts.said(notice)) for notice in desk.queue.notices]
     silent = desk.worker_heartbeat()
     if math.isinf(silent):
         told.append(say(texts, "job.worker_ended"))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ..jobs.job import ENDED, Job, UnreadableJob
 from ..request import DRAW_A_SEED
+from ..words import Message, Texts
 from . import acts
 from .acts import Offer
 from .desk import Desk
+from .phrases import duration, number, say
 from .screen import has_video, picture_address
-from .texts import Texts
-from .words import duration, number, say
 
 LONGEST_NUMBER = 10
 MOST_UNDONE = 3
@@ -68,14 +68,14 @@ def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]
 
 
 def queue(
-    jobs: Sequence[Job], paused: bool, notices: Sequence[str], texts: Texts, wish: Wish, halted: bool = False
+    jobs: Sequence[Job], paused: bool, notices: Sequence[Message], texts: Texts, wish: Wish, halted: bool = False
 ) -> str:
     """What runs and what waits, with what can be done about it. ``halted``: an executor begins no job any more."""
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "queued"]
     rows = [_running_row(job, texts) for job in running]
     rows += [_waiting_row(job, place, len(waiting), texts) for place, job in enumerate(waiting[: wish.waiting], 1)]
-    told = "".join(f'<p class="q-notice" role="alert">{escape(notice)}</p>' for notice in notices)
+    told = "".join(f'<p class="q-notice" role="alert">{escape(texts.said(notice))}</p>' for notice in notices)
     told += f'<p class="q-notice" role="status">{say(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
     more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""

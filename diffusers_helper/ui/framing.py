@@ -11,7 +11,7 @@ from ..media.fit import part_seen
 from ..media.pictures import open_picture
 from ..models.table import Checkpoint
 from ..preparation import video_size
-from .texts import Texts
+from ..words import Texts
 
 UNCUT = 0.98
 """A share from which on nobody would call the edges cut."""

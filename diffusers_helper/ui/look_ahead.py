@@ -13,13 +13,13 @@ from ..preparation import beyond_seconds
 from ..request import Recipe
 from ..request.fields import PICTURE
 from ..request.fields import fields as flat_fields
+from ..words import Texts
 from .desk import Desk
 from .form import NAMES, Form
 from .framing import framing_of
+from .phrases import duration, number
 from .refusals import quiet
 from .speed import level_of
-from .texts import Texts
-from .words import duration, number
 
 CACHE = "step_cache"
 OF_CACHE = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import html
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from ..errors import FramePackError
+from ..words import Texts
 from .desk import Desk
 from .translation import Translator
 
@@ -107,7 +109,11 @@ def inform(words: str) -> None:
 def user_errors(
     handler: Callable[Parameters, Result], as_shown: Callable[[str], str] = html.escape
 ) -> Callable[Parameters, Result]:
-    """``handler``, with errors that are meant for a user's eyes told to whoever called. The page shows HTML."""
+    """``handler``, with errors that are meant for a user's eyes told to whoever called. The page shows HTML.
+
+    They are told in the language that the handler's parameter ``language`` names; in English where it has none.
+    """
+    parameters = inspect.signature(handler)
 
     @functools.wraps(handler)
     def careful(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -115,6 +121,7 @@ def user_errors(
             return handler(*args, **kwargs)
         except FramePackError as error:
             log.info("refused: %s", error)
-            raise gr.Error(as_shown(str(error)), print_exception=False) from None
+            language = parameters.bind(*args, **kwargs).arguments.get("language", "en")
+            raise gr.Error(as_shown(Texts(language).said(error.said)), print_exception=False) from None
 
     return careful

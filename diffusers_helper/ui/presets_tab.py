@@ -15,11 +15,11 @@ from ..errors import FramePackError, UnusableInput
 from ..media.metadata import read_text
 from ..presets import Preset, file_name
 from ..request.fields import PICTURE
+from ..words import Texts
 from .desk import Desk
 from .form import NAMES, Form
 from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, user_errors
-from .texts import Texts
-from .words import field_value
+from .phrases import field_value
 
 PROMPT = ("prompt", "negative_prompt")
 PARTS: Mapping[str, tuple[str, ...]] = {

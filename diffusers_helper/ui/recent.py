@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 from ..jobs.job import ENDED, Job
+from ..words import Texts
+from .phrases import number, say
 from .screen import has_video, picture_address
-from .texts import Texts
-from .words import number, say
 
 MOST = 12
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
-from .texts import Texts
-from .words import field_value, file_kind
+from ..words import Texts
+from .phrases import field_value, file_kind
 
 REFUSED = (InvalidRequest, UnusablePicture)
 """The errors that are the fault of one field of the form."""

@@ -14,11 +14,11 @@ from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from ..request.fields import PICTURE
+from ..words import Texts
 from .form import NAMES, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
+from .phrases import field_value
 from .server import upload_address
-from .texts import Texts
-from .words import field_value
 
 MOST_IGNORED = 60
 """So many unknown keys are listed."""

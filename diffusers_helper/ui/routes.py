@@ -32,11 +32,11 @@ from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
 from ..media.places import lies_in
 from ..media.video import middle_frame
+from ..words import LANGUAGES
 from . import fragments
 from .desk import Desk
 from .fragments_queue import Wish
 from .pace import ASK_AGAIN, SERVER_TIME, Pace
-from .texts import LANGUAGES
 
 NO_STORE = {"Cache-Control": "no-store"}
 REVALIDATED = {"Cache-Control": "private, no-cache"}

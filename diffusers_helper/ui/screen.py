@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import Job
+from ..words import Texts
 from .icons import svg
-from .texts import Texts
-from .words import say
+from .phrases import say
 
 VIEWS = ("preview", "video", "start", "both")
 """What can be looked at; ``both`` is the start picture drawn over the video, as far as a slider says."""

@@ -10,12 +10,12 @@ import gradio as gr
 
 from ..errors import InvalidCommand
 from ..jobs.job import Job
+from ..words import Texts
 from . import checkpoint_line, draft, refusals
 from .desk import Desk
 from .form import Form
 from .page import COMMAND, PRIVATE, Page, live, user_errors
 from .refusals import REFUSED, insisting
-from .texts import Texts
 
 NOTHING_WRONG = refusals.quiet((), True, Texts())
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..jobs.job import Job
 from ..sections.plan import VideoPlan
-from .texts import Texts
+from ..words import Texts
 
 SectionState = Literal["done", "running", "to_come"]
 SIGNS = {"done": "✓", "running": "▶", "to_come": ""}

@@ -9,9 +9,9 @@ import gradio as gr
 
 from .. import doctor
 from ..settings import Settings
+from ..words import Texts
 from .desk import Desk
 from .page import CLICKS, PRIVATE, Act, Page, inform, live, user_errors
-from .texts import Texts
 
 
 def build(page: Page) -> None:

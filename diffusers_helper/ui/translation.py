@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import gradio as gr
 from gradio.blocks import Block
 
-from .texts import Texts
+from ..words import Texts
 
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 Choices: TypeAlias = Sequence[str] | Callable[[], Sequence[str]] | None

@@ -23,9 +23,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..media.pictures import ACCEPTED_NAMES, describe, media_type
+from ..words import Texts
 from .guard import answer, route_path, say
-from .texts import Texts
-from .words import file_kind
+from .phrases import file_kind
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from ..memory.costs import WHOLE_CLIP_STEPS, DecoderCosts, PartSizes, Workload
+from ..words import Message
 from .codec import decode_clip
 
 LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
@@ -54,10 +55,10 @@ class OnDevice:
     """The VAE on its device: whole frames, or squares of ``tile`` pixels, the smaller the less memory they take."""
 
     name: str
-    words: str
+    words: Message | None
     cost_in_steps: float
     tile: int = 0
-    remark: str = ""
+    remark: Message | None = None
     uses_device: bool = True
 
     def device_bytes(self, sizes: PartSizes, workload: Workload, fused_attention: bool = True) -> int:
@@ -81,11 +82,11 @@ class OnDevice:
 class OnCpu:
     """A copy of the VAE on the CPU, in tiles, in float32, for what the GPU cannot hold."""
 
-    name: str = "cpu"
-    words: str = "on the CPU"
-    cost_in_steps: float = 60.0
-    tile: int = 256
-    remark: str = "which takes minutes"
+    name: str
+    words: Message | None
+    cost_in_steps: float
+    tile: int
+    remark: Message | None = None
     uses_device: bool = False
 
     def device_bytes(self, sizes: PartSizes, workload: Workload, fused_attention: bool = True) -> int:
@@ -117,10 +118,10 @@ def pixels_at_once(workload: Workload, tile: int) -> int:
 DECODERS: Mapping[str, Decoder] = {
     decoder.name: decoder
     for decoder in (
-        OnDevice("whole", "", WHOLE_CLIP_STEPS),
-        OnDevice("tiled", "in tiles", 2.1, tile=256),
-        OnDevice("small_tiles", "in small tiles", 2.4, tile=128),
-        OnCpu(),
+        OnDevice("whole", None, WHOLE_CLIP_STEPS),
+        OnDevice("tiled", Message("decoder.tiled"), 2.1, tile=256),
+        OnDevice("small_tiles", Message("decoder.small_tiles"), 2.4, tile=128),
+        OnCpu("cpu", Message("decoder.cpu"), 60.0, tile=256, remark=Message("decoder.cpu_remark")),
     )
 }
 """From the one that takes the most memory of the device to the one that takes the least. Without a GPU, where there is

@@ -142,7 +142,7 @@ def test_a_read_only_disk_does_not_keep_the_queue_from_opening(
     queue.close()
     remount(disk, "ro")
     queue = JobQueue(disk)
-    assert "memory only" in queue.notices[0]
+    assert "memory only" in str(queue.notices[0])
     with pytest.raises(OutputFailed, match="cannot be written"):
         queue.add(make_request(make_picture(disk.parent, "navy")))
     queue.close()

@@ -61,8 +61,8 @@ def test_a_locked_file_at_the_start_costs_nothing(outputs: Path, request_: Reque
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         blind = JobQueue(outputs)
-        assert "database is locked" in blind.notices[0]
-        assert "memory only" in blind.notices[0]
+        assert "database is locked" in str(blind.notices[0])
+        assert "memory only" in str(blind.notices[0])
         job = blind.add(request_)
         with working(blind, ScriptedExecutor(outputs)):
             assert ended(blind, job.id).state == "done"
@@ -87,7 +87,7 @@ def test_a_file_that_is_locked_meanwhile(outputs: Path, request_: Request) -> No
                 queue.add(request_)
             hold.go.set()
             assert ended(queue, running.id).state == "done"
-            assert "kept in memory until it can" in queue.notices[0]
+            assert "kept in memory until it can" in str(queue.notices[0])
         later = queue.add(request_)
         assert queue.notices == ()
         assert ended(queue, later.id).state == "done"

@@ -74,7 +74,7 @@ def test_a_folder_is_chosen_by_its_name_and_never_by_its_path(checkpoints: Check
 def test_a_choice_outlives_a_restart_until_the_settings_name_another(other: Path, tmp_path: Path) -> None:
     checkpoints_of(tmp_path, str(other)).choose("pocket")
     assert checkpoints_of(tmp_path, str(other)).find().name == "pocket"
-    assert checkpoints_of(tmp_path, "framepack").problem.startswith("checkpoint 'framepack'")
+    assert str(checkpoints_of(tmp_path, "framepack").problem).startswith("checkpoint 'framepack'")
     shutil.rmtree(other)
     checkpoints_of(tmp_path, "pocket").choose("pocket")
     assert checkpoints_of(tmp_path, "pocket").find().name == "pocket"
@@ -93,7 +93,7 @@ def test_a_kept_choice_that_makes_no_sense_is_none(tmp_path: Path, content: str)
 def test_what_is_downloaded_or_removed_counts_at_once(checkpoints: Checkpoints, other: Path, tmp_path: Path) -> None:
     other.rename(tmp_path / "elsewhere")
     assert checkpoints.get() is None
-    assert "neither a name nor a folder" in checkpoints.problem
+    assert "neither a name nor a folder" in str(checkpoints.problem)
     assert [checkpoint.name for checkpoint in checkpoints.installed()] == ["pocket"]
     (tmp_path / "elsewhere").rename(other)
     assert checkpoints.find().name == "other"

@@ -19,6 +19,7 @@ from diffusers_helper.jobs.store import FILE
 from diffusers_helper.jobs.worker import Workers
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.request import Request
+from diffusers_helper.words import plain
 from tests.jobs_support import (
     PATIENCE_SECONDS,
     Hold,
@@ -148,8 +149,8 @@ def test_a_gpu_that_is_lost_halts_its_executor_alone(queue: JobQueue, request_: 
         assert sorted(queue.job(job).state for job in (lost, *jobs)) == ["done"] * 4 + ["failed"]
         assert not queue.paused
         (notice,) = queue.notices
-        assert "The GPU of one stopped working at job" in notice
-        assert "the others go on" in notice
+        assert "The GPU of one stopped working at job" in str(notice)
+        assert "the others go on" in str(notice)
         queue.unpause()
         assert (queue.is_halted, queue.notices) == (False, ())
 
@@ -157,10 +158,10 @@ def test_a_gpu_that_is_lost_halts_its_executor_alone(queue: JobQueue, request_: 
 def test_where_all_are_halted_the_queue_is_paused(queue: JobQueue) -> None:
     for name in ("one", "two"):
         queue.employ(name)
-    queue.halt("one", "why one")
-    assert (queue.paused, queue.claim("one"), queue.notices) == (False, None, ("why one",))
-    queue.halt("two", "why two")
-    assert (queue.paused, queue.notices) == (True, ("why one", "why two"))
+    queue.halt("one", plain("why one"))
+    assert (queue.paused, queue.claim("one"), queue.notices) == (False, None, (plain("why one"),))
+    queue.halt("two", plain("why two"))
+    assert (queue.paused, queue.notices) == (True, (plain("why one"), plain("why two")))
     queue.unpause()
     assert (queue.paused, queue.notices) == (False, ())
 

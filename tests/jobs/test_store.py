@@ -73,8 +73,8 @@ def test_a_damaged_file_is_put_aside_and_its_backup_used(file: Path, damage: Cal
     damaged = file.read_bytes()
     queue = reopened(file)
     assert prompts(queue) == ["a", "b"]
-    assert "was damaged" in queue.notices[0]
-    assert "last backup" in queue.notices[0]
+    assert "was damaged" in str(queue.notices[0])
+    assert "last backup" in str(queue.notices[0])
     (aside,) = file.parent.glob("jobs.damaged-*.sqlite3")
     assert aside.read_bytes() == damaged
     queue.close()
@@ -86,7 +86,7 @@ def test_without_a_sound_backup_the_queue_begins_empty(file: Path) -> None:
         each.write_bytes(b"<html>" * 1000)
     queue = reopened(file)
     assert prompts(queue) == []
-    assert "begins empty" in queue.notices[0]
+    assert "begins empty" in str(queue.notices[0])
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_a_foreign_or_newer_file_is_left_as_it_is(file: Path, command: str, reas
     change(file, command)
     before = file.read_bytes()
     queue = reopened(file)
-    assert reason in queue.notices[0]
-    assert "memory only" in queue.notices[0]
+    assert reason in str(queue.notices[0])
+    assert "memory only" in str(queue.notices[0])
     assert prompts(queue) == []
     queue.close()
     assert file.read_bytes() == before

@@ -101,7 +101,7 @@ def test_a_file_that_is_damaged_itself_is_still_put_aside(broken: Path) -> None:
     file = broken / ".framepack" / FILE
     file.write_bytes(file.read_bytes()[:5000])
     queue = JobQueue(broken)
-    assert "was damaged" in queue.notices[0]
+    assert "was damaged" in str(queue.notices[0])
     assert ([job.id for job in queue.jobs()], [each.id for each in queue.unreadable]) == ([1, 3], [BROKEN])
     assert (broken / ".framepack" / BACKUP).is_file()
     queue.close()

@@ -190,7 +190,9 @@ def test_a_lost_gpu_fails_its_job_alone(queue: JobQueue, request_: Request, wher
         ended(queue, jobs[1])
         assert queue.paused
         (notice,) = queue.notices
-        assert f"stopped working at job {jobs[1].id}, so no further job is begun. Start the program again" in notice
+        assert f"stopped working at job {jobs[1].id}, so no further job is begun. Start the program again" in str(
+            notice
+        )
         time.sleep(0.05)
         assert [queue.job(job.id).state for job in jobs] == ["done", "failed", "queued", "queued"]
         assert queue.job(jobs[1].id).can_go_on == (where == "section")

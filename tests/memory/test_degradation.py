@@ -25,6 +25,7 @@ from diffusers_helper.models.load import load_parts
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.planning import planner_for
 from diffusers_helper.vae import decoders
+from diffusers_helper.words import plain
 
 from .conftest import Load
 from .support import (
@@ -119,7 +120,7 @@ def test_encoding_comes_to_weights_on_demand(engine: Load, photograph: Path, pla
     assert not made.residency.loans["text_encoder"].away
     made.prepare(made_request(photograph), 64, 64)
     assert made.degradation.encode_on_demand, "another video does not try again what failed"
-    assert "freed" in (made.degradation.use_less("encode") or "")
+    assert "freed" in str(made.degradation.use_less("encode"))
     assert made.degradation.use_less("encode") is None
 
 
@@ -144,7 +145,7 @@ def test_decoding_comes_to_a_copy_on_the_cpu(
     monkeypatch.setattr(decoders, "decode_clip", noted)
     frames, events = video(made, photograph, tmp_path)
     assert np.array_equal(frames, plain)
-    assert are_said(("freed", "in tiles", "in small tiles", "on the CPU, which takes minutes, now"), events)
+    assert are_said(("freed", "in tiles", "in small tiles", "on the CPU, which takes minutes."), events)
     assert tiles == [0, 0, 256, 128, 256], "whole, whole again, in tiles of less and less; and on the CPU"
     made.decode(torch.zeros(1, 16, 1, 4, 4))
     assert used[:4] == [made.parts.vae] * 4
@@ -253,7 +254,7 @@ def test_a_shortage_of_ram_is_not_laid_to_the_gpu(engine: Load, monkeypatch: pyt
     made = engine(moving("swapped", "gpu", resident_blocks=4, resident_bytes=2**24))
     plan, learnt = made.residency.plan, list[Any]()
     monkeypatch.setattr(made.planner, "learn", lambda **lesson: learnt.append(lesson))
-    assert made.degradation.use_less("ram") == (
+    assert str(made.degradation.use_less("ram")) == (
         "The program ran out of RAM: what was not in use has been freed, and it is tried again."
     )
     assert made.degradation.use_less("ram") is None
@@ -263,7 +264,7 @@ def test_a_shortage_of_ram_is_not_laid_to_the_gpu(engine: Load, monkeypatch: pyt
 def test_without_a_gpu_there_is_nothing_but_to_free(engine: Load) -> None:
     made = engine(unchanged)
     for shortage in ("encode", "sample", "decode", "ram"):
-        assert "freed" in (made.degradation.use_less(shortage) or "")  # type: ignore[arg-type]
+        assert "freed" in str(made.degradation.use_less(shortage))  # type: ignore[arg-type]
         assert made.degradation.use_less(shortage) is None  # type: ignore[arg-type]
 
 
@@ -284,10 +285,10 @@ def test_what_has_encoded_has_loaded_cudas_libraries(checkpoint: Checkpoint, pho
 
 
 def test_a_gpu_that_is_not_used_is_said_in_every_plan(checkpoint: Checkpoint, photograph: Path) -> None:
-    compute = replace(FLOAT32, unused_gpu="Update its driver {12020}.")
+    compute = replace(FLOAT32, unused_gpu=plain("Update its driver {12020}."))
     planner = planner_for(checkpoint, compute, Constraints(), Path("hf_download"))
     with closing(Engine(checkpoint, compute, load_parts(checkpoint, compute), planner)) as made:
-        why = made.prepare(made_request(photograph), 64, 64).why
+        why = str(made.prepare(made_request(photograph), 64, 64).why)
     assert "all on the CPU" in why
     assert why.endswith(" Update its driver {12020}.")
 

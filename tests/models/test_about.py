@@ -15,7 +15,7 @@ from diffusers_helper.models.about import About, describe_large
 from diffusers_helper.models.table import CHECKPOINTS, Checkpoint, find_checkpoint
 from diffusers_helper.preparation import defaults
 from diffusers_helper.request import Recipe
-from diffusers_helper.ui.texts import LANGUAGES
+from diffusers_helper.words import LANGUAGES
 
 KNOWN = {name: known for name, known in CHECKPOINTS.items() if known.sources}
 

@@ -96,7 +96,7 @@ def test_two_settings_come_to_one_kernel(wish: str, mode: str, kernel: str, told
     chosen = asked(wish, mode)
     notices = chosen.every_notice()
     assert chosen.kernels.attention == kernel
-    assert told in " ".join(notices)
+    assert told in " ".join(map(str, notices))
     assert bool(told) == bool(notices)
 
 
@@ -115,8 +115,8 @@ def test_a_missing_package_is_named_and_pytorchs_is_used(
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
     found = choose_attention(wish, CPU, torch.float32)
     assert found.kernel == SDPA
-    assert f"the package {package} is not installed" in found.notices[0]
-    assert "is used instead" in found.notices[0]
+    assert f"the package {package} is not installed" in str(found.notices[0])
+    assert "is used instead" in str(found.notices[0])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_kernel_that_fails_its_test_is_not_used(
     sage(function)
     found = choose_attention("sage", CPU, torch.float32)
     assert found.kernel == SDPA
-    assert reason in found.notices[0]
+    assert reason in str(found.notices[0])
 
 
 def test_the_test_takes_less_than_a_second(sage: Callable[[Callable[..., Tensor]], None]) -> None:
@@ -177,7 +177,7 @@ def test_the_default_changes_no_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_kernel_that_rounds_otherwise_passes(dtype: torch.dtype) -> None:
     kernel = Kernel(AttentionBackendName._NATIVE_MATH, "PyTorch's plain kernel", 0.02)
-    assert attention.self_test(kernel, CPU, dtype, 128)[0] == ""
+    assert attention.self_test(kernel, CPU, dtype, 128)[0] is None
 
 
 @pytest.mark.usefixtures("kernels_as_before")

@@ -6,6 +6,8 @@ It drives the product's own road in a fraction of a second, so other tests use i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
+from diffusers_helper.memory.costs import Place
 from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
@@ -21,6 +24,7 @@ from diffusers_helper.sections.history import Context
 from diffusers_helper.sections.plan import SectionPlan
 from diffusers_helper.vae.codec import LatentPosterior
 from diffusers_helper.vae.preview import LatentToRGB
+from diffusers_helper.words import Message
 
 from . import pack
 
@@ -44,8 +48,9 @@ class PackEngine:
         self._values = pack.tensors(name)
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
-        residency = dict.fromkeys(("transformer", "vae"), "cpu")
-        return MemoryPlan("as_is", False, residency, 0, 0, False, "whole", 0, 0, "all on the CPU.")  # type: ignore[arg-type]
+        residency: dict[str, Place] = {"transformer": "cpu", "vae": "cpu"}
+        nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(MemoryPlan) if field.type == "int"), 0)
+        return MemoryPlan("as_is", False, residency, take_turns=False, decode="whole", decoder_words=None, **nothing)
 
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         start = self._values["in.start_latent"]
@@ -70,7 +75,7 @@ class PackEngine:
     def preview(self, latents: Tensor) -> np.ndarray:
         return LatentToRGB().strip(latents)
 
-    def notices(self) -> list[str]:
+    def notices(self) -> list[Message]:
         return []
 
     def peak_memory_mb(self) -> float:

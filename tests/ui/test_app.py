@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from diffusers_helper.ui import generate_tab, texts, translation
+from diffusers_helper.ui import generate_tab, translation
 from diffusers_helper.ui.app import HERE, build_page, launch_options
 from diffusers_helper.ui.form import NAMES
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from ..conftest import ROOT
 from .stage import Stage
@@ -83,7 +83,7 @@ def test_nothing_is_fetched_from_elsewhere(stage: Stage) -> None:
 def test_the_script_speaks_the_same_languages() -> None:
     script = (HERE / "page.js").read_text(encoding="utf-8")
     assert f"const LANGUAGES = [{', '.join(repr(language) for language in LANGUAGES)}];" in script
-    assert texts.LANGUAGES[0] == "en"
+    assert LANGUAGES[0] == "en"
 
 
 def test_every_live_place_has_a_fragment(stage: Stage) -> None:

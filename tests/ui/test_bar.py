@@ -8,7 +8,7 @@ import pytest
 
 from diffusers_helper.jobs.job import ENDED, Job, State
 from diffusers_helper.ui import bar, fragments
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from .test_fragments import Parts, make_job
 

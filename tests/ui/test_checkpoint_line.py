@@ -20,7 +20,7 @@ from diffusers_helper.ui.form import FOLLOW_CHECKPOINT, NAMES
 from diffusers_helper.ui.look_ahead import look_ahead, plan_html
 from diffusers_helper.ui.restore_tab import Found, Restore
 from diffusers_helper.ui.starting import Starting, connect, mode_bar, start_row
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
 from .stage import HOSTILE, Stage, answer, click, make_stage

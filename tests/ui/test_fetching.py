@@ -12,7 +12,7 @@ from diffusers_helper.errors import InvalidCommand
 from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint
 from diffusers_helper.settings import Network, Paths, resolve
 from diffusers_helper.ui.fetching import Fetching, render
-from diffusers_helper.ui.texts import Texts
+from diffusers_helper.words import Texts
 
 from ..models.hub_server import HubServer
 

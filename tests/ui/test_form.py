@@ -23,7 +23,7 @@ from diffusers_helper.ui.look_ahead import IDLE, framing_html, idle_updates, loo
 from diffusers_helper.ui.server import uploads_folder
 from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
 from diffusers_helper.ui.starting import Starting
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
 from ..media.test_pictures import png_of_size

@@ -16,7 +16,7 @@ from diffusers_helper.jobs.job import ENDED, Job, State
 from diffusers_helper.request import Request
 from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
 from diffusers_helper.ui.fragments_queue import Wish
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 from tests.plans import plan_video
 
 from ..jobs_support import make_picture, make_request, progress_with

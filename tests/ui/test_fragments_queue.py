@@ -14,7 +14,7 @@ from diffusers_helper.events import Cancelled, Started
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.ui import fragments_queue
 from diffusers_helper.ui.fragments_queue import MOST, STEP, Wish
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts, plain
 
 from .stage import HOSTILE, Stage
 
@@ -120,7 +120,7 @@ def test_the_head_offers_what_would_help(stage: Stage) -> None:
 
 
 def test_notices_of_the_queue_are_shown(stage: Stage) -> None:
-    seen = Seen(fragments_queue.queue([], False, [f"damaged {HOSTILE}"], Texts(), Wish()))
+    seen = Seen(fragments_queue.queue([], False, [plain(f"damaged {HOSTILE}")], Texts(), Wish()))
     assert f"damaged {HOSTILE}" in seen.text
 
 

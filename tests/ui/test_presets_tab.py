@@ -10,7 +10,7 @@ import pytest
 from diffusers_helper.errors import UnusableInput
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.presets_tab import Presets, build
-from diffusers_helper.ui.texts import LANGUAGES
+from diffusers_helper.words import LANGUAGES
 
 from .stage import HOSTILE, Stage, click, tab_of
 from .test_fragments_queue import Seen

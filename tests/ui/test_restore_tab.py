@@ -15,7 +15,7 @@ from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.restore_tab import Found, Restore, build
-from diffusers_helper.ui.texts import LANGUAGES
+from diffusers_helper.words import LANGUAGES
 
 from ..test_recall import STUDIO
 from .stage import HOSTILE, Stage, click, tab_of

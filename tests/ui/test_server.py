@@ -13,7 +13,7 @@ import pytest
 from diffusers_helper.errors import InvalidSetting, OutputFailed
 from diffusers_helper.settings import EVERY_ADDRESS
 from diffusers_helper.ui import server
-from diffusers_helper.ui.texts import Texts
+from diffusers_helper.words import Texts
 
 from .serving import Served, serving, settings_for
 

@@ -9,7 +9,7 @@ import pytest
 from diffusers_helper.events import Cancelled, Started, Step
 from diffusers_helper.ui import fragments
 from diffusers_helper.ui.fragments_queue import Wish
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts, plain
 
 from .stage import Stage, make_stage
 from .test_fragments_queue import Seen
@@ -81,8 +81,8 @@ def test_a_queue_of_which_one_is_halted_can_be_paused_and_resumed(stage: Stage) 
     for name in ("gpu 0", "gpu 1"):
         stage.queue.employ(name)
     assert seen(stage, "queue").acts() == ["pause"]
-    stage.queue.halt("gpu 1", "why <it> begins no more")
+    stage.queue.halt("gpu 1", plain("why <it> begins no more"))
     assert seen(stage, "queue").acts() == ["pause", "unpause"]
     assert "why <it> begins no more" in seen(stage, "queue").text
-    stage.queue.halt("gpu 0", "why")
+    stage.queue.halt("gpu 0", plain("why"))
     assert seen(stage, "queue").acts() == ["unpause"]

@@ -12,7 +12,7 @@ import pytest
 from diffusers_helper.errors import InvalidCommand, OutputFailed
 from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.starting import NOTHING_WRONG, Starting, connect, mode_bar, start_row
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
 from .stage import Stage, answer

@@ -16,7 +16,7 @@ from diffusers_helper.jobs.store import FILE
 from diffusers_helper.ui import fragments
 from diffusers_helper.ui.api import endpoints
 from diffusers_helper.ui.commands import Commands
-from diffusers_helper.ui.texts import LANGUAGES, Texts
+from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture, make_request
 from .stage import HOSTILE, Stage, make_stage

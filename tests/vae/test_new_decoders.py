@@ -21,6 +21,7 @@ from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.planning import planner_for
 from diffusers_helper.vae import decoders
 from diffusers_helper.vae.decoders import DECODERS, Decoder, VaeSource
+from diffusers_helper.words import plain
 
 from ..memory.support import FLOAT32, as_if_on, failing, video
 from ..memory.test_degradation import are_said
@@ -29,7 +30,7 @@ from ..memory.test_degradation import are_said
 class Grey:
     """Frames without a picture: no VAE, no time, no memory."""
 
-    name, words, remark = "grey", "without a picture", ""
+    name, words, remark = "grey", plain("without a picture"), None
     cost_in_steps, uses_device = 0.1, False
 
     def device_bytes(self, sizes: PartSizes, workload: Workload, fused_attention: bool = True) -> int:
@@ -92,7 +93,9 @@ def test_one_that_costs_more_takes_over_when_memory_runs_out(
     monkeypatch.setattr(decoders, "decode_clip", failing(decoders.decode_clip, 5))
     frames, events = video(load(), photograph, tmp_path)
     assert is_grey(frames)
-    assert are_said(("freed", "in tiles", "in small tiles", "on the CPU", "decoded without a picture now"), events)
+    assert are_said(
+        ("freed", "in tiles", "in small tiles", "on the CPU", "now clips are decoded without a picture."), events
+    )
 
 
 @pytest.mark.parametrize("memory_gb", [23, 3])

@@ -6,7 +6,7 @@ import re
 from html import escape
 from typing import Any
 
-from .texts import Texts
+from ..words import Texts
 
 
 def say(texts: Texts, key: str, **values: Any) -> str:
