@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diffusers_helper.jobs.executor import Executor
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.models.table import Checkpoint
+    from diffusers_helper.words import Message
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) 
     return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces)}
 
 
-def _tell(page: server.PageServer, warnings: Sequence[str], problem: str) -> None:
+def _tell(page: server.PageServer, warnings: Sequence[str], problem: Message | None) -> None:
     """Where the page is, and what to know about it."""
     from diffusers_helper.words import Texts
 

@@ -306,12 +306,10 @@ def test_a_listener_that_goes_away_ends_the_run_quietly(
 ) -> None:
     arguments = ("--image", str(photograph), "--checkpoint", str(quick_checkpoint))
     process = program.start(tmp_path, *arguments, *program.FAST)
-    assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=120) == 130
-    assert process.stderr is not None
-    assert "Traceback" not in process.stderr.read()
+    assert "Traceback" not in process.errors()
 
 
 def test_the_picture_is_decoded_once_on_its_way(

@@ -4,7 +4,6 @@ Both kinds of video, here and there; test_generate.py and test_killed.py break o
 """
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ def arguments(photograph: Path, quick_checkpoint: Path) -> Make:
     return make
 
 
-def cut_off(process: subprocess.Popen[str], number: signal.Signals, when: Cut) -> tuple[str, list[dict[str, Any]]]:
+def cut_off(process: program.Program, number: signal.Signals, when: Cut) -> tuple[str, list[dict[str, Any]]]:
     """Send a signal at an event; returns the folder to resume and everything that was said."""
     told = []
     for event in program.events(process):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.context
 import signal
 from pathlib import Path
 
@@ -16,24 +14,15 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import probe, read_frames
 
 from ..jobs_support import ScriptedExecutor, ended, make_picture, make_request, pack_executor, working
+from ..program import IMPORTED
 from . import jobs_program
 
 FRAMES_OF_ONE_SECTION = 33
 
 
-@pytest.fixture(scope="module")
-def program() -> multiprocessing.context.ForkServerContext:
-    """Makes processes in which everything is imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([jobs_program.__name__])
-    return context
-
-
-def run_until_killed(
-    program: multiprocessing.context.ForkServerContext, output_dir: Path, picture: Path, fault: str
-) -> None:
+def run_until_killed(output_dir: Path, picture: Path, fault: str) -> None:
     """A process of its own adds a job, works on it, and is killed."""
-    process = program.Process(target=jobs_program.main, args=(output_dir, picture, fault))
+    process = IMPORTED.Process(target=jobs_program.main, args=(output_dir, picture, fault))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -75,7 +64,6 @@ def test_a_killed_job_goes_on_to_the_same_frames(
     sections_kept: int,
     tmp_path: Path,
     unbroken: np.ndarray,
-    program: multiprocessing.context.ForkServerContext,
 ) -> None:
     """All are killed in the second of two sections; what is kept of it depends on whether its latents were saved."""
     outputs, picture = tmp_path / "outputs", make_picture(tmp_path)
@@ -83,7 +71,7 @@ def test_a_killed_job_goes_on_to_the_same_frames(
     finished = work_off(queue, queue.add(make_request(picture)), ScriptedExecutor(outputs))
     queue.close()
 
-    run_until_killed(program, outputs, picture, fault)
+    run_until_killed(outputs, picture, fault)
 
     queue = JobQueue(outputs)
     (job, earlier) = queue.jobs()

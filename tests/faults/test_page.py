@@ -22,8 +22,8 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.media.video import probe, read_frames
 from diffusers_helper.request import Request
 
-from ..conftest import ROOT
 from ..jobs_support import make_request, wait_until
+from ..program import PAGE, Program
 
 START_SECONDS, JOB_SECONDS, STOP_SECONDS = 60.0, 120.0, 60.0
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -33,7 +33,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class PageProcess:
     """``demo_gradio.py`` under way."""
 
-    process: subprocess.Popen[str]
+    process: Program | subprocess.Popen[str]
     address: str
 
     def get(self, path: str) -> httpx.Response:
@@ -54,31 +54,29 @@ Start = Callable[..., PageProcess]
 
 @pytest.fixture
 def start(tmp_path: Path, quick_checkpoint: Path) -> Iterator[Start]:
-    """``start(outputs, fault)`` -> the page on that folder, once it says where it is."""
-    started: list[subprocess.Popen[str]] = []
+    """``start(outputs, fault)`` -> the page on that folder, once it says where it is.
 
-    def begin(outputs: Path, fault: str = "") -> PageProcess:
-        log = tmp_path / f"page_{len(started)}.log"
+    ``imported``: in a process that has imported what the page and its jobs need.
+    """
+    started: list[Program | subprocess.Popen[str]] = []
+
+    def begin(outputs: Path, fault: str = "", imported: bool = True) -> PageProcess:
         flags = ("--output-dir", str(outputs), "--checkpoint", str(quick_checkpoint), "--offline")
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "demo_gradio.py"), *flags],
-                cwd=tmp_path,
-                env={**os.environ, faults.VARIABLE: fault},
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        started.append(process)
+        variables, command = {**os.environ, faults.VARIABLE: fault}, [sys.executable, PAGE, *flags]
+        if imported:
+            started.append(Program(PAGE, flags, tmp_path, variables))
+        else:
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True))
+        process = started[-1]
         assert process.stdout is not None
         said = process.stdout.readline()
-        assert said.startswith("FramePack is at "), log.read_text()
+        assert said.startswith("FramePack is at "), said
         return PageProcess(process, said.split()[-1])
 
     yield begin
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture
@@ -193,7 +191,7 @@ def test_a_job_in_a_process_of_its_own_does_not_outlive_the_page(
     """Whoever listened is gone: it ends with its next event, and the job is interrupted at the next start."""
     monkeypatch.setenv("FRAMEPACK_EXECUTORS", "cpu")
     job_id = queued(outputs, request_.model_copy(update={"seconds": 120.0, "steps": 100}))
-    page = start(outputs)
+    page = start(outputs, imported=False)
     until_sampling_the_second_section(outputs)
     loaded = {Path(file.path).name for file in psutil.Process(page.process.pid).memory_maps()}
     assert [name for name in loaded if "torch" in name] == []
