@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from .installation import bare, once_installed, ready
+from .installation import bare, empty_venv, once_installed, ready
 
-__all__ = ["bare", "once_installed", "ready"]
+__all__ = ["bare", "empty_venv", "once_installed", "ready"]
 
 # The same inputs every time, and no test is judged by a clock.
 settings.register_profile("house", deadline=None, derandomize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+VENV_OR_PYTHON = """
+case "$*" in
+    *_base_executable*) printf '%s\\n' "$0" ;;
+    "-I -m venv "*) mkdir -p "$4" && cp -a {empty}/. "$4" ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+"""Python, which makes a virtual environment within a moment: by a copy of an empty one."""
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -44,7 +54,7 @@ class Installation:
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         paths = os.pathsep.join([str(self.tools), "/usr/bin", "/bin"])
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
-        return {**kept, "PATH": paths, "PYTHON": sys.executable, **pip, **self.variables}
+        return {**kept, "PATH": paths, "PYTHON": str(self.tools / "quick-python"), **pip, **self.variables}
 
     def start(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = ["bash", str(self.home / "start.sh"), *words]
@@ -76,7 +86,7 @@ class Installation:
         return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _bare(folder: Path) -> Installation:
+def _bare(folder: Path, empty_venv: Path) -> Installation:
     """Nothing installed yet: no GPU, and PyTorch's index does not answer."""
     here = Installation(folder / HOME, folder / "tools", folder / "wheels")
     for place in (here.home / "diffusers_helper", here.tools, here.wheels):
@@ -91,19 +101,30 @@ def _bare(folder: Path) -> Installation:
         here.wheel(name, "1.0")
     here.tool("nvidia-smi", "exit 9")
     here.tool("curl", "exit 7")
+    here.tool(
+        "quick-python", VENV_OR_PYTHON.format(empty=shlex.quote(str(empty_venv)), python=shlex.quote(sys.executable))
+    )
     return here
 
 
+@pytest.fixture(scope="session")
+def empty_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment in which nothing is installed yet."""
+    folder = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-I", "-m", "venv", str(folder)], check=True)
+    return folder
+
+
 @pytest.fixture
-def bare(tmp_path: Path) -> Installation:
-    return _bare(tmp_path)
+def bare(tmp_path: Path, empty_venv: Path) -> Installation:
+    return _bare(tmp_path, empty_venv)
 
 
 @pytest.fixture(scope="session")
-def once_installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once_installed(tmp_path_factory: pytest.TempPathFactory, empty_venv: Path) -> Path:
     """The folder of an installation that is done; to be copied, since making one takes seconds."""
     folder = tmp_path_factory.mktemp("installed")
-    done = _bare(folder).start("hello")
+    done = _bare(folder, empty_venv).start("hello")
     assert done.returncode == 0, done.stderr
     return folder
 

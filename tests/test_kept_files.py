@@ -5,6 +5,7 @@ The queue's file is in tests/jobs.
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ RECALLED = {
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return Engine.load(find_checkpoint("pocket", tmp_path_factory.mktemp("models")))
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine.load(find_checkpoint("pocket", tmp_path_factory.mktemp("models"))) as made:
+        yield made
 
 
 @pytest.mark.parametrize("file", ["video.mp4", "picture.png", "request.json"])

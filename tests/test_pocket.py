@@ -69,12 +69,9 @@ def test_what_is_written_is_seen(engine: Engine, photograph: Path, tmp_path: Pat
     (picture,) = tmp_path.rglob("*.png")
     error = frames[0].astype(np.float64) - np.asarray(Image.open(picture))
     assert 10 * np.log10(255**2 / (error**2).mean()) > 20
-    left = shift(frames)
-    right = shift(make(engine, photograph, tmp_path, "the camera pans right"))
-    up = shift(make(engine, photograph, tmp_path, "the camera pans up"))
-    down = shift(make(engine, photograph, tmp_path, "the camera pans down"))
-    assert left[1] > 4 > -4 > right[1]
-    assert up[0] > 4 > -4 > down[0]
+    left, up = shift(frames), shift(make(engine, photograph, tmp_path, "the camera pans up"))
+    assert left[1] > 4 > abs(left[0])
+    assert up[0] > 4 > abs(up[1])
 
 
 def test_the_evaluation_makes_videos_and_single_frames(engine: Engine) -> None:
