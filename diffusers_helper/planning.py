@@ -11,7 +11,7 @@ import torch
 from .media.files import free_bytes
 from .memory import vram
 from .memory.candidates import Situation
-from .memory.costs import Constraints, Machine, Workload
+from .memory.costs import Cached, Constraints, Machine, Workload
 from .memory.host import read_ram
 from .memory.lessons import Lessons
 from .memory.plan import MemoryPlan, plan_memory
@@ -60,7 +60,8 @@ def plan_video_memory(planner: Planner, request: Request, height: int, width: in
 def workload_of(request: Request, height: int, width: int) -> Workload:
     """What a section of a request's video asks for."""
     branches = 2 if request.real_cfg > 1 else 1
-    cached = branches * request.step_cache.token_tensors if request.step_cache else 0
+    option = request.step_cache
+    cached = Cached(branches * option.stream_tensors, branches * option.target_tensors) if option else Cached()
     return Workload.of(height, width, request.latent_window, request.steps, cached)
 
 

@@ -4,7 +4,7 @@ A step cache stands in the place of the transformer's blocks. It is handed a *pa
 it needs: what it does not ask for is not computed, and of blocks that it does not run no weight is fetched. One cache
 serves one section and one CFG branch: make a new one for each, and no state can leak.
 
-Shapes: B batch, N tokens of the packed image stream, D width.
+Shapes: B batch, N tokens of the packed image stream, n of them the target's, which are its last; D width.
 """
 
 from __future__ import annotations
@@ -27,14 +27,24 @@ class BlockPass:
 
     Attributes:
         tokens: [B, N, D], before the blocks.
+        targets: n; nothing but the target's tokens is read after the blocks.
         modulated: computes the first block's normed and modulated input, [B, N, D].
         run: begins at the first block and yields the image tokens, [B, N, D], after each; whoever stops early runs no
             more of them.
     """
 
     tokens: Tensor
+    targets: int
     modulated: Callable[[], Tensor]
     run: Callable[[], Iterator[Tensor]]
+
+    def of_target(self, tokens: Tensor) -> Tensor:
+        """The target's of all image tokens, [B, N, D] to [B, n, D]."""
+        return tokens[:, -self.targets :]
+
+    def run_all(self) -> Tensor:
+        """Run all blocks; the target's tokens after the last one, [B, n, D]."""
+        return self.of_target(last(self.run()))
 
 
 def last(tokens: Iterator[Tensor]) -> Tensor:
@@ -56,7 +66,7 @@ class StepCache(ABC):
 
     @abstractmethod
     def __call__(self, blocks: BlockPass) -> Tensor:
-        """The image tokens after the blocks, [B, N, D]: of this step, or as good as."""
+        """The target's tokens after the blocks, [B, n, D]: of this step, or as good as."""
 
     def note(self, computed: bool) -> None:
         """Add a step to ``computed``."""
@@ -72,10 +82,12 @@ class StepCacheOption(Option):
     """A step cache that a recipe can ask for; its fields are the cache's parameters.
 
     Attributes:
-        token_tensors: tensors of the size of the packed image stream that one cache keeps from step to step.
+        stream_tensors, target_tensors: tensors that one cache keeps from step to step, of the size of the packed image
+            stream and of the target's part of it.
     """
 
-    token_tensors: ClassVar[int]
+    stream_tensors: ClassVar[int] = 0
+    target_tensors: ClassVar[int] = 1
 
     def make(self, steps: int) -> StepCache:
         """The cache of one section of so many steps, and of one CFG branch."""
@@ -86,7 +98,7 @@ class ResidualCache(StepCache):
     """Runs all blocks, or adds their last residual to the tokens, as ``decide`` says.
 
     Attributes:
-        residual: [B, N, D], what the blocks have added when they last ran; None before.
+        residual: [B, n, D], what the blocks have added to the target's tokens when they last ran; None before.
     """
 
     def __init__(self) -> None:
@@ -95,19 +107,21 @@ class ResidualCache(StepCache):
 
     @abstractmethod
     def decide(self, blocks: BlockPass) -> bool:
-        """True when this step must run the blocks. Asked at every step; the first one runs them in any case."""
+        """True when this step must run the blocks. Asked at every step; the first one runs them in any case, and so
+        does one of another shape than the last."""
 
     def learn(self, residual: Tensor) -> None:
-        """Told the residual of a step that ran the blocks, [B, N, D], before it takes the place of the last."""
+        """Told the residual of a step that ran the blocks, [B, n, D], before it takes the place of the last."""
 
     def __call__(self, blocks: BlockPass) -> Tensor:
         """See StepCache."""
-        must_run = self.decide(blocks) or self.residual is None
+        tokens, known = blocks.of_target(blocks.tokens), self.residual
+        must_run = self.decide(blocks) or known is None or known.shape != tokens.shape
         self.note(must_run)
-        if self.residual is not None and not must_run:
-            return blocks.tokens + self.residual
-        output = last(blocks.run())
-        residual = output - blocks.tokens
+        if known is not None and not must_run:
+            return tokens + known
+        output = blocks.run_all()
+        residual = output - tokens
         self.learn(residual)
         self.residual = residual
         return output

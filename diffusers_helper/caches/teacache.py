@@ -42,13 +42,15 @@ class TeaCache(ResidualCache):
         """See ResidualCache."""
         modulated, before = blocks.modulated(), self._modulated
         self._modulated = modulated
-        return self.compute(None if before is None else relative_l1(modulated, before))
+        if before is None or before.shape != modulated.shape:
+            return self.compute(None)
+        return self.compute(relative_l1(modulated, before))
 
     def compute(self, measure: float | None) -> bool:
         """The decision, from numbers alone.
 
         Args:
-            measure: relative L1 change of the blocks' modulated input since the last step; None on the first.
+            measure: relative L1 change of the blocks' modulated input since the last step; None where there is none like it.
         """
         step, self._step = self._step, self._step + 1
         if measure is None or step == self._last:
@@ -62,10 +64,10 @@ class TeaCache(ResidualCache):
 
 
 class TeaCacheOption(StepCacheOption):
-    """TeaCache as a recipe asks for it. It keeps the residual and the last modulated input."""
+    """TeaCache as a recipe asks for it. Beside the residual it keeps the last modulated input."""
 
     name: ClassVar[str] = "teacache"
-    token_tensors: ClassVar[int] = 2
+    stream_tensors: ClassVar[int] = 1
 
     threshold: float = Field(default=0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")
 

@@ -94,8 +94,8 @@ class Candidate:
         return (self.sizes.other_weights + table) * self.sizes.bytes_per_weight["transformer"]
 
     def activation_bytes(self) -> int:
-        per_token = ACTIVATIONS_PER_TOKEN + KEPT_STEPS * self.workload.cached_tensors
-        values = self.workload.tokens * self.sizes.width * per_token
+        at_work = ACTIVATIONS_PER_TOKEN * self.workload.tokens
+        values = (at_work + KEPT_STEPS * self.workload.cached_tokens) * self.sizes.width
         scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
         return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE
 

@@ -88,27 +88,50 @@ class PartSizes:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What one section asks for: ``tokens`` of one transformer call, and the clip's size in pixels and frames.
+class Cached:
+    """How many tensors are kept from step to step: of the size of a call's tokens, and of the target's among them."""
 
-    ``cached_tensors``: of the size of a call's tokens, what the step caches of all CFG branches keep from step to step;
-    the branches run one after the other. TeaCache keeps two, its last input and residual.
+    streams: int = 0
+    targets: int = 0
+
+
+TEACACHE = Cached(1, 1)
+"""Its last input and residual."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one section asks for.
+
+    Attributes:
+        height, width, frames: of the clip, in pixels and frames.
+        tokens, target_tokens: of one transformer call, and the target's among them.
+        cached: what the step caches of all CFG branches keep from step to step; the branches run one after the other.
     """
 
     height: int
     width: int
     tokens: int
+    target_tokens: int
     steps: int = 25
     frames: int = 73
-    cached_tensors: int = 2
+    cached: Cached = TEACACHE
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of all tensors that step caches keep."""
+        return self.cached.streams * self.tokens + self.cached.targets * self.target_tokens
 
     @classmethod
-    def of(cls, height: int, width: int, latent_window: int = 9, steps: int = 25, cached_tensors: int = 2) -> Workload:
+    def of(
+        cls, height: int, width: int, latent_window: int = 9, steps: int = 25, cached: Cached = TEACACHE
+    ) -> Workload:
         """The largest section of a video: 1 clean start frame and 1 clean, 2 2x and 16 4x context frames."""
         rows, columns = height // 16, width // 16
         coarse = -(-rows // 2) * -(-columns // 2) + 4 * -(-rows // 4) * -(-columns // 4)
         tokens = (latent_window + 2) * rows * columns + coarse + TEXT_TOKENS
-        return cls(height, width, tokens, steps, 4 * (2 * latent_window + 1) - 3, cached_tensors)
+        frames = 4 * (2 * latent_window + 1) - 3
+        return cls(height, width, tokens, latent_window * rows * columns, steps, frames, cached)
 
 
 class DecoderCosts(Protocol):

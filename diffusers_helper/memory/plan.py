@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ..errors import OutOfMemory
 from ..words import Message, joined
 from .candidates import Candidate, Situation
-from .costs import STAY_ON_GPU, Constraints, Machine, Place, Precision, Workload
+from .costs import STAY_ON_GPU, Cached, Constraints, Machine, Place, Precision, Workload
 from .units import GB
 
 SMALL_WINDOW = 3
@@ -179,12 +179,12 @@ def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
 
 def _remedy(situation: Situation) -> Message:
     workload = situation.workload
-    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached_tensors)
+    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached)
     free = replace(situation.constraints, precision="auto", swap=True, decode="auto")
     in_4_bits = replace(free, precision="bnb4", bnb_cpu_offload=True)
     tries = (
         (Message("memory.fits_by_default"), replace(situation, constraints=free)),
-        (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached_tensors=0))),
+        (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached=Cached()))),
         (Message("memory.fits_small_window", window=SMALL_WINDOW), replace(situation, workload=smaller)),
         (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )

@@ -20,7 +20,7 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..caches.step_cache import BlockPass, StepCache, last
+from ..caches.step_cache import BlockPass, StepCache
 from ..memory.swap import BlockSource, BlockSwap
 from ..memory.transport import Transport
 
@@ -132,11 +132,12 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         with ExitStack() as begun:
             blocks = BlockPass(
                 tokens,
+                targets=target.shape[1],
                 modulated=lambda: self.transformer_blocks[0].norm1(tokens, emb=temb)[0],
                 run=lambda: begun.enter_context(closing(self._run_blocks(tokens, text, temb, attention_mask, rotary))),
             )
-            output = last(blocks.run()) if step_cache is None else step_cache(blocks)
-        return self._project(output[:, -target.shape[1] :], temb, hidden_states.shape)
+            output = blocks.run_all() if step_cache is None else step_cache(blocks)
+        return self._project(output, temb, hidden_states.shape)
 
     def _text_stream(self, text: Tensor, mask: Tensor, image_embeds: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens, then refined text tokens, [B, L', D], with their mask [B, L']."""

@@ -30,6 +30,7 @@ from diffusers_helper.engine import Engine
 from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.events import Finished, Step
 from diffusers_helper.generate import generate
+from diffusers_helper.memory.costs import Cached
 from diffusers_helper.memory.transport import CudaTransport, ThreadTransport, Transport
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
@@ -48,7 +49,6 @@ class EverySecond(ResidualCache):
 
 class EverySecondOption(StepCacheOption):
     name: ClassVar[str] = "every_second"
-    token_tensors: ClassVar[int] = 1
 
     def make(self, steps: int) -> StepCache:
         return EverySecond()
@@ -71,7 +71,6 @@ class Calibration(ResidualCache):
 
 class CalibrationOption(StepCacheOption):
     name: ClassVar[str] = "calibration"
-    token_tensors: ClassVar[int] = 1
     ratios: ClassVar[list[float]] = []
 
     def make(self, steps: int) -> StepCache:
@@ -92,10 +91,11 @@ class FirstBlock(StepCache):
         first = next(after)
         added = first - blocks.tokens
         self.note(self._added is None or relative_l1(added, self._added) > self._threshold)
+        target = blocks.of_target(first)
         if not self.computed[-1]:
-            return first + self._rest
-        output = last(after)
-        self._added, self._rest = added, output - first
+            return target + self._rest
+        output = blocks.of_target(last(after))
+        self._added, self._rest = added, output - target
         return output
 
 
@@ -114,7 +114,7 @@ class Video:
 
     computed: list[bool]
     latents: Tensor
-    cached_tensors: int
+    cached: Cached
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def video(engine: Engine, photograph: Path, tmp_path: Path) -> Callable[..., Vid
         events = list(generate(Request.parse(asked), engine, tmp_path, latents_result=latents))
         assert isinstance(events[-1], Finished), events[-1]
         computed = [event.computed for event in events if isinstance(event, Step)]
-        return Video(computed, load_file(latents)["latents"], engine.planner.workload.cached_tensors)
+        return Video(computed, load_file(latents)["latents"], engine.planner.workload.cached)
 
     return make
 
@@ -146,7 +146,7 @@ def test_a_cache_of_a_few_lines_serves_every_second_step(
     cached = video(step_cache="every_second")
     assert plain.computed == [True] * 6
     assert cached.computed == [True, False] * 3
-    assert (plain.cached_tensors, cached.cached_tensors) == (0, 1)
+    assert (plain.cached, cached.cached) == (Cached(), Cached(targets=1))
     assert not torch.equal(cached.latents, plain.latents)
     assert torch.isfinite(cached.latents).all()
 

@@ -26,14 +26,15 @@ class Scripted(TeaCache):
 
 
 class Blocks:
-    """Three blocks, each of which adds one; counts what is asked of a pass over them."""
+    """Three blocks, each of which adds one; counts what is asked of a pass over them. Two tokens are context's."""
 
-    def __init__(self, value: float) -> None:
-        self.tokens = torch.full((1, 2, 3), value)
+    def __init__(self, value: float, targets: int = 2) -> None:
+        self.tokens = torch.full((1, 2 + targets, 3), value)
+        self.target = self.tokens[:, 2:]
         self.run_blocks = self.modulations = 0
 
     def __call__(self) -> BlockPass:
-        return BlockPass(self.tokens, self._modulated, self._run)
+        return BlockPass(self.tokens, self.target.shape[1], self._modulated, self._run)
 
     def _modulated(self) -> Tensor:
         self.modulations += 1
@@ -48,11 +49,11 @@ class Blocks:
 def test_a_reused_step_adds_the_last_residual_once_and_runs_no_block() -> None:
     cache = Scripted(True, False, False)
     first = Blocks(0.0)
-    assert torch.equal(cache(first()), first.tokens + 3)
+    assert torch.equal(cache(first()), first.target + 3)
     assert first.run_blocks == 3
     for value in (5.0, 7.0):
         blocks = Blocks(value)
-        assert torch.equal(cache(blocks()), blocks.tokens + 3)
+        assert torch.equal(cache(blocks()), blocks.target + 3)
         assert blocks.run_blocks == 0
     assert cache.computed == [True, False, False]
 
@@ -74,6 +75,14 @@ class Alternating(ResidualCache):
 
     def learn(self, residual: Tensor) -> None:
         self.learnt = (*self.learnt, float(residual.mean()))
+
+
+def test_a_residual_of_another_shape_is_not_added() -> None:
+    cache = Scripted(True, False, False)
+    cache(Blocks(0.0)())
+    larger = Blocks(1.0, targets=5)
+    assert torch.equal(cache(larger()), larger.target + 3)
+    assert (larger.run_blocks, cache.computed) == (3, [True, True])
 
 
 def test_what_a_cache_does_not_ask_for_is_not_computed() -> None:
@@ -137,7 +146,8 @@ def test_a_cache_keeps_as_many_tensors_as_the_memory_plan_is_told() -> None:
     for _ in range(3):
         cache(blocks())
     kept = [value for value in vars(cache).values() if isinstance(value, Tensor)]
-    assert [value.shape for value in kept] == [blocks.tokens.shape] * TeaCacheOption.token_tensors
+    streams = [blocks.tokens.shape] * TeaCacheOption.stream_tensors
+    assert [value.shape for value in kept] == [blocks.target.shape] * TeaCacheOption.target_tensors + streams
 
 
 def test_an_unchanged_input_is_still_recomputed_every_second_step() -> None:

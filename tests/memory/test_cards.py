@@ -22,7 +22,7 @@ from bench.virtual_clock import VirtualTransport
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
-from diffusers_helper.memory.costs import Constraints, Machine, Precision, Workload
+from diffusers_helper.memory.costs import Cached, Constraints, Machine, Precision, Workload
 from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.memory.swap import BlockSwap
 from diffusers_helper.memory.units import GB, GIB
@@ -182,7 +182,7 @@ def test_no_card_runs_out(
     """Of 32 GB of RAM `start.sh` makes the small host copy. ``branches``: of CFG, with a step cache each."""
     free = int(0.985 * vram * GIB - 0.6 * GB)
     here = Machine(vram * GIB, free, ram * GIB, int(0.85 * ram * GIB), 10**12, segments_grow=grow)
-    workload = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches)
+    workload = Workload.of(HEIGHT, WIDTH, cached=Cached(branches, branches))
     if (vram, grow, branches) == (6, False, 2):
         with pytest.raises(OutOfMemory, match="It would fit without a step cache"):
             plan_on(here, FULL_SIZE, workload, Constraints(small_host_copy=True))
@@ -215,7 +215,7 @@ def test_the_memory_of_decoding_is_counted(how: str, decoding: Decoding) -> None
 @pytest.mark.parametrize("precision", ["as_is", "int8"])
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
-    workload, step = Workload.of(HEIGHT, WIDTH, cached_tensors=2 * branches), steps_of[precision, branches]
+    workload, step = Workload.of(HEIGHT, WIDTH, cached=Cached(branches, branches)), steps_of[precision, branches]
     way = Candidate(
         FULL_SIZE, workload, Constraints(), True, precision, DECODERS["whole"], True, 0, segments_grow=False
     )

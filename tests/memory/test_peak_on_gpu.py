@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 
 from diffusers_helper.engine import Conditioning, Engine
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
-from diffusers_helper.memory.costs import Constraints, Machine, PartSizes, Workload
+from diffusers_helper.memory.costs import Cached, Constraints, Machine, PartSizes, Workload
 from diffusers_helper.memory.vram import free_unused
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.modulation import modulation_linears
@@ -94,7 +94,7 @@ def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     made: list[FramePackTransformer] = []
     constraints, workload = (
         Constraints(modulation_table=False, preserved_bytes=0),
-        Workload.of(HEIGHT, WIDTH, cached_tensors=0),
+        Workload.of(HEIGHT, WIDTH, cached=Cached()),
     )
     weights = peak_of(lambda: made.append(few_blocks()))
     assert weights > 0

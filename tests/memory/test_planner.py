@@ -12,7 +12,7 @@ from diffusers_helper import planning
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory import planner as planners
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES
-from diffusers_helper.memory.costs import Constraints, Machine
+from diffusers_helper.memory.costs import Cached, Constraints, Machine
 from diffusers_helper.memory.host import Ram
 from diffusers_helper.memory.lessons import Lessons
 from diffusers_helper.memory.plan import MemoryPlan
@@ -145,4 +145,4 @@ def test_a_video_is_planned_with_a_step_cache_for_each_branch(
 ) -> None:
     made = planner()
     plan_video_memory(made, Request.parse({**made_request(photograph).flat(), **fields}), 640, 640)
-    assert made.workload.cached_tensors == 2 * branches
+    assert made.workload.cached == Cached(branches, branches)
