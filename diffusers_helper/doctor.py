@@ -115,13 +115,22 @@ def _hardware(settings: Settings) -> Iterator[Fact]:
     yield _memory()
 
 
-def why_not(settings: Settings) -> str:
-    """Why a 13B checkpoint would not run on this machine; empty where nothing is known against it. Imports torch."""
+def why_not(settings: Settings) -> Message | None:
+    """Why a 13B checkpoint would not run on this machine; None where nothing is known against it. Imports torch."""
     try:
-        found = _forecast(settings).value
+        from .models.load import choose_compute
+        from .models.weights import constraints_of
+        from .planning import forecast_full_size
+
+        constraints = constraints_of(settings.weights, settings.memory)
+        forecast_full_size(choose_compute(), constraints, settings.paths.models_dir)
+    except FramePackError as error:
+        return error.said
     except (ImportError, OSError) as error:
-        return str(error)
-    return "" if found is None or found["fits"] else str(found["why"])
+        return plain(str(error))
+    except RuntimeError:  # a GPU that answers with an error
+        return None
+    return None
 
 
 def _forecast(settings: Settings) -> Fact:

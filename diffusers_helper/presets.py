@@ -25,6 +25,7 @@ from .names import quoted
 from .request import Recipe
 from .request.fields import data_of, fields, flat, without_aliases
 from .request.migrate import SCHEMA_VERSION, VERSION, as_present
+from .words import Message, plain
 
 KEY = "framepack_preset"
 LONGEST_NAME = 80
@@ -51,7 +52,7 @@ class Preset:
             found = strict_object(text)
             _require_format(found)
         except ValueError as error:
-            raise UnusableInput(f"This is not a usable preset: {error}.") from None
+            raise UnusableInput(Message("preset.unusable", reason=str(error))) from None
         return cls(clean_name(found["name"]), checked_values(_flat_values(found)))
 
 
@@ -66,7 +67,7 @@ class PresetStore:
         """All usable presets, by name."""
         return sorted((preset for preset, _ in self._found()[0].values()), key=lambda preset: preset.name.casefold())
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Message]:
         """A sentence for each file that lies among the presets and cannot be used."""
         return self._found()[1]
 
@@ -86,7 +87,7 @@ class PresetStore:
             there = self._found()[0].get(_identity(preset.name))
             path = there[1] if there else self.folder / file_name(preset.name)
             if path.exists() and not replace:
-                raise UnusableInput(f"There is a preset {preset.name!r} already. Replace it or choose another name.")
+                raise UnusableInput(Message("preset.taken", name=repr(preset.name)))
             self._write(path, preset.to_json())
         return preset
 
@@ -145,7 +146,7 @@ class PresetStore:
             else:
                 self._write(self.folder / _STARTUP, self._require(name)[0].name)
 
-    def _found(self) -> tuple[dict[str, tuple[Preset, Path]], list[str]]:
+    def _found(self) -> tuple[dict[str, tuple[Preset, Path]], list[Message]]:
         """Every usable preset and its file by the identity of its name, and what is wrong with the other files."""
         found: dict[str, tuple[Preset, Path]] = {}
         problems = []
@@ -153,26 +154,26 @@ class PresetStore:
             try:
                 preset = _read(path)
                 if _identity(preset.name) in found:
-                    raise UnusableInput(f"A second preset has the name {preset.name!r}.")
+                    raise UnusableInput(Message("preset.second", name=repr(preset.name)))
                 found[_identity(preset.name)] = preset, path
             except UnusableInput as error:
-                problems.append(f"{path.name}: {error}")
+                problems.append(Message("preset.problem", file=path.name, reason=error.said))
         return found, problems
 
     def _require(self, name: str) -> tuple[Preset, Path]:
         found = self._found()[0]
         if not isinstance(name, str) or _identity(name) not in found:
-            known = ", ".join(repr(preset.name) for preset, _ in found.values()) or "none"
-            raise UnusableInput(f"There is no preset {quoted(name)}. There are: {known}.")
+            names = ", ".join(repr(preset.name) for preset, _ in found.values())
+            known = plain(names) if names else Message("words.none")
+            raise UnusableInput(Message("preset.unknown", name=quoted(name), known=known))
         return found[_identity(name)]
 
     def _write(self, path: Path, text: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputFailed(
-                f"Could not make {self.folder}: {error.strerror}. Choose another output folder."
-            ) from None
+            told = Message("files.no_output_folder", folder=str(self.folder), reason=error.strerror or "")
+            raise OutputFailed(told) from None
         with written_whole(path) as part:
             part.write_text(text, encoding="utf-8")
 
@@ -180,24 +181,26 @@ class PresetStore:
 def clean_name(name: Any) -> str:
     """``name`` as it is kept: composed, without spaces around it. Raises UnusableInput when it cannot be a name."""
     if not isinstance(name, str):
-        raise UnusableInput(f"The name of a preset must be a text, not {quoted(name)}.")
+        raise UnusableInput(Message("preset.name_no_text", name=quoted(name)))
     name = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(name) <= LONGEST_NAME:
-        raise UnusableInput(f"A preset's name has 1 to {LONGEST_NAME} characters, not {len(name)}: {quoted(name)}.")
+        length = {"most": LONGEST_NAME, "characters": len(name)}
+        raise UnusableInput(Message("preset.name_length", name=quoted(name), **length))
     kinds = {unicodedata.category(sign) for sign in name}
     if kinds & {"Cc", "Cs", "Zl", "Zp"} or kinds <= {"Cf", "Zs", "Mn"} or _TURNS_TEXT.search(name):
-        raise UnusableInput(f"{quoted(name)} cannot be a preset's name: it holds signs that are not visible.")
+        raise UnusableInput(Message("preset.name_not_visible", name=quoted(name)))
     return name
 
 
 def checked_values(values: Any) -> dict[str, Any]:
     """Flat values as a recipe would hold them. Raises UnusableInput naming each that is wrong."""
     if not isinstance(values, Mapping):
-        raise UnusableInput(f"The values of a preset must be an object of fields, not {quoted(values)}.")
+        raise UnusableInput(Message("preset.no_values", values=quoted(values)))
     values, known = without_aliases(values), fields(Recipe)
     unknown = sorted(str(name) for name in values if name not in known)
     if unknown:
-        raise UnusableInput(f"A preset cannot hold {', '.join(map(quoted, unknown))}; it may hold {', '.join(known)}.")
+        fields_named = {"unknown": ", ".join(map(quoted, unknown)), "known": ", ".join(known)}
+        raise UnusableInput(Message("preset.unknown_fields", **fields_named))
     meant = Recipe.parse(values).flat()
     return {name: meant[name] for name in known if name in values and name in meant}
 
@@ -242,7 +245,7 @@ def _require_format(found: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> Preset:
     if path.is_symlink() or not path.is_file():
-        raise UnusableInput("It is not a plain file.")
+        raise UnusableInput(Message("preset.no_file"))
     return Preset.from_json(read_text(path))
 
 
@@ -250,4 +253,4 @@ def _unlink(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputFailed(f"Could not delete {path}: {error.strerror}. Check its permissions.") from None
+        raise OutputFailed(Message("files.not_deleted", file=str(path), reason=error.strerror or "")) from None

@@ -29,6 +29,7 @@ from .names import quoted
 from .request import Recipe
 from .request.fields import fields, flat, without_aliases
 from .request.migrate import VERSION, as_present
+from .words import Message
 
 Origin: TypeAlias = Literal["framepack", "preset", "studio", "eichi", "sdnext"]
 
@@ -84,7 +85,7 @@ def recall(path: Path) -> Recalled:
     try:
         found = _read(path)
     except ValueError as error:
-        raise UnusableInput(f"The settings in {path.name!r} cannot be used: {error}.") from None
+        raise UnusableInput(Message("recall.unusable", file=repr(path.name), reason=str(error))) from None
     fields, not_taken = _checked(found.fields)
     ignored = sorted({key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in found.ignored})
     return Recalled(found.source, fields, tuple(ignored), not_taken, tuple(found.notes), found.checkpoint)

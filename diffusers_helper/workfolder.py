@@ -52,7 +52,7 @@ from .models.sizes import header_of
 from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
 from .request import Request
-from .words import Message
+from .words import Message, plain
 
 FORMAT = 3
 RESULTS = ("result", "picture_result", "latents_result")
@@ -96,7 +96,8 @@ class Manifest:
         suffixes = {"result": suffix, "picture_result": ".png", "latents_result": ".safetensors"}
         for name, target in self.results().items():
             if Path(target).suffix.lower() != suffixes[name] or "\0" in target:
-                raise UnusableResumeFolder(f"{file} is damaged: {target} is not the name of a {suffixes[name]} file")
+                reason = Message("resume.no_result", name=target, suffix=suffixes[name])
+                raise UnusableResumeFolder(Message("files.damaged", file=str(file), reason=reason))
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class WorkFolder:
             require_folder(path)
             manifest, notices = _placed(manifest, path)
         except OutputFailed as error:
-            raise UnusableResumeFolder(str(error)) from None
+            raise UnusableResumeFolder(error.said) from None
         remove_partials(path)
         return cls(path, manifest, request, notices)
 
@@ -192,7 +193,7 @@ class WorkFolder:
         try:
             return tuple(open_picture(self.path / _picture_name(n)) for n in range(len(self.request.pictures)))
         except UnusablePicture as error:
-            raise UnusableResumeFolder(f"{self.path} is damaged: {error}") from None
+            raise UnusableResumeFolder(Message("files.damaged", file=str(self.path), reason=error.said)) from None
 
     def save_preview(self, pixels: np.ndarray) -> None:
         """Overwrite the preview; it need not survive a power cut, so nothing waits for the disk."""
@@ -284,14 +285,14 @@ class WorkFolder:
 def _read(file: Path) -> tuple[Manifest, Request]:
     """What a job.json holds, of this format or an older one. Raises UnusableResumeFolder."""
     if not file.is_file():
-        raise UnusableResumeFolder(f"{file.parent} is not the folder of an unfinished video: it has no job.json")
+        raise UnusableResumeFolder(Message("resume.no_manifest", folder=str(file.parent)))
     try:
         manifest = TypeAdapter(Manifest).validate_python(json.loads(file.read_bytes()))
         request = Request.from_data(manifest.request)
     except (OSError, ValueError, RecursionError, InvalidRequest) as error:
-        raise UnusableResumeFolder(f"{file} is damaged: {error}") from None
+        raise UnusableResumeFolder(Message("files.damaged", file=str(file), reason=str(error))) from None
     if not 1 <= manifest.format <= FORMAT:
-        raise UnusableResumeFolder(f"{file} has format {manifest.format}; this program reads format {FORMAT}")
+        raise UnusableResumeFolder(Message("resume.format", file=str(file), format=manifest.format, known=FORMAT))
     manifest.check_targets(file, request.output.suffix)
     return _as_format_2(manifest), request
 
@@ -375,14 +376,14 @@ def _load_section(file: Path) -> SavedSection:
         tensors = {name: found[name] for name in ("latents", "generator_state")}
         intact = header_of(file).get("__metadata__", {}).get("sha256") == _hash(tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UnusableResumeFolder(_damaged(file, str(error))) from None
+        raise UnusableResumeFolder(_damaged(file, plain(str(error)))) from None
     if not intact:
-        raise UnusableResumeFolder(_damaged(file, "its contents do not match its checksum"))
+        raise UnusableResumeFolder(_damaged(file, Message("resume.checksum")))
     return SavedSection(**tensors)
 
 
-def _damaged(file: Path, why: str) -> str:
-    return f"{file} is damaged: {why}. Delete it and the later sections' files to go on from before it."
+def _damaged(file: Path, reason: Message) -> Message:
+    return Message("resume.section_damaged", file=str(file), reason=reason)
 
 
 def _new_folder(day: Path, stem: str) -> Path:
@@ -395,5 +396,6 @@ def _new_folder(day: Path, stem: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise OutputFailed(f"the folder {path} cannot be made: {error.strerror or error}") from None
-    raise OutputFailed(f"no free name for a new video in {day}")
+            reason = error.strerror or str(error)
+            raise OutputFailed(Message("files.no_folder", folder=str(path), reason=reason)) from None
+    raise OutputFailed(Message("files.no_name", folder=str(day)))

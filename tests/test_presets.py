@@ -235,8 +235,8 @@ def test_a_bad_file_in_the_folder_is_told_and_hides_no_other(store: PresetStore,
     (store.folder / "bad.json").write_text(REFUSED[case][0], encoding="utf-8")
     assert names(store) == ["kept"]
     (problem,) = store.problems()
-    assert problem.startswith("bad.json: ")
-    assert len(problem) < 1000
+    assert str(problem).startswith("bad.json: ")
+    assert len(str(problem)) < 1000
 
 
 def test_other_things_in_the_folder_are_not_followed(store: PresetStore, tmp_path: Path) -> None:

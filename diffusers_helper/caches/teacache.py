@@ -50,7 +50,7 @@ class TeaCache(ResidualCache):
         """The decision, from numbers alone.
 
         Args:
-            measure: relative L1 change of the blocks' modulated input since the last step; None where there is none like it.
+            measure: relative L1 change of the blocks' modulated input since the last step; None where there is none.
         """
         step, self._step = self._step, self._step + 1
         if measure is None or step == self._last:

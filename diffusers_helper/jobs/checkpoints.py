@@ -15,7 +15,7 @@ from ..errors import UnusableCheckpoint
 from ..media.files import written_whole
 from ..models.table import CHECKPOINTS, Checkpoint
 from ..names import quoted
-from ..words import Message
+from ..words import Message, plain
 
 
 class Checkpoints:
@@ -39,8 +39,8 @@ class Checkpoints:
         except UnusableCheckpoint as error:
             if not source:
                 raise
-            wanted = f"This is for the checkpoint {Path(source).name}, which is not installed any more"
-            raise UnusableCheckpoint(f"{wanted}: {error}") from None
+            wanted = Message("checkpoint.not_any_more", name=Path(source).name, reason=error.said)
+            raise UnusableCheckpoint(wanted) from None
 
     def get(self, source: str = "") -> Checkpoint | None:
         """The same; None where it cannot be used."""
@@ -70,9 +70,8 @@ class Checkpoints:
         """The installed one of that name. Raises UnusableCheckpoint."""
         installed = {checkpoint.name: checkpoint for checkpoint in self.installed()}
         if name not in installed:
-            raise UnusableCheckpoint(
-                f"checkpoint: {quoted(name)} is not installed here; installed are {', '.join(installed) or 'none'}"
-            )
+            there = plain(", ".join(installed)) if installed else Message("words.none")
+            raise UnusableCheckpoint(Message("checkpoint.not_installed", name=quoted(name), installed=there))
         return installed[name]
 
     def choose(self, name: str) -> Checkpoint:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..events import Event, Started, Timed
 from ..request import Request
+from ..words import Message
 from .job_progress import JobProgress, fold
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -15,6 +16,11 @@ Keep: TypeAlias = Literal["now", "section", "nothing"]
 """What a stop keeps: the finished sections at once, those and the running one, or nothing."""
 
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
+
+
+def in_words(state: State) -> Message:
+    """A state in a sentence."""
+    return Message(f"command.state_{state}")
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Ledger:
             self._lock.release()
             self._lock.acquire()
         except AlreadyRunning as error:
-            raise QueueUnavailable(str(error)) from None
+            raise QueueUnavailable(error.said) from None
         self._store.close()
         self._store, self._opened = open_store(self._folder)
         self._unsaved = frozenset(self.jobs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import AlreadyRunning
+from ..words import Message
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,8 @@ class InstanceLock:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:  # it is an OSError too
-            raise AlreadyRunning(
-                f"Another FramePack works on {self._folder.parent} ({self._holder()}). Use that one, or start this one "
-                "with another folder: --output-dir."
-            ) from None
+            held = {"folder": str(self._folder.parent), "holder": self._holder()}
+            raise AlreadyRunning(Message("queue_notice.another_program", **held)) from None
         except OSError as error:
             log.warning("%s cannot be locked: %s", self._folder, error.strerror)
         self.tell("")

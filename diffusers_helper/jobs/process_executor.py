@@ -18,6 +18,7 @@ from ..errors import ExecutorLost, FramePackError, OutputFailed
 from ..events import Ended, Events
 from ..models.table import Checkpoint
 from ..request import Request
+from ..words import Message
 from .executor import Execution
 from .program import said_by, start_program
 
@@ -108,7 +109,7 @@ class _ProcessExecution:
         try:
             process = self._start()
         except OSError as error:
-            raise OutputFailed(f"no process could be started: {error.strerror}") from None
+            raise OutputFailed(Message("failure.no_process", reason=error.strerror or "")) from None
         with self._changing:
             self._process = process
             if self._cancelled:

@@ -23,7 +23,7 @@ from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
 from ..words import Message
-from .job import Job, Keep, State, UnreadableJob
+from .job import Job, Keep, State, UnreadableJob, in_words
 from .job_progress import JobProgress
 from .pictures import PictureShelf
 from .reader import OWN_FOLDER, QueueReader
@@ -70,7 +70,7 @@ class JobQueue(QueueReader):
         with self._taken_in(request, source) as (request, source), self._changed:
             job = self._queued(job_id)
             if job.progress.folder:
-                raise InvalidCommand(f"job {job_id} goes on with an unfinished video; duplicate it to change it")
+                raise InvalidCommand(Message("command.goes_on", job=job_id))
             self._ledger.write(replace(job, request=request, checkpoint=source))
             self._tidy()
             return self.job(job_id)
@@ -109,9 +109,7 @@ class JobQueue(QueueReader):
             elif job.state == "running":
                 self._ledger.write(replace(job, stop=keep))
             else:
-                raise InvalidCommand(
-                    f"job {job_id} is {job.state} already; only queued and running jobs can be stopped"
-                )
+                raise InvalidCommand(Message("command.ended", job=job_id, state=in_words(job.state)))
 
     def retry(self, job_id: int) -> Job:
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
@@ -126,7 +124,7 @@ class JobQueue(QueueReader):
         with self._changed:
             job = self._stopped(job_id)
             if not job.can_go_on:
-                raise InvalidCommand(f"job {job_id} has no unfinished video to go on with; retry it instead")
+                raise InvalidCommand(Message("command.nothing_unfinished", job=job_id))
             self._ledger.write(replace(job, progress=job.progress.to_go_on_with(), **self._again()))
             return self.job(job_id)
 
@@ -273,13 +271,13 @@ class JobQueue(QueueReader):
     def _queued(self, job_id: int) -> Job:
         job = self.job(job_id)
         if job.state != "queued":
-            raise InvalidCommand(f"job {job_id} is {job.state}; only queued jobs can be changed or moved")
+            raise InvalidCommand(Message("command.not_queued", job=job_id, state=in_words(job.state)))
         return job
 
     def _stopped(self, job_id: int) -> Job:
         job = self.job(job_id)
         if job.state not in ("failed", "cancelled", "interrupted"):
-            raise InvalidCommand(f"job {job_id} is {job.state}; only failed, cancelled and interrupted jobs run again")
+            raise InvalidCommand(Message("command.not_stopped", job=job_id, state=in_words(job.state)))
         return job
 
     def _not_running(self, job_id: int) -> Job | UnreadableJob:
@@ -287,7 +285,7 @@ class JobQueue(QueueReader):
             return unreadable
         job = self.job(job_id)
         if job.state == "running":
-            raise InvalidCommand(f"job {job_id} is running; stop it first")
+            raise InvalidCommand(Message("command.running", job=job_id))
         return job
 
     def _again(self) -> dict[str, Any]:

@@ -88,11 +88,11 @@ class QueueReader:
     def job(self, job_id: int) -> Job:
         """Raises UnknownJob, and InvalidCommand for one that cannot be read."""
         if unreadable := self._ledger.unreadable.get(job_id):
-            raise InvalidCommand(f"job {job_id} cannot be read and can only be deleted: {unreadable.reason}")
+            raise InvalidCommand(Message("command.unreadable", job=job_id, reason=unreadable.reason))
         try:
             return self._ledger.jobs[job_id]
         except KeyError:
-            raise UnknownJob(f"there is no job {job_id}; it may have been removed") from None
+            raise UnknownJob(Message("command.no_job", job=job_id)) from None
 
     def snapshot(self, job_id: int) -> dict[str, Any]:
         """What a program is told of a job, also of an unreadable one. Raises UnknownJob."""
@@ -119,7 +119,7 @@ class QueueReader:
         """The finished video, or what is playable of an unfinished one. Raises InvalidCommand when there is none."""
         video = self.job(job_id).progress.video
         if video is None or not Path(video).is_file():
-            raise InvalidCommand(f"job {job_id} has no video (any more)")
+            raise InvalidCommand(Message("command.no_video", job=job_id))
         return Path(video)
 
     def estimate(self, recipe: Recipe, source: str = "") -> float | None:

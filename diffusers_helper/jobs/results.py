@@ -16,6 +16,7 @@ from ..errors import OutputFailed
 from ..events import Finished
 from ..media.files import require_folder
 from ..media.places import lies_in
+from ..words import Message
 from .job import Job
 from .job_progress import fold
 
@@ -77,7 +78,8 @@ def move(file: Path, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         _rename(file, place)
     except OSError as error:
-        raise OutputFailed(f"{file} could not be moved to {place.parent}: {error.strerror or error}") from None
+        where = {"file": str(file), "folder": str(place.parent)}
+        raise OutputFailed(Message("files.not_moved", **where, reason=error.strerror or str(error))) from None
 
 
 def _rename(file: Path, place: Path) -> None:

@@ -99,9 +99,9 @@ class JobStore:
         made_by, version = (run(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         empty = not run("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not empty and made_by != APPLICATION_ID:
-            raise ForeignQueue("it was not made by FramePack")
+            raise ForeignQueue(Message("queue_notice.foreign"))
         if not empty and not 1 <= version <= VERSION:
-            raise ForeignQueue(f"it has version {version}, this program reads version {VERSION}")
+            raise ForeignQueue(Message("queue_notice.newer", version=version, known=VERSION))
         if (fault := run("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise DamagedQueue(fault)
         run("PRAGMA journal_mode = WAL")
@@ -128,7 +128,7 @@ class JobStore:
         except OSError:
             return True
         if found != self._inode:
-            raise QueueUnavailable(f"{self._file} was replaced while it was in use; start the program again")
+            raise QueueUnavailable(Message("queue_notice.replaced", file=str(self._file)))
         return False
 
     def read(self) -> tuple[list[Job], list[UnreadableJob]]:
@@ -279,7 +279,7 @@ def _explained(file: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise QueueUnavailable(f"the queue file {file} cannot be read or written: {error}") from error
+        raise QueueUnavailable(Message("queue_notice.not_read", file=str(file), reason=str(error))) from error
     except sqlite3.DatabaseError as error:
         raise DamagedQueue(str(error)) from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidCommand, OutputFailed
+from ..words import Message
 from .job import Job, UnreadableJob
 from .results import TRASH, Moved, in_trash, moved, result_files
 
@@ -54,12 +55,12 @@ class Trash:
         Raises InvalidCommand, OutputFailed.
         """
         if job_id not in (job.id for job in self.jobs):
-            raise InvalidCommand(f"job {job_id} cannot be brought back any more; its files are in the folder {TRASH}")
+            raise InvalidCommand(Message("command.gone_for_good", job=job_id, folder=TRASH))
         deleted = self._deleted[job_id]
         moves = tuple((place, was) for was, place in deleted.moved if place.exists())
         for _, was in moves:
             if was.exists():
-                raise OutputFailed(f"job {job_id} cannot be brought back: there is another {was}")
+                raise OutputFailed(Message("command.place_taken", job=job_id, place=str(was)))
         with moved(moves):
             yield deleted.job
         del self._deleted[job_id]

@@ -23,6 +23,7 @@ import av
 import psutil
 
 from ..errors import OutputFailed
+from ..words import Message
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,7 @@ _REASONS = {
 def _failed(target: Path, error: OSError | av.FFmpegError) -> OutputFailed:
     """The error that a user can act on, made from what the system or the muxer said."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-    return OutputFailed(
-        f"Could not write {target}: {reason}. Check free space and permissions, or choose another folder."
-    )
+    return OutputFailed(Message("files.not_written", file=str(target), reason=reason))
 
 
 def _sync(path: Path) -> None:
@@ -100,10 +99,8 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     except OSError as error:
         raise _failed(folder, error) from error
     if free < needed_bytes:
-        raise OutputFailed(
-            f"Not enough space in {folder}: {math.ceil(needed_bytes / 1e6)} MB needed, {free // 10**6} MB free. "
-            "Free some space or choose another output folder."
-        )
+        sizes = {"needed_mb": math.ceil(needed_bytes / 1e6), "free_mb": free // 10**6}
+        raise OutputFailed(Message("files.no_space", folder=str(folder), **sizes))
 
 
 def require_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ..errors import UnusableInput
 from ..names import quoted
+from ..words import Message
 from .files import written_whole
 
 KEY = "framepack"
@@ -102,7 +103,7 @@ def _comment_reader(head: bytes, path: Path) -> Callable[[IO[bytes]], str | None
         return _png_comment
     if is_mp4(head):
         return _mp4_comment
-    raise UnusableInput(f"{path.name!r} is neither a PNG nor an MP4 file; settings can be read from those only.")
+    raise UnusableInput(Message("recall.wrong_kind", file=repr(path.name)))
 
 
 @contextmanager
@@ -114,14 +115,12 @@ def _readable(path: Path) -> Iterator[IO[bytes]]:
     except UnusableInput:
         raise
     except Exception as error:
-        raise UnusableInput(
-            f"The settings in {path.name!r} cannot be read: it is missing, damaged or holds too much text ({error})."
-        ) from error
+        raise UnusableInput(Message("recall.not_read", file=repr(path.name), reason=str(error))) from error
 
 
 def _require_short(path: Path, characters: int) -> None:
     if characters > MAX_TEXT_CHARACTERS:
-        raise UnusableInput(f"{path.name!r} carries {characters} characters of text; settings are never that long.")
+        raise UnusableInput(Message("recall.too_long", file=repr(path.name), characters=characters))
 
 
 def _comment(path: Path) -> str | None:
@@ -163,7 +162,7 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UnusableInput(f"{path.name!r} is neither a PNG, an MP4 nor a JSON file of settings.") from None
+        raise UnusableInput(Message("recall.no_settings_file", file=repr(path.name))) from None
 
 
 def _recipe(comment: str) -> Any:
@@ -184,8 +183,5 @@ def read_metadata(path: Path) -> dict[str, Any]:
     _require_short(path, len(comment or ""))
     recipe = _recipe(comment) if comment else None
     if not isinstance(recipe, dict):
-        raise UnusableInput(
-            f"{path.name!r} carries no FramePack settings: another program made it, or its metadata was removed. "
-            "Choose a PNG or MP4 file that FramePack saved."
-        )
+        raise UnusableInput(Message("recall.without_settings", file=repr(path.name)))
     return recipe

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from .. import faults
 from ..errors import UnusableInput
+from ..words import Message
 from .files import written_whole
 
 Packets = Generator[tuple[int, "Packet[VideoStream]"], None, None]
@@ -93,11 +94,11 @@ def _reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with path.open("rb") as file, av.open(file, "r", format="mp4") as container:
             if not container.streams.video:
-                raise UnusableInput(f"{path} holds no video.")
+                raise UnusableInput(Message("video.none", file=str(path)))
             yield container, container.streams.video[0]
     except (OSError, av.FFmpegError) as error:
         reason = error.strerror or str(error)
-        raise UnusableInput(f"The video {path} cannot be read: {reason}. It is missing or damaged.") from error
+        raise UnusableInput(Message("video.not_read", file=str(path), reason=reason)) from error
 
 
 def _header(path: Path) -> bytes | None:
@@ -111,13 +112,13 @@ def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Packets:
     numbers = []
     with _reading(segment) as (container, stream):
         if stream.codec_context.extradata != header:
-            raise UnusableInput(f"The segment {segment} has another size or quality than the first one.")
+            raise UnusableInput(Message("video.unlike", file=str(segment)))
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None and packet.time_base is not None:
                 numbers.append(round(packet.pts * packet.time_base * fps))
                 yield numbers[-1], packet
     if sorted(numbers) != list(range(len(numbers))):
-        raise UnusableInput(f"The segment {segment} is damaged or not made at {fps} frames per second.")
+        raise UnusableInput(Message("video.other_rate", file=str(segment), fps=fps))
 
 
 def _packets(segments: Sequence[Path], fps: int) -> Packets:
@@ -170,7 +171,7 @@ def last_frame(path: Path) -> np.ndarray:
         container.seek(stream.duration or 0, stream=stream)
         frames = deque(container.decode(stream), maxlen=1)
         if not frames:
-            raise UnusableInput(f"{path} holds no frame.")
+            raise UnusableInput(Message("video.no_frame", file=str(path)))
         return frames[0].to_ndarray(format="rgb24")
 
 
@@ -186,7 +187,7 @@ def middle_frame(path: Path) -> np.ndarray:
                 break
             shown = frame
         if shown is None:
-            raise UnusableInput(f"{path} holds no frame.")
+            raise UnusableInput(Message("video.no_frame", file=str(path)))
         return shown.to_ndarray(format="rgb24")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OutOfMemory, UnusableInput
+from ..words import Message
 from . import tensors, vram
 from .shortage import is_out_of_memory
 from .units import GIB
@@ -104,7 +105,7 @@ def load_model_chunked(model: nn.Module, target_device: torch.device | str, max_
             vram.empty_cache()
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"a model does not fit into the memory of {target}; close other programs") from error
+            raise OutOfMemory(Message("memory.model_too_large", device=str(target))) from error
         moved += places
 
 

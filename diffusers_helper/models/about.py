@@ -27,6 +27,7 @@ from typing_extensions import Self  # typing has it only from Python 3.11 on
 from ..errors import UnusableCheckpoint
 from ..request.parts import LONGEST_SECONDS, SHORTEST_SECONDS
 from ..sections.kinds import KINDS
+from ..words import Message
 
 ENGLISH = "en"
 LARGE = Path(__file__).with_name("large")
@@ -149,10 +150,10 @@ def read_description(file: Path) -> Description:
     try:
         return Description.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise UnusableCheckpoint(f"{file} cannot be read: {error.strerror}") from None
+        raise UnusableCheckpoint(Message("files.not_read", file=str(file), reason=error.strerror or "")) from None
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()]
-        raise UnusableCheckpoint(f"{file} is damaged: {'; '.join(wrong[:3])}") from None
+        raise UnusableCheckpoint(Message("files.damaged", file=str(file), reason="; ".join(wrong[:3]))) from None
 
 
 @cache

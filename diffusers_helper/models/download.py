@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from ..errors import AlreadyRunning, OutputFailed, UnusableCheckpoint, UnusableInput
 from ..events import Downloaded, Downloading, Event, Events, Notice
 from ..media.files import free_bytes, make_folder, written_whole
+from ..words import Message
 from .hub import MAIN, Hub, HubFile, Trouble, size_of
 from .table import (
     CHECKPOINTS,
@@ -55,24 +56,25 @@ def download_checkpoint(name: str, models_dir: Path, hub: Hub, verify: bool = Fa
     """
     known = CHECKPOINTS.get(name)
     if known is None:
-        raise UnusableInput(f"unknown checkpoint {name!r}; the names are {', '.join(CHECKPOINTS)}")
+        raise UnusableInput(Message("checkpoint.unknown", name=repr(name), known=", ".join(CHECKPOINTS)))
     require_text(models_dir)
     parts = list(known.sources) if verify else missing_parts(known, models_dir)
     if parts:
         if known.quantised_gb:
-            yield Notice(message=_later(known, models_dir))
+            yield Notice.of(_later(known, models_dir))
         with _alone(models_dir):
             yield from _Download(name, known, models_dir, hub, verify).run(parts)
     find_checkpoint(name, models_dir)
     yield Downloaded(checkpoint=name, folder=str(models_dir))
 
 
-def _later(known: KnownCheckpoint, models_dir: Path) -> str:
-    free = free_bytes(models_dir) / 1e9
-    return (
-        f"{known.size_gb:.1f} GB in all; where memory is short, the first start adds a file of 8-bit weights, "
-        f"{known.quantised_gb:.1f} GB. {free:.1f} GB are free in {models_dir}."
-    )
+def _later(known: KnownCheckpoint, models_dir: Path) -> Message:
+    sizes = {"all_gb": known.size_gb, "later_gb": known.quantised_gb, "free": free_bytes(models_dir)}
+    return Message("download.later", **sizes, folder=str(models_dir))
+
+
+def _unwritable(folder: Path, error: OSError) -> Message:
+    return Message("files.not_writable", folder=str(folder), reason=error.strerror or str(error))
 
 
 @contextmanager
@@ -82,9 +84,9 @@ def _alone(models_dir: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise AlreadyRunning(f"another download into {models_dir} is running; wait for it, or stop it") from None
+        raise AlreadyRunning(Message("download.another", folder=str(models_dir))) from None
     except OSError as error:
-        raise OutputFailed(f"{models_dir} cannot be written to: {error.strerror}") from None
+        raise OutputFailed(_unwritable(models_dir, error)) from None
     try:
         yield
     finally:
@@ -144,10 +146,11 @@ class _Download:
             return False
         if not self.verify:
             return True
-        yield Notice(message=f"checking {file.path} of {file.repository}")
+        named = {"file": file.path, "repository": file.repository}
+        yield Notice.of(Message("download.checking", **named))
         if (yield from self._tell(_has_hash(pointer, file))):
             return True
-        yield Notice(message=f"{file.path} of {file.repository} is damaged; it is fetched again")
+        yield Notice.of(Message("download.damaged", **named))
         pointer.resolve().unlink()
         return False
 
@@ -160,17 +163,15 @@ class _Download:
         self.progress.before = sum(size_of(self._partial(file)) for file in missing)
         needed, free = self.progress.total - self.progress.before, shutil.disk_usage(self.models_dir).free
         if needed > free:
-            raise OutputFailed(
-                f"{self.name} needs {needed / 1e9:.2f} GB more in {self.models_dir}, {free / 1e9:.2f} GB are free. "
-                "Free some space, or choose another folder with --models-dir or HF_HOME."
-            )
+            sizes = {"needed_gb": needed / 1e9, "free_gb": free / 1e9}
+            raise OutputFailed(Message("download.no_space", name=self.name, folder=str(self.models_dir), **sizes))
 
     def _partial(self, file: HubFile) -> Path:
         return self._folder(file.repository) / "blobs" / f"{file.key}.incomplete"
 
     def _fetch(self, file: HubFile) -> Events:
         """One file, a second time from its beginning when the first is not what the hub promised."""
-        partial = self._partial(file)
+        partial, named = self._partial(file), {"file": file.path, "repository": file.repository}
         try:
             for _ in range(2):
                 make_folder(partial.parent)
@@ -181,13 +182,10 @@ class _Download:
                     self.progress.done += file.size
                     return
                 partial.unlink()
-                yield Notice(message=f"{file.path} of {file.repository} arrived damaged; it is fetched once more")
+                yield Notice.of(Message("download.arrived_damaged", **named))
         except OSError as error:
-            raise OutputFailed(f"{partial.parent} cannot be written to: {error.strerror or error}") from error
-        raise UnusableCheckpoint(
-            f"{file.path} of {file.repository} arrived with a wrong hash, twice; {self.hub.endpoint} or something on "
-            "the way to it is broken. Try again later, or another HF_ENDPOINT."
-        )
+            raise OutputFailed(_unwritable(partial.parent, error)) from error
+        raise UnusableCheckpoint(Message("download.wrong_hash", **named, hub=self.hub.endpoint))
 
     def _tell(self, work: Generator[Trouble | int, None, T], file: HubFile | None = None) -> Generator[Event, None, T]:
         """The events of ``work``: troubles as notices, the bytes there are of ``file`` as progress."""
@@ -197,7 +195,7 @@ class _Download:
             except StopIteration as end:
                 return end.value
             if isinstance(said, Trouble):
-                yield Notice(message=f"{said.what}; trying again in {said.seconds:.0f} s")
+                yield Notice.of(Message("download.again", trouble=said.what, seconds=round(said.seconds)))
             elif file and (event := self.progress.event(file, said)):
                 yield event
 

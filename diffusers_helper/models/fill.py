@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UnusableCheckpoint
+from ..words import Message, joined
 from .shards import WeightSource, damaged
 from .transformer import FramePackTransformer
 
@@ -39,10 +40,8 @@ def fill(transformer: FramePackTransformer, source: WeightSource, folder: Path) 
     shapes = transformer.state_dict()
     missing = [name for name in shapes if name not in source]
     if missing:
-        raise UnusableCheckpoint(
-            f"{folder} lacks weights that its config promises: {len(missing)} missing, such as {missing[0]}. "
-            "Fetch its files again."
-        )
+        told = Message("checkpoint.lacks_many", folder=str(folder), count=len(missing), name=missing[0])
+        raise UnusableCheckpoint(joined(told, Message("checkpoint.fetch_files")))
     weights = {name: shaped(source, name, shape.shape, folder).to(shape.dtype) for name, shape in shapes.items()}
     transformer.load_state_dict(weights, assign=True)
     return transformer.eval().requires_grad_(False)
@@ -51,10 +50,10 @@ def fill(transformer: FramePackTransformer, source: WeightSource, folder: Path) 
 def shaped(source: WeightSource, name: str, shape: torch.Size, folder: Path) -> torch.Tensor:
     """A weight of the source; raises UnusableCheckpoint when it is missing or has another shape."""
     if name not in source:
-        raise UnusableCheckpoint(f"{folder} lacks the weights {name}. Fetch its files again.")
+        told = Message("checkpoint.lacks_one", folder=str(folder), name=name)
+        raise UnusableCheckpoint(joined(told, Message("checkpoint.fetch_files")))
     tensor = source[name]
     if tensor.shape != shape:
-        raise UnusableCheckpoint(
-            f"{name} in {folder} has the shape {tuple(tensor.shape)}; its config promises {tuple(shape)}"
-        )
+        shapes = {"found": str(tuple(tensor.shape)), "promised": str(tuple(shape))}
+        raise UnusableCheckpoint(Message("checkpoint.wrong_shape", name=name, folder=str(folder), **shapes))
     return tensor

@@ -21,6 +21,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from ..errors import UnusableCheckpoint
 from ..proxies import require_usable_proxies
+from ..words import Message, plain
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class HubFile:
 class Trouble:
     """A try failed; the next one comes in so many seconds."""
 
-    what: str
+    what: Message
     seconds: float
 
 
@@ -85,12 +86,10 @@ class Hub:
                     continue
                 yield from tries.wait(error)
             except OfflineModeIsEnabled:
-                raise UnusableCheckpoint("nothing can be downloaded while HF_HUB_OFFLINE is set") from None
+                raise UnusableCheckpoint(Message("download.offline")) from None
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log.info("no list of files: %r", error)
-                raise UnusableCheckpoint(
-                    f"{self.endpoint} does not answer like a hub. If HF_ENDPOINT is set, is it right?"
-                ) from None
+                raise UnusableCheckpoint(Message("download.no_hub", hub=self.endpoint)) from None
 
     def fetch(self, file: HubFile, partial: Path) -> Generator[Trouble | int, None, None]:
         """Fill ``partial`` with ``file``, going on with what it holds; tells how many bytes that are.
@@ -155,7 +154,8 @@ class _Tries:
         refused = status is not None and status < 500 and status not in WORTH_ANOTHER_TRY
         if refused or self.failed >= TRIES:
             raise UnusableCheckpoint(self._refusal(error, status)) from None
-        trouble = Trouble(f"{self.hub.endpoint}: {_in_words(error)}", self._seconds(error))
+        told = Message("download.trouble", hub=self.hub.endpoint, reason=_in_words(error))
+        trouble = Trouble(told, self._seconds(error))
         log.info("%s; trying again in %.0f s", trouble.what, trouble.seconds)
         yield trouble
         left = trouble.seconds
@@ -169,18 +169,15 @@ class _Tries:
         longer_each_time = FIRST_WAIT_SECONDS * 2 ** (self.failed - 1)
         return min(max(float(asked) if asked.isdecimal() else 0.0, longer_each_time), LONGEST_WAIT_SECONDS)
 
-    def _refusal(self, error: Exception, status: int | None) -> str:
-        place = f"{self.hub.endpoint}/{self.repository}"
+    def _refusal(self, error: Exception, status: int | None) -> Message:
+        hub = self.hub.endpoint
+        place = f"{hub}/{self.repository}"
         if status in (401, 403):
-            token = "the token was refused" if self.hub._token else "no token was given"
-            return (
-                f"{place} is not open to everybody, and {token} ({status}). Accept its terms in a browser if it has "
-                f"any, make a token at {self.hub.endpoint}/settings/tokens, and give it as HF_TOKEN."
-            )
+            token = Message("download.token_refused" if self.hub._token else "download.no_token")
+            return Message("download.closed", place=place, token=token, status=status, hub=hub)
         if status == HTTPStatus.NOT_FOUND:
-            return f"{place} or a file of it does not exist (404). If HF_ENDPOINT is set, is it a hub that has it?"
-        again = "What has arrived is kept; the same command goes on from there."
-        return f"{self.repository} could not be downloaded from {self.hub.endpoint}: {_in_words(error)}. {again}"
+            return Message("download.not_there", place=place)
+        return Message("download.failed", repository=self.repository, hub=hub, reason=_in_words(error))
 
 
 def size_of(file: Path) -> int:
@@ -208,8 +205,10 @@ def _status(error: Exception) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: Exception) -> Message:
     status = _status(error)
-    if status is not None:
-        return f"it answered {status} {HTTPStatus(status).phrase}" if status in list(HTTPStatus) else f"{status}"
-    return str(error) or type(error).__name__
+    if status is None:
+        return plain(str(error) or type(error).__name__)
+    if status not in list(HTTPStatus):
+        return plain(str(status))
+    return Message("download.answered", status=f"{status} {HTTPStatus(status).phrase}")

@@ -179,5 +179,5 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     if missing or info.get("mismatched_keys"):
         wrong = missing or sorted(str(key) for key in info["mismatched_keys"])
         raise UnusableCheckpoint(
-            f"{folder} lacks weights that its config promises: {len(wrong)} missing or misshapen, such as {wrong[0]}"
+            Message("checkpoint.misshapen", folder=str(folder), count=len(wrong), name=str(wrong[0]))
         )

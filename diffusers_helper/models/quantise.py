@@ -68,10 +68,7 @@ class QuantisedLinear(nn.Module):
             UnusableCheckpoint: it has 8 bits already.
         """
         if weight.dtype.itemsize < 2:
-            raise UnusableCheckpoint(
-                f"these weights are {weight.dtype} already: quantised again they would be rounded twice, and without "
-                "their scales they are wrong. Take the checkpoint in 16 bits."
-            )
+            raise UnusableCheckpoint(Message("checkpoint.quantised", dtype=str(weight.dtype)))
         scale = _scale(weight, cls.largest)
         return cls._codes(torch.div(weight, scale)), scale
 
@@ -234,10 +231,7 @@ def bitsandbytes() -> ModuleType:
 
 def _broken(error: Exception) -> UnusableInput:
     first_line = (str(error).strip().splitlines() or [repr(error)])[0]
-    return UnusableInput(
-        f"bitsandbytes is installed and cannot be used: {first_line}. Remove it with "
-        "`.venv/bin/python -m pip uninstall bitsandbytes`, or choose int8 weights, which do not need it."
-    )
+    return UnusableInput(Message("bitsandbytes.broken", reason=first_line))
 
 
 def _packed(library: Any, linear: nn.Linear, precision: str, device: torch.device) -> nn.Module:

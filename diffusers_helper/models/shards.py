@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UnusableCheckpoint
+from ..words import Message, joined
 from .table import FETCH_AGAIN
 
 INDEX = "*.safetensors.index.json"
@@ -79,4 +80,5 @@ class Shards(Mapping[str, Tensor]):
 def damaged(part: str, place: Path, error: Exception) -> UnusableCheckpoint:
     """The error for files that cannot be read as what they should be."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    return UnusableCheckpoint(f"the {part} in {place} is damaged or of another model: {first_line}. {FETCH_AGAIN}")
+    told = Message("checkpoint.part_of_another", part=part, place=str(place), reason=first_line)
+    return UnusableCheckpoint(joined(told, FETCH_AGAIN))

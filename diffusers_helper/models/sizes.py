@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import UnusableCheckpoint
 from ..memory.costs import PartSizes
+from ..words import Message, joined
 from .table import FETCH_AGAIN, WEIGHTS_PARTS, Checkpoint
 
 BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")
@@ -88,19 +89,15 @@ def _tensors(part: str, folder: Path) -> Iterator[tuple[str, int, str]]:
             entries = ((name, entry) for name, entry in header.items() if name != "__metadata__")
             yield from ((name, math.prod(entry["shape"]), str(entry["dtype"])) for name, entry in entries)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UnusableCheckpoint(f"the {part} in {folder} is damaged: {error!r}. {FETCH_AGAIN}") from None
+            told = Message("checkpoint.part_damaged", part=part, folder=str(folder), reason=repr(error))
+            raise UnusableCheckpoint(joined(told, FETCH_AGAIN)) from None
 
 
 def _refuse_narrow(folder: Path, part: str, tensors: Iterable[tuple[str, int, str]]) -> None:
     """Their scales are in no form that is read here, and as they stand they are wrong."""
     name, kind = next(((name, kind) for name, _, kind in tensors if NARROW.match(kind)), ("", ""))
     if kind:
-        raise UnusableCheckpoint(
-            f"the {part} in {folder} has weights of 8 bits or fewer already: {name} is {kind}. Without the scales that "
-            "belong to them they are wrong, and quantised again they would be rounded twice. Take the checkpoint in 16 "
-            "bits, as `bash start.sh download framepack` fetches it; this program makes int8 weights of it by itself "
-            "where memory is short, and fp8 ones with --fp8-scaled."
-        )
+        raise UnusableCheckpoint(Message("checkpoint.narrow", part=part, folder=str(folder), name=name, dtype=kind))
 
 
 def header_of(file: Path) -> dict[str, dict[str, Any]]:
@@ -118,4 +115,4 @@ def _config(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UnusableCheckpoint(f"{file} is damaged: {error}. Fetch it again.") from None
+        raise UnusableCheckpoint(Message("checkpoint.file_damaged", file=str(file), reason=str(error))) from None

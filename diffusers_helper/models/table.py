@@ -17,10 +17,11 @@ from ..errors import UnusableCheckpoint
 from ..memory.costs import WHOLE_CLIP_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
+from ..words import Message, joined, plain
 from .about import About, describe_large, read_description
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
-FETCH_AGAIN = "Fetch its files again; for a checkpoint by name, `bash start.sh download NAME --verify` does."
+FETCH_AGAIN = Message("checkpoint.fetch_again")
 DESCRIPTION_FILE = "framepack.json"
 SAMPLES, SAMPLE_BYTES = 64, 2**20
 FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
@@ -139,9 +140,8 @@ def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
     try:
         return _found(name, models_dir)
     except OSError as error:
-        raise UnusableCheckpoint(
-            f"checkpoint {quoted(name)}: {error.filename} cannot be read: {error.strerror}"
-        ) from None
+        file = {"file": str(error.filename), "reason": error.strerror or ""}
+        raise UnusableCheckpoint(Message("checkpoint.not_read", name=quoted(name), **file)) from None
 
 
 def _found(name: str, models_dir: Path) -> Checkpoint:
@@ -163,16 +163,13 @@ def _folder_named(name: str) -> Path:
     try:
         return path_of(name)
     except ValueError as error:
-        raise UnusableCheckpoint(f"checkpoint {quoted(name)}: {error}") from None
+        raise UnusableCheckpoint(Message("checkpoint.no_folder", name=quoted(name), reason=str(error))) from None
 
 
 def require_text(folder: Path) -> None:
     """Raises UnusableCheckpoint for a folder that the libraries which read weights could not open."""
     if not is_text(folder):
-        raise UnusableCheckpoint(
-            f"the folder {shown(folder)} cannot hold a checkpoint: its name is not UTF-8, and the libraries that read "
-            "weights open no other. Rename it, or put the checkpoint elsewhere."
-        )
+        raise UnusableCheckpoint(Message("checkpoint.no_text", folder=shown(folder)))
 
 
 def part_folders(known: KnownCheckpoint, models_dir: Path) -> dict[str, Path]:
@@ -234,7 +231,7 @@ def _shards_of(index: Path) -> set[str]:
     """The files that an index names. Raises UnusableCheckpoint."""
     named = _read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(_is_name(file) for file in named.values()):
-        raise UnusableCheckpoint(f"{index} is damaged: weight_map must name every weight's file. {FETCH_AGAIN}")
+        raise _damaged(index, Message("checkpoint.weight_map"))
     return set(named.values())
 
 
@@ -244,15 +241,12 @@ def _is_name(given: Any) -> bool:
 
 def _from_folder(name: str, folder: Path) -> Checkpoint:
     if not folder.is_dir():
-        raise UnusableCheckpoint(
-            f"checkpoint {quoted(name)} is neither a name nor a folder; the names are {', '.join(CHECKPOINTS)}"
-        )
+        raise UnusableCheckpoint(Message("checkpoint.neither", name=quoted(name), known=", ".join(CHECKPOINTS)))
     require_text(folder.resolve())
     lacking = [f"{folder / part / file}" for part in PARTS for file in missing_files(part, folder / part)]
     if lacking:
-        raise UnusableCheckpoint(
-            f"checkpoint {name!r} is incomplete; these files are missing:\n  " + "\n  ".join(lacking) + _offer(name)
-        )
+        told = Message("checkpoint.incomplete", name=repr(name), files="\n  ".join(lacking))
+        raise UnusableCheckpoint(_with_offer(told, name))
     described = read_description(folder / DESCRIPTION_FILE)
     return Checkpoint(
         name=folder.resolve().name,
@@ -266,31 +260,33 @@ def _from_folder(name: str, folder: Path) -> Checkpoint:
     )
 
 
-def _how_to_get(name: str, known: KnownCheckpoint, missing: Iterable[str], models_dir: Path) -> str:
+def _how_to_get(name: str, known: KnownCheckpoint, missing: Iterable[str], models_dir: Path) -> Message:
     rows = [
         f"  {part:18} {known.sources[part].size_gb:6.2f} GB  {known.sources[part].repository}"
         + (f"/{known.sources[part].subfolder}" if known.sources[part].subfolder else "")
         for part in missing
     ]
-    return (
-        f"checkpoint {name!r} ({known.title}, {known.size_gb:.0f} GB) is not complete on this machine. Missing:\n"
-        + "\n".join(rows)
-        + f"\nThey belong into {models_dir / 'hub'}. `bash start.sh download {name}` fetches them."
-        + _offer(name)
-    )
+    whole = {"title": known.title, "size_gb": known.size_gb, "parts": "\n".join(rows)}
+    return _with_offer(Message("checkpoint.to_be_fetched", name=name, **whole, folder=str(models_dir / "hub")), name)
 
 
-def _offer(name: str) -> str:
-    return "" if name == "pocket" else "\n`--checkpoint pocket` works at once, without a download."
+def _with_offer(told: Message, name: str) -> Message:
+    """And what works at once, where that is another checkpoint."""
+    return told if name == "pocket" else Message("checkpoint.or_pocket", told=told)
+
+
+def _damaged(file: Path, reason: Message) -> UnusableCheckpoint:
+    told = Message("checkpoint.json_damaged", file=str(file), reason=reason)
+    return UnusableCheckpoint(joined(told, FETCH_AGAIN))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UnusableCheckpoint(f"{file} is damaged: {error}. {FETCH_AGAIN}") from None
+        raise _damaged(file, plain(str(error))) from None
     if not isinstance(content, dict):
-        raise UnusableCheckpoint(f"{file} is damaged: it must hold a JSON object. {FETCH_AGAIN}")
+        raise _damaged(file, Message("checkpoint.no_object"))
     return content
 
 

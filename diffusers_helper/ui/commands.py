@@ -16,7 +16,7 @@ from ..jobs.job import Job, Keep
 from ..media.video import last_frame
 from ..request import DRAW_A_SEED
 from ..request.fields import PICTURE
-from ..words import Texts
+from ..words import Message, Texts
 from .folders import is_at_this_machine, open_folder
 from .form import Form
 from .page import Act, Page, inform
@@ -128,7 +128,7 @@ class Commands:
 
     def _edit(self, job: Job, value: str, texts: Texts) -> Filling:
         if job.state != "queued":
-            raise InvalidCommand(texts("queue.too_late", job=job.id))
+            raise InvalidCommand(Message("queue.too_late", job=job.id))
         return Filling(job.request.flat(), job.checkpoint, job.id)
 
     def _use(self, job: Job, value: str, texts: Texts) -> Filling:

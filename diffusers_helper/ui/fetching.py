@@ -17,7 +17,7 @@ from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
 from ..models.table import CHECKPOINTS, missing_parts
 from ..settings import Network, Paths
-from ..words import Texts
+from ..words import Message, Texts, plain
 from .phrases import duration
 
 GB = 1e9
@@ -32,24 +32,24 @@ class Fetch:
 
     name: str = ""
     asked: bool = False
-    against: str = ""
+    against: Message | None = None
     running: bool = False
     stopping: bool = False
     complete: bool = False
     last: Downloading | None = None
-    problem: str = ""
+    problem: Message | None = None
 
     def after(self, event: Event) -> Fetch:
         """Once the command has said ``event``."""
         match event:
             case Downloading():
-                return replace(self, last=event, problem="")
+                return replace(self, last=event, problem=None)
             case Notice():
-                return replace(self, problem=event.message)
+                return replace(self, problem=event.said or plain(event.message))
             case Failed():
-                return replace(self, problem=event.error)
+                return replace(self, problem=event.said or plain(event.error))
             case Downloaded():
-                return replace(self, complete=True, problem="")
+                return replace(self, complete=True, problem=None)
         return self
 
 
@@ -61,10 +61,10 @@ class Fetching:
         self._changing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, name: str, network: Network, why_not: Callable[[], str]) -> None:
+    def ask(self, name: str, network: Network, why_not: Callable[[], Message | None]) -> None:
         """Put the question before ``name`` is fetched, with what speaks against it. Raises as ``start``.
 
-        ``why_not``: why the model would not run on this machine; empty where nothing is known against it.
+        ``why_not``: why the model would not run on this machine; None where nothing is known against it.
         """
         self._check(name, network)
         against = why_not()
@@ -90,13 +90,13 @@ class Fetching:
 
     def _check(self, name: str, network: Network) -> None:
         if network.offline:
-            raise InvalidCommand("Nothing can be downloaded while offline is on.")
+            raise InvalidCommand(Message("download.while_offline"))
         if name not in CHECKPOINTS or not CHECKPOINTS[name].sources:
-            raise InvalidCommand(f"There is no checkpoint {name!r}.")
+            raise InvalidCommand(Message("checkpoint.none", name=repr(name)))
 
     def _check_idle(self) -> None:
         if self.now.running:
-            raise InvalidCommand(f"{self.now.name} is being fetched already.")
+            raise InvalidCommand(Message("download.already", name=self.now.name))
 
     def stop(self) -> None:
         """End the download; what has arrived is kept."""
@@ -109,7 +109,7 @@ class Fetching:
         try:
             self._follow(arguments)
         except (OSError, UnreadableEvent) as error:
-            self._change(problem=str(error))
+            self._change(problem=plain(str(error)))
         finally:
             self._change(running=False)
 
@@ -124,9 +124,9 @@ class Fetching:
                 with self._changing:
                     self.now = self.now.after(event)
         if self.now.stopping:
-            self._change(problem="")
+            self._change(problem=None)
 
-    def _change(self, **fields: str | bool) -> None:
+    def _change(self, **fields: Message | bool | None) -> None:
         with self._changing:
             self.now = replace(self.now, **fields)  # type: ignore[arg-type]
 
@@ -155,7 +155,7 @@ def _row(name: str, now: Fetch, paths: Paths, network: Network, texts: Texts) ->
     if not missing:
         return f"<dd>{escape(texts('system.fetch_here'))}</dd>"
     words = escape(texts("system.fetch_missing", missing=f"{missing:.1f}", total=f"{known.size_gb:.1f}"))
-    problem = f"<dd>{escape(now.problem)}</dd>" if now.name == name and now.problem else ""
+    problem = f"<dd>{escape(texts.said(now.problem))}</dd>" if now.name == name and now.problem else ""
     about = describe_large(name).about
     told = f"<dd>{escape(about.sentences(texts.language))}</dd>"
     if now.asked and now.name == name:
@@ -168,7 +168,8 @@ def _question(now: Fetch, missing: float, texts: Texts) -> str:
     """Whether to fetch so much, and what doctor thinks of it."""
     against = ""
     if now.against:
-        against = f'<dd class="fix"><strong>{escape(texts("system.fetch_against"))}</strong> {escape(now.against)}</dd>'
+        reason = escape(texts.said(now.against))
+        against = f'<dd class="fix"><strong>{escape(texts("system.fetch_against"))}</strong> {reason}</dd>'
     sure = escape(texts("system.fetch_sure", missing=f"{missing:.1f}"))
     yes = _button("fetch_yes", now.name, texts("system.fetch_yes"))
     return f'{against}<dd role="alert">{sure} {yes} {_button("fetch_no", now.name, texts("system.fetch_no"))}</dd>'
@@ -183,7 +184,7 @@ def _under_way(now: Fetch, texts: Texts) -> str:
             words += f" · {duration(now.last.seconds_left, texts)}"
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
-    problem = f"<dd>{escape(now.problem)}</dd>" if now.problem else ""
+    problem = f"<dd>{escape(texts.said(now.problem))}</dd>" if now.problem else ""
     return f"<dd>{escape(words)} {button}{meter}</dd>{problem}"
 
 

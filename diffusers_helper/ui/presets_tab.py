@@ -15,7 +15,7 @@ from ..errors import FramePackError, UnusableInput
 from ..media.metadata import read_text
 from ..presets import Preset, file_name
 from ..request.fields import PICTURE
-from ..words import Texts
+from ..words import Message, Texts
 from .desk import Desk
 from .form import NAMES, Form
 from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, user_errors
@@ -93,7 +93,7 @@ class Presets:
         texts = Texts(language)
         kept = {field for part in parts for field in PARTS.get(part, ())}
         if not kept:
-            raise UnusableInput(texts("presets.no_parts"))
+            raise UnusableInput(Message("presets.no_parts"))
         fields = {field: value for field, value in self._form.fields_of(values).items() if field in kept}
         preset = self._store.save(name, fields, replace)
         inform(texts("presets.saved", name=preset.name))
@@ -106,10 +106,10 @@ class Presets:
             try:
                 names.append(self._store.import_text(read_text(Path(path))).name)
             except FramePackError as error:
-                refused.append(f"{Path(path).name}: {error}")
+                refused.append(Message("preset.problem", file=Path(path).name, reason=error.said))
         if names:
             inform(Texts(language)("presets.imported", names=", ".join(names)))
-        _warn(refused)
+        _warn([Texts(language).said(each) for each in refused])
         return self.listed(language), None
 
     def carry_out(self, language: str, chosen: str | None, event: gr.EventData) -> list[Any]:
@@ -143,11 +143,11 @@ def _warn(reasons: Sequence[str]) -> None:
         gr.Warning("<br>".join(map(escape, reasons)))
 
 
-def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Sequence[str], texts: Texts) -> str:
+def list_html(presets: Sequence[Preset], startup: Preset | None, problems: Sequence[Message], texts: Texts) -> str:
     """The presets with what they hold and what can be done. Names may come from strangers and are escaped."""
     cards = "".join(_card(preset, startup is not None and preset.name == startup.name, texts) for preset in presets)
     listed = f'<ul class="p-list">{cards}</ul>' if cards else f'<p class="q-empty">{escape(texts("presets.empty"))}</p>'
-    told = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    told = "".join(f"<li>{escape(texts.said(problem))}</li>" for problem in problems)
     bad = f'<h3 class="r-head">{escape(texts("presets.problems"))}</h3><ul class="r-list">{told}</ul>' if told else ""
     return f'<h2 class="r-title">{escape(texts("presets.list"))}</h2>{listed}{bad}'
 

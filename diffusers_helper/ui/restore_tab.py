@@ -14,7 +14,7 @@ from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
 from ..request.fields import PICTURE
-from ..words import Texts
+from ..words import Message, Texts
 from .form import NAMES, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
@@ -87,7 +87,7 @@ class Restore:
         try:
             recalled = recall(Path(path))
         except UnusableInput as error:
-            return None, f'<p class="q-error" role="alert">{escape(str(error))}</p>'
+            return None, f'<p class="q-error" role="alert">{escape(Texts(language).said(error.said))}</p>'
         found = Found(path, recalled, *self._picture_of(Path(path), recalled))
         return found, self.compare(found, language, chosen, *values)
 
@@ -118,7 +118,7 @@ class Restore:
         usable = self._usable(found, chosen) if found else {}
         fields = {name: value for name, value in usable.items() if name in wanted}
         if not found or not fields:
-            raise UnusableInput(texts("restore.none_ticked"))
+            raise UnusableInput(Message("restore.none_ticked"))
         inform(texts("restore.taken", count=len(fields)))
         return [*self._form.values_of(fields, chosen), gr.Tabs(selected="generate")]
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..errors import InvalidCommand
 from ..jobs.job import Job
-from ..words import Texts
+from ..words import Message, Texts
 from . import checkpoint_line, draft, refusals
 from .desk import Desk
 from .form import Form
@@ -113,7 +113,7 @@ class Starting:
         """Change the edited job, and end editing."""
         texts, queue = Texts(language), self._desk.queue
         if queue.job(editing).state != "queued":
-            raise InvalidCommand(texts("queue.too_late", job=editing))
+            raise InvalidCommand(Message("queue.too_late", job=editing))
         try:
             job = queue.edit(editing, self._form.request_of(values), self._desk.source(chosen))
         except REFUSED as error:
