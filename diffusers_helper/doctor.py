@@ -19,9 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import FramePackError, UnusableCheckpoint
+from .errors import FramePackError, UnusableCheckpoint, told_by
 from .media.files import free_bytes, nearest_existing
 from .memory.host import read_ram
+from .memory.plan import MemoryPlan
 from .models.about import About, describe_large
 from .models.table import CHECKPOINTS, KnownCheckpoint, find_checkpoint, missing_parts
 from .settings import Kernels, Memory, Paths, Settings, Weights
@@ -118,17 +119,10 @@ def _hardware(settings: Settings) -> Iterator[Fact]:
 def why_not(settings: Settings) -> Message | None:
     """Why a 13B checkpoint would not run on this machine; None where nothing is known against it. Imports torch."""
     try:
-        from .models.load import choose_compute
-        from .models.weights import constraints_of
-        from .planning import forecast_full_size
-
-        constraints = constraints_of(settings.weights, settings.memory)
-        forecast_full_size(choose_compute(), constraints, settings.paths.models_dir)
-    except FramePackError as error:
-        return error.said
-    except (ImportError, OSError) as error:
-        return plain(str(error))
-    except RuntimeError:  # a GPU that answers with an error
+        _full_size_plan(settings.weights, settings.memory, settings.paths.models_dir)
+    except (FramePackError, ImportError, OSError) as error:
+        return told_by(error)
+    except RuntimeError:  # A GPU that is broken; the report says so.
         return None
     return None
 
@@ -234,18 +228,23 @@ def forecast(weights: Weights, memory: Memory, models_dir: Path, notices: Sequen
 
     ``notices``: what is said about the settings of the weights.
     """
-    from .models.load import choose_compute
-    from .models.weights import constraints_of
-    from .planning import forecast_full_size
-
     try:
-        plan = forecast_full_size(choose_compute(), constraints_of(weights, memory), models_dir)
+        plan = _full_size_plan(weights, memory, models_dir)
     except FramePackError as error:
         return Fact(FORECAST, {"fits": False, "why": str(error)}, f"does not fit: {error}")
     peaks = {"vram_gb": round(plan.peak_vram_bytes / 1e9, 1), "ram_gb": round(plan.peak_ram_bytes / 1e9, 1)}
     how = {"precision": plan.precision, "resident_blocks": plan.resident_blocks, "residency": dict(plan.residency)}
     why = str(plan.why)
     return Fact(FORECAST, {"fits": True, "why": why, **how, **peaks}, why, _told(*notices, *plan.notices))
+
+
+def _full_size_plan(weights: Weights, memory: Memory, models_dir: Path) -> MemoryPlan:
+    """Raises FramePackError where a 13B checkpoint does not fit."""
+    from .models.load import choose_compute
+    from .models.weights import constraints_of
+    from .planning import forecast_full_size
+
+    return forecast_full_size(choose_compute(), constraints_of(weights, memory), models_dir)
 
 
 def _told(*messages: Message | None) -> str | None:

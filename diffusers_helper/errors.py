@@ -51,6 +51,11 @@ class FramePackError(Exception):
         self.said = message if isinstance(message, Message) else plain(message)
 
 
+def told_by(error: Exception) -> Message:
+    """What an error says, to stand in another message; what is none of ours says it in its own words."""
+    return error.said if isinstance(error, FramePackError) else plain(str(error))
+
+
 class UnusableInput(FramePackError):
     """Something the user gave cannot be used."""
 
@@ -90,6 +95,10 @@ class UnusableResumeFolder(UnusableInput):
 
 class UnreadableEvent(FramePackError):
     """What another process said is no event; names the event and the field."""
+
+
+class NoSettings(FramePackError):
+    """Why there are no settings in a text; for a sentence of whoever has read it."""
 
 
 class UnknownJob(UnusableInput):

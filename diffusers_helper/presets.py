@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputFailed, UnusableInput
+from .errors import FramePackError, NoSettings, OutputFailed, UnusableInput, told_by
 from .media.files import written_whole
 from .media.metadata import read_text, strict_object
 from .names import quoted
 from .request import Recipe
 from .request.fields import data_of, fields, flat, without_aliases
 from .request.migrate import SCHEMA_VERSION, VERSION, as_present
-from .words import Message, plain
+from .words import Message
 
 KEY = "framepack_preset"
 LONGEST_NAME = 80
@@ -51,8 +51,8 @@ class Preset:
         try:
             found = strict_object(text)
             _require_format(found)
-        except ValueError as error:
-            raise UnusableInput(Message("preset.unusable", reason=str(error))) from None
+        except (NoSettings, UnusableInput) as error:
+            raise UnusableInput(Message("preset_error.unusable", reason=told_by(error))) from None
         return cls(clean_name(found["name"]), checked_values(_flat_values(found)))
 
 
@@ -68,7 +68,7 @@ class PresetStore:
         return sorted((preset for preset, _ in self._found()[0].values()), key=lambda preset: preset.name.casefold())
 
     def problems(self) -> list[Message]:
-        """A sentence for each file that lies among the presets and cannot be used."""
+        """A message for each file that lies among the presets and cannot be used."""
         return self._found()[1]
 
     def load(self, name: str) -> Preset:
@@ -87,7 +87,7 @@ class PresetStore:
             there = self._found()[0].get(_identity(preset.name))
             path = there[1] if there else self.folder / file_name(preset.name)
             if path.exists() and not replace:
-                raise UnusableInput(Message("preset.taken", name=repr(preset.name)))
+                raise UnusableInput(Message("preset_error.taken", name=repr(preset.name)))
             self._write(path, preset.to_json())
         return preset
 
@@ -154,53 +154,57 @@ class PresetStore:
             try:
                 preset = _read(path)
                 if _identity(preset.name) in found:
-                    raise UnusableInput(Message("preset.second", name=repr(preset.name)))
+                    raise UnusableInput(Message("preset_error.twice", name=repr(preset.name)))
                 found[_identity(preset.name)] = preset, path
             except UnusableInput as error:
-                problems.append(Message("preset.problem", file=path.name, reason=error.said))
+                problems.append(about_file(path, error))
         return found, problems
 
     def _require(self, name: str) -> tuple[Preset, Path]:
         found = self._found()[0]
         if not isinstance(name, str) or _identity(name) not in found:
-            names = ", ".join(repr(preset.name) for preset, _ in found.values())
-            known = plain(names) if names else Message("words.none")
-            raise UnusableInput(Message("preset.unknown", name=quoted(name), known=known))
+            known = ", ".join(repr(preset.name) for preset, _ in found.values()) or Message("words.none")
+            raise UnusableInput(Message("preset_error.unknown", name=quoted(name), known=known))
         return found[_identity(name)]
 
     def _write(self, path: Path, text: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            told = Message("files.no_output_folder", folder=str(self.folder), reason=error.strerror or "")
-            raise OutputFailed(told) from None
+            what = {"folder": str(self.folder), "reason": error.strerror}
+            raise OutputFailed(Message("preset_error.no_folder", **what)) from None
         with written_whole(path) as part:
             part.write_text(text, encoding="utf-8")
+
+
+def about_file(path: Path, error: FramePackError) -> Message:
+    """Why the file of a preset is refused."""
+    return Message("preset_error.about_file", file=path.name, reason=error.said)
 
 
 def clean_name(name: Any) -> str:
     """``name`` as it is kept: composed, without spaces around it. Raises UnusableInput when it cannot be a name."""
     if not isinstance(name, str):
-        raise UnusableInput(Message("preset.name_no_text", name=quoted(name)))
+        raise UnusableInput(Message("preset_error.no_text", name=quoted(name)))
     name = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(name) <= LONGEST_NAME:
-        length = {"most": LONGEST_NAME, "characters": len(name)}
-        raise UnusableInput(Message("preset.name_length", name=quoted(name), **length))
+        length = Message("preset_error.length", most=LONGEST_NAME, count=len(name), name=quoted(name))
+        raise UnusableInput(length)
     kinds = {unicodedata.category(sign) for sign in name}
     if kinds & {"Cc", "Cs", "Zl", "Zp"} or kinds <= {"Cf", "Zs", "Mn"} or _TURNS_TEXT.search(name):
-        raise UnusableInput(Message("preset.name_not_visible", name=quoted(name)))
+        raise UnusableInput(Message("preset_error.invisible", name=quoted(name)))
     return name
 
 
 def checked_values(values: Any) -> dict[str, Any]:
     """Flat values as a recipe would hold them. Raises UnusableInput naming each that is wrong."""
     if not isinstance(values, Mapping):
-        raise UnusableInput(Message("preset.no_values", values=quoted(values)))
+        raise UnusableInput(Message("preset_error.no_values", values=quoted(values)))
     values, known = without_aliases(values), fields(Recipe)
     unknown = sorted(str(name) for name in values if name not in known)
     if unknown:
-        fields_named = {"unknown": ", ".join(map(quoted, unknown)), "known": ", ".join(known)}
-        raise UnusableInput(Message("preset.unknown_fields", **fields_named))
+        lists = {"unknown": ", ".join(map(quoted, unknown)), "known": ", ".join(known)}
+        raise UnusableInput(Message("preset_error.unknown_fields", **lists))
     meant = Recipe.parse(values).flat()
     return {name: meant[name] for name in known if name in values and name in meant}
 
@@ -233,19 +237,20 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _require_format(found: Mapping[str, Any]) -> None:
-    """Raises ValueError unless ``found`` has the shape that this version writes."""
+    """Raises UnusableInput unless ``found`` has the shape that this version writes."""
     version = found.get(KEY)
     if type(version) is not int:
-        raise ValueError("another program wrote it" if version is None else f"its version is {quoted(version)}")
+        other = Message("preset_error.other_program")
+        raise UnusableInput(other if version is None else Message("preset_error.no_version", version=quoted(version)))
     if not 1 <= version <= SCHEMA_VERSION:
-        raise ValueError(f"it has format {version}, this version knows {SCHEMA_VERSION}; use a newer version")
+        raise UnusableInput(Message("preset_error.later", version=version, known=SCHEMA_VERSION))
     if set(found) != {KEY, "name", "values"}:
-        raise ValueError(f"it must hold {KEY}, name and values, and nothing else")
+        raise UnusableInput(Message("preset_error.keys", key=KEY))
 
 
 def _read(path: Path) -> Preset:
     if path.is_symlink() or not path.is_file():
-        raise UnusableInput(Message("preset.no_file"))
+        raise UnusableInput(Message("preset_error.not_plain"))
     return Preset.from_json(read_text(path))
 
 
@@ -253,4 +258,4 @@ def _unlink(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputFailed(Message("files.not_deleted", file=str(path), reason=error.strerror or "")) from None
+        raise OutputFailed(Message("preset_error.not_deleted", path=str(path), reason=error.strerror)) from None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from .errors import InvalidRequest, UnusableInput
+from .errors import InvalidRequest, NoSettings, UnusableInput
 from .media.metadata import (
     is_mp4,
     is_png,
@@ -84,8 +84,8 @@ def recall(path: Path) -> Recalled:
     """
     try:
         found = _read(path)
-    except ValueError as error:
-        raise UnusableInput(Message("recall.unusable", file=repr(path.name), reason=str(error))) from None
+    except NoSettings as error:
+        raise UnusableInput(Message("recall.unusable", file=repr(path.name), reason=error.said)) from None
     fields, not_taken = _checked(found.fields)
     ignored = sorted({key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in found.ignored})
     return Recalled(found.source, fields, tuple(ignored), not_taken, tuple(found.notes), found.checkpoint)
@@ -129,7 +129,7 @@ def _of_json(data: Mapping[str, Any]) -> _Found:
         return _of_recipe("framepack", data)
     if data.keys() >= {"prompt", "seed"} and data.keys() & _STUDIO_ONLY:
         return _of_studio(data)
-    raise ValueError("it is JSON of something else; known are FramePack's own and FramePack-Studio's")
+    raise NoSettings(Message("recall.other_json"))
 
 
 def _of_ours(recipe: Mapping[str, Any]) -> _Found:
@@ -146,7 +146,7 @@ def _of_recipe(source: Origin, data: Mapping[str, Any]) -> _Found:
     try:
         values = flat(as_present(data), Recipe)
     except InvalidRequest as error:
-        raise ValueError(str(error)) from None
+        raise NoSettings(error.said) from None
     known = fields(Recipe)
     found = _Found(source, {key: value for key, value in values.items() if key in known})
     found.ignored = [key for key in values if key not in known]
@@ -157,7 +157,7 @@ def _of_recipe(source: Origin, data: Mapping[str, Any]) -> _Found:
 def _object(key: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     value = data.get(key)
     if not isinstance(value, dict):
-        raise ValueError(f"{key!r} is missing or not an object")
+        raise NoSettings(Message("recall.key_missing", key=repr(key)))
     return value
 
 
@@ -245,7 +245,7 @@ _EICHI_KEYS = ("prompt", "seed", "section_prompt", "section_number")
 def _of_eichi(texts: Mapping[str, str]) -> _Found:
     values = {**_eichi_lines(texts.get("parameters", "")), **{key: texts[key] for key in _EICHI_KEYS if key in texts}}
     if "seed" not in values:
-        raise ValueError("its texts are another program's: no line in them begins with 'Seed:'")
+        raise NoSettings(Message("recall.other_texts"))
     prompt = {"prompt": values["prompt"]} if "prompt" in values else {}
     found = _Found("eichi", {**prompt, "seed": _scalar(values["seed"])})
     found.ignored = [key for key in (*values, *texts) if key not in ("prompt", "seed", "parameters")]

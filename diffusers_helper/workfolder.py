@@ -33,7 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from . import __version__, faults
-from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder
+from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder, told_by
 from .media.files import (
     day_folder,
     job_stem,
@@ -290,7 +290,7 @@ def _read(file: Path) -> tuple[Manifest, Request]:
         manifest = TypeAdapter(Manifest).validate_python(json.loads(file.read_bytes()))
         request = Request.from_data(manifest.request)
     except (OSError, ValueError, RecursionError, InvalidRequest) as error:
-        raise UnusableResumeFolder(Message("files.damaged", file=str(file), reason=str(error))) from None
+        raise UnusableResumeFolder(Message("files.damaged", file=str(file), reason=told_by(error))) from None
     if not 1 <= manifest.format <= FORMAT:
         raise UnusableResumeFolder(Message("resume.format", file=str(file), format=manifest.format, known=FORMAT))
     manifest.check_targets(file, request.output.suffix)

@@ -14,11 +14,11 @@ import pytest
 
 from diffusers_helper import settings, workfolder
 from diffusers_helper.errors import (
+    FramePackError,
     InvalidRequest,
     InvalidSetting,
     OutputFailed,
     UnusableCheckpoint,
-    UnusableInput,
     UnusableResumeFolder,
 )
 from diffusers_helper.events import Failed, Finished, Started
@@ -209,7 +209,7 @@ LONG = "x" * 1000
     ],
 )
 def test_so_it_is_in_every_refusal(refuse: Callable[[], Any]) -> None:
-    with pytest.raises((UnusableInput, ValueError), match=r"'x{56}\.\.\. \(1000 characters\)"):
+    with pytest.raises((FramePackError, ValueError), match=r"'x{56}\.\.\. \(1000 characters\)"):
         refuse()
 
 

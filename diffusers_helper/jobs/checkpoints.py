@@ -15,7 +15,7 @@ from ..errors import UnusableCheckpoint
 from ..media.files import written_whole
 from ..models.table import CHECKPOINTS, Checkpoint
 from ..names import quoted
-from ..words import Message, plain
+from ..words import Message
 
 
 class Checkpoints:
@@ -39,8 +39,8 @@ class Checkpoints:
         except UnusableCheckpoint as error:
             if not source:
                 raise
-            wanted = Message("checkpoint.not_any_more", name=Path(source).name, reason=error.said)
-            raise UnusableCheckpoint(wanted) from None
+            gone = Message("command.checkpoint_gone", name=Path(source).name, reason=error.said)
+            raise UnusableCheckpoint(gone) from None
 
     def get(self, source: str = "") -> Checkpoint | None:
         """The same; None where it cannot be used."""
@@ -70,8 +70,8 @@ class Checkpoints:
         """The installed one of that name. Raises UnusableCheckpoint."""
         installed = {checkpoint.name: checkpoint for checkpoint in self.installed()}
         if name not in installed:
-            there = plain(", ".join(installed)) if installed else Message("words.none")
-            raise UnusableCheckpoint(Message("checkpoint.not_installed", name=quoted(name), installed=there))
+            there = ", ".join(installed) or Message("words.none")
+            raise UnusableCheckpoint(Message("command.checkpoint_unknown", name=quoted(name), installed=there))
         return installed[name]
 
     def choose(self, name: str) -> Checkpoint:

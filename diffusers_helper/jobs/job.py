@@ -18,11 +18,6 @@ Keep: TypeAlias = Literal["now", "section", "nothing"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
 
 
-def in_words(state: State) -> Message:
-    """A state in a sentence."""
-    return Message(f"command.state_{state}")
-
-
 @dataclass(frozen=True)
 class Job:
     """One request in the queue. Times are unix seconds; the order of jobs never depends on them.
@@ -129,7 +124,7 @@ class UnreadableJob:
     """
 
     id: int
-    reason: str
+    reason: Message
     row: tuple[Any, ...]
 
     def snapshot(self) -> dict[str, Any]:
@@ -138,5 +133,5 @@ class UnreadableJob:
             ("checkpoint", "executor", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
         )
         counts = dict.fromkeys(("section", "sections", "step", "steps", "frames"), 0)
-        said = {"id": self.id, "state": "unreadable", "error": self.reason, "notices": [], "can_go_on": False}
+        said = {"id": self.id, "state": "unreadable", "error": str(self.reason), "notices": [], "can_go_on": False}
         return {**unknown, **counts, **said}

@@ -34,8 +34,8 @@ class InstanceLock:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:  # it is an OSError too
-            held = {"folder": str(self._folder.parent), "holder": self._holder()}
-            raise AlreadyRunning(Message("queue_notice.another_program", **held)) from None
+            where = {"folder": str(self._folder.parent), "holder": self._holder()}
+            raise AlreadyRunning(Message("queue_notice.other_program", **where)) from None
         except OSError as error:
             log.warning("%s cannot be locked: %s", self._folder, error.strerror)
         self.tell("")
@@ -52,9 +52,9 @@ class InstanceLock:
         """Let the next program have the folder."""
         self._lock.release()
 
-    def _holder(self) -> str:
+    def _holder(self) -> Message:
         try:
             said = json.loads((self._folder / INSTANCE).read_text(encoding="utf-8"))
-            return f"process {int(said['process'])} {said['address']}".strip()
+            return Message("queue_notice.holder", process=f"{int(said['process'])} {said['address']}".strip())
         except (OSError, ValueError, KeyError, TypeError):
-            return "an unknown process"
+            return Message("queue_notice.holder_unknown")

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import FramePackError
 from ..events import Cancelled, Decoding, Ended, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step
+from ..words import Message
 from .job_progress import FORM, JobProgress
 
 _FIRST: Mapping[str, Any] = {
@@ -24,18 +26,18 @@ FIGURES = ("seconds_total", "seconds_sampling", "seconds_decoding", "steps_compu
 
 
 def progress_of(content: Mapping[str, Any], state: str) -> dict[str, Any]:
-    """A job's progress as ``JobProgress.from_dict`` takes it. Raises TypeError, ValueError.
+    """A job's progress as ``JobProgress.from_dict`` takes it. Raises FramePackError, TypeError.
 
     ``state``: the job's; the first form does not say how a job ended.
     """
     if not isinstance(content, Mapping):
-        raise ValueError(f"progress: must be a JSON object, not {type(content).__name__}")
+        raise FramePackError(Message("queue_notice.no_progress", type=type(content).__name__))
     form = content.get("form", 1)
     if form == FORM:
         return dict(content)
     if form == 1:
         return _from_1({**_FIRST, **content}, state)
-    raise ValueError(f"progress: form {form!r} is not known; this program reads up to {FORM}")
+    raise FramePackError(Message("queue_notice.later_progress", form=repr(form), known=FORM))
 
 
 def _from_1(flat: Mapping[str, Any], state: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..errors import UnusablePicture
 from ..media.files import make_folder, written_whole
 from ..media.metadata import write_png
 from ..media.pictures import open_picture
+from ..words import Message
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class PictureShelf:
         try:
             content = picture.read_bytes()
         except OSError as error:
-            words = f"the picture {picture.name!r} cannot be read: {error.strerror}"
-            raise UnusablePicture(words, "unreadable", name=repr(picture.name), reason=error.strerror) from None
+            what = {"name": repr(picture.name), "reason": error.strerror}
+            raise UnusablePicture(Message("command.picture_unreadable", **what), "unreadable", **what) from None
         place = self._folder / f"{hashlib.sha256(content).hexdigest()}.picture"
         with self._spared(place.stem):
             if not place.is_file():

@@ -109,7 +109,7 @@ class _ProcessExecution:
         try:
             process = self._start()
         except OSError as error:
-            raise OutputFailed(Message("failure.no_process", reason=error.strerror or "")) from None
+            raise OutputFailed(Message("process.not_started", reason=error.strerror)) from None
         with self._changing:
             self._process = process
             if self._cancelled:
@@ -131,7 +131,7 @@ def _without_a_word(code: int) -> FramePackError:
     """What a process means that ended without a last event."""
     if code < 0:
         names = {each.value: each.name for each in signal.Signals}
-        return ExecutorLost(f"its process was ended by {names.get(-code, f'signal {-code}')}")
+        return ExecutorLost(Message("process.ended_by", signal=names.get(-code, f"signal {-code}")))
     if code == INTERRUPTED:
-        return ExecutorLost("its process was interrupted")
-    return FramePackError(f"its process ended with exit code {code} and did not say why; the log may")
+        return ExecutorLost(Message("process.interrupted"))
+    return FramePackError(Message("process.without_a_word", code=code))

@@ -23,7 +23,7 @@ from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
 from ..words import Message
-from .job import Job, Keep, State, UnreadableJob, in_words
+from .job import Job, Keep, State, UnreadableJob
 from .job_progress import JobProgress
 from .pictures import PictureShelf
 from .reader import OWN_FOLDER, QueueReader
@@ -70,7 +70,7 @@ class JobQueue(QueueReader):
         with self._taken_in(request, source) as (request, source), self._changed:
             job = self._queued(job_id)
             if job.progress.folder:
-                raise InvalidCommand(Message("command.goes_on", job=job_id))
+                raise InvalidCommand(Message("command.unfinished", job=job_id))
             self._ledger.write(replace(job, request=request, checkpoint=source))
             self._tidy()
             return self.job(job_id)
@@ -109,7 +109,7 @@ class JobQueue(QueueReader):
             elif job.state == "running":
                 self._ledger.write(replace(job, stop=keep))
             else:
-                raise InvalidCommand(Message("command.ended", job=job_id, state=in_words(job.state)))
+                raise InvalidCommand(Message("command.not_stoppable", job=job_id, state=_called(job)))
 
     def retry(self, job_id: int) -> Job:
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
@@ -124,7 +124,7 @@ class JobQueue(QueueReader):
         with self._changed:
             job = self._stopped(job_id)
             if not job.can_go_on:
-                raise InvalidCommand(Message("command.nothing_unfinished", job=job_id))
+                raise InvalidCommand(Message("command.nothing_to_go_on", job=job_id))
             self._ledger.write(replace(job, progress=job.progress.to_go_on_with(), **self._again()))
             return self.job(job_id)
 
@@ -271,13 +271,13 @@ class JobQueue(QueueReader):
     def _queued(self, job_id: int) -> Job:
         job = self.job(job_id)
         if job.state != "queued":
-            raise InvalidCommand(Message("command.not_queued", job=job_id, state=in_words(job.state)))
+            raise InvalidCommand(Message("command.only_queued", job=job_id, state=_called(job)))
         return job
 
     def _stopped(self, job_id: int) -> Job:
         job = self.job(job_id)
         if job.state not in ("failed", "cancelled", "interrupted"):
-            raise InvalidCommand(Message("command.not_stopped", job=job_id, state=in_words(job.state)))
+            raise InvalidCommand(Message("command.only_stopped", job=job_id, state=_called(job)))
         return job
 
     def _not_running(self, job_id: int) -> Job | UnreadableJob:
@@ -313,3 +313,8 @@ class JobQueue(QueueReader):
         with self._changed:
             self._ledger.set_paused(paused)
             self._halted = self._halted if paused else {}
+
+
+def _called(job: Job) -> Message:
+    """The state of a job, as the page calls it."""
+    return Message(f"job.state_{job.state}")

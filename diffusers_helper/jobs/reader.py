@@ -92,7 +92,7 @@ class QueueReader:
         try:
             return self._ledger.jobs[job_id]
         except KeyError:
-            raise UnknownJob(Message("command.no_job", job=job_id)) from None
+            raise UnknownJob(Message("command.unknown", job=job_id)) from None
 
     def snapshot(self, job_id: int) -> dict[str, Any]:
         """What a program is told of a job, also of an unreadable one. Raises UnknownJob."""

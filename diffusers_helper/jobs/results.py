@@ -78,8 +78,10 @@ def move(file: Path, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         _rename(file, place)
     except OSError as error:
-        where = {"file": str(file), "folder": str(place.parent)}
-        raise OutputFailed(Message("files.not_moved", **where, reason=error.strerror or str(error))) from None
+        reason = error.strerror or str(error)
+        raise OutputFailed(
+            Message("command.not_moved", file=str(file), folder=str(place.parent), reason=reason)
+        ) from None
 
 
 def _rename(file: Path, place: Path) -> None:

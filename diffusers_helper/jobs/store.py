@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable
+from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable, told_by
 from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
@@ -101,7 +101,7 @@ class JobStore:
         if not empty and made_by != APPLICATION_ID:
             raise ForeignQueue(Message("queue_notice.foreign"))
         if not empty and not 1 <= version <= VERSION:
-            raise ForeignQueue(Message("queue_notice.newer", version=version, known=VERSION))
+            raise ForeignQueue(Message("queue_notice.other_version", version=version, known=VERSION))
         if (fault := run("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise DamagedQueue(fault)
         run("PRAGMA journal_mode = WAL")
@@ -240,8 +240,7 @@ def open_store(folder: Path) -> tuple[JobStore, tuple[Message, ...]]:
 
 
 def _unusable(file: Path, error: Exception) -> Message:
-    reason = error.said if isinstance(error, FramePackError) else plain(str(error))
-    return Message("queue_notice.unusable", file=str(file), reason=reason)
+    return Message("queue_notice.unusable", file=str(file), reason=told_by(error))
 
 
 def _open_sound(file: Path) -> tuple[JobStore, tuple[Message, ...]]:
@@ -279,7 +278,7 @@ def _explained(file: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise QueueUnavailable(Message("queue_notice.not_read", file=str(file), reason=str(error))) from error
+        raise QueueUnavailable(Message("queue_notice.unreachable", file=str(file), reason=str(error))) from error
     except sqlite3.DatabaseError as error:
         raise DamagedQueue(str(error)) from error
 
@@ -311,19 +310,19 @@ def _read(row: tuple[Any, ...], output_dir: Path) -> Job | UnreadableJob:
     try:
         return _job(dict(zip(_COLUMNS, row, strict=True)), output_dir)
     except FramePackError as error:
-        reason = str(error)
+        reason = error.said
     except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        reason = plain("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
     except Exception as error:
         log.exception("job %d cannot be read", row[0])
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        reason = plain(f"{type(error).__name__}: {error}")
     return UnreadableJob(row[0], reason, row)
 
 
 def _job(row: dict[str, Any], output_dir: Path) -> Job:
     for name in _TIMES:
         if isinstance(row[name], (int, float)) and not 0 <= row[name] <= LAST_SECOND:
-            raise ValueError(f"{name}: {row[name]!r} is no time")
+            raise FramePackError(Message("queue_notice.no_time", field=name, value=repr(row[name])))
     request = Request.from_json(row["request"])
     progress = migrate.progress_of(json.loads(row["progress"]), row["state"])
 

@@ -55,12 +55,12 @@ class Trash:
         Raises InvalidCommand, OutputFailed.
         """
         if job_id not in (job.id for job in self.jobs):
-            raise InvalidCommand(Message("command.gone_for_good", job=job_id, folder=TRASH))
+            raise InvalidCommand(Message("command.undo_over", job=job_id, folder=TRASH))
         deleted = self._deleted[job_id]
         moves = tuple((place, was) for was, place in deleted.moved if place.exists())
         for _, was in moves:
             if was.exists():
-                raise OutputFailed(Message("command.place_taken", job=job_id, place=str(was)))
+                raise OutputFailed(Message("command.undo_in_the_way", job=job_id, place=str(was)))
         with moved(moves):
             yield deleted.job
         del self._deleted[job_id]

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from ..errors import UnusableInput
+from ..errors import NoSettings, UnusableInput
 from ..names import quoted
 from ..words import Message
 from .files import written_whole
@@ -45,18 +45,20 @@ def write_png(path: Path, pixels: np.ndarray, metadata: Mapping[str, Any], durab
 
 
 def strict_object(text: str) -> dict[str, Any]:
-    """The JSON object in ``text``. Raises ValueError, in plain words, also for what a lenient reader would let pass.
+    """The JSON object in ``text``. Raises NoSettings, also for what a lenient reader would let pass.
 
     NaN and Infinity, which other programs write, are read as such; whoever takes numbers out of it checks them.
     """
     try:
         found = json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise NoSettings(Message("recall.too_deep")) from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON, or cut off ({error})") from None
+        raise NoSettings(Message("recall.no_json", reason=str(error))) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise NoSettings(str(error)) from None
     if not isinstance(found, dict):
-        raise ValueError("it holds no JSON object")
+        raise NoSettings(Message("recall.no_object"))
     return found
 
 
@@ -64,7 +66,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"it says {quoted(key)} twice")
+        raise NoSettings(Message("recall.twice", key=quoted(key)))
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from ..errors import InvalidCommand, UnreadableEvent
+from ..errors import InvalidCommand, UnreadableEvent, told_by
 from ..events import Downloaded, Downloading, Event, Failed, Notice
 from ..jobs.program import said_by, start_program
 from ..models.about import describe_large
@@ -90,13 +90,13 @@ class Fetching:
 
     def _check(self, name: str, network: Network) -> None:
         if network.offline:
-            raise InvalidCommand(Message("download.while_offline"))
+            raise InvalidCommand(Message("command.fetch_offline"))
         if name not in CHECKPOINTS or not CHECKPOINTS[name].sources:
-            raise InvalidCommand(Message("checkpoint.none", name=repr(name)))
+            raise InvalidCommand(Message("command.fetch_unknown", name=repr(name)))
 
     def _check_idle(self) -> None:
         if self.now.running:
-            raise InvalidCommand(Message("download.already", name=self.now.name))
+            raise InvalidCommand(Message("command.fetch_running", name=self.now.name))
 
     def stop(self) -> None:
         """End the download; what has arrived is kept."""
@@ -109,7 +109,7 @@ class Fetching:
         try:
             self._follow(arguments)
         except (OSError, UnreadableEvent) as error:
-            self._change(problem=plain(str(error)))
+            self._change(problem=told_by(error))
         finally:
             self._change(running=False)
 
@@ -155,7 +155,7 @@ def _row(name: str, now: Fetch, paths: Paths, network: Network, texts: Texts) ->
     if not missing:
         return f"<dd>{escape(texts('system.fetch_here'))}</dd>"
     words = escape(texts("system.fetch_missing", missing=f"{missing:.1f}", total=f"{known.size_gb:.1f}"))
-    problem = f"<dd>{escape(texts.said(now.problem))}</dd>" if now.name == name and now.problem else ""
+    problem = _problem(now, texts) if now.name == name else ""
     about = describe_large(name).about
     told = f"<dd>{escape(about.sentences(texts.language))}</dd>"
     if now.asked and now.name == name:
@@ -184,8 +184,11 @@ def _under_way(now: Fetch, texts: Texts) -> str:
             words += f" · {duration(now.last.seconds_left, texts)}"
         meter = f'<meter min="0" max="{total:.3f}" value="{done:.3f}"></meter>'
     button = "" if now.stopping else _button("fetch_stop", now.name, texts("system.fetch_stop"))
-    problem = f"<dd>{escape(texts.said(now.problem))}</dd>" if now.problem else ""
-    return f"<dd>{escape(words)} {button}{meter}</dd>{problem}"
+    return f"<dd>{escape(words)} {button}{meter}</dd>{_problem(now, texts)}"
+
+
+def _problem(now: Fetch, texts: Texts) -> str:
+    return f"<dd>{escape(texts.said(now.problem))}</dd>" if now.problem else ""
 
 
 def _button(act: str, name: str, words: str) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from ..events import Failed
 from ..jobs.job import ENDED, Job, UnreadableJob
 from ..request import DRAW_A_SEED
 from ..words import Message, Texts
@@ -87,7 +88,7 @@ def broken(unreadable: Sequence[UnreadableJob], texts: Texts) -> str:
     """What stands in the queue's file and is no job: why, and the way to delete it."""
     rows = (
         f'<li class="q-row q-unreadable"><div class="q-words"><p class="q-prompt">{_unreadable(job, texts)}</p>'
-        f'<p class="q-error">{escape(job.reason)}</p></div>'
+        f'<p class="q-error">{escape(texts.said(job.reason))}</p></div>'
         f'<div class="q-acts">{acts.icon(Offer("trash", job.id, texts("queue.delete")), "q-danger")}</div></li>'
         for job in unreadable
     )
@@ -200,7 +201,8 @@ def undo(trashed: Sequence[Job | UnreadableJob], texts: Texts) -> str:
 
 
 def _card(job: Job, texts: Texts) -> str:
-    error = f'<p class="q-error">{escape(job.progress.error)}</p>' if job.progress.error else ""
+    told = job.progress.ended
+    error = f'<p class="q-error">{escape(texts.said(told.said, told.error))}</p>' if isinstance(told, Failed) else ""
     ended = datetime.fromtimestamp(job.ended_at or job.created_at)
     when = f'<time datetime="{ended:%Y-%m-%dT%H:%M}">{ended:%Y-%m-%d %H:%M}</time>'
     return (

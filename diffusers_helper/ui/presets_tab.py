@@ -13,7 +13,7 @@ import gradio as gr
 
 from ..errors import FramePackError, UnusableInput
 from ..media.metadata import read_text
-from ..presets import Preset, file_name
+from ..presets import Preset, about_file, file_name
 from ..request.fields import PICTURE
 from ..words import Message, Texts
 from .desk import Desk
@@ -101,15 +101,15 @@ class Presets:
 
     def take_in(self, paths: Sequence[str] | None, language: str) -> tuple[str, None]:
         """Import each file; one that is refused stops none of the others, and nothing of it is kept."""
-        names, refused = [], []
+        texts, names, refused = Texts(language), [], []
         for path in paths or ():
             try:
                 names.append(self._store.import_text(read_text(Path(path))).name)
             except FramePackError as error:
-                refused.append(Message("preset.problem", file=Path(path).name, reason=error.said))
+                refused.append(texts.said(about_file(Path(path), error)))
         if names:
-            inform(Texts(language)("presets.imported", names=", ".join(names)))
-        _warn([Texts(language).said(each) for each in refused])
+            inform(texts("presets.imported", names=", ".join(names)))
+        _warn(refused)
         return self.listed(language), None
 
     def carry_out(self, language: str, chosen: str | None, event: gr.EventData) -> list[Any]:

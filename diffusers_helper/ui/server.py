@@ -21,7 +21,6 @@ from ..errors import InvalidSetting, OutputFailed
 from ..interrupt import StopSignal
 from ..proxies import no_proxies, require_usable_proxies
 from ..settings import PAGE_KNOBS, PageOptions
-from ..words import Message
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -94,7 +93,7 @@ def empty_uploads(output_dir: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputFailed(Message("files.no_output_folder", folder=str(folder), reason=error.strerror or "")) from None
+        raise OutputFailed(f"Could not make {folder}: {error.strerror}. Choose another output folder.") from None
 
 
 def warnings(options: PageOptions) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.errors import InvalidCommand
+from diffusers_helper.events import Event, Failed, Notice
 from diffusers_helper.models.table import CHECKPOINTS, find_checkpoint
 from diffusers_helper.settings import Network, Paths, resolve
-from diffusers_helper.ui.fetching import Fetching, render
-from diffusers_helper.words import Texts
+from diffusers_helper.ui.fetching import Fetch, Fetching, render
+from diffusers_helper.words import LANGUAGES, Message, Texts, plain
 
 from ..models.hub_server import HubServer
 
@@ -73,7 +74,7 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
     settings, fetching = settings_of(server, tmp_path), Fetching()
     fetching.start(NAME, *settings)
     until = time.monotonic() + 20
-    while "503" not in fetching.now.problem and time.monotonic() < until:
+    while "503" not in str(fetching.now.problem) and time.monotonic() < until:
         time.sleep(0.01)
     shown = render(fetching, *settings, ENGLISH)
     assert "503" in shown
@@ -86,8 +87,8 @@ def test_it_is_watched_and_stopped_while_it_waits(server: HubServer, tmp_path: P
     assert not fetching.now.complete
 
 
-@pytest.mark.parametrize("why", ["", "needs 59 GB of <RAM>"])
-def test_it_asks_first_and_says_what_speaks_against_it(server: HubServer, tmp_path: Path, why: str) -> None:
+@pytest.mark.parametrize("why", [None, plain("needs 59 GB of <RAM>")])
+def test_it_asks_first_and_says_what_speaks_against_it(server: HubServer, tmp_path: Path, why: Message | None) -> None:
     settings, fetching = settings_of(server, tmp_path), Fetching()
     fetching.ask(NAME, settings[1], lambda: why)
     asked = render(fetching, *settings, ENGLISH)
@@ -97,6 +98,29 @@ def test_it_asks_first_and_says_what_speaks_against_it(server: HubServer, tmp_pa
     assert not fetching.now.running
     fetching.decline()
     assert "fetch_yes" not in render(fetching, *settings, ENGLISH)
+
+
+SAID = {"en": "needs at least 9.0 GB of RAM", "ja": "少なくとも 9.0 GB の RAM が必要です", "zh": "至少需要 9.0 GB 内存"}
+HELD_UP = {"en": "ran out of RAM", "ja": "RAM が足りなくなりました", "zh": "内存已用完"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_speaks_against_it_and_what_holds_it_up_is_in_the_language_of_the_page(
+    tmp_path: Path, language: str
+) -> None:
+    settings, fetching = resolve({"models_dir": str(tmp_path)}, {}, tmp_path / "none.json"), Fetching()
+    why = Message("memory.needs_ram", ram=9 * 10**9, ram_free=10**9)
+    fetching.ask(NAME, settings.network, lambda: why)
+    assert SAID[language] in render(fetching, settings.paths, settings.network, Texts(language))
+    fetching.now = Fetch(NAME, running=True).after(Notice.of(Message("memory.freed_ram")))
+    assert HELD_UP[language] in render(fetching, settings.paths, settings.network, Texts(language))
+
+
+@pytest.mark.parametrize("event", [Notice(message="as it was"), Failed(error="as it was", exit_code=1, folder=None)])
+def test_an_event_without_data_is_shown_as_it_is(tmp_path: Path, event: Event) -> None:
+    settings, fetching = resolve({"models_dir": str(tmp_path)}, {}, tmp_path / "none.json"), Fetching()
+    fetching.now = Fetch(NAME, running=True).after(event)
+    assert "as it was" in render(fetching, settings.paths, settings.network, Texts("ja"))
 
 
 def test_what_cannot_begin_is_refused(server: HubServer, tmp_path: Path) -> None:

@@ -129,6 +129,19 @@ def test_importing_takes_the_good_and_refuses_the_bad_whole(stage: Stage, preset
     assert presets.take_in(None, "en")[1] is None
 
 
+OTHER_PROGRAM = {"en": "another program wrote it", "ja": "別のプログラムが書いたものです", "zh": "它由其他程序写入"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_why_a_file_is_refused_is_in_the_language_of_the_page(stage: Stage, presets: Presets, language: str) -> None:
+    (stage.folder / "other.json").write_text("{}")
+    with pytest.warns(UserWarning, match=OTHER_PROGRAM[language]):
+        presets.take_in([str(stage.folder / "other.json")], language)
+    stage.desk.presets.save("Mine", {})
+    (stage.desk.presets.folder / "other.json").write_text("{}")
+    assert OTHER_PROGRAM[language] in presets.listed(language)
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_names_and_values_are_shown_as_text(stage: Stage, presets: Presets, language: str) -> None:
     stage.desk.presets.save(HOSTILE, {"prompt": HOSTILE * 50, "size": "64x64"})

@@ -16,6 +16,7 @@ from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.queue_tab import build
+from diffusers_helper.words import LANGUAGES
 
 from .stage import Stage, click, tab_of
 
@@ -223,6 +224,24 @@ def test_a_click_on_a_job_that_is_gone(stage: Stage, commands: Commands) -> None
         press(commands, "trash", 99)
     with pytest.raises(UnknownJob):
         press(commands, "up")
+
+
+REFUSED = {
+    "en": "job 1 is running; only queued jobs can be changed or moved",
+    "ja": "ジョブ 1 は「実行中」です。変更や移動ができるのは待機中のジョブだけです",
+    "zh": "任务 1 为“运行中”状态；只能修改或移动等待中的任务",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_click_that_is_refused_is_told_so_in_the_language_of_the_page(
+    stage: Stage, commands: Commands, language: str
+) -> None:
+    stage.add()
+    stage.queue.claim()
+    with pytest.raises(gr.Error) as told:
+        user_errors(commands.carry_out)(language, None, click("next", 1), asked_from())
+    assert told.value.message == REFUSED[language]
 
 
 @pytest.mark.parametrize("act", ["", "drop table", "__class__", "outputs", "carry_out"])

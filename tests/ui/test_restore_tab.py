@@ -13,9 +13,10 @@ from diffusers_helper.errors import UnusableInput
 from diffusers_helper.media.metadata import as_comment, write_png
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
+from diffusers_helper.ui import restore_tab
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.restore_tab import Found, Restore, build
-from diffusers_helper.words import LANGUAGES
+from diffusers_helper.words import LANGUAGES, Message, Texts
 
 from ..test_recall import STUDIO
 from .stage import HOSTILE, Stage, click, tab_of
@@ -111,6 +112,21 @@ def test_nothing_ticked_is_told(stage: Stage, restore: Restore, ticked: str) -> 
         restore.take(found, "en", None, click("some", value=ticked))
     with pytest.raises(UnusableInput):
         restore.take(None, "en", None, click("some", value=EVERYTHING))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_why_a_file_cannot_be_used_is_in_the_language_of_the_page(
+    stage: Stage, restore: Restore, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = Message("preset_error.other_program")
+
+    def refuse(path: Path) -> None:
+        raise UnusableInput(why)
+
+    monkeypatch.setattr(restore_tab, "recall", refuse)
+    found, shown = restore.read(our_picture(stage.folder), language, None, *stage.values())
+    assert found is None
+    assert Texts(language).said(why) in shown
 
 
 def test_our_picture_is_itself_the_start_picture(stage: Stage, restore: Restore) -> None:

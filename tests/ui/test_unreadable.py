@@ -33,11 +33,14 @@ def stage(tmp_path: Path) -> Stage:
     for prompt in "abc":
         queue.add(make_request(make_picture(tmp_path), prompt=prompt))
     queue.close()
-    with closing(sqlite3.connect(tmp_path / "outputs" / ".framepack" / FILE)) as file:
-        command = "UPDATE job SET request = json_set(request, '$.kind', ?) WHERE id = ?"
-        file.execute(command, (HOSTILE, BROKEN))
-        file.commit()
+    change_row(tmp_path, "request = json_set(request, '$.kind', ?)", HOSTILE)
     return make_stage(tmp_path)
+
+
+def change_row(folder: Path, change: str, *values: str) -> None:
+    with closing(sqlite3.connect(folder / "outputs" / ".framepack" / FILE)) as file:
+        file.execute(f"UPDATE job SET {change} WHERE id = ?", (*values, BROKEN))  # noqa: S608
+        file.commit()
 
 
 def shown(stage: Stage, language: str = "en") -> Mapping[str, str]:
@@ -59,6 +62,19 @@ def test_the_queue_shows_it_with_its_reason_and_the_others_beside(stage: Stage, 
     assert HOSTILE[:20] in seen.text
     assert acts(content) == ["trash"]
     assert [image["src"][:8] for image in seen.all("img") if image["src"]] == ["media/1/", "media/3/"]
+
+
+NO_TIME = {"en": "-1.0 is no time", "ja": "-1.0 は時刻ではありません", "zh": "-1.0 不是时间"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_reason_of_ours_is_in_the_language_of_the_page(stage: Stage, language: str) -> None:
+    """Programs are told it in English."""
+    stage.queue.close()
+    change_row(stage.folder, "created_at = -1.0")
+    opened = make_stage(stage.folder)
+    assert NO_TIME[language] in Seen(shown(opened, language)["queue"]).text
+    assert opened.queue.snapshot(BROKEN)["error"] == "created_at: -1.0 is no time"
 
 
 def test_no_other_part_of_the_page_shows_it(stage: Stage) -> None:

@@ -19,6 +19,8 @@ from diffusers_helper.words import LANGUAGES, AnyMessage, Message, Texts, joined
 from diffusers_helper.words.texts import FOLDER
 
 PACKAGE = FOLDER.parent.parent
+OTHERS_SAY_TOO = {"generate", "job", "presets", "queue", "restore", "words"}
+"""Subjects of which the page, or a message, says some."""
 BLOCKS = Message("memory.fewer_blocks", blocks=4)
 NESTED = Message(
     "memory.plan_gpu",
@@ -76,13 +78,7 @@ def test_every_message_has_a_text_with_a_place_for_each_of_its_values() -> None:
 
 def test_every_text_of_a_subject_of_messages_is_said_somewhere() -> None:
     patterns = {code.pattern: code for _, code, _ in made()}
-    subjects = {pattern.partition(r"\.")[0] for pattern in patterns} - {
-        "generate",
-        "queue",
-        "presets",
-        "restore",
-        "words",
-    }
+    subjects = {pattern.partition(r"\.")[0] for pattern in patterns} - OTHERS_SAY_TOO
     texts = [key for key in texts_by_key() if key.partition(".")[0] in subjects]
     assert len(texts) > 50
     unsaid = [key for key in texts if not any(code.fullmatch(key) for code in patterns.values())]
