@@ -70,7 +70,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
-    from diffusers_helper.ui.desk import Desk
+    from diffusers_helper.ui.app_context import AppContext
 
     paths = chosen.paths
     presets = PresetStore(paths.output_dir / ".framepack" / "presets")
@@ -84,7 +84,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     queue = JobQueue(paths.output_dir, checkpoints.get)
     server.empty_uploads(paths.output_dir)
     workers = Workers(queue, _executors(chosen, checkpoints, queue))
-    desk = Desk(
+    context = AppContext(
         queue=queue,
         settings=chosen,
         checkpoints=checkpoints,
@@ -92,11 +92,11 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         warnings=server.warnings(chosen.page),
         worker_heartbeat=workers.heartbeat_age_seconds,
     )
-    page = server.PageServer(desk, build_page(desk), launch_options(desk))
+    page = server.PageServer(context, build_page(context), launch_options(context))
     page.open()
     queue.tell_address(page.addresses[0])
     workers.start()
-    _tell(page, desk.warnings, desk.checkpoint_problem)
+    _tell(page, context.warnings, context.checkpoint_problem)
     wished = page.wait(stop)
     if not workers.stop(STOP_SECONDS):
         log.warning("a running job did not stop in %d s; it can go on at the next start", STOP_SECONDS)

@@ -148,15 +148,15 @@ def _serve_events_page(output_dir: str) -> int:
 
     import demo_gradio
     from diffusers_helper.ui import app, fragments, server
-    from diffusers_helper.ui.desk import Desk
+    from diffusers_helper.ui.app_context import AppContext
 
-    def build(desk: Desk) -> gr.Blocks:
+    def build(context: AppContext) -> gr.Blocks:
         with gr.Blocks(analytics_enabled=False) as blocks:
             shown, tick = gr.HTML(), gr.Button()
-            tick.click(lambda: "".join(fragments.render(desk, "en").values()), None, shown, queue=False)
+            tick.click(lambda: "".join(fragments.render(context, "en").values()), None, shown, queue=False)
         return blocks
 
-    app.build_page, app.launch_options = build, lambda desk: {}
+    app.build_page, app.launch_options = build, lambda context: {}
     server._layers = lambda *arguments: []
     return demo_gradio.main(["--output-dir", output_dir])
 

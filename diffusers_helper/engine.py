@@ -37,7 +37,7 @@ from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
 from .models.modulation import ModulationTable
 from .models.shards import WeightFilter
-from .models.speed import quicken
+from .models.speed import apply_kernels
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
 from .models.weights import constraints_of, load_transformer, why_no_products
@@ -236,7 +236,7 @@ class Engine:
             return transformer
 
         parts = load_parts(checkpoint, compute, load)
-        attention = quicken(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
+        attention = apply_kernels(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
         notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []))
         return cls(checkpoint, compute, parts, planner, attention, notices)
 

@@ -155,7 +155,7 @@ def _to_the_end(run: Run) -> Events:
     """The road, and the one event that ends it whatever happens."""
     folder = str(run.folder.path)
     try:
-        yield from _road(run)
+        yield from _run_sections(run)
         yield Finished(**run.totals())
     except CancelRequested:
         yield Cancelled(**run.totals(), folder=folder)
@@ -176,7 +176,7 @@ def _said(error: Exception) -> Message:
     return plain(f"{type(error).__name__}: {error}")
 
 
-def _road(run: Run) -> Events:
+def _run_sections(run: Run) -> Events:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
     memory = run.engine.prepare(run.request, run.height, run.width)
     yield _plan_event(run, memory)

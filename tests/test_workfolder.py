@@ -116,15 +116,15 @@ def test_a_folder_is_named_as_seen_from_where_one_works(begin: Begin, monkeypatc
 
 
 ALONE = {
-    "elsewhere": "desk/work",
-    "under its own name": "desk/{name}",
+    "elsewhere": "context/work",
+    "under its own name": "context/{name}",
     "one up": "home/outputs/{name}",
     "renamed": "home/outputs/{day}/renamed",
-    "a name with dots": "desk/a.b.c",
-    "a name of a video": "desk/cat.mp4",
+    "a name with dots": "context/a.b.c",
+    "a name of a video": "context/cat.mp4",
     "another day": "home/outputs/1999-12-31/{name}",
-    "other letters": "desk/動画 ☕",
-    "other bytes": "desk/\udcff",
+    "other letters": "context/動画 ☕",
+    "other bytes": "context/\udcff",
     "the top": "{name}",
 }
 

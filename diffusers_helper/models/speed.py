@@ -13,7 +13,9 @@ from .compile import compile_blocks, why_not
 from .transformer import FramePackTransformer
 
 
-def quicken(transformer: FramePackTransformer, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Attention:
+def apply_kernels(
+    transformer: FramePackTransformer, device: torch.device, dtype: torch.dtype, kernels: Kernels
+) -> Attention:
     """Do what the settings ask for; returns the attention in use, and in its notices all that is not done.
 
     Args:

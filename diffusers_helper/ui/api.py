@@ -24,7 +24,7 @@ from ..names import quoted
 from ..preparation import defaults
 from ..request import Recipe, Request
 from ..request.fields import PICTURE
-from .desk import Desk
+from .app_context import AppContext
 from .page import user_errors
 
 INPUTS = {PICTURE, *Request.model_fields} - Recipe.model_fields.keys()
@@ -33,17 +33,17 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def add_endpoints(desk: Desk, uploads: Path) -> None:
+def add_endpoints(context: AppContext, uploads: Path) -> None:
     """Put the endpoints into the Blocks that is being built. ``uploads``: the folder of uploaded files."""
-    for name, endpoint in endpoints(desk, uploads).items():
+    for name, endpoint in endpoints(context, uploads).items():
         careful = user_errors(endpoint, as_shown=str)
         careful.__name__ = name  # what MCP calls the tool
         events.api(careful, api_name=name, concurrency_limit=None)
 
 
-def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
+def endpoints(context: AppContext, uploads: Path) -> dict[str, Callable[..., Any]]:
     """The endpoints by their names."""
-    queue = desk.queue
+    queue = context.queue
 
     def submit(picture: FileDataDict, request_json: str = "{}") -> int:
         """Queue a video, and say which job it is.
@@ -56,7 +56,7 @@ def endpoints(desk: Desk, uploads: Path) -> dict[str, Callable[..., Any]]:
             the number of the job
         """
         fields = _fields(request_json)
-        found = _checkpoint(fields.pop("checkpoint"), desk) if "checkpoint" in fields else desk.checkpoints.find()
+        found = _checkpoint(fields.pop("checkpoint"), context) if "checkpoint" in fields else context.checkpoints.find()
         request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))}, defaults(found))
         return queue.add(request, found.source).id
 
@@ -118,11 +118,11 @@ def _fields(text: Any) -> dict[str, Any]:
     return fields
 
 
-def _checkpoint(name: Any, desk: Desk) -> Checkpoint:
+def _checkpoint(name: Any, context: AppContext) -> Checkpoint:
     """The installed checkpoint of that name; no other is ever looked for. Raises InvalidRequest, UnusableCheckpoint."""
     if not isinstance(name, str):
         raise InvalidRequest(f"checkpoint: {quoted(name)} is not allowed; give the name of an installed one")
-    return desk.checkpoints.named(name)
+    return context.checkpoints.named(name)
 
 
 def _number(job_id: Any) -> int:

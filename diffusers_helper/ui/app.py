@@ -10,7 +10,7 @@ import gradio as gr
 from ..words import LANGUAGES, Texts
 from . import generate_tab, presets_tab, queue_tab, restore_tab, system_tab, theme
 from .api import add_endpoints
-from .desk import Desk
+from .app_context import AppContext
 from .page import NEWEST, PRIVATE, Page, live
 from .server import uploads_folder
 from .translation import Translator
@@ -21,30 +21,30 @@ UPLOADS_GO = (3600, 24 * 3600)
 """How often it is looked for old uploads, and from what age on they are: a form may stay open while a video is made."""
 
 
-def build_page(desk: Desk) -> gr.Blocks:
-    """The page over ``desk``. Imports no torch."""
+def build_page(context: AppContext) -> gr.Blocks:
+    """The page over ``context``. Imports no torch."""
     with gr.Blocks(title="FramePack", fill_width=True, delete_cache=UPLOADS_GO, analytics_enabled=False) as blocks:
-        page = _header(desk, blocks)
+        page = _header(context, blocks)
         _tabs(page)
         _switch_languages(page)
-        add_endpoints(desk, uploads_folder(desk.settings.paths.output_dir))
+        add_endpoints(context, uploads_folder(context.settings.paths.output_dir))
     return blocks
 
 
-def launch_options(desk: Desk) -> dict[str, Any]:
+def launch_options(context: AppContext) -> dict[str, Any]:
     """What ``launch`` needs for the page to look and live as it should."""
     return {
         "theme": theme.make(),
         "css": "\n".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))),
         "head": "\n".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in sorted(HERE.glob("*.js"))),
         "footer_links": [],
-        "allowed_paths": [str((desk.settings.paths.output_dir / PICTURES).absolute())],
+        "allowed_paths": [str((context.settings.paths.output_dir / PICTURES).absolute())],
         "enable_monitoring": False,
         "run_history": False,
     }
 
 
-def _header(desk: Desk, blocks: gr.Blocks) -> Page:
+def _header(context: AppContext, blocks: gr.Blocks) -> Page:
     t = Translator()
     with gr.Row(elem_id="header"):
         gr.HTML('<h1>FramePack</h1><p data-live-lost role="alert"></p>', elem_id="title")
@@ -62,7 +62,7 @@ def _header(desk: Desk, blocks: gr.Blocks) -> Page:
         )
         t(gr.Button, "page.colours", size="sm", elem_id="colours", scale=0, min_width=40)
     live("warnings", elem_id="warnings")
-    return Page(desk, t, language, gr.Textbox(visible="hidden"), gr.Tabs(elem_id="tabs"), blocks)
+    return Page(context, t, language, gr.Textbox(visible="hidden"), gr.Tabs(elem_id="tabs"), blocks)
 
 
 def _tabs(page: Page) -> None:

@@ -14,7 +14,7 @@ import gradio as gr
 from ..models.about import said
 from ..models.table import Checkpoint
 from ..words import Texts
-from .desk import Desk
+from .app_context import AppContext
 from .form import OFFERED, Form
 from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, user_errors
 
@@ -32,9 +32,9 @@ def follow(page: Page, form: Form, line: gr.HTML, examples: gr.HTML) -> None:
     """Line, examples and what can be chosen go with the checkpoint; one that somebody chooses brings its defaults."""
 
     def shown(name: str | None, language: str) -> list[Any]:
-        checkpoint, texts = page.desk.shown(name), Texts(language)
+        checkpoint, texts = page.context.shown(name), Texts(language)
         choices = form.choices(checkpoint, texts)
-        return [line_html(checkpoint, page.desk, texts), examples_html(checkpoint, texts), *choices]
+        return [line_html(checkpoint, page.context, texts), examples_html(checkpoint, texts), *choices]
 
     gr.on(
         [form.checkpoint.change, page.spoken.change],
@@ -43,29 +43,29 @@ def follow(page: Page, form: Form, line: gr.HTML, examples: gr.HTML) -> None:
         [line, examples, *(form[name] for name in OFFERED)],
         **PRIVATE,
     )
-    choose, asked = _choose(page.desk, form), [form.checkpoint, page.language]
+    choose, asked = _choose(page.context, form), [form.checkpoint, page.language]
     form.checkpoint.input(choose, asked, form.chosen_outputs, **COMMAND, **NEWEST)
-    page.opened(lambda: offered(page.desk), None, form.checkpoint)
-    page.tabs.change(lambda name: offered(page.desk, name), form.checkpoint, form.checkpoint, **PRIVATE)
+    page.opened(lambda: offered(page.context), None, form.checkpoint)
+    page.tabs.change(lambda name: offered(page.context, name), form.checkpoint, form.checkpoint, **PRIVATE)
 
 
-def offered(desk: Desk, name: str | None = None) -> dict[str, Any]:
+def offered(context: AppContext, name: str | None = None) -> dict[str, Any]:
     """The choice as it is now: of all that are installed, ``name`` or else what is chosen; hidden where it is none."""
-    names = desk.installed_names
-    chosen = desk.checkpoint.name if desk.checkpoint else None
+    names = context.installed_names
+    chosen = context.checkpoint.name if context.checkpoint else None
     value = name if name in names else chosen
     return gr.update(choices=list(names), value=value, visible=set(names) != {value})
 
 
-def _choose(desk: Desk, form: Form) -> Callable[..., Any]:
+def _choose(context: AppContext, form: Form) -> Callable[..., Any]:
     @user_errors
     def choose(name: str, language: str) -> list[Any]:
-        return form.chosen(desk.checkpoints.choose(name), Texts(language))
+        return form.chosen(context.checkpoints.choose(name), Texts(language))
 
     return choose
 
 
-def line_html(checkpoint: Checkpoint | None, desk: Desk, texts: Texts) -> str:
+def line_html(checkpoint: Checkpoint | None, context: AppContext, texts: Texts) -> str:
     """One quiet line; nothing where there is no checkpoint, which the page says elsewhere."""
     if checkpoint is None:
         return ""
@@ -74,7 +74,7 @@ def line_html(checkpoint: Checkpoint | None, desk: Desk, texts: Texts) -> str:
     rest = [said(words, texts.language) for words in (about.purpose, about.limits) if words]
     rest.append(texts("generate.checkpoint_sizes", sizes=_sizes(checkpoint)))
     more = ""
-    if len(desk.installed_names) < 2:
+    if len(context.installed_names) < 2:
         more = f' <button type="button" data-act="system">{escape(texts("generate.checkpoint_more"))}</button>'
     return f"<p><strong>{title}</strong> {escape(' '.join(rest))}{more}</p>"
 

@@ -39,7 +39,7 @@ class Commands:
     """One method per button; ``asked`` is what ``carry_out`` needs, ``outputs`` are what the answer fills."""
 
     def __init__(self, page: Page, form: Form) -> None:
-        self._queue, self._form, self._desk = page.desk.queue, form, page.desk
+        self._queue, self._form, self._context = page.context.queue, form, page.context
         self.asked = [page.language, form.checkpoint]
         self.outputs = [form.editing, *form.components, page.tabs, form.checkpoint]
         self._by_number: Mapping[str, Callable[[int], object]] = {
@@ -150,8 +150,8 @@ class Commands:
     def _filled(self, filling: Filling, chosen: str | None, texts: Texts) -> list[Any]:
         """The answer for a page that shows the checkpoint ``chosen``."""
         fields, source, editing = filling
-        checkpoint = self._desk.checkpoints.get(source) if source else None
-        if checkpoint is None or checkpoint == self._desk.shown(chosen):
+        checkpoint = self._context.checkpoints.get(source) if source else None
+        if checkpoint is None or checkpoint == self._context.shown(chosen):
             values = self._form.values_of(fields, chosen)
         else:
             values = self._form.values_for(fields, checkpoint, texts)

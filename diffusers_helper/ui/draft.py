@@ -64,13 +64,13 @@ def restored(draft: Any, form: Form, page: Page, chosen: str | None = None) -> l
     kept = _read(draft)
     shown = _by_todays_names(kept.get("values"))
     fields = form.usable(form.meant(shown)) if isinstance(shown, dict) else {}
-    startup = page.desk.startup
-    if startup and kept.get("run") != page.desk.run:
+    startup = page.context.startup
+    if startup and kept.get("run") != page.context.run:
         fields = {**fields, **startup.values}
     fields.pop(PICTURE, None)
     values = dict(zip(NAMES, form.values_of(fields, chosen), strict=True))
     if isinstance(shown, dict):
-        values[PICTURE] = upload_named(shown.get(PICTURE), uploads_folder(page.desk.settings.paths.output_dir))
+        values[PICTURE] = upload_named(shown.get(PICTURE), uploads_folder(page.context.settings.paths.output_dir))
     return list(values.values())
 
 

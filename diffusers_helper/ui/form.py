@@ -16,7 +16,7 @@ from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
 from ..request.fields import fields as flat_fields
 from ..words import Texts
-from .desk import kinds_of, sizes_of
+from .app_context import kinds_of, sizes_of
 from .page import PRIVATE, Page
 from .phrases import number
 from .translation import worded
@@ -115,11 +115,11 @@ class Form:
         self._page = page
         self._placed: dict[str, Component] = {}
         self.resets: dict[str, gr.Button] = {}
-        names, now = page.desk.installed_names, page.desk.checkpoint
+        names, now = page.context.installed_names, page.context.checkpoint
         self.checkpoint: gr.Dropdown = page.t(
             gr.Dropdown,
             "generate.checkpoint",
-            lambda: page.desk.installed_names,
+            lambda: page.context.installed_names,
             value=now and now.name,
             visible=len(names) > 1,
             elem_id="checkpoint",
@@ -133,7 +133,7 @@ class Form:
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Field -> value, for the chosen checkpoint."""
-        return defaults_of(self._page.desk.checkpoint)
+        return defaults_of(self._page.context.checkpoint)
 
     @property
     def chosen_outputs(self) -> list[Component]:
@@ -170,7 +170,7 @@ class Form:
         component: Component = self._page.t(
             field.make,
             f"generate.{name}",
-            choices=(lambda: _choices(name, self._page.desk.checkpoint) or ()) if name in CHOICES else None,
+            choices=(lambda: _choices(name, self._page.context.checkpoint) or ()) if name in CHOICES else None,
             value=_shown(name, self.defaults.get(name)),
             **{**field.properties, **properties},
         )
@@ -185,7 +185,7 @@ class Form:
                 self._die(component)
             reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
         reset.click(
-            lambda chosen: _shown(name, defaults_of(self._page.desk.shown(chosen))[name]),
+            lambda chosen: _shown(name, defaults_of(self._page.context.shown(chosen))[name]),
             self.checkpoint,
             component,
             **PRIVATE,
@@ -200,7 +200,7 @@ class Form:
 
     def reset_updates(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> list[dict[str, Any]]:
         """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
-        by_default = defaults_of(self._page.desk.shown(chosen))
+        by_default = defaults_of(self._page.context.shown(chosen))
         defaults = {name: _shown(name, by_default[name]) for name in self.resets}
         return [
             gr.update(
@@ -212,14 +212,14 @@ class Form:
 
     def offers(self, name: str, value: Any, chosen: str | None = None) -> bool:
         """Whether a field can have this value with the checkpoint that the page shows."""
-        return _offers(self._page.desk.shown(chosen), name, value)
+        return _offers(self._page.context.shown(chosen), name, value)
 
     def values_of(self, fields: Mapping[str, Any], chosen: str | None = None) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
 
         So does a kind or a size that the checkpoint does not make which the page shows.
         """
-        checkpoint = self._page.desk.shown(chosen)
+        checkpoint = self._page.context.shown(chosen)
         return [
             _shown(name, fields[name]) if name in fields and _offers(checkpoint, name, fields[name]) else gr.skip()
             for name in NAMES

@@ -15,7 +15,7 @@ from ..events import Failed
 from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
 from . import acts, bar, fetching, fragments_queue, machine, screen, strips
-from .desk import Desk
+from .app_context import AppContext
 from .fragments_queue import Wish
 from .phrases import duration, say
 from .recent import recent
@@ -32,30 +32,30 @@ SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
 
 
-def render(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, str]:
+def render(context: AppContext, language: str, wish: Wish | None = None) -> dict[str, str]:
     """Every fragment by the id of its place, as one page wishes it."""
     texts, wish = Texts(language), wish or Wish()
-    jobs = desk.queue.jobs()
+    jobs = context.queue.jobs()
     job = chosen(jobs, wish.show)
     return {
-        **fragments_queue.render(desk, texts, wish),
+        **fragments_queue.render(context, texts, wish),
         **(of_job(job, texts) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
-        "others": others(jobs, desk.queue.paused, texts, timed(jobs, wish.show)),
-        "warnings": warnings(desk, texts),
-        "disk": machine_now(desk, texts),
-        "fetching": fetching.render(desk.fetching, desk.settings.paths, desk.settings.network, texts),
+        "others": others(jobs, context.queue.paused, texts, timed(jobs, wish.show)),
+        "warnings": warnings(context, texts),
+        "disk": machine_now(context, texts),
+        "fetching": fetching.render(context.fetching, context.settings.paths, context.settings.network, texts),
     }
 
 
-def state(desk: Desk, language: str, wish: Wish | None = None) -> dict[str, Any]:
+def state(context: AppContext, language: str, wish: Wish | None = None) -> dict[str, Any]:
     """What the page's scripts go by: which run of the program answers, whether a job runs and how far the one is that
     they count on with, which wait, the last end, and the words that they say."""
-    texts, jobs = Texts(language), desk.queue.jobs()
+    texts, jobs = Texts(language), context.queue.jobs()
     now = timed(jobs, wish.show if wish else 0)
     ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
     return {
-        "run": desk.run,
+        "run": context.run,
         "running": any(job.state == "running" for job in jobs[:1]),
         "queued": [job.id for job in jobs if job.state == "queued"],
         "ended": {"at": (ended and ended.ended_at) or 0, "words": _ended_words(ended, texts) if ended else ""},
@@ -217,32 +217,32 @@ def _running_chip(job: Job, is_timed: bool, texts: Texts) -> str:
     return f'<a class="chip running" href="#stage"{shows}>{title} {time}↓</a>'
 
 
-def warnings(desk: Desk, texts: Texts) -> str:
+def warnings(context: AppContext, texts: Texts) -> str:
     """What the whole page must know: who can reach it, and what cannot be used or kept."""
-    told = [say(texts, key) for key in desk.warnings]
-    if desk.checkpoint is None:
-        problem = texts.said(desk.checkpoint_problem)
+    told = [say(texts, key) for key in context.warnings]
+    if context.checkpoint is None:
+        problem = texts.said(context.checkpoint_problem)
         told.append(f"{say(texts, 'generate.no_checkpoint')}<br>{_lines(problem)}")
-    told += [_lines(texts.said(notice)) for notice in desk.queue.notices]
-    silent = desk.worker_heartbeat()
+    told += [_lines(texts.said(notice)) for notice in context.queue.notices]
+    silent = context.worker_heartbeat()
     if math.isinf(silent):
         told.append(say(texts, "job.worker_ended"))
-    elif silent > (SILENT_AT_WORK_SECONDS if _at_work(desk) else SILENT_SECONDS):
+    elif silent > (SILENT_AT_WORK_SECONDS if _at_work(context) else SILENT_SECONDS):
         told.append(say(texts, "job.worker_silent", time=duration(silent // 60 * 60, texts)))
     return "".join(f'<p class="warning">{words}</p>' for words in told)
 
 
-def _at_work(desk: Desk) -> bool:
-    return any(job.state == "running" for job in desk.queue.jobs()[:1])
+def _at_work(context: AppContext) -> bool:
+    return any(job.state == "running" for job in context.queue.jobs()[:1])
 
 
 def _lines(text: str) -> str:
     return escape(text).replace("\n", "<br>")
 
 
-def machine_now(desk: Desk, texts: Texts) -> str:
+def machine_now(context: AppContext, texts: Texts) -> str:
     """Free disk, RAM and GPU memory."""
-    rows = [_space("disk", machine.disk(desk.settings.paths.output_dir), texts), _space("ram", machine.ram(), texts)]
+    rows = [_space("disk", machine.disk(context.settings.paths.output_dir), texts), _space("ram", machine.ram(), texts)]
     vram = machine.vram()
     if vram:
         rows.append(_space("vram", vram, texts))

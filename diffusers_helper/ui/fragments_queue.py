@@ -17,7 +17,7 @@ from ..request import DRAW_A_SEED
 from ..words import Message, Texts
 from . import acts
 from .acts import Offer
-from .desk import Desk
+from .app_context import AppContext
 from .phrases import duration, number, say
 from .screen import has_video, picture_address
 
@@ -57,9 +57,9 @@ class Wish:
         return (not self.state or job.state == self.state) and all(word in told for word in words)
 
 
-def render(desk: Desk, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
+def render(context: AppContext, texts: Texts, wish: Wish | None = None) -> dict[str, str]:
     """The fragments ``queue``, ``history`` and ``undo``."""
-    now, wish = desk.queue, wish or Wish()
+    now, wish = context.queue, wish or Wish()
     jobs = now.jobs()
     return {
         "queue": queue(jobs, now.paused, now.notices, texts, wish, now.is_halted) + broken(now.unreadable, texts),

@@ -26,7 +26,7 @@ ADVANCED: Mapping[str, tuple[str, ...]] = {
 ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
 
-STAGE = """<div class="stage">{bar}{job}{notices}
+STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
 <div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
@@ -46,7 +46,7 @@ def build(page: Page) -> Form:
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
         with gr.Column(elem_id="stage"):
-            stage = live(*LIVE, layout=STAGE)
+            stage = live(*LIVE, layout=STAGE_LAYOUT)
     commands = Commands(page, form)
     stage.click(user_errors(commands.carry_out), commands.asked, commands.outputs, **CLICKS)
     speed.input(
@@ -122,7 +122,7 @@ def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
     asked = [*changes([page.spoken, form.checkpoint, *form.components]), shown[-1].click]
     gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
-        lambda language, chosen, *values: look_ahead(form, page.desk, language, values, chosen),
+        lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
         [page.language, form.checkpoint, *form.components],
         [*shown, *(form[name] for name in IDLE), *form.resets.values()],
         trigger_mode="always_last",

@@ -14,7 +14,7 @@ from ..request import Recipe
 from ..request.fields import PICTURE
 from ..request.fields import fields as flat_fields
 from ..words import Texts
-from .desk import Desk
+from .app_context import AppContext
 from .form import NAMES, Form
 from .framing import framing_of
 from .phrases import duration, number
@@ -52,7 +52,7 @@ def _without_picture(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != PICTURE}
 
 
-def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None) -> str:
+def plan_html(fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None) -> str:
     """What will be made and how long it takes; or which fields stand in the way."""
     if problems := problems_of(fields):
         names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
@@ -61,8 +61,8 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str |
     plan = recipe.plan()
     length = texts("generate.plan_length", seconds=f"{plan.frames / recipe.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
-    checkpoint = desk.shown(chosen)
-    seconds = desk.queue.estimate(recipe, checkpoint.source if checkpoint else "")
+    checkpoint = context.shown(chosen)
+    seconds = context.queue.estimate(recipe, checkpoint.source if checkpoint else "")
     if seconds is None:
         time = texts("generate.plan_time_unknown")
     else:
@@ -73,10 +73,10 @@ def plan_html(fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str |
 
 
 def framing_html(
-    fields: Mapping[str, Any], desk: Desk, texts: Texts, chosen: str | None = None
+    fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None
 ) -> tuple[str, Sequence[Problem]]:
     """What becomes of the start picture, and why it cannot be used; empty where there is nothing to say."""
-    checkpoint = desk.shown(chosen)
+    checkpoint = context.shown(chosen)
     if PICTURE not in fields or checkpoint is None:
         return "", ()
     try:
@@ -98,16 +98,18 @@ def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]
     ]
 
 
-def look_ahead(form: Form, desk: Desk, language: str, values: Sequence[Any], chosen: str | None = None) -> list[Any]:
+def look_ahead(
+    form: Form, context: AppContext, language: str, values: Sequence[Any], chosen: str | None = None
+) -> list[Any]:
     """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, IDLE and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
-    framing, unusable = framing_html(fields, desk, texts, chosen)
+    framing, unusable = framing_html(fields, context, texts, chosen)
     return [
         quiet((*unusable, *problems_of(fields)), PICTURE in fields, texts),
         framing,
         speed_update(fields, texts),
-        plan_html(fields, desk, texts, chosen),
+        plan_html(fields, context, texts, chosen),
         *idle_updates(fields, texts),
         *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),
     ]

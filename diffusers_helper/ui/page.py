@@ -24,7 +24,7 @@ from gradio.events import Dependency
 
 from ..errors import FramePackError
 from ..words import Texts
-from .desk import Desk
+from .app_context import AppContext
 from .translation import Translator
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Page:
         tabs: to show another tab, return ``gr.Tabs(selected="generate")`` for it (or queue, restore, presets, system).
     """
 
-    desk: Desk
+    context: AppContext
     t: Translator
     language: gr.Dropdown
     spoken: gr.Textbox

@@ -16,7 +16,7 @@ from ..media.metadata import read_text
 from ..presets import Preset, about_file, file_name
 from ..request.fields import PICTURE
 from ..words import Message, Texts
-from .desk import Desk
+from .app_context import AppContext
 from .form import NAMES, Form
 from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
@@ -58,7 +58,7 @@ def build(page: Page, form: Form) -> None:
             files = page.t(
                 gr.File, "presets.import", type="filepath", file_count="multiple", elem_id="preset-import", height=130
             )
-    presets = Presets(page.desk, form)
+    presets = Presets(page.context, form)
     saving = [name, parts, replace, page.language, *form.components]
     save.click(user_errors(presets.save), saving, [shown, replace], **COMMAND)
     name.submit(user_errors(presets.save), saving, [shown, replace], **COMMAND)
@@ -72,8 +72,8 @@ def build(page: Page, form: Form) -> None:
 class Presets:
     """What the tab does."""
 
-    def __init__(self, desk: Desk, form: Form) -> None:
-        self._store, self._form = desk.presets, form
+    def __init__(self, context: AppContext, form: Form) -> None:
+        self._store, self._form = context.presets, form
         self._acts: Mapping[str, Callable[[str, str, Texts], None]] = {
             "startup": lambda name, answer, texts: self._store.choose_startup(name),
             "no_startup": lambda name, answer, texts: self._store.choose_startup(None),

@@ -78,7 +78,7 @@ class Restore:
     """What the tab does; ``chosen`` names the checkpoint of the form, ``values`` are those of its components."""
 
     def __init__(self, page: Page, form: Form) -> None:
-        self._desk, self._form = page.desk, form
+        self._context, self._form = page.context, form
 
     def read(self, path: str | None, language: str, chosen: str | None, *values: Any) -> tuple[Found | None, str]:
         """What the dropped file says, compared with the form; or why it cannot be used."""
@@ -97,8 +97,8 @@ class Restore:
             return "", ""
         if is_png(read_head(path)):
             return str(path), upload_address(str(path))
-        for job in self._desk.queue.jobs():
-            picture = self._desk.queue.picture(job.id)
+        for job in self._context.queue.jobs():
+            picture = self._context.queue.picture(job.id)
             if _is_copy(path, job.progress.video) and picture.is_file():
                 return str(picture), f"media/{job.id}/thumb.png"
         return "", ""

@@ -34,7 +34,7 @@ from ..media.places import lies_in
 from ..media.video import middle_frame
 from ..words import LANGUAGES
 from . import fragments
-from .desk import Desk
+from .app_context import AppContext
 from .fragments_queue import Wish
 from .pace import ASK_AGAIN, SERVER_TIME, Pace
 
@@ -55,9 +55,9 @@ POSTER_PIXELS = 640
 LEAST_FREE_BYTES = 500_000_000
 
 
-def own_routes(desk: Desk) -> list[BaseRoute]:
-    """The routes over ``desk``."""
-    live, media, health = LiveAnswers(desk), Media(desk), Readiness(desk)
+def own_routes(context: AppContext) -> list[BaseRoute]:
+    """The routes over ``context``."""
+    live, media, health = LiveAnswers(context), Media(context), Readiness(context)
     return [
         Route("/live", live.answer),
         Route("/media/{job_id:int}/{name}", media.answer),
@@ -91,8 +91,10 @@ class LiveAnswers:
 
     KEPT_ANSWERS = 24
 
-    def __init__(self, desk: Desk, render: Callable[[Desk, str, Wish], dict[str, str]] = fragments.render) -> None:
-        self._desk, self._render = desk, render
+    def __init__(
+        self, context: AppContext, render: Callable[[AppContext, str, Wish], dict[str, str]] = fragments.render
+    ) -> None:
+        self._context, self._render = context, render
         self._rendering = threading.Lock()
         self._kept: dict[tuple[str, Wish], _Rendered] = {}
         self._pace = Pace()
@@ -116,7 +118,7 @@ class LiveAnswers:
         return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})
 
     def _key(self) -> tuple[int, int, int]:
-        queue = self._desk.queue
+        queue = self._context.queue
         return queue.steady_version, queue.version, int(time.monotonic() / REFRESH_SECONDS)
 
     def _fresh(self, language: str, wish: Wish) -> _Rendered:
@@ -124,11 +126,11 @@ class LiveAnswers:
             key, found = self._key(), self._kept.get((language, wish))
             if found is None or not found.serves(key):
                 content = {
-                    **fragments.state(self._desk, language, wish),
-                    "fragments": self._render(self._desk, language, wish),
+                    **fragments.state(self._context, language, wish),
+                    "fragments": self._render(self._context, language, wish),
                 }
                 text = json.dumps(content, sort_keys=True)
-                seen = f"{self._desk.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+                seen = f"{self._context.run}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
                 body = json.dumps({"seen": seen, **content}).encode()
                 if len(self._kept) >= self.KEPT_ANSWERS:
                     self._kept.clear()
@@ -141,8 +143,8 @@ class LiveAnswers:
 class Media:
     """Videos and pictures of jobs."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._queue = desk.queue
+    def __init__(self, context: AppContext) -> None:
+        self._queue = context.queue
 
     async def answer(self, request: Request) -> Response:
         """The file called ``name`` of a job."""
@@ -271,8 +273,8 @@ def _unless_known(response: Response, request: Request) -> Response:
 class Readiness:
     """Whether jobs can be taken and done."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
 
     async def answer(self, request: Request) -> Response:
         """200, or 503 with the reasons."""
@@ -286,22 +288,22 @@ class Readiness:
         return [reason for check in checks if (reason := check())]
 
     def _worker(self) -> str:
-        silent = self._desk.worker_heartbeat()
+        silent = self._context.worker_heartbeat()
         if math.isinf(silent):
             return "worker: it has ended"
-        limit = fragments.SILENT_AT_WORK_SECONDS if self._desk.queue.is_running else fragments.SILENT_SECONDS
+        limit = fragments.SILENT_AT_WORK_SECONDS if self._context.queue.is_running else fragments.SILENT_SECONDS
         return f"worker: silent for {silent:.0f} s" if silent > limit else ""
 
     def _disk(self) -> str:
         try:
-            free = shutil.disk_usage(self._desk.settings.paths.output_dir).free
+            free = shutil.disk_usage(self._context.settings.paths.output_dir).free
         except OSError as error:
             return f"disk: {error.strerror}"
         return f"disk: {free // 10**6} MB free" if free < LEAST_FREE_BYTES else ""
 
     def _store(self) -> str:
-        folder = self._desk.settings.paths.output_dir / ".framepack"
+        folder = self._context.settings.paths.output_dir / ".framepack"
         return "" if os.access(folder, os.W_OK) else "queue: its folder cannot be written"
 
     def _checkpoint(self) -> str:
-        return "" if self._desk.checkpoint else "checkpoint: it cannot be used"
+        return "" if self._context.checkpoint else "checkpoint: it cannot be used"

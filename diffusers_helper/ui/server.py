@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from starlette.middleware import Middleware
 
-    from .desk import Desk
+    from .app_context import AppContext
     from .guard import AllowedNames
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ def free_port(server: str, wanted: int | None) -> int:
 class PageServer:
     """The page on its port."""
 
-    def __init__(self, desk: Desk, blocks: Blocks, looks: Mapping[str, Any]) -> None:
+    def __init__(self, context: AppContext, blocks: Blocks, looks: Mapping[str, Any]) -> None:
         """``looks``: what the page itself asks of Gradio's ``launch``."""
-        self._desk, self._options = desk, desk.settings.page
+        self._context, self._options = context, context.settings.page
         self._blocks, self._looks = blocks, looks
         self.addresses: list[str] = []
 
@@ -170,7 +170,7 @@ class PageServer:
             ssr_mode=False,
             pwa=False,
             num_workers=0,
-            app_kwargs={"routes": own_routes(self._desk), "middleware": self._layers(names, mcp)},
+            app_kwargs={"routes": own_routes(self._context), "middleware": self._layers(names, mcp)},
         )
         return local, shared
 
@@ -180,7 +180,7 @@ class PageServer:
 
         from . import guard, uploads
 
-        most_bytes, output_dir = self._options.max_upload_size, self._desk.settings.paths.output_dir
+        most_bytes, output_dir = self._options.max_upload_size, self._context.settings.paths.output_dir
         return [
             Middleware(guard.SafeHeaders),
             Middleware(guard.KnownHosts, names=names),

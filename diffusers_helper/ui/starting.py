@@ -12,7 +12,7 @@ from ..errors import InvalidCommand
 from ..jobs.job import Job
 from ..words import Message, Texts
 from . import checkpoint_line, draft, refusals
-from .desk import Desk
+from .app_context import AppContext
 from .form import Form
 from .page import COMMAND, PRIVATE, Page, live, user_errors
 from .refusals import REFUSED, insisting
@@ -62,7 +62,7 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
 
     Another language says the mode anew, and no more what has been done.
     """
-    starting = Starting(page.desk, form)
+    starting = Starting(page.context, form)
     kept = draft.remember(page, form)
     form_now = [page.language, form.checkpoint, *form.components]
     added = row.start.click(user_errors(starting.add), form_now, [row.said, row.refused], **COMMAND)
@@ -92,17 +92,17 @@ class Starting:
     """What the buttons do. Each answers with what was done and what is wrong with the form, as refusals.py tells it;
     raises FramePackError for what is not the form's fault."""
 
-    def __init__(self, desk: Desk, form: Form) -> None:
-        self._desk, self._form = desk, form
+    def __init__(self, context: AppContext, form: Form) -> None:
+        self._context, self._form = context, form
 
     def add(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str]:
         """Queue a job for the checkpoint of that name."""
         texts = Texts(language)
         try:
-            job = self._desk.queue.add(self._form.request_of(values), self._desk.source(chosen))
+            job = self._context.queue.add(self._form.request_of(values), self._context.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts)
-        return _until_begun(job, _where(job, self._desk, texts)), NOTHING_WRONG
+        return _until_begun(job, _where(job, self._context, texts)), NOTHING_WRONG
 
     def add_anew(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Queue what came too late for the edited job, and end editing."""
@@ -111,11 +111,11 @@ class Starting:
 
     def save(self, editing: int, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Change the edited job, and end editing."""
-        texts, queue = Texts(language), self._desk.queue
+        texts, queue = Texts(language), self._context.queue
         if queue.job(editing).state != "queued":
             raise InvalidCommand(Message("queue.too_late", job=editing))
         try:
-            job = queue.edit(editing, self._form.request_of(values), self._desk.source(chosen))
+            job = queue.edit(editing, self._form.request_of(values), self._context.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts), gr.skip()
         return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0
@@ -126,11 +126,11 @@ def _until_begun(job: Job, words: str) -> str:
     return f'<span data-job="{job.id}">{escape(words)}</span>'
 
 
-def _where(job: Job, desk: Desk, texts: Texts) -> str:
+def _where(job: Job, context: AppContext, texts: Texts) -> str:
     """When a new job's turn is: its place among those that wait, as the queue's tab counts them."""
-    if desk.queue.paused:
+    if context.queue.paused:
         return texts("generate.queued_paused", job=job.id)
-    jobs = desk.queue.jobs()
+    jobs = context.queue.jobs()
     waiting = [other.id for other in jobs if other.state == "queued"]
     first = not any(other.state == "running" for other in jobs) and waiting[:1] in ([], [job.id])
     if first or job.id not in waiting:
@@ -159,4 +159,4 @@ def _filled(editing: int, kept: Any, form: Form, page: Page) -> list[Any]:
     if editing:
         return [gr.skip() for _ in (*form.components, form.checkpoint)]
     before = draft.checkpoint_of(kept)
-    return [*draft.restored(kept, form, page, before), checkpoint_line.offered(page.desk, before)]
+    return [*draft.restored(kept, form, page, before), checkpoint_line.offered(page.context, before)]

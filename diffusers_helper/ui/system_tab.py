@@ -10,7 +10,7 @@ import gradio as gr
 from .. import doctor
 from ..settings import Settings
 from ..words import Texts
-from .desk import Desk
+from .app_context import AppContext
 from .page import CLICKS, PRIVATE, Act, Page, inform, live, user_errors
 
 
@@ -30,27 +30,27 @@ def build(page: Page) -> None:
             page.t(gr.Markdown, "system.doctor_hint", elem_classes="hint")
             examine = page.t(gr.Button, "system.examine", elem_id="examine")
             report = gr.HTML(elem_id="report", min_height=0)
-    checkpoints.click(user_errors(_fetch_command(page.desk)), page.language, None, **CLICKS)
+    checkpoints.click(user_errors(_fetch_command(page.context)), page.language, None, **CLICKS)
     page.spoken.change(
-        lambda language: settings_table(page.desk.settings, Texts(language)), page.spoken, settings, **PRIVATE
+        lambda language: settings_table(page.context.settings, Texts(language)), page.spoken, settings, **PRIVATE
     )
-    examine.click(_examination(page.desk.settings), page.language, report, **{**PRIVATE, "show_progress": "full"})
+    examine.click(_examination(page.context.settings), page.language, report, **{**PRIVATE, "show_progress": "full"})
 
 
-def _fetch_command(desk: Desk) -> Callable[[str, gr.EventData], None]:
+def _fetch_command(context: AppContext) -> Callable[[str, gr.EventData], None]:
     """A click on Fetch, on an answer to its question, or on Stop. Raises InvalidCommand."""
 
     def carry_out(language: str, event: gr.EventData) -> None:
-        act, texts, settings = Act.of(event), Texts(language), desk.settings
+        act, texts, settings = Act.of(event), Texts(language), context.settings
         if act.name == "fetch":
-            desk.fetching.ask(act.value, settings.network, lambda: doctor.why_not(settings))
+            context.fetching.ask(act.value, settings.network, lambda: doctor.why_not(settings))
         elif act.name == "fetch_no":
-            desk.fetching.decline()
+            context.fetching.decline()
         elif act.name == "fetch_yes":
-            desk.fetching.start(act.value, settings.paths, settings.network)
+            context.fetching.start(act.value, settings.paths, settings.network)
             inform(texts("system.fetch_told", name=act.value))
         elif act.name == "fetch_stop":
-            desk.fetching.stop()
+            context.fetching.stop()
             inform(texts("system.fetch_stopped"))
 
     return carry_out

@@ -13,7 +13,7 @@ import pytest
 
 from diffusers_helper.events import Event
 from diffusers_helper.ui.app import build_page, launch_options
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.app_context import AppContext
 from tests.ui.serving import Served, a_port, serving
 
 EMPTY, LOCALE = "about:blank", "en-GB"
@@ -62,9 +62,9 @@ def port() -> int:
     return a_port()
 
 
-def whole_page(desk: Desk) -> tuple[Any, dict[str, Any]]:
+def whole_page(context: AppContext) -> tuple[Any, dict[str, Any]]:
     """The page as it is served to people, and the options of its launch."""
-    return build_page(desk), launch_options(desk)
+    return build_page(context), launch_options(context)
 
 
 Serve = Callable[..., Served]

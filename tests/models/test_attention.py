@@ -26,7 +26,7 @@ from diffusers_helper.models.attention import (
     choose_attention,
     use_attention,
 )
-from diffusers_helper.models.speed import attention_of, quicken
+from diffusers_helper.models.speed import apply_kernels, attention_of
 from diffusers_helper.models.transformer import FramePackTransformer
 
 from .tiny import tiny_inputs, tiny_transformer
@@ -158,7 +158,7 @@ def test_the_blocks_use_a_proved_kernel_and_nothing_else_does(
     transformer, inputs, before = tiny_transformer(), tiny_inputs(), functional.scaled_dot_product_attention
     with torch.inference_mode():
         plain = transformer(**inputs)
-        assert quicken(transformer, CPU, torch.float32, kernels(tmp_path, attention="sage")).notices == ()
+        assert apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path, attention="sage")).notices == ()
         calls.clear()
         assert torch.equal(transformer(**inputs), plain)
     assert len(calls) == len(transformer.blocks)
@@ -170,7 +170,7 @@ def test_the_default_changes_no_bit(tmp_path: Path) -> None:
     transformer, inputs = tiny_transformer(), tiny_inputs()
     with torch.inference_mode():
         plain = transformer(**inputs)
-        assert quicken(transformer, CPU, torch.float32, kernels(tmp_path)).notices == ()
+        assert apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path)).notices == ()
         assert torch.equal(transformer(**inputs), plain)
 
 

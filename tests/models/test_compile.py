@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from diffusers_helper import settings
 from diffusers_helper.models.compile import why_not
 from diffusers_helper.models.modulation import tabulate
-from diffusers_helper.models.speed import quicken
+from diffusers_helper.models.speed import apply_kernels
 
 from .tiny import tiny_inputs, tiny_transformer
 
@@ -52,7 +52,7 @@ def test_other_sizes_compile_nothing_again(tmp_path: Path) -> None:
     sizes = [tiny_inputs(), tiny_inputs(8, 12, 9), tiny_inputs(12, 8, 3, frames=5)]
     with torch.inference_mode():
         plain = [transformer(**inputs) for inputs in sizes]
-        assert quicken(transformer, CPU, torch.float32, kernels(tmp_path)).notices == ()
+        assert apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path)).notices == ()
         torch.testing.assert_close(transformer(**sizes[0]), plain[0], rtol=1e-4, atol=1e-5)
         graphs = counters["stats"]["unique_graphs"]
         assert graphs
@@ -69,7 +69,7 @@ def test_compiled_code_is_right_and_is_kept(tmp_path: Path, monkeypatch: pytest.
     transformer, inputs = tiny_transformer(), tiny_inputs()
     with torch.inference_mode():
         plain = transformer(**inputs)
-        quicken(transformer, CPU, torch.float32, kernels(tmp_path))
+        apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path))
         torch.testing.assert_close(transformer(**inputs), plain, rtol=1e-4, atol=1e-5)
     assert any(tmp_path.rglob("*.so"))
 
@@ -81,7 +81,7 @@ def test_steps_of_the_modulation_table_compile_nothing_again(tmp_path: Path) -> 
     with torch.inference_mode():
         plain = [transformer(**inputs) for inputs in steps]
         tabulate(transformer)
-        quicken(transformer, CPU, torch.float32, kernels(tmp_path))
+        apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path))
         transformer(**steps[0])
         graphs = counters["stats"]["unique_graphs"]
         for inputs, expected in zip(steps, plain, strict=True):
@@ -92,12 +92,12 @@ def test_steps_of_the_modulation_table_compile_nothing_again(tmp_path: Path) -> 
 def test_fast_start_goes_before_compile(tmp_path: Path) -> None:
     transformer = tiny_transformer()
     asked = chosen(tmp_path, fast_start="1")
-    (notice,) = (*asked.every_notice(), *quicken(transformer, CPU, torch.float32, asked.kernels).notices)
+    (notice,) = (*asked.every_notice(), *apply_kernels(transformer, CPU, torch.float32, asked.kernels).notices)
     assert "--fast-start goes before --compile" in str(notice)
     assert all(block._compiled_call_impl is None for block in transformer.blocks)
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    (notice,) = quicken(tiny_transformer(), CPU, torch.float32, kernels(tmp_path)).notices
+    (notice,) = apply_kernels(tiny_transformer(), CPU, torch.float32, kernels(tmp_path)).notices
     assert "there is no C++ compiler" in str(notice)

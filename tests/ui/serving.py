@@ -22,7 +22,7 @@ from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import PageSettings, resolve_page
 from diffusers_helper.ui import server
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.app_context import AppContext
 
 from ..conftest import ROOT, same_environment
 from ..jobs_support import ScriptedExecutor, working
@@ -35,20 +35,20 @@ class Served:
     """What a test of the server needs."""
 
     address: str
-    desk: Desk
+    context: AppContext
     executor: ScriptedExecutor
 
     @property
     def queue(self) -> JobQueue:
-        return self.desk.queue
+        return self.context.queue
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return self.desk.checkpoints
+        return self.context.checkpoints
 
     @property
     def output_dir(self) -> Path:
-        return self.desk.settings.paths.output_dir
+        return self.context.settings.paths.output_dir
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=20, trust_env=False, **options)
@@ -63,12 +63,12 @@ def settings_for(output_dir: Path, **flags: Any) -> PageSettings:
     return resolve_page(flags, environment={}, file=output_dir / "none.json")
 
 
-def make_desk(queue: JobQueue, settings: PageSettings, **fields: Any) -> Desk:
-    """A desk over ``queue`` with a worker that beats."""
+def make_context(queue: JobQueue, settings: PageSettings, **fields: Any) -> AppContext:
+    """A context over ``queue`` with a worker that beats."""
     presets = PresetStore(settings.paths.output_dir / ".framepack" / "presets")
     beats: Any = lambda: 0.0  # noqa: E731
     checkpoints = installed_in(settings.paths.output_dir, CHECKPOINT)
-    return Desk(**{"queue": queue, "settings": settings, "checkpoints": checkpoints,
+    return AppContext(**{"queue": queue, "settings": settings, "checkpoints": checkpoints,
                    "presets": presets, "warnings": (), "worker_heartbeat": beats, **fields})  # fmt: skip
 
 
@@ -112,7 +112,10 @@ SMALL_OPTIONS = {"enable_monitoring": False, "run_history": False}
 @contextmanager
 def serving(
     output_dir: Path,
-    make_page: Callable[[Desk], tuple[Any, Mapping[str, Any]]] = lambda desk: (small_page(desk), SMALL_OPTIONS),
+    make_page: Callable[[AppContext], tuple[Any, Mapping[str, Any]]] = lambda context: (
+        small_page(context),
+        SMALL_OPTIONS,
+    ),
     before: Callable[[Event], None] = lambda event: None,
     installed: Sequence[Checkpoint] = (CHECKPOINT,),
     **flags: Any,
@@ -120,7 +123,7 @@ def serving(
     """A page with the public endpoints, its guards and routes, and a worker that plays jobs.
 
     Args:
-        make_page: the page of a desk, as Gradio's blocks, and the options of its launch.
+        make_page: the page of a context, as Gradio's blocks, and the options of its launch.
         before: sees each event of a played job before it is told.
     """
     with same_environment():
@@ -130,18 +133,18 @@ def serving(
         checkpoints = installed_in(output_dir, *installed)
         queue, executor = JobQueue(output_dir, checkpoints.get), ScriptedExecutor(output_dir, before)
         server.empty_uploads(output_dir)
-        desk = make_desk(queue, settings, checkpoints=checkpoints)
-        page = server.PageServer(desk, *make_page(desk))
+        context = make_context(queue, settings, checkpoints=checkpoints)
+        page = server.PageServer(context, *make_page(context))
         try:
             page.open()
             with working(queue, executor):
-                yield Served(page.addresses[0].rstrip("/"), desk, executor)
+                yield Served(page.addresses[0].rstrip("/"), context, executor)
         finally:
             page.close()
             queue.close()
 
 
-def small_page(desk: Desk) -> Any:
+def small_page(context: AppContext) -> Any:
     """A picture, a button whose handler is private, and the public endpoints."""
     import gradio as gr
 
@@ -151,7 +154,7 @@ def small_page(desk: Desk) -> Any:
         picture = gr.Image(type="filepath", image_mode=None)
         said = gr.Textbox()
         gr.Button().click(lambda path: f"got {path}", picture, said, api_visibility="private", queue=False)
-        add_endpoints(desk, server.uploads_folder(desk.settings.paths.output_dir))
+        add_endpoints(context, server.uploads_folder(context.settings.paths.output_dir))
     return blocks
 
 

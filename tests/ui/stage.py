@@ -13,13 +13,13 @@ from diffusers_helper.events import Cancelled, Ended, Failed, Finished, Plan, Se
 from diffusers_helper.jobs.job import Job, State
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import Checkpoint
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.app_context import AppContext
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.page import Page
 from diffusers_helper.ui.translation import Translator
 
 from ..jobs_support import make_picture, make_request
-from .serving import CHECKPOINT, installed_in, make_desk, make_video, settings_for
+from .serving import CHECKPOINT, installed_in, make_context, make_video, settings_for
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{seed}"
 
@@ -33,12 +33,12 @@ class Stage:
     folder: Path
 
     @property
-    def desk(self) -> Desk:
-        return self.page.desk
+    def context(self) -> AppContext:
+        return self.page.context
 
     @property
     def queue(self) -> JobQueue:
-        return self.page.desk.queue
+        return self.page.context.queue
 
     def add(self, prompt: str = "a wave", **fields: Any) -> Job:
         return self.queue.add(make_request(make_picture(self.folder), prompt=prompt, **fields))
@@ -77,9 +77,9 @@ def make_stage(folder: Path, *installed: Checkpoint) -> Stage:
     output_dir = folder / "outputs"
     output_dir.mkdir(exist_ok=True)
     checkpoints = installed_in(output_dir, *(installed or [CHECKPOINT]))
-    desk = make_desk(JobQueue(output_dir, checkpoints.get), settings_for(output_dir), checkpoints=checkpoints)
+    context = make_context(JobQueue(output_dir, checkpoints.get), settings_for(output_dir), checkpoints=checkpoints)
     with gr.Blocks(analytics_enabled=False) as blocks:
-        page = Page(desk, Translator(), gr.Dropdown(), gr.Textbox(), gr.Tabs(), blocks)
+        page = Page(context, Translator(), gr.Dropdown(), gr.Textbox(), gr.Tabs(), blocks)
         form = Form(page)
         for name in NAMES:
             form.place(name)

@@ -122,7 +122,7 @@ def test_each_job_has_its_own_result_for_all_who_ask_at_once(served: Served, cli
         served.queue.cancel(jobs[-1], "now")
         hold.go.set()
         ended(served.queue, jobs[-1])
-    offer = endpoints(served.desk, uploads_folder(served.output_dir))["result"]
+    offer = endpoints(served.context, uploads_folder(served.output_dir))["result"]
     with ThreadPoolExecutor(8) as pool:
         offered = list(pool.map(offer, jobs * 20))
     assert len({file["path"] for file in offered}) == 2
@@ -133,12 +133,12 @@ def test_without_a_checkpoint_a_request_is_refused_with_the_reason(
     served: Served, uploaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = without_checkpoint("download it with: start.sh download framepack")
-    monkeypatch.setattr(served.desk.checkpoints, "_find", missing._find)
+    monkeypatch.setattr(served.context.checkpoints, "_find", missing._find)
     assert "start.sh download framepack" in refusal(served, uploaded, "{}")
 
 
 def test_a_request_may_name_an_installed_checkpoint(served: Served, uploaded: dict[str, Any]) -> None:
-    submit = endpoints(served.desk, uploads_folder(served.output_dir))["submit"]
+    submit = endpoints(served.context, uploads_folder(served.output_dir))["submit"]
     job = ended(served.queue, submit(uploaded, json.dumps({"checkpoint": "scripted", "seconds": 1})))
     assert (job.state, job.checkpoint, job.snapshot()["checkpoint"]) == ("done", "scripted", "scripted")
 

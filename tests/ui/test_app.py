@@ -31,12 +31,13 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.presets import PresetStore
 from diffusers_helper.settings import resolve_page
-from diffusers_helper.ui.desk import Desk
+from diffusers_helper.ui.app_context import AppContext
 folder = Path(sys.argv[1])
 settings = resolve_page({"output_dir": str(folder)}, {}, folder / "none.json")
 checkpoints = Checkpoints(lambda name: find_checkpoint(name, folder), "pocket", folder / "chosen.json")
-desk = Desk(JobQueue(folder, checkpoints.get), settings, checkpoints, PresetStore(folder / "p"), (), lambda: 0.0)
-build_page(desk), launch_options(desk), render(desk, "ja")
+queue, presets = JobQueue(folder, checkpoints.get), PresetStore(folder / "p")
+context = AppContext(queue, settings, checkpoints, presets, (), lambda: 0.0)
+build_page(context), launch_options(context), render(context, "ja")
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """
 
@@ -58,13 +59,13 @@ def test_building_the_page_imports_no_torch(tmp_path: Path) -> None:
 def test_the_page_builds_in_every_language(stage: Stage, language: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = translation.Translator
     monkeypatch.setattr("diffusers_helper.ui.app.Translator", lambda: plain(language))
-    shown = components(build_page(stage.desk))
+    shown = components(build_page(stage.context))
     assert shown["start"]["value"] == Texts(language)("generate.start")
     assert shown["field-steps"]["label"] == Texts(language)("generate.steps")
 
 
 def test_only_the_five_endpoints_are_public(stage: Stage) -> None:
-    blocks = build_page(stage.desk)
+    blocks = build_page(stage.context)
     assert set(blocks.get_api_info()["named_endpoints"]) == {f"/{name}" for name in PUBLIC}
 
 
@@ -74,7 +75,7 @@ def test_the_same_words_are_in_every_language_s_update(stage: Stage) -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere(stage: Stage) -> None:
-    options = launch_options(stage.desk)
+    options = launch_options(stage.context)
     stylesheets = options["theme"]._stylesheets
     assert not stylesheets
     assert not re.search(r"https?://|@import|url\(", options["css"] + options["head"])
@@ -89,11 +90,11 @@ def test_the_script_speaks_the_same_languages() -> None:
 def test_every_live_place_has_a_fragment(stage: Stage) -> None:
     from diffusers_helper.ui.fragments import render
 
-    blocks = build_page(stage.desk)
+    blocks = build_page(stage.context)
     values = [str(getattr(block, "value", "")) for block in blocks.blocks.values()]
     places = {place for value in values for place in re.findall(r'data-live="(\w+)"', value)}
     assert {"job", "video", "sections", "steps", "preview", "stop", "queue", "history", "disk", "warnings"} <= places
-    assert places <= set(render(stage.desk, "en"))
+    assert places <= set(render(stage.context, "en"))
 
 
 def test_a_level_sets_its_knobs_and_custom_none() -> None:
@@ -102,14 +103,14 @@ def test_a_level_sets_its_knobs_and_custom_none() -> None:
 
 
 def test_the_form_s_fields_are_all_on_the_page(stage: Stage) -> None:
-    shown = components(build_page(stage.desk))
+    shown = components(build_page(stage.context))
     places = {"picture", "prompt", "seconds"}
     assert {f"field-{name}" for name in NAMES if name not in places} | places <= set(shown)
 
 
 def test_no_click_and_no_choice_is_dropped_while_another_is_under_way(stage: Stage) -> None:
     """Buttons that share an event are each heard; of a choice the newest counts. Gradio's default drops both."""
-    config = build_page(stage.desk).get_config_file()
+    config = build_page(stage.context).get_config_file()
     kinds = {one["id"]: one["type"] for one in config["components"]}
     modes: dict[str, set[str]] = {"input": set(), "command": set()}
     for dependency in config["dependencies"]:

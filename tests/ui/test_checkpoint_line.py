@@ -45,29 +45,29 @@ def alone(tmp_path: Path) -> Stage:
 
 
 def choose(stage: Stage, name: str) -> dict[str, Any]:
-    chosen = checkpoint_line._choose(stage.desk, stage.form)(name, "en")
+    chosen = checkpoint_line._choose(stage.context, stage.form)(name, "en")
     return dict(zip(FOLLOW_CHECKPOINT, chosen, strict=True))
 
 
 def test_the_line_says_what_it_is_what_it_cannot_and_its_sizes(alone: Stage) -> None:
-    line = line_html(TOY, alone.desk, ENGLISH)
+    line = line_html(TOY, alone.context, ENGLISH)
     for words in ("<strong>A toy.</strong>", "No people.", "Sides of 48–96 pixels", 'data-act="system"'):
         assert words in line
-    assert "おもちゃ。" in line_html(TOY, alone.desk, Texts("ja"))
+    assert "おもちゃ。" in line_html(TOY, alone.context, Texts("ja"))
 
 
 def test_a_checkpoint_that_says_nothing_has_its_name_and_sizes(stage: Stage) -> None:
-    line = line_html(LARGE, stage.desk, ENGLISH)
+    line = line_html(LARGE, stage.context, ENGLISH)
     assert "<strong>large</strong>" in line
     assert "Sides of 640 pixels" in line
     assert "data-act" not in line
-    assert line_html(None, stage.desk, ENGLISH) == ""
+    assert line_html(None, stage.context, ENGLISH) == ""
 
 
 def test_what_a_file_says_is_text_and_no_markup(stage: Stage) -> None:
     about = About(title={"en": HOSTILE}, purpose={"en": HOSTILE}, examples=({"en": HOSTILE},))
     hostile = Checkpoint(HOSTILE, "x", ("f1",), {}, ((64, 64),), about=about)
-    assert "<img" not in line_html(hostile, stage.desk, ENGLISH) + examples_html(hostile, ENGLISH)
+    assert "<img" not in line_html(hostile, stage.context, ENGLISH) + examples_html(hostile, ENGLISH)
 
 
 @pytest.mark.parametrize(("language", "shown"), [("en", "it pans"), ("zh", "平移"), ("ja", "it pans")])
@@ -79,16 +79,16 @@ def test_examples_speak_the_page_s_language_and_bring_english(language: str, sho
 
 
 def test_there_is_a_choice_only_between_several(stage: Stage, tmp_path: Path) -> None:
-    assert offered(stage.desk) == gr.update(choices=["toy", "large"], value="toy", visible=True)
+    assert offered(stage.context) == gr.update(choices=["toy", "large"], value="toy", visible=True)
     (tmp_path / "one").mkdir()
     one = make_stage(tmp_path / "one", TOY)
-    assert offered(one.desk) == gr.update(choices=["toy"], value="toy", visible=False)
+    assert offered(one.context) == gr.update(choices=["toy"], value="toy", visible=False)
 
 
 def test_a_page_keeps_the_choice_it_shows(stage: Stage) -> None:
     choose(stage, "large")
-    assert offered(stage.desk, "toy")["value"] == "toy"
-    assert offered(stage.desk, "gone")["value"] == "large"
+    assert offered(stage.context, "toy")["value"] == "toy"
+    assert offered(stage.context, "gone")["value"] == "large"
 
 
 def test_a_choice_brings_kinds_sizes_and_defaults(stage: Stage) -> None:
@@ -105,7 +105,7 @@ def test_a_choice_brings_kinds_sizes_and_defaults(stage: Stage) -> None:
 def test_what_is_not_installed_cannot_be_chosen(stage: Stage, name: str) -> None:
     with pytest.raises(gr.Error, match="not installed here"):
         choose(stage, name)
-    assert stage.desk.checkpoint == TOY
+    assert stage.context.checkpoint == TOY
 
 
 def test_the_form_begins_with_the_length_of_the_checkpoint(stage: Stage) -> None:
@@ -118,7 +118,7 @@ def test_a_job_is_for_the_checkpoint_that_its_page_shows(stage: Stage, tmp_path:
     picture = str(make_picture(tmp_path))
     values = stage.values(picture=picture, kind="framepack")
     choose(stage, "large")
-    add = Starting(stage.desk, stage.form).add
+    add = Starting(stage.context, stage.form).add
     add("en", "toy", *values)
     add("en", "large", *values)
     assert [job.checkpoint for job in stage.queue.jobs()] == ["toy", "/models/large"]
@@ -127,7 +127,7 @@ def test_a_job_is_for_the_checkpoint_that_its_page_shows(stage: Stage, tmp_path:
 
 
 def test_a_preset_comes_in_for_the_checkpoint_that_the_page_shows(stage: Stage) -> None:
-    stage.desk.presets.save("mine", {"size": "64x64", "kind": "f1"})
+    stage.context.presets.save("mine", {"size": "64x64", "kind": "f1"})
     choose(stage, "large")
     with stage.page.blocks:
         presets_tab.build(stage.page, stage.form)
@@ -153,7 +153,7 @@ def test_leaving_a_job_goes_back_to_the_checkpoint_that_the_page_showed(stage: S
     choose(stage, "large")
     with stage.page.blocks:
         connect(stage.page, stage.form, start_row(stage.page, mode_bar()))
-    draft = json.dumps({"run": stage.desk.run, "values": {"checkpoint": "toy", "size": "64x64", "kind": "f1"}})
+    draft = json.dumps({"run": stage.context.run, "values": {"checkpoint": "toy", "size": "64x64", "kind": "f1"}})
     editing = stage.form.editing
     change = next(one for one in stage.page.blocks.fns.values() if (editing._id, "change") in one.targets)
     *_, name = left = list(change.fn(0, "en", draft))
@@ -162,7 +162,7 @@ def test_leaving_a_job_goes_back_to_the_checkpoint_that_the_page_showed(stage: S
 
 
 def test_editing_shows_the_checkpoint_of_the_job_and_what_it_offers(stage: Stage, tmp_path: Path) -> None:
-    add = Starting(stage.desk, stage.form).add
+    add = Starting(stage.context, stage.form).add
     add("en", "large", *stage.values(picture=str(make_picture(tmp_path)), kind="framepack", seconds=7.0))
     told = Commands(stage.page, stage.form).carry_out("en", None, click("edit", 1), gr.Request())
     editing, *shown_values = told
@@ -174,7 +174,7 @@ def test_editing_shows_the_checkpoint_of_the_job_and_what_it_offers(stage: Stage
 
 def test_the_plan_says_when_a_video_is_longer_than_the_checkpoint_can(stage: Stage) -> None:
     def plan(seconds: float, chosen: str) -> str:
-        return plan_html({**stage.form.defaults, "seconds": seconds}, stage.desk, ENGLISH, chosen)
+        return plan_html({**stage.form.defaults, "seconds": seconds}, stage.context, ENGLISH, chosen)
 
     assert "known to get worse after 2.4 s" in plan(4.0, "toy")
     assert "worse" not in plan(2.4, "toy")
@@ -188,11 +188,11 @@ def test_a_default_follows_the_choice(stage: Stage, language: str) -> None:
         form.place_with_reset("seconds")
     values = stage.values()
     for chosen, default in (("toy", "1.2"), ("large", "5")):
-        reset = look_ahead(form, stage.desk, language, values, chosen)[-1]
+        reset = look_ahead(form, stage.context, language, values, chosen)[-1]
         assert default in reset["value"]
 
 
 def test_the_pocket_s_own_line_tells_a_newcomer_what_it_is(alone: Stage, pocket: Path) -> None:
-    line = line_html(find_checkpoint("pocket", pocket), alone.desk, ENGLISH)
+    line = line_html(find_checkpoint("pocket", pocket), alone.context, ENGLISH)
     for words in ("small built-in model", "about a second", "13B", "Sides of 96–176 pixels"):
         assert words in line

@@ -135,13 +135,13 @@ def test_a_wrong_value_is_refused_with_the_field_s_name(stage: Stage, name: str,
     with pytest.raises(InvalidRequest, match=f"^{name}: "):
         stage.form.request_of(shown)
     shown[NAMES.index("picture")] = None
-    refused, _, _, plan, *_ = look_ahead(stage.form, stage.desk, "en", shown)
+    refused, _, _, plan, *_ = look_ahead(stage.form, stage.context, "en", shown)
     assert list(json.loads(refused)["fields"]) == [name]
     assert Texts("en")(f"generate.{name}") in plan
 
 
 def test_the_plan_says_the_true_length(stage: Stage) -> None:
-    plan = plan_html({**stage.form.defaults, "seconds": 5.0}, stage.desk, Texts("en"))
+    plan = plan_html({**stage.form.defaults, "seconds": 5.0}, stage.context, Texts("en"))
     assert "4.8 s" in plan
     assert "145 frames" in plan
     assert "4 sections" in plan
@@ -154,7 +154,7 @@ def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, languag
     for name, wrong in (("seconds", None), ("seed", "<b>"), ("prompt", "x" * 10_001), ("size", "big"), ("steps", 0)):
         shown[NAMES.index(name)] = wrong
     texts = Texts(language)
-    assert json.loads(look_ahead(stage.form, stage.desk, language, shown)[0])["fields"] == {
+    assert json.loads(look_ahead(stage.form, stage.context, language, shown)[0])["fields"] == {
         "prompt": texts("refusal.too_long", most=10_000),
         "seed": texts("refusal.seed_whole_number", low=-1, high=SEED_MAX),
         "seconds": texts("refusal.number", low=1, high=120),
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, languag
 def test_a_size_of_another_checkpoint_is_refused_with_those_of_this_one(stage: Stage, tmp_path: Path) -> None:
     shown = values(stage.form, picture=str(make_picture(tmp_path)))
     shown[NAMES.index("size")] = "640x640"
-    said, refused = Starting(stage.desk, stage.form).add("en", "scripted", *shown)
+    said, refused = Starting(stage.context, stage.form).add("en", "scripted", *shown)
     assert (said, json.loads(refused)["fields"]) == ("", {"size": "This checkpoint makes: 64x64."})
 
 
@@ -212,7 +212,7 @@ def test_the_framing_says_the_size_and_whether_edges_are_cut(
 ) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
     fields = {**stage.form.defaults, "picture": str(tmp_path / "a.png")}
-    shown, unusable = framing_html(fields, stage.desk, Texts("en"))
+    shown, unusable = framing_html(fields, stage.context, Texts("en"))
     assert unusable == ()
     assert "64 × 64" in shown
     assert ("edges are cut off" in shown, "becomes soft" in shown) == (cut, soft)
@@ -238,8 +238,8 @@ def test_a_picture_that_cannot_be_used_is_refused_before_the_start_in_the_langua
     if (content := BAD_PICTURES[kind]) is not None:
         (tmp_path / "a.png").write_bytes(content)
     shown = values(stage.form, picture=str(tmp_path / "a.png"))
-    seen = json.loads(look_ahead(stage.form, stage.desk, language, shown)[0])["fields"]["picture"]
-    started = Starting(stage.desk, stage.form).add(language, "scripted", *shown)
+    seen = json.loads(look_ahead(stage.form, stage.context, language, shown)[0])["fields"]["picture"]
+    started = Starting(stage.context, stage.form).add(language, "scripted", *shown)
     assert json.loads(started[1])["fields"] == {"picture": seen}
     own = Texts(language)(f"refusal.picture_{kind}", name="'a.png'", **dict.fromkeys(WORDS, "|")).split("|")
     assert all(words in seen for words in own)
@@ -256,7 +256,7 @@ def opened(stage: Stage, draft: Any) -> dict[str, Any]:
 
 
 def test_a_draft_comes_back(stage: Stage) -> None:
-    shown = opened(stage, draft_of(stage.form, stage.desk.run, prompt="mine", seed=7))
+    shown = opened(stage, draft_of(stage.form, stage.context.run, prompt="mine", seed=7))
     assert (shown["prompt"], shown["seed"], shown["picture"]) == ("mine", "7", None)
 
 
@@ -272,7 +272,7 @@ def test_what_makes_no_sense_in_a_draft_is_left_out(stage: Stage) -> None:
 
 def upload(stage: Stage, name: str, content: bytes) -> Path:
     """A file among the uploads, as Gradio keeps it; its folder is its name for a browser."""
-    place = uploads_folder(stage.desk.settings.paths.output_dir) / hashlib.sha256(content).hexdigest() / name
+    place = uploads_folder(stage.context.settings.paths.output_dir) / hashlib.sha256(content).hexdigest() / name
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
     return place
@@ -280,7 +280,7 @@ def upload(stage: Stage, name: str, content: bytes) -> Path:
 
 def test_a_draft_brings_its_picture_as_long_as_it_is_among_the_uploads(stage: Stage, tmp_path: Path) -> None:
     place = upload(stage, "夜 1.png", make_picture(tmp_path).read_bytes())
-    draft = draft_of(stage.form, stage.desk.run, picture=f"{place.parent.name}/{place.name}")
+    draft = draft_of(stage.form, stage.context.run, picture=f"{place.parent.name}/{place.name}")
     assert opened(stage, draft)["picture"] == str(place)
     place.unlink()
     assert opened(stage, draft)["picture"] is None
@@ -302,9 +302,9 @@ def test_no_other_file_comes_with_a_draft(stage: Stage, tmp_path: Path) -> None:
 
 def test_the_startup_preset_goes_over_a_draft_of_an_earlier_run_only(tmp_path: Path) -> None:
     stage = make_stage(tmp_path)
-    stage.desk.presets.save("mine", {"steps": 9})
-    stage.desk.presets.choose_startup("mine")
+    stage.context.presets.save("mine", {"steps": 9})
+    stage.context.presets.choose_startup("mine")
     assert opened(stage, None)["steps"] == 9
     assert opened(stage, draft_of(stage.form, "earlier", steps=40, prompt="kept"))["steps"] == 9
     assert opened(stage, draft_of(stage.form, "earlier", steps=40, prompt="kept"))["prompt"] == "kept"
-    assert opened(stage, draft_of(stage.form, stage.desk.run, steps=40))["steps"] == 40
+    assert opened(stage, draft_of(stage.form, stage.context.run, steps=40))["steps"] == 40

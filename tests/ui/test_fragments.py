@@ -20,7 +20,7 @@ from diffusers_helper.words import LANGUAGES, Texts
 from tests.plans import plan_video
 
 from ..jobs_support import make_picture, make_request, progress_with
-from .serving import make_desk, settings_for, without_checkpoint
+from .serving import make_context, settings_for, without_checkpoint
 from .stage import Stage
 
 EN = Texts("en")
@@ -69,16 +69,16 @@ class Parts(HTMLParser):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_without_a_job_it_says_how_to_begin(stage: Stage, language: str) -> None:
-    shown = fragments.render(stage.desk, language)
+    shown = fragments.render(stage.context, language)
     assert Texts(language)("job.none") in shown["job"]
     assert shown["video"] == shown["stop"] == ""
-    assert fragments.state(stage.desk, language)["words"]["page.lost"] == Texts(language)("page.lost")
+    assert fragments.state(stage.context, language)["words"]["page.lost"] == Texts(language)("page.lost")
 
 
 def test_every_state_has_the_same_fragments(stage: Stage) -> None:
-    empty = set(fragments.render(stage.desk, "en"))
+    empty = set(fragments.render(stage.context, "en"))
     stage.ended("failed")
-    assert set(fragments.render(stage.desk, "en")) == empty
+    assert set(fragments.render(stage.context, "en")) == empty
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -117,9 +117,9 @@ def test_what_is_heard_does_not_change_with_every_step() -> None:
 def test_another_start_picture_has_another_address(stage: Stage) -> None:
     """A queued job's picture may be changed, and a browser keeps what it has seen at an address."""
     job = stage.add()
-    before = fragments.render(stage.desk, "en")
+    before = fragments.render(stage.context, "en")
     stage.queue.edit(job.id, make_request(make_picture(stage.folder, "red")))
-    after = fragments.render(stage.desk, "en")
+    after = fragments.render(stage.context, "en")
     for place in ("video", "queue"):
         assert before[place] != after[place]
     done = make_job("done")
@@ -170,33 +170,33 @@ def test_the_last_results_stand_below_the_stage_and_the_running_one_with_them(st
     stage.ended("failed", sections_done=0)
     running = stage.add()
     stage.queue.claim()
-    shown = fragments.render(stage.desk, "en", Wish(show=first.id))
+    shown = fragments.render(stage.context, "en", Wish(show=first.id))
     cards = [a for _, a in Parts(shown["recent"]).tags if "data-wish" in a]
     assert [card["data-wish"] for card in cards] == ["show=", f"show={second.id}", f"show={first.id}"]
     assert [card["data-wish"] for card in cards if "aria-current" in card] == [f"show={first.id}"]
     assert HOSTILE in str(cards[-1]["title"])
     assert EN("job.title", job=first.id) in shown["job"]
     for wish in (None, Wish(show=99)):
-        assert EN("job.title", job=running.id) in fragments.render(stage.desk, "en", wish)["job"]
+        assert EN("job.title", job=running.id) in fragments.render(stage.context, "en", wish)["job"]
 
 
 def test_a_video_that_is_gone_is_not_offered(stage: Stage) -> None:
     """The stage says what history says, and offers nothing that would fail."""
     gone, other = stage.ended("done"), stage.ended("done")
     stage.queue.result(gone.id).unlink()
-    shown = fragments.render(stage.desk, "en", Wish(show=gone.id))
+    shown = fragments.render(stage.context, "en", Wish(show=gone.id))
     assert EN("queue.gone") in shown["notices"]
     assert "video.mp4" not in shown["video"] + shown["views"] + shown["stop"]
     assert "player" not in shown["views"]
     assert "data-view" not in shown["views"]
     assert list(acts(shown["stop"])) == ["use"]
     assert re.findall(r"show=(\d+)", shown["recent"]) == [str(other.id)]
-    assert EN("queue.gone") not in fragments.render(stage.desk, "en", Wish(show=other.id))["notices"]
+    assert EN("queue.gone") not in fragments.render(stage.context, "en", Wish(show=other.id))["notices"]
 
 
 def test_a_single_result_has_no_strip(stage: Stage) -> None:
     stage.ended()
-    assert fragments.render(stage.desk, "en")["recent"] == ""
+    assert fragments.render(stage.context, "en")["recent"] == ""
 
 
 def acts(content: str) -> dict[str, dict[str, str | None]]:
@@ -301,11 +301,11 @@ def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:
 
 
 def test_warnings_say_who_can_reach_the_page_and_what_cannot_be_used(stage: Stage) -> None:
-    desk = replace(
-        stage.desk, warnings=("page.warning_open",), checkpoints=without_checkpoint(HOSTILE),
+    context = replace(
+        stage.context, warnings=("page.warning_open",), checkpoints=without_checkpoint(HOSTILE),
         worker_heartbeat=lambda: 300.0,
     )  # fmt: skip
-    parts = Parts(fragments.warnings(desk, EN))
+    parts = Parts(fragments.warnings(context, EN))
     assert parts.with_class("warning") == 3
     assert HOSTILE in parts.text
     assert "5 min" in parts.text
@@ -314,16 +314,16 @@ def test_warnings_say_who_can_reach_the_page_and_what_cannot_be_used(stage: Stag
 def test_the_machine_s_numbers_need_no_torch(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "torch_is_loaded", lambda: False)
     monkeypatch.setattr(machine, "vram", lambda: None)
-    content = fragments.machine_now(stage.desk, EN)
+    content = fragments.machine_now(stage.context, EN)
     assert EN("job.vram_later") in content
     assert content.count("<meter") == 2
     monkeypatch.setattr(machine, "vram", lambda: machine.Space(6 * 10**9, 8 * 10**9))
-    assert "6.0 of 8.0 GB free" in fragments.machine_now(stage.desk, EN)
+    assert "6.0 of 8.0 GB free" in fragments.machine_now(stage.context, EN)
 
 
 def test_settings_say_where_they_come_from_and_keep_secrets(stage: Stage, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, auth="me:hunter2")
-    table = system_tab.settings_table(make_desk(stage.queue, settings).settings, EN)
+    table = system_tab.settings_table(make_context(stage.queue, settings).settings, EN)
     assert "hunter2" not in table
     assert f"<td>{tmp_path}</td><td>flag</td>" in table
 
@@ -339,11 +339,11 @@ def test_doctor_s_report_is_text_with_what_to_do() -> None:
 def test_the_scripts_are_told_what_waits_and_what_came_to_an_end(stage: Stage) -> None:
     done = stage.ended("done")
     waiting = stage.add()
-    told = fragments.state(stage.desk, "en")
-    assert (told["running"], told["queued"], told["run"]) == (False, [waiting.id], stage.desk.run)
+    told = fragments.state(stage.context, "en")
+    assert (told["running"], told["queued"], told["run"]) == (False, [waiting.id], stage.context.run)
     assert told["ended"] == {"at": stage.queue.job(done.id).ended_at, "words": f"Job {done.id}: done"}
 
 
 def test_an_end_that_somebody_asked_for_is_not_told(stage: Stage) -> None:
     stage.ended("cancelled")
-    assert fragments.state(stage.desk, "ja")["ended"] == {"at": 0, "words": ""}
+    assert fragments.state(stage.context, "ja")["ended"] == {"at": 0, "words": ""}

@@ -61,11 +61,11 @@ class Seen(HTMLParser):
 
 
 def queue(stage: Stage, language: str = "en") -> Seen:
-    return Seen(fragments_queue.render(stage.desk, Texts(language))["queue"])
+    return Seen(fragments_queue.render(stage.context, Texts(language))["queue"])
 
 
 def history(stage: Stage, wish: Wish | None = None, language: str = "en") -> Seen:
-    return Seen(fragments_queue.render(stage.desk, Texts(language), wish)["history"])
+    return Seen(fragments_queue.render(stage.context, Texts(language), wish)["history"])
 
 
 def test_an_empty_page_says_what_to_do(stage: Stage) -> None:
@@ -150,11 +150,11 @@ def test_an_unfinished_job_shows_what_it_has_and_what_can_be_done(stage: Stage) 
 def test_what_was_deleted_can_be_brought_back(stage: Stage) -> None:
     job = stage.ended("done", prompt=HOSTILE)
     stage.queue.trash(job.id)
-    seen = Seen(fragments_queue.render(stage.desk, Texts())["undo"])
+    seen = Seen(fragments_queue.render(stage.context, Texts())["undo"])
     assert seen.acts(job) == ["undo"]
     assert HOSTILE in seen.text
     stage.queue.restore(job.id)
-    assert fragments_queue.render(stage.desk, Texts())["undo"] == ""
+    assert fragments_queue.render(stage.context, Texts())["undo"] == ""
 
 
 def test_a_discarded_job_says_so(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from diffusers_helper.request import Request
 from diffusers_helper.ui.routes import own_routes
 
 from ..jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
-from .serving import make_desk, make_video, settings_for
+from .serving import make_context, make_video, settings_for
 
 NAMES = ("video.mp4", "poster.jpg", "thumb.png", "start.png")
 
@@ -43,7 +43,7 @@ def outputs(filled: Path, tmp_path: Path) -> Path:
 def shown(outputs: Path) -> dict[str, int]:
     """The status of each media route of the job."""
     queue = JobQueue(outputs)
-    client = TestClient(Starlette(routes=own_routes(make_desk(queue, settings_for(outputs)))))
+    client = TestClient(Starlette(routes=own_routes(make_context(queue, settings_for(outputs)))))
     status = {name: client.get(f"/media/1/{name}").status_code for name in NAMES}
     queue.close()
     return status

@@ -20,7 +20,7 @@ EVERYTHING = ["settings", "prompt", "seed"]
 
 @pytest.fixture
 def presets(stage: Stage) -> Presets:
-    return Presets(stage.desk, stage.form)
+    return Presets(stage.context, stage.form)
 
 
 def press(presets: Presets, act: str, name: str, answer: str = "") -> list[object]:
@@ -30,7 +30,7 @@ def press(presets: Presets, act: str, name: str, answer: str = "") -> list[objec
 
 
 def names(stage: Stage) -> list[str]:
-    return [preset.name for preset in stage.desk.presets.presets()]
+    return [preset.name for preset in stage.context.presets.presets()]
 
 
 def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) -> None:
@@ -57,7 +57,7 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
 )
 def test_a_preset_keeps_what_was_ticked(stage: Stage, presets: Presets, parts: list[str], fields: set[str]) -> None:
     presets.save("Mine", parts, False, "en", *stage.values())
-    assert set(stage.desk.presets.load("Mine").values) == fields
+    assert set(stage.context.presets.load("Mine").values) == fields
 
 
 @pytest.mark.parametrize("parts", [[], ["picture"], ["__class__"]])
@@ -77,7 +77,7 @@ def test_replacing_must_be_wanted_and_is_wanted_once(stage: Stage, presets: Pres
     with pytest.raises(UnusableInput, match="already"):
         presets.save("mine", ["seed"], False, "en", *stage.values(seed=2))
     _, box = presets.save("mine", ["seed"], True, "en", *stage.values(seed=2))
-    assert stage.desk.presets.load("Mine").values == {"seed": 2}
+    assert stage.context.presets.load("Mine").values == {"seed": 2}
     assert box["value"] is False
 
 
@@ -86,7 +86,7 @@ def test_start_up_rename_and_delete(stage: Stage, presets: Presets) -> None:
     assert "Start-up preset" not in str(press(presets, "no_startup", "Mine")[0])
     assert "Start-up preset" in str(press(presets, "startup", "Mine")[0])
     press(presets, "rename", "Mine", "夜")
-    startup = stage.desk.presets.startup()
+    startup = stage.context.presets.startup()
     assert startup is not None
     assert startup.name == "夜"
     with pytest.raises(UnusableInput):
@@ -98,18 +98,18 @@ def test_start_up_rename_and_delete(stage: Stage, presets: Presets) -> None:
 
 
 def test_a_kind_that_this_checkpoint_does_not_make_stays(stage: Stage, presets: Presets) -> None:
-    stage.desk.presets.save("Mine", {"size": "640x640", "steps": 7})
+    stage.context.presets.save("Mine", {"size": "640x640", "steps": 7})
     with pytest.warns(UserWarning, match="640x640 is not made by this checkpoint"):
         assert stage.filled(press(presets, "load", "Mine")[1:]) == {"steps": 7}
 
 
 def test_the_export_link_holds_the_file(stage: Stage, presets: Presets) -> None:
-    stage.desk.presets.save("夜", {"prompt": HOSTILE})
+    stage.context.presets.save("夜", {"prompt": HOSTILE})
     (link,) = Seen(presets.listed("en")).all("a")
     kind, content = str(link["href"]).split(",")
     assert kind == "data:application/json;base64"
     text = base64.b64decode(content).decode()
-    assert text == stage.desk.presets.export_text("夜")
+    assert text == stage.context.presets.export_text("夜")
     assert str(link["download"]).endswith(".json")
 
 
@@ -137,15 +137,15 @@ def test_why_a_file_is_refused_is_in_the_language_of_the_page(stage: Stage, pres
     (stage.folder / "other.json").write_text("{}")
     with pytest.warns(UserWarning, match=OTHER_PROGRAM[language]):
         presets.take_in([str(stage.folder / "other.json")], language)
-    stage.desk.presets.save("Mine", {})
-    (stage.desk.presets.folder / "other.json").write_text("{}")
+    stage.context.presets.save("Mine", {})
+    (stage.context.presets.folder / "other.json").write_text("{}")
     assert OTHER_PROGRAM[language] in presets.listed(language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_names_and_values_are_shown_as_text(stage: Stage, presets: Presets, language: str) -> None:
-    stage.desk.presets.save(HOSTILE, {"prompt": HOSTILE * 50, "size": "64x64"})
-    (stage.desk.presets.folder / "<b>bad.json").write_text(json.dumps({"framepack_preset": HOSTILE}))
+    stage.context.presets.save(HOSTILE, {"prompt": HOSTILE * 50, "size": "64x64"})
+    (stage.context.presets.folder / "<b>bad.json").write_text(json.dumps({"framepack_preset": HOSTILE}))
     seen = Seen(presets.listed(language))
     assert seen.text.count(HOSTILE) >= 2
     assert "<b>bad.json" in seen.text
@@ -160,7 +160,7 @@ def test_an_empty_list_says_what_to_do(presets: Presets) -> None:
 
 @pytest.mark.parametrize("value", ["", "x", "[1]", "null", '["a"]', "[" * 100_000, '{"a": 1}'])
 def test_a_strange_click_does_nothing(stage: Stage, presets: Presets, value: str) -> None:
-    stage.desk.presets.save("Mine", {})
+    stage.context.presets.save("Mine", {})
     with pytest.raises(UnusableInput, match="no preset"):
         presets.carry_out("en", None, click("delete", value=value))
     presets.carry_out("en", None, click("__init__", value=value))

@@ -28,7 +28,7 @@ from diffusers_helper.ui.fragments_queue import Wish
 from diffusers_helper.ui.routes import HeldFile, LiveAnswers, Readiness
 
 from ..jobs_support import Hold, at_step, ended, make_picture, make_request, wait_until
-from .serving import Served, make_desk, make_video, serving, settings_for, without_checkpoint
+from .serving import Served, make_context, make_video, serving, settings_for, without_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ class Rendering:
 
     def __init__(self, queue: JobQueue, output_dir: Path) -> None:
         self.count = 0
-        self.answers = LiveAnswers(make_desk(queue, settings_for(output_dir)), self)
+        self.answers = LiveAnswers(make_context(queue, settings_for(output_dir)), self)
 
     def ask(self, language: str) -> Any:
         return self.answers._fresh(language, Wish())
 
-    def __call__(self, desk: Any, language: str, wish: Wish) -> dict[str, str]:
+    def __call__(self, context: Any, language: str, wish: Wish) -> dict[str, str]:
         self.count += 1
         return {"job": language}
 
@@ -324,8 +324,8 @@ def test_the_server_says_that_it_is_alive_and_ready(served: Served) -> None:
 )
 def test_a_worker_that_is_gone_or_silent_is_not_ready(tmp_path: Path, silent: float, words: str) -> None:
     queue = JobQueue(tmp_path)
-    desk = make_desk(queue, settings_for(tmp_path), worker_heartbeat=lambda: silent)
-    reasons = " ".join(Readiness(desk).reasons())
+    context = make_context(queue, settings_for(tmp_path), worker_heartbeat=lambda: silent)
+    reasons = " ".join(Readiness(context).reasons())
     assert words in reasons
     assert bool(reasons) == bool(words)
     queue.close()
@@ -335,7 +335,7 @@ def test_a_long_step_is_not_taken_for_a_dead_worker(tmp_path: Path) -> None:
     queue = JobQueue(tmp_path)
     queue.add(make_request(make_picture(tmp_path)))
     queue.claim()
-    assert Readiness(make_desk(queue, settings_for(tmp_path), worker_heartbeat=lambda: 600.0)).reasons() == []
+    assert Readiness(make_context(queue, settings_for(tmp_path), worker_heartbeat=lambda: 600.0)).reasons() == []
     queue.close()
 
 
@@ -343,7 +343,9 @@ def test_a_full_or_missing_disk_and_a_missing_checkpoint_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = JobQueue(tmp_path / "outputs")
-    readiness = Readiness(make_desk(queue, settings_for(tmp_path / "outputs"), checkpoints=without_checkpoint("gone")))
+    readiness = Readiness(
+        make_context(queue, settings_for(tmp_path / "outputs"), checkpoints=without_checkpoint("gone"))
+    )
     monkeypatch.setattr("diffusers_helper.ui.routes.LEAST_FREE_BYTES", 10**18)
     assert [reason.partition(":")[0] for reason in readiness.reasons()] == ["disk", "checkpoint"]
     queue.close()

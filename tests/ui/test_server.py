@@ -127,8 +127,8 @@ def test_the_password_is_in_no_file_and_no_answer(tmp_path: Path) -> None:
         assert client.post("/login", data={"username": "someone", "password": "very secret"}).status_code == 200
         told = [client.get(path).text for path in ("/", "/config", "/live?language=en", "/readyz", "/gradio_api/info")]
         assert "very secret" not in "".join(told)
-        assert "very secret" not in repr(served.desk)
-        assert "very secret" not in "".join(served.desk.settings.lines())
+        assert "very secret" not in repr(served.context)
+        assert "very secret" not in "".join(served.context.settings.lines())
     for file in (tmp_path / "outputs").rglob("*"):
         assert not file.is_file() or b"very secret" not in file.read_bytes()
 

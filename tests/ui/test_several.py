@@ -32,7 +32,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 def seen(stage: Stage, part: str, show: int = 0, language: str = "en") -> Seen:
-    return Seen(fragments.render(stage.desk, language, Wish(show=show))[part])
+    return Seen(fragments.render(stage.context, language, Wish(show=show))[part])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -48,11 +48,11 @@ def test_the_only_one_is_not_marked(tmp_path: Path) -> None:
     stage = make_stage(tmp_path)
     stage.add("a")
     stage.queue.claim()
-    assert "<span>on " not in fragments.render(stage.desk, "en")["queue"]
+    assert "<span>on " not in fragments.render(stage.context, "en")["queue"]
     stage.queue.end(1, Cancelled(folder=""), "cancelled")
     stage.add("b")
     stage.queue.claim("cpu")
-    assert "<span>on cpu" in fragments.render(stage.desk, "en")["queue"]
+    assert "<span>on cpu" in fragments.render(stage.context, "en")["queue"]
 
 
 @pytest.mark.parametrize(("wanted", "shown"), [(0, FIRST), (FIRST, FIRST), (SECOND, SECOND), (WAITING, WAITING)])
@@ -62,10 +62,10 @@ def test_the_stage_shows_the_one_that_is_wanted_else_the_first_begun(stage: Stag
 
 @pytest.mark.parametrize(("wanted", "timed"), [(0, FIRST), (SECOND, SECOND), (WAITING, FIRST)])
 def test_the_clock_is_that_of_the_one_on_the_stage_where_it_runs(stage: Stage, wanted: int, timed: int) -> None:
-    told = fragments.state(stage.desk, "en", Wish(show=wanted))
+    told = fragments.state(stage.context, "en", Wish(show=wanted))
     assert (told["clock"]["job"], told["running"]) == (timed, True)
     assert told["clock"]["ready_at"] == stage.queue.job(timed).ready_at is not None
-    chips = fragments.render(stage.desk, "en", Wish(show=wanted))["others"].split("<a ")[1:]
+    chips = fragments.render(stage.context, "en", Wish(show=wanted))["others"].split("<a ")[1:]
     assert [chip.count('data-clock="percent"') for chip in chips[:2]] == [timed == FIRST, timed == SECOND]
 
 

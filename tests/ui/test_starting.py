@@ -20,7 +20,7 @@ from .stage import Stage, answer
 
 @pytest.fixture
 def starting(stage: Stage) -> Starting:
-    return Starting(stage.desk, stage.form)
+    return Starting(stage.context, stage.form)
 
 
 def picture_of(stage: Stage, job: int) -> str:

@@ -44,7 +44,7 @@ def change_row(folder: Path, change: str, *values: str) -> None:
 
 
 def shown(stage: Stage, language: str = "en") -> Mapping[str, str]:
-    return fragments.render(stage.desk, language)
+    return fragments.render(stage.context, language)
 
 
 def acts(content: str) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_click_that_asks_for_more_is_refused(stage: Stage, act: str) -> None:
 
 
 def test_programs_are_told_of_it(stage: Stage, tmp_path: Path) -> None:
-    called: Mapping[str, Any] = endpoints(stage.desk, tmp_path)
+    called: Mapping[str, Any] = endpoints(stage.context, tmp_path)
     told = called["status"](BROKEN)
     assert (told["id"], told["state"]) == (BROKEN, "unreadable")
     assert told["error"].startswith("kind: ")

@@ -1,4 +1,4 @@
-"""The desk: everything the page and its routes share, made once at the start."""
+"""Everything the page and its routes share, made once at the start."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What lies on the desk.
+class AppContext:
+    """The queue, the settings, and what is installed.
 
     Attributes:
         warnings: keys of texts, shown on top of the page.
