@@ -43,6 +43,7 @@ from .events import (
 )
 from .forecast import UNKNOWN, Paces, Work
 from .growing_result import growing_result
+from .media.video import frames_in
 from .memory.plan import MemoryPlan
 from .memory.shortage import is_out_of_memory, is_out_of_ram
 from .models.table import Checkpoint
@@ -52,7 +53,7 @@ from .request import Request
 from .sections.history import Context, extend, gather_context, initial_history, newest
 from .sections.plan import SectionPlan
 from .words import Message, plain
-from .workfolder import SavedSection, WorkFolder, frames_in
+from .workfolder import SavedSection, WorkFolder
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from . import __version__, faults
-from .errors import InvalidRequest, OutputFailed, UnusableInput, UnusablePicture, UnusableResumeFolder, told_by
+from .errors import InvalidRequest, OutputFailed, UnusablePicture, UnusableResumeFolder, told_by
 from .media.files import (
     day_folder,
     job_stem,
@@ -47,7 +47,7 @@ from .media.files import (
 from .media.metadata import as_comment, write_png
 from .media.pictures import open_picture
 from .media.places import kept, whole
-from .media.video import join_segments, probe, write_segment
+from .media.video import frames_in, join_segments, write_segment
 from .models.sizes import header_of
 from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
@@ -346,14 +346,6 @@ def _reachable(place: str, output_dir: Path | None) -> Path | None:
     return found
 
 
-def frames_in(video: Path) -> int:
-    """How many frames a video has; 0 when it is missing or damaged."""
-    try:
-        return probe(video).frames
-    except UnusableInput:
-        return 0
-
-
 def _picture_name(number: int) -> str:
     """Most requests have one picture; its name is that of all versions."""
     return f"picture_{number}.png" if number else "picture.png"
@@ -376,14 +368,14 @@ def _load_section(file: Path) -> SavedSection:
         tensors = {name: found[name] for name in ("latents", "generator_state")}
         intact = header_of(file).get("__metadata__", {}).get("sha256") == _hash(tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UnusableResumeFolder(_damaged(file, plain(str(error)))) from None
+        raise _damaged(file, plain(str(error))) from None
     if not intact:
-        raise UnusableResumeFolder(_damaged(file, Message("resume.checksum")))
+        raise _damaged(file, Message("resume.checksum"))
     return SavedSection(**tensors)
 
 
-def _damaged(file: Path, reason: Message) -> Message:
-    return Message("resume.section_damaged", file=str(file), reason=reason)
+def _damaged(file: Path, reason: Message) -> UnusableResumeFolder:
+    return UnusableResumeFolder(Message("resume.section_damaged", file=str(file), reason=reason))
 
 
 def _new_folder(day: Path, stem: str) -> Path:

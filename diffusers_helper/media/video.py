@@ -196,3 +196,11 @@ def probe(path: Path) -> VideoInfo:
     with _reading(path) as (_, stream):
         fps = stream.average_rate or Fraction(0)
         return VideoInfo(stream.frames, fps, stream.width, stream.height, stream.codec_context.name)
+
+
+def frames_in(video: Path) -> int:
+    """How many frames a video has; 0 when it is missing or damaged."""
+    try:
+        return probe(video).frames
+    except UnusableInput:
+        return 0
