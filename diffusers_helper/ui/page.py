@@ -25,6 +25,7 @@ from gradio.events import Dependency
 from ..errors import FramePackError
 from ..words import Texts
 from .app_context import AppContext
+from .refusals import in_words
 from .translation import Translator
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,8 @@ def user_errors(
 ) -> Callable[Parameters, Result]:
     """``handler``, with errors that are meant for a user's eyes told to whoever called. The page shows HTML.
 
-    They are told in the language that the handler's parameter ``language`` names; in English where it has none.
+    They are told in the language that the handler's parameter ``language`` names; in English, and as programs know the
+    fields, where it has none.
     """
     parameters = inspect.signature(handler)
 
@@ -121,7 +123,8 @@ def user_errors(
             return handler(*args, **kwargs)
         except FramePackError as error:
             log.info("refused: %s", error)
-            language = parameters.bind(*args, **kwargs).arguments.get("language", "en")
-            raise gr.Error(as_shown(Texts(language).said(error.said)), print_exception=False) from None
+            language = parameters.bind(*args, **kwargs).arguments.get("language")
+            words = in_words(error, Texts(language)) if language else str(error)
+            raise gr.Error(as_shown(words), print_exception=False) from None
 
     return careful

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import InvalidRequest, Problem, UnusablePicture
+from ..errors import FramePackError, InvalidRequest, Problem, UnusablePicture
 from ..words import Texts
 from .phrases import field_value, file_kind
 
@@ -32,6 +32,19 @@ def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts) -> str:
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:
     """What is wrong with each field, in words that name what is allowed."""
     return {problem.field: _words(problem, texts) for problem in problems}
+
+
+def in_words(error: FramePackError, texts: Texts) -> str:
+    """What an error says where there is no form beside it: of a request, each field by its name; what the page has no
+    words for, in English."""
+    if isinstance(error, REFUSED) and error.problems and all(problem.kind != "other" for problem in error.problems):
+        return " ".join(f"{_label(field, texts)}: {words}" for field, words in by_field(error.problems, texts).items())
+    return texts.said(error.said)
+
+
+def _label(field: str, texts: Texts) -> str:
+    key = f"generate.{field}"
+    return texts(key) if key in texts else field
 
 
 def _words(problem: Problem, texts: Texts) -> str:

@@ -16,7 +16,7 @@ from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.queue_tab import build
-from diffusers_helper.words import LANGUAGES
+from diffusers_helper.words import LANGUAGES, Texts
 
 from .stage import Stage, click, tab_of
 
@@ -242,6 +242,18 @@ def test_a_click_that_is_refused_is_told_so_in_the_language_of_the_page(
     with pytest.raises(gr.Error) as told:
         user_errors(commands.carry_out)(language, None, click("next", 1), asked_from())
     assert told.value.message == REFUSED[language]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_field_that_is_wrong_is_named_in_the_language_of_the_page(
+    stage: Stage, commands: Commands, language: str
+) -> None:
+    """A job made with another checkpoint, whose picture is gone meanwhile."""
+    job = stage.ended("done")
+    Path(job.request.shown_picture).unlink()
+    with pytest.raises(gr.Error) as told:
+        user_errors(commands.carry_out)(language, None, click("duplicate", job.id), asked_from())
+    assert told.value.message.startswith(Texts(language)("generate.picture"))
 
 
 @pytest.mark.parametrize("act", ["", "drop table", "__class__", "outputs", "carry_out"])
