@@ -15,8 +15,6 @@ from .step_cache import BlockPass, ResidualCache
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_RATIOS = 1000
-
 
 class MagCache(ResidualCache):
     """Skips a step while the summed error stays within ``threshold``, and at most ``k`` in a row.
