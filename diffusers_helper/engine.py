@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from .caches.step_cache import StepCache
+from .caches.step_cache import Measured, StepCache
 from .conditioning.prompt import PromptEmbedding
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .encoders import Encoders
@@ -105,6 +105,7 @@ class SectionDenoiser:
 
     Attributes:
         caches: the step caches of the CFG branches, the positive one first.
+        sigmas: the noise levels of its steps, [steps].
         table: of the transformer's modulation.
         ready: lets the transformer come to the device if it is not there.
         attempt: how a step is done; one that is tried again begins anew, with the step caches as they were.
@@ -112,17 +113,18 @@ class SectionDenoiser:
 
     denoise: Denoiser
     caches: tuple[StepCache | None, StepCache | None]
+    sigmas: Tensor
     table: ModulationTable | None = None
     ready: Callable[[], None] = field(default=lambda: None)
     attempt: Attempt = once
 
-    def begin(self, sigmas: Tensor) -> None:
-        """Before the first step: make the modulation table's rows for these noise levels, [steps]."""
+    def begin(self) -> None:
+        """Before the first step: make the modulation table's rows for the noise levels."""
 
         def make_rows() -> None:
             self.ready()
             if self.table is not None:
-                self.table.prepare(self.denoise.time_inputs(sigmas))
+                self.table.prepare(self.denoise.time_inputs(self.sigmas))
 
         self.attempt(make_rows)
 
@@ -143,6 +145,11 @@ class SectionDenoiser:
         """Whether the positive branch ran all blocks; what the negative one did is not told."""
         positive = self.caches[0]
         return positive is None or positive.computed[-1]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """What a calibration has measured of the positive branch, a number per step; empty where there is none."""
+        return self.caches[0].ratios if self.caches[0] else ()
 
 
 class LentVae:
@@ -196,6 +203,7 @@ class Engine:
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
         self.degradation = Degradation(self.residency, planner, compute.device)
+        self._measured = Measured()
         self._vae = LentVae(parts.vae, self.residency)
         self._encoders = Encoders(
             parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)
@@ -258,7 +266,8 @@ class Engine:
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
         vram.forget_peak(self._compute.device)
-        plan = plan_video_memory(self.planner, request, height, width)
+        self._measured = self.checkpoint.measured()
+        plan = plan_video_memory(self.planner, request, height, width, self._measured)
         self.residency.follow(plan)
         self.degradation.begin()
         self._vae.forget()
@@ -288,12 +297,14 @@ class Engine:
         return conditioning
 
     def denoiser(
-        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor
     ) -> SectionDenoiser:
         """See ``section_denoiser``."""
         attempt: Attempt = partial(self.degradation.attempt, "sample")
-        transformer, compute = self.parts.transformer, self._compute
-        made = attempt(lambda: section_denoiser(transformer, compute, request, conditioning, section, context))
+        transformer, compute, measured = self.parts.transformer, self._compute, self._measured
+        made = attempt(
+            lambda: section_denoiser(transformer, compute, request, conditioning, section, context, sigmas, measured)
+        )
         return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -321,12 +332,17 @@ def section_denoiser(
     conditioning: Conditioning,
     section: SectionPlan,
     context: Context,
+    sigmas: Tensor,
+    measured: Measured,
 ) -> SectionDenoiser:
     """A denoiser for one section, with its own step-cache state for each CFG branch.
 
-    ``context``: the latents of the section's context plan.
+    Args:
+        context: the latents of the section's context plan.
+        sigmas: the noise levels of its steps, [steps].
+        measured: what is known of the checkpoint for step caches.
     """
-    caches = _step_cache(request), _step_cache(request)
+    caches = _step_cache(request, sigmas, measured), _step_cache(request, sigmas, measured)
     denoise = Denoiser(
         transformer,
         {"image_embeds": conditioning.pictures[section.picture].tokens, **_context_inputs(context)},
@@ -338,11 +354,11 @@ def section_denoiser(
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
     )
     table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
-    return SectionDenoiser(denoise, caches, table)
+    return SectionDenoiser(denoise, caches, sigmas, table)
 
 
-def _step_cache(request: Request) -> StepCache | None:
-    return request.step_cache.make(request.steps) if request.step_cache else None
+def _step_cache(request: Request, sigmas: Tensor, measured: Measured) -> StepCache | None:
+    return request.step_cache.make(sigmas.tolist(), measured) if request.step_cache else None
 
 
 def _text_input(embedding: PromptEmbedding) -> TextInput:

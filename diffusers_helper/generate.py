@@ -67,7 +67,7 @@ class GenerationEngine(Protocol):
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning: ...
     def denoiser(
-        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor
     ) -> SectionDenoiser: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def preview(self, latents: Tensor) -> np.ndarray: ...
@@ -217,11 +217,11 @@ def _sample_section(
 ) -> Generator[Event, None, Tensor]:
     """Denoise one section, telling each step; returns its latents."""
     context = gather_context(section.context, history, pictures)
-    denoiser = run.engine.denoiser(run.request, conditioning, section, context)
     shape = pictures[0].shape
     noise = torch.randn((*shape[:2], len(section.context.target), *shape[3:]), generator=run.noise)
     sigmas = flow_sigmas(run.request.steps, flow_mu(token_count(*noise.shape[2:])))
-    denoiser.begin(sigmas[:-1])
+    denoiser = run.engine.denoiser(run.request, conditioning, section, context, sigmas[:-1])
+    denoiser.begin()
     for state in run.progress.timed(sample(denoiser, noise, sigmas)):
         yield from run.notices()
         _check_finite(state, section)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .caches.step_cache import NOTHING_MEASURED, Measured
 from .media.files import free_bytes
 from .memory import vram
 from .memory.candidates import Situation
@@ -52,15 +53,20 @@ def planner_for(
     )
 
 
-def plan_video_memory(planner: Planner, request: Request, height: int, width: int) -> MemoryPlan:
-    """For frames of this size; raises OutOfMemory when it cannot be made."""
-    return planner.for_video(workload_of(request, height, width), int(request.preserved_memory_gb * GB))
+def plan_video_memory(
+    planner: Planner, request: Request, height: int, width: int, measured: Measured = NOTHING_MEASURED
+) -> MemoryPlan:
+    """For frames of this size; raises OutOfMemory when it cannot be made.
+
+    ``measured``: of the checkpoint, for its step caches.
+    """
+    return planner.for_video(workload_of(request, height, width, measured), int(request.preserved_memory_gb * GB))
 
 
-def workload_of(request: Request, height: int, width: int) -> Workload:
+def workload_of(request: Request, height: int, width: int, measured: Measured) -> Workload:
     """What a section of a request's video asks for."""
     branches = 2 if request.real_cfg > 1 else 1
-    option = request.step_cache
+    option = request.step_cache.meant(measured) if request.step_cache else None
     cached = Cached(branches * option.stream_tensors, branches * option.target_tensors) if option else Cached()
     return Workload.of(height, width, request.latent_window, request.steps, cached)
 

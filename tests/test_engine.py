@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusers_helper.caches.step_cache import Measured
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_sigmas
@@ -24,6 +25,9 @@ VALUES = pack.tensors("run_f1")
 STEPS = 12
 
 
+SIGMAS = flow_sigmas(STEPS, 0.7)[:-1]
+
+
 def denoiser(negative: PromptEmbedding | None, **fields: object) -> SectionDenoiser:
     start = VALUES["in.start_latent"]
     prompt = PromptEmbedding(VALUES["in.llama"], VALUES["in.clip"], 0)
@@ -33,7 +37,7 @@ def denoiser(negative: PromptEmbedding | None, **fields: object) -> SectionDenoi
     request = Request.parse({"picture": "-", "steps": STEPS, **fields})
     section = plan_video("f1", 1).sections[0]
     context = gather_context(section.context, start, [start])
-    return section_denoiser(pack.transformer(), FLOAT32, request, conditioning, section, context)
+    return section_denoiser(pack.transformer(), FLOAT32, request, conditioning, section, context, SIGMAS, Measured())
 
 
 def result(made: SectionDenoiser) -> Tensor:
@@ -81,7 +85,9 @@ def test_a_section_sees_the_prompt_and_the_picture_of_its_plan() -> None:
     context = gather_context(section.context, start, [start])
 
     def made(conditioning: Conditioning, plan: SectionPlan) -> Tensor:
-        denoise = section_denoiser(pack.transformer(), FLOAT32, request, conditioning, plan, context)
+        denoise = section_denoiser(
+            pack.transformer(), FLOAT32, request, conditioning, plan, context, torch.tensor([1.0]), Measured()
+        )
         return denoise(VALUES["section0.noise"], torch.tensor([1.0]))
 
     chosen = made(Conditioning((one, other), None, pictures), replace(section, prompt=1, picture=1))

@@ -7,77 +7,61 @@ checkpoint and a number of steps. So a step that is skipped looks at nothing, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from .step_cache import BlockPass, ResidualCache
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from .step_cache import BlockPass, Measured, ResidualCache, ResidualOption, Rule, StepCache
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+DECIMALS = 5
+"""Of a ratio, as it is printed, kept and read."""
+
 
 class MagCache(ResidualCache):
-    """Skips a step while the summed error stays within ``threshold``, and at most ``k`` in a row.
+    """Sums up |1 - product of the ratios since the last computed step|."""
 
-    The first steps, as many as the retention ratio says, and the last one are always computed.
-    """
-
-    def __init__(
-        self, ratios: Sequence[float], threshold: float, k: int, retention_ratio: float, gate: float | None = None
-    ) -> None:
+    def __init__(self, rule: Rule, ratios: Sequence[float], gate: float = 0.0) -> None:
         """
         Args:
             ratios: for each step how much longer its residual is than that of the step before; the first is 1.
-            threshold: of the sum of |1 - product of ratios| since the last computed step (section 4.2 of the paper).
-            gate: steps whose ratio is further from 1 are computed, as in the authors' FramePack demo.
+            gate: steps whose ratio is further from 1 are computed, as in the authors' FramePack demo; 0 for none.
         """
-        super().__init__()
-        self._ratios, self._threshold, self._k, self._gate = tuple(ratios), threshold, k, gate
-        self._first = max(int(retention_ratio * len(ratios)), 1)
-        self._ratio, self._error, self._skipped = 1.0, 0.0, 0
+        super().__init__(rule)
+        self._ratios, self._gate = tuple(ratios), gate
+        self._product = 1.0
 
-    def decide(self, blocks: BlockPass) -> bool:
+    def estimate(self, blocks: BlockPass) -> float:
+        """See ResidualCache. It looks at nothing."""
+        ratio = self._ratios[len(self.computed)]
+        self._product *= ratio
+        return math.inf if self._gate and abs(1 - ratio) > self._gate else self.error + abs(1 - self._product)
+
+    def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
         """See ResidualCache."""
-        return self.compute(len(self.computed))
-
-    def compute(self, step: int) -> bool:
-        """The decision of a step, counted from 0, from numbers alone; the steps are asked in their order."""
-        if not self._threshold or not self._first <= step < len(self._ratios) - 1:
-            return True
-        change = self._ratios[step]
-        self._ratio *= change
-        self._error += abs(1 - self._ratio)
-        self._skipped += 1
-        gated = self._gate is not None and abs(1 - change) > self._gate
-        if self._error <= self._threshold and self._skipped <= self._k and not gated:
-            return False
-        self._ratio, self._error, self._skipped = 1.0, 0.0, 0
-        return True
+        self._product = 1.0
 
 
 class Recorder(ResidualCache):
-    """Skips nothing, and measures the ratios.
+    """Skips nothing, and measures the ratios."""
 
-    Attributes:
-        ratios: of the steps so far; the first is 1.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ratios: tuple[float, ...] = ()
-
-    def decide(self, blocks: BlockPass) -> bool:
+    def estimate(self, blocks: BlockPass) -> float:
         """See ResidualCache."""
-        return True
+        return math.inf
 
-    def learn(self, residual: Tensor) -> None:
+    def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
         """See ResidualCache."""
-        known = self.residual
-        self.ratios = (*self.ratios, 1.0 if known is None else magnitude_ratio(residual, known))
+        fits = self.residuals and self.residuals[-1][1].shape == residual.shape
+        ratio = magnitude_ratio(residual, self.residuals[-1][1]) if fits else 1.0
+        self.ratios = (*self.ratios, round(ratio, DECIMALS))
 
 
 def magnitude_ratio(residual: Tensor, before: Tensor) -> float:
-    """mean over the tokens of |residual| / |before|, [B, n, D] each (equation 5 of the paper)."""
+    """mean over the tokens of |residual| / |before|, [B, n, D] each."""
     lengths = before.float().norm(dim=-1).clamp_min(1e-8)
     return (residual.float().norm(dim=-1) / lengths).mean().item()
 
@@ -87,6 +71,21 @@ def for_steps(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
     if steps == 1:
         return tuple(ratios[-1:])
     return tuple(ratios[round(step * (len(ratios) - 1) / (steps - 1))] for step in range(steps))
+
+
+def in_words(ratios: Iterable[float]) -> str:
+    """The inverse of ``read_ratios``."""
+    return ", ".join(f"{ratio:.{DECIMALS}f}" for ratio in ratios)
+
+
+def mean_of(sections: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Of lists of the same length, step by step."""
+    return tuple(round(sum(ratios) / len(ratios), DECIMALS) for ratios in zip(*sections, strict=True))
+
+
+def nearest(measured: Measured, steps: int) -> tuple[float, ...]:
+    """The list that was measured with the number of steps next to this one; empty where there is none."""
+    return min(measured.ratios, key=lambda ratios: abs(len(ratios) - steps), default=())
 
 
 def read_ratios(text: str) -> tuple[float, ...]:
@@ -107,3 +106,50 @@ def _ratio(part: str, place: int) -> float:
     if not (math.isfinite(found) and found > 0):
         raise ValueError(f"number {place}, {part!r}, is not a number above 0")
     return found
+
+
+def _as_text(given: Any) -> Any:
+    """Programs may give a list of numbers, or 0."""
+    if isinstance(given, (list, tuple)):
+        return ", ".join(map(str, given))
+    return str(given) if type(given) in (int, float) else given
+
+
+def _is_list(text: str) -> str:
+    try:
+        read_ratios(text)
+    except ValueError as error:
+        raise PydanticCustomError("ratios", "{reason}", {"reason": str(error)}) from None
+    return text
+
+
+class MagCacheOption(ResidualOption):
+    """MagCache as a recipe asks for it."""
+
+    name: ClassVar[str] = "magcache"
+
+    threshold: float = Field(default=0.24, ge=0, le=1, description="higher reuses more; 0 reuses nothing")
+    k: int = Field(default=6, ge=0, le=100, description="at most so many steps are reused one after the other")
+    retention_ratio: float = Field(default=0.2, ge=0, le=1, description="share of the first steps that are computed")
+    gate: float = Field(
+        default=0.0, ge=0, le=1, description="computes steps whose ratio is further from 1; 0 computes none for that"
+    )
+    mag_ratios: Annotated[str, BeforeValidator(_as_text), AfterValidator(_is_list)] = Field(
+        default="",
+        max_length=10_000,
+        description="a ratio per step, with commas; empty or 0: the checkpoint's own",
+    )
+    calibration: bool = Field(default=False, description="reuse nothing, and measure the ratios of this checkpoint")
+
+    def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
+        """See ``StepCacheOption``."""
+        if self.calibration:
+            return Recorder(Rule(sigmas, 0.0))
+        steps = len(sigmas)
+        ratios = for_steps(self.ratios(measured, steps), steps)
+        rule = Rule(sigmas, self.threshold, int(self.retention_ratio * steps), self.k, self.forecast)
+        return MagCache(rule, ratios, self.gate)
+
+    def ratios(self, measured: Measured, steps: int) -> tuple[float, ...]:
+        """The list that is used, of as many steps as it was measured with; empty where there is none."""
+        return read_ratios(self.mag_ratios) or nearest(measured, steps)

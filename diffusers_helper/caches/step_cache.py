@@ -4,16 +4,19 @@ A step cache stands in the place of the transformer's blocks. It is handed a *pa
 it needs: what it does not ask for is not computed, and of blocks that it does not run no weight is fetched. One cache
 serves one section and one CFG branch: make a new one for each, and no state can leak.
 
-Shapes: B batch, N tokens of the packed image stream, n of them the target's, which are its last; D width.
+Shapes: B batch, N tokens of the packed image stream, n of them the target's, which are its last; D width; C, T, H, W
+channels, frames, rows and columns of the latents.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from ..options import Option
 
@@ -26,6 +29,7 @@ class BlockPass:
     """One step's pass over the blocks, good until the step cache returns. Whoever made it closes what was begun.
 
     Attributes:
+        noisy: [B, C, T, H, W], the target's latents that the tokens are made of.
         tokens: [B, N, D], before the blocks.
         targets: n; nothing but the target's tokens is read after the blocks.
         modulated: computes the first block's normed and modulated input, [B, N, D].
@@ -33,6 +37,7 @@ class BlockPass:
             more of them.
     """
 
+    noisy: Tensor
     tokens: Tensor
     targets: int
     modulated: Callable[[], Tensor]
@@ -59,7 +64,10 @@ class StepCache(ABC):
 
     Attributes:
         computed: one bool per step so far; False where blocks were skipped.
+        ratios: what a calibration has measured so far, a number per step; of others empty.
     """
+
+    ratios: tuple[float, ...] = ()
 
     def __init__(self) -> None:
         self.computed: list[bool] = []
@@ -78,6 +86,23 @@ class StepCache(ABC):
         return lambda: vars(self).update(known)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What has been measured of a checkpoint for its step caches.
+
+    Attributes:
+        ratios: MagCache's, each list as long as the number of steps that it was measured with; the first goes before
+            the others where two are as near.
+        best: what ``auto`` stands for, by its strength.
+    """
+
+    ratios: tuple[tuple[float, ...], ...] = ()
+    best: Mapping[str, StepCacheOption] = field(default_factory=dict)
+
+
+NOTHING_MEASURED = Measured()
+
+
 class StepCacheOption(Option):
     """A step cache that a recipe can ask for; its fields are the cache's parameters.
 
@@ -87,44 +112,119 @@ class StepCacheOption(Option):
     """
 
     stream_tensors: ClassVar[int] = 0
-    target_tensors: ClassVar[int] = 1
 
-    def make(self, steps: int) -> StepCache:
-        """The cache of one section of so many steps, and of one CFG branch."""
+    @property
+    def target_tensors(self) -> int:
+        """See above."""
+        return 1
+
+    def meant(self, measured: Measured) -> StepCacheOption:
+        """The option that this one stands for with a checkpoint of which so much is known; most are it themselves."""
+        return self
+
+    def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
+        """The cache of one section and of one CFG branch.
+
+        Args:
+            sigmas: the noise level of each step.
+        """
         raise NotImplementedError
 
 
-class ResidualCache(StepCache):
-    """Runs all blocks, or adds their last residual to the tokens, as ``decide`` says.
+class ResidualOption(StepCacheOption):
+    """A ``ResidualCache``'s."""
+
+    forecast: bool = Field(default=False, description="extrapolate what is reused from the last two computed steps")
+
+    @property
+    def target_tensors(self) -> int:
+        """See ``StepCacheOption``."""
+        return 1 + self.forecast
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a ``ResidualCache`` reuses. The first and the last step are always computed.
 
     Attributes:
-        residual: [B, n, D], what the blocks have added to the target's tokens when they last ran; None before.
+        sigmas: the noise level of each step.
+        threshold: steps are reused while the estimated error stays below it.
+        first: so many steps at the beginning are computed.
+        in_a_row: at most so many steps are reused one after the other; None for any number.
+        forecast: extrapolate the residual, first order in sigma, rather than add the last one.
     """
 
-    def __init__(self) -> None:
+    sigmas: Sequence[float]
+    threshold: float
+    first: int = 1
+    in_a_row: int | None = None
+    forecast: bool = False
+
+
+class ResidualCache(StepCache):
+    """Runs all blocks, or adds the residual of earlier steps to the tokens, by the estimated error of that.
+
+    Attributes:
+        error: of the step before, as ``estimate`` gave it; 0 after one that was computed.
+        residuals: (sigma, [B, n, D]) of the last computed steps, the newest last: what the blocks have added to the
+            target's tokens.
+    """
+
+    def __init__(self, rule: Rule) -> None:
         super().__init__()
-        self.residual: Tensor | None = None
+        self.rule = rule
+        self.error, self._in_a_row = 0.0, 0
+        self.residuals: tuple[tuple[float, Tensor], ...] = ()
 
     @abstractmethod
-    def decide(self, blocks: BlockPass) -> bool:
-        """True when this step must run the blocks. Asked at every step; the first one runs them in any case, and so
-        does one of another shape than the last."""
+    def estimate(self, blocks: BlockPass) -> float:
+        """The error that reusing would have at this step. Asked at every step, also where it decides nothing."""
 
-    def learn(self, residual: Tensor) -> None:
-        """Told the residual of a step that ran the blocks, [B, n, D], before it takes the place of the last."""
+    def start(self, blocks: BlockPass, run: Iterator[Tensor]) -> Tensor:
+        """The tokens that the residual is added to, [B, n, D]; what it takes of ``run`` is not skipped."""
+        return blocks.of_target(blocks.tokens)
+
+    def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
+        """Told what a computed step gave, [B, n, D] each, before the residual joins ``residuals``."""
 
     def __call__(self, blocks: BlockPass) -> Tensor:
         """See StepCache."""
-        tokens, known = blocks.of_target(blocks.tokens), self.residual
-        must_run = self.decide(blocks) or known is None or known.shape != tokens.shape
-        self.note(must_run)
-        if known is not None and not must_run:
-            return tokens + known
-        output = blocks.run_all()
-        residual = output - tokens
-        self.learn(residual)
-        self.residual = residual
+        run = blocks.run()
+        start = self.start(blocks, run)
+        self.error = self.estimate(blocks)
+        if not self._must_run(start):
+            self._in_a_row += 1
+            self.note(False)
+            return start + self._residual(self._sigma)
+        output = blocks.of_target(last(run))
+        residual = output - start
+        self.learn(blocks, output, residual)
+        kept = (*self.residuals, (self._sigma, residual))
+        self.residuals = kept[-1 - self.rule.forecast :]
+        self.error, self._in_a_row = 0.0, 0
+        self.note(True)
         return output
+
+    @property
+    def _sigma(self) -> float:
+        return self.rule.sigmas[len(self.computed)]
+
+    def _must_run(self, start: Tensor) -> bool:
+        rule, step = self.rule, len(self.computed)
+        if not max(rule.first, 1) <= step < len(rule.sigmas) - 1:
+            return True
+        if any(residual.shape != start.shape for _, residual in self.residuals):
+            self.residuals = ()
+        full = rule.in_a_row is not None and self._in_a_row >= rule.in_a_row
+        return full or not self.residuals or not self.error < rule.threshold
+
+    def _residual(self, sigma: float) -> Tensor:
+        """At a noise level: the line through those of the last two computed steps, else the last one."""
+        newest_sigma, newest = self.residuals[-1]
+        before_sigma, before = self.residuals[0]
+        if newest_sigma == before_sigma:
+            return newest
+        return before.lerp(newest, (sigma - before_sigma) / (newest_sigma - before_sigma))
 
 
 def relative_l1(current: Tensor, previous: Tensor) -> float:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from .auto import AutoOption
+from .easycache import EasyCacheOption
+from .first_block import FirstBlockOption
+from .magcache import MagCacheOption
+from .seacache import SeaCacheOption
 from .step_cache import StepCacheOption
 from .teacache import TeaCacheOption
 
-STEP_CACHES: dict[str, type[StepCacheOption]] = {
+MEASURABLE: dict[str, type[StepCacheOption]] = {
     "teacache": TeaCacheOption,
+    "magcache": MagCacheOption,
+    "easycache": EasyCacheOption,
+    "seacache": SeaCacheOption,
+    "first_block": FirstBlockOption,
 }
+"""What ``auto`` can stand for."""
+STEP_CACHES: dict[str, type[StepCacheOption]] = {"auto": AutoOption, **MEASURABLE}

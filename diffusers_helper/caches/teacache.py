@@ -7,11 +7,12 @@ steps in a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from .step_cache import BlockPass, ResidualCache, StepCacheOption, relative_l1
+from .step_cache import BlockPass, Measured, ResidualCache, ResidualOption, Rule, relative_l1
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,42 +29,24 @@ def estimated_change(relative_l1: float) -> float:
 
 
 class TeaCache(ResidualCache):
-    """Computes the first and the last step, and every step at which the summed estimate reaches ``threshold``."""
+    """Sums the estimated changes up."""
 
-    def __init__(self, steps: int, threshold: float) -> None:
-        super().__init__()
-        self._last = steps - 1
-        self._threshold = threshold
-        self._step = 0
-        self._change = 0.0
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule)
         self._modulated: Tensor | None = None
 
-    def decide(self, blocks: BlockPass) -> bool:
+    def estimate(self, blocks: BlockPass) -> float:
         """See ResidualCache."""
+        return self.error + estimated_change(self.measure(blocks))
+
+    def measure(self, blocks: BlockPass) -> float:
+        """Relative L1 change of the blocks' modulated input since the step before; 0 where it cannot be told."""
         modulated, before = blocks.modulated(), self._modulated
         self._modulated = modulated
-        if before is None or before.shape != modulated.shape:
-            return self.compute(None)
-        return self.compute(relative_l1(modulated, before))
-
-    def compute(self, measure: float | None) -> bool:
-        """The decision, from numbers alone.
-
-        Args:
-            measure: relative L1 change of the blocks' modulated input since the last step; None where there is none.
-        """
-        step, self._step = self._step, self._step + 1
-        if measure is None or step == self._last:
-            self._change = 0.0
-            return True
-        self._change += estimated_change(measure)
-        if self._change < self._threshold:
-            return False
-        self._change = 0.0
-        return True
+        return 0.0 if before is None or before.shape != modulated.shape else relative_l1(modulated, before)
 
 
-class TeaCacheOption(StepCacheOption):
+class TeaCacheOption(ResidualOption):
     """TeaCache as a recipe asks for it. Beside the residual it keeps the last modulated input."""
 
     name: ClassVar[str] = "teacache"
@@ -71,6 +54,6 @@ class TeaCacheOption(StepCacheOption):
 
     threshold: float = Field(default=0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")
 
-    def make(self, steps: int) -> TeaCache:
+    def make(self, sigmas: Sequence[float], measured: Measured) -> TeaCache:
         """See ``StepCacheOption``."""
-        return TeaCache(steps, self.threshold)
+        return TeaCache(Rule(sigmas, self.threshold, forecast=self.forecast))

@@ -20,14 +20,20 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
+from ..caches.auto import STRENGTHS
+from ..caches.step_cache import Measured, StepCacheOption
+from ..caches.table import MEASURABLE
 from ..errors import UnusableCheckpoint
+from ..options import OneOf
 from ..request.parts import LONGEST_SECONDS, SHORTEST_SECONDS
 from ..sections.kinds import KINDS
 from ..words import Message
+from .calibrations import Ratios
 
 ENGLISH = "en"
 LARGE = Path(__file__).with_name("large")
@@ -113,6 +119,8 @@ class Description(BaseModel):
         buckets: (height, width) in pixels.
         latent_rgb_factors, latent_rgb_bias: the linear preview map, [16, 3] and [3].
         steps_per_frame: what decoding a frame takes, in sampling steps.
+        magcache_ratios: a number per step; see caches/magcache.py.
+        step_caches: what the step cache ``auto`` stands for, by its strength.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -122,6 +130,8 @@ class Description(BaseModel):
     latent_rgb_factors: Factors | None = None
     latent_rgb_bias: Colour | None = None
     steps_per_frame: Annotated[float, Field(gt=0, le=1000)] | None = None
+    magcache_ratios: Ratios | None = None
+    step_caches: Mapping[str, Annotated[StepCacheOption, OneOf(MEASURABLE)]] = {}
     about: About = About()
 
     @model_validator(mode="after")
@@ -130,12 +140,24 @@ class Description(BaseModel):
             raise ValueError("latent_rgb_factors and latent_rgb_bias go together")
         return self
 
+    @field_validator("step_caches")
+    @classmethod
+    def _are_strengths(cls, given: Mapping[str, StepCacheOption]) -> Mapping[str, StepCacheOption]:
+        if unknown := sorted(set(given) - set(STRENGTHS)):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(STRENGTHS)}")
+        return given
+
     @property
     def latent_rgb(self) -> tuple[tuple[Colour, ...], Colour] | None:
         """Factors and bias where both are there."""
         if self.latent_rgb_factors is None or self.latent_rgb_bias is None:
             return None
         return self.latent_rgb_factors, self.latent_rgb_bias
+
+    @property
+    def measured(self) -> Measured:
+        """For the step caches."""
+        return Measured((self.magcache_ratios,) if self.magcache_ratios else (), {**self.step_caches})
 
 
 def said(words: Mapping[str, str], language: str) -> str:

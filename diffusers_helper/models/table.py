@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..caches.step_cache import NOTHING_MEASURED, Measured
 from ..errors import UnusableCheckpoint
 from ..memory.costs import WHOLE_CLIP_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 from ..words import Message, joined, plain
 from .about import About, describe_large, read_description
+from .calibrations import keep_ratios, kept_ratios
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 FETCH_AGAIN = Message("checkpoint.fetch_again")
@@ -103,6 +105,8 @@ class Checkpoint:
         steps_per_frame: what decoding a video frame takes, in sampling steps of 9 latent frames that are computed. As
             long as this machine has made no video, it tells how much of one the decoding is.
         about: what people are told of it.
+        shipped: what was measured for its step caches before it came here.
+        calibrations: the folder where this machine keeps what it has measured itself; None for none.
     """
 
     name: str
@@ -114,6 +118,17 @@ class Checkpoint:
     steps_per_frame: float = LARGE_STEPS_PER_FRAME
     _fingerprints: dict[Stamps, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     about: About = field(default_factory=About)
+    shipped: Measured = NOTHING_MEASURED
+    calibrations: Path | None = None
+
+    def measured(self) -> Measured:
+        """What is known for its step caches by now; what this machine has measured goes before what came with it."""
+        kept = kept_ratios(self.calibrations, self.fingerprint()) if self.calibrations else ()
+        return replace(self.shipped, ratios=(*kept, *self.shipped.ratios))
+
+    def keep_ratios(self, ratios: Sequence[float]) -> Path | None:
+        """Keep what a calibration has measured; the file. Raises OutputFailed."""
+        return keep_ratios(self.calibrations, self.fingerprint(), ratios) if self.calibrations else None
 
     def files(self) -> list[Path]:
         """What its parts consist of. A link that leads nowhere, or a folder, is none of it."""
@@ -147,16 +162,30 @@ def find_checkpoint(name: str, models_dir: Path) -> Checkpoint:
 def _found(name: str, models_dir: Path) -> Checkpoint:
     known = CHECKPOINTS.get(name)
     if known is None:
-        return _from_folder(name, _folder_named(name))
+        return _from_folder(name, _folder_named(name), models_dir)
     if known.folder is not None:
-        return replace(_from_folder(name, known.folder), source=name)
+        return replace(_from_folder(name, known.folder, models_dir), source=name)
     require_text(models_dir)
     folders = part_folders(known, models_dir)
     missing = [part for part in PARTS if part not in folders or missing_files(part, folders[part])]
     if missing:
         raise UnusableCheckpoint(_how_to_get(name, known, missing, models_dir))
     described = describe_large(name)
-    return Checkpoint(name, name, described.kinds or EVERY_KIND, folders, FRAMEPACK_BUCKETS, about=described.about)
+    return Checkpoint(
+        name,
+        name,
+        described.kinds or EVERY_KIND,
+        folders,
+        FRAMEPACK_BUCKETS,
+        about=described.about,
+        shipped=described.measured,
+        calibrations=calibrations_folder(models_dir),
+    )
+
+
+def calibrations_folder(models_dir: Path) -> Path:
+    """Where calibrations are kept."""
+    return models_dir / "calibrations"
 
 
 def _folder_named(name: str) -> Path:
@@ -239,7 +268,7 @@ def _is_name(given: Any) -> bool:
     return isinstance(given, str) and given.isprintable()
 
 
-def _from_folder(name: str, folder: Path) -> Checkpoint:
+def _from_folder(name: str, folder: Path, models_dir: Path) -> Checkpoint:
     if not folder.is_dir():
         raise UnusableCheckpoint(Message("checkpoint.neither", name=quoted(name), known=", ".join(CHECKPOINTS)))
     require_text(folder.resolve())
@@ -257,6 +286,8 @@ def _from_folder(name: str, folder: Path) -> Checkpoint:
         latent_rgb=described.latent_rgb,
         steps_per_frame=described.steps_per_frame or LARGE_STEPS_PER_FRAME,
         about=described.about,
+        shipped=described.measured,
+        calibrations=calibrations_folder(models_dir),
     )
 
 

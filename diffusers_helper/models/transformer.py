@@ -131,6 +131,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
 
         with ExitStack() as begun:
             blocks = BlockPass(
+                hidden_states,
                 tokens,
                 targets=target.shape[1],
                 modulated=lambda: self.transformer_blocks[0].norm1(tokens, emb=temb)[0],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
 
-from diffusers_helper.caches.magcache import MagCache, Recorder, for_steps, magnitude_ratio, read_ratios
-from diffusers_helper.caches.step_cache import BlockPass
+from diffusers_helper.caches.magcache import MagCacheOption, for_steps, magnitude_ratio, read_ratios
+from diffusers_helper.caches.step_cache import Measured, StepCache
+
+from .support import Blocks, pattern, sigmas
 
 FRAMEPACK = (
     1.0, 1.26562, 1.23438, 1.03125, 1.02344, 1.03906, 1.01562, 1.03906, 1.05469, 1.02344, 1.03906, 0.99609, 1.03125,
@@ -23,74 +24,63 @@ F1 = (
 """Of 25 steps, as the authors of MagCache have published them."""
 
 
-class Blocks:
-    """A pass whose blocks make tokens of ``length``; counts how often they run."""
-
-    def __init__(self, length: float = 1.0) -> None:
-        self.tokens, self.runs, self._length = torch.zeros(1, 3, 4), 0, length
-
-    def __call__(self) -> BlockPass:
-        return BlockPass(self.tokens, 2, self._never, self._run)
-
-    def _never(self) -> Tensor:
-        raise AssertionError("nothing of the blocks is computed for the decision")
-
-    def _run(self) -> Iterator[Tensor]:
-        self.runs += 1
-        yield self.tokens + self._length
-
-
-def pattern(cache: MagCache, steps: int) -> str:
-    return "".join("C" if cache.compute(step) else "." for step in range(steps))
+def magcache(
+    ratios: Sequence[float], threshold: float, k: int, retention_ratio: float = 0.2, gate: float = 0.0
+) -> StepCache:
+    option = MagCacheOption(threshold=threshold, k=k, retention_ratio=retention_ratio, gate=gate)
+    return option.make(sigmas(len(ratios)), Measured((tuple(ratios),)))
 
 
 @pytest.mark.parametrize(
     ("ratios", "threshold", "k", "gate", "expected"),
     [
-        (FRAMEPACK, 0.10, 3, None, "CCCCC..C.C..C..C..C...C.C"),
-        (FRAMEPACK, 0.15, 4, None, "CCCCC..C..C...C...C....CC"),
-        (FRAMEPACK, 0.24, 6, None, "CCCCC...C....C....C.....C"),
+        (FRAMEPACK, 0.10, 3, 0.0, "CCCCC..C.C..C..C..C...C.C"),
+        (FRAMEPACK, 0.15, 4, 0.0, "CCCCC..C..C...C...C....CC"),
+        (FRAMEPACK, 0.24, 6, 0.0, "CCCCC...C....C....C.....C"),
         (FRAMEPACK, 0.24, 6, 0.06, "CCCCC...C....C....C.....C"),
-        (F1, 0.10, 3, None, "CCCCC..C.C..C...C...C.C.C"),
-        (F1, 0.15, 4, None, "CCCCC...C....C...C....C.C"),
-        (F1, 0.24, 6, None, "CCCCC....C....C......C..C"),
+        (F1, 0.10, 3, 0.0, "CCCCC..C.C..C...C...C.C.C"),
+        (F1, 0.15, 4, 0.0, "CCCCC...C....C...C....C.C"),
+        (F1, 0.24, 6, 0.0, "CCCCC....C....C......C..C"),
         (F1, 0.24, 6, 0.06, "CCCCC....C....C......CC.C"),
     ],
 )
 def test_the_steps_it_computes_are_the_published_ones(
-    ratios: tuple[float, ...], threshold: float, k: int, gate: float | None, expected: str
+    ratios: tuple[float, ...], threshold: float, k: int, gate: float, expected: str
 ) -> None:
-    assert pattern(MagCache(ratios, threshold, k, 0.2, gate), 25) == expected
+    assert pattern(magcache(ratios, threshold, k, 0.2, gate), 25) == expected
 
 
 def test_a_skipped_step_runs_no_block_and_looks_at_none() -> None:
-    cache, passes = MagCache(FRAMEPACK, 0.24, 6, 0.2), [Blocks() for _ in FRAMEPACK]
+    cache, passes = magcache(FRAMEPACK, 0.24, 6), [Blocks() for _ in FRAMEPACK]
     for blocks in passes:
-        assert torch.equal(cache(blocks()), torch.ones(1, 2, 4))
-    assert "".join("C" if blocks.runs else "." for blocks in passes) == "CCCCC...C....C....C.....C"
-    assert cache.computed == [blocks.runs == 1 for blocks in passes]
+        assert torch.equal(cache(blocks()), blocks.target + 3)
+    assert "".join("C" if blocks.run_blocks else "." for blocks in passes) == "CCCCC...C....C....C.....C"
+    assert {blocks.run_blocks for blocks in passes} == {0, 3}
+    assert not any(blocks.modulations for blocks in passes)
+    assert cache.computed == [blocks.run_blocks == 3 for blocks in passes]
 
 
 @pytest.mark.parametrize(("threshold", "k"), [(0.0, 6), (0.24, 0)])
 def test_without_threshold_or_k_every_step_is_computed(threshold: float, k: int) -> None:
     """Also step 19, whose ratio is exactly 1."""
-    assert pattern(MagCache(FRAMEPACK, threshold, k, 0.2), 25) == "C" * 25
+    assert pattern(magcache(FRAMEPACK, threshold, k), 25) == "C" * 25
 
 
 @pytest.mark.parametrize(
     ("retention_ratio", "expected"), [(0.0, "C........C"), (0.55, "CCCCC....C"), (1.0, "CCCCCCCCCC")]
 )
 def test_the_first_steps_are_retained_and_the_last_is_computed(retention_ratio: float, expected: str) -> None:
-    assert pattern(MagCache([1.0] * 10, 0.5, 100, retention_ratio), 10) == expected
+    assert pattern(magcache([1.0] * 10, 0.5, 100, retention_ratio), 10) == expected
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_and_two_steps_are_computed(steps: int) -> None:
-    assert pattern(MagCache(for_steps(F1, steps), 1.0, 100, 0.0), steps) == "C" * steps
+    option = MagCacheOption(threshold=1.0, k=100, retention_ratio=0.0)
+    assert pattern(option.make(sigmas(steps), Measured((F1,))), steps) == "C" * steps
 
 
 def test_a_step_is_tried_again_with_the_sums_as_they_were() -> None:
-    straight, tried = MagCache(F1, 0.15, 4, 0.2), MagCache(F1, 0.15, 4, 0.2)
+    straight, tried = magcache(F1, 0.15, 4), magcache(F1, 0.15, 4)
     for _ in F1:
         straight(Blocks()())
         restore = tried.state()
@@ -101,9 +91,9 @@ def test_a_step_is_tried_again_with_the_sums_as_they_were() -> None:
 
 
 def test_what_is_recorded_are_the_ratios_and_nothing_is_skipped() -> None:
-    recorder = Recorder()
+    recorder = MagCacheOption(calibration=True, threshold=1.0).make(sigmas(4), Measured())
     for length in (1.0, 2.0, 3.0, 1.5):
-        recorder(Blocks(length)())
+        recorder(Blocks(adds=length)())
     assert recorder.computed == [True] * 4
     assert recorder.ratios == pytest.approx((1.0, 2.0, 1.5, 0.5))
 

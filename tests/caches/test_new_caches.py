@@ -6,7 +6,7 @@ Each is a class, and a line in the table.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusers_helper.caches.first_block import FirstBlockCache
 from diffusers_helper.caches.step_cache import (
     BlockPass,
+    Measured,
     ResidualCache,
+    Rule,
     StepCache,
     StepCacheOption,
-    last,
-    relative_l1,
 )
 from diffusers_helper.caches.table import STEP_CACHES
 from diffusers_helper.engine import Engine
@@ -43,60 +44,15 @@ from ..parity import pack
 class EverySecond(ResidualCache):
     """Skips every second step."""
 
-    def decide(self, blocks: BlockPass) -> bool:
-        return len(self.computed) % 2 == 0
+    def estimate(self, blocks: BlockPass) -> float:
+        return float(len(self.computed) % 2 == 0)
 
 
 class EverySecondOption(StepCacheOption):
     name: ClassVar[str] = "every_second"
 
-    def make(self, steps: int) -> StepCache:
-        return EverySecond()
-
-
-class Calibration(ResidualCache):
-    """Skips nothing, and writes down how much longer each residual is than the one before."""
-
-    def __init__(self, ratios: list[float]) -> None:
-        super().__init__()
-        self._ratios = ratios
-
-    def decide(self, blocks: BlockPass) -> bool:
-        return True
-
-    def learn(self, residual: Tensor) -> None:
-        if self.residual is not None:
-            self._ratios.append(float(residual.norm() / self.residual.norm()))
-
-
-class CalibrationOption(StepCacheOption):
-    name: ClassVar[str] = "calibration"
-    ratios: ClassVar[list[float]] = []
-
-    def make(self, steps: int) -> StepCache:
-        return Calibration(self.ratios)
-
-
-class FirstBlock(StepCache):
-    """Runs the first block, and stops there where what it adds has changed little since the blocks last ran."""
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self._threshold = threshold
-        self._added: Tensor | None = None
-        self._rest: Tensor | None = None
-
-    def __call__(self, blocks: BlockPass) -> Tensor:
-        after = blocks.run()
-        first = next(after)
-        added = first - blocks.tokens
-        self.note(self._added is None or relative_l1(added, self._added) > self._threshold)
-        target = blocks.of_target(first)
-        if not self.computed[-1]:
-            return target + self._rest
-        output = blocks.of_target(last(after))
-        self._added, self._rest = added, output - target
-        return output
+    def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
+        return EverySecond(Rule(sigmas, 0.5))
 
 
 # On the road: a request asks for a method by its name in the table.
@@ -145,29 +101,18 @@ def test_a_cache_of_a_few_lines_serves_every_second_step(
     add(EverySecondOption)
     cached = video(step_cache="every_second")
     assert plain.computed == [True] * 6
-    assert cached.computed == [True, False] * 3
+    assert cached.computed == [True, False, True, False, True, True]
     assert (plain.cached, cached.cached) == (Cached(), Cached(targets=1))
     assert not torch.equal(cached.latents, plain.latents)
     assert torch.isfinite(cached.latents).all()
-
-
-def test_a_calibration_sees_every_residual_and_changes_no_bit(
-    video: Callable[..., Video], add: Callable[[type[StepCacheOption]], None]
-) -> None:
-    plain, ratios = video(step_cache="off"), CalibrationOption.ratios
-    add(CalibrationOption)
-    calibrated = video(step_cache="calibration")
-    assert calibrated.computed == [True] * 6
-    assert torch.equal(calibrated.latents, plain.latents)
-    assert len(ratios) == 5
-    assert all(0.1 < ratio < 10 for ratio in ratios)
-    assert len(set(ratios)) == 5
 
 
 # The first block alone, of a transformer whose blocks pass through the device.
 
 CHANGES = (0.0, 0.001, 0.002, -2.0, -2.001, -2.002)
 COMPUTED = [True, False, False, True, False, False]
+SIGMAS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+"""One more than the steps, so that none of them is the last, which is computed always."""
 
 
 class Counting:
@@ -189,7 +134,8 @@ def steps(
     transformer: FramePackTransformer, given: dict[str, Any], count: Callable[[], int] = int
 ) -> tuple[list[Tensor], list[bool], list[int]]:
     """Velocities of a few steps with a first-block cache, which of them were computed, and what each has copied."""
-    cache, velocities, counts = FirstBlock(0.05), list[Tensor](), [count()]
+    cache = FirstBlockCache(Rule(SIGMAS, 0.05))
+    velocities, counts = list[Tensor](), [count()]
     for change in CHANGES:
         noisy = given["hidden_states"] * (1 + change)
         velocities.append(transformer(**{**given, "hidden_states": noisy}, step_cache=cache))
@@ -225,7 +171,7 @@ def test_a_cache_that_stops_after_the_first_block_fetches_no_other_on_a_gpu(lock
     transport.close()
 
 
-class Interrupted(FirstBlock):
+class Interrupted(FirstBlockCache):
     """Interrupted while it looks at what the first block has made."""
 
     def note(self, computed: bool) -> None:
@@ -239,7 +185,7 @@ def test_a_cache_that_is_interrupted_leaves_no_pass_open() -> None:
     with transformer.swap_blocks(ThreadTransport()):
         at_home = [parameter.data_ptr() for parameter in transformer.blocks[0].parameters()]
         with pytest.raises(KeyboardInterrupt) as caught:
-            transformer(**given, step_cache=Interrupted(0.05))
+            transformer(**given, step_cache=Interrupted(Rule(SIGMAS, 0.05)))
         assert caught.traceback  # held: its frames would keep the pass alive
         assert [parameter.data_ptr() for parameter in transformer.blocks[0].parameters()] == at_home
         again, _, _ = steps(transformer, given)

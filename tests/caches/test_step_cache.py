@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from diffusers_helper.caches.step_cache import BlockPass, ResidualCache, StepCache, last
+from diffusers_helper.caches.step_cache import BlockPass, Measured, ResidualCache, Rule, StepCache, last
 from diffusers_helper.caches.teacache import TeaCache, TeaCacheOption, estimated_change
 from diffusers_helper.request import Request
 
+from .support import Blocks, Told, decisions, sigmas
+
 
 class Scripted(TeaCache):
-    """Computes as told."""
+    """Computes as told, but for the first and the last step; writes down what it measures."""
 
     def __init__(self, *decisions: bool) -> None:
-        super().__init__(len(decisions), 0.15)
+        super().__init__(Rule(sigmas(len(decisions) + 1), 0.15))
         self._decisions = decisions
-        self.measures: list[float | None] = []
+        self.measures: tuple[float, ...] = ()
 
-    def compute(self, measure: float | None) -> bool:
-        self.measures = [*self.measures, measure]
-        return self._decisions[len(self.measures) - 1]
-
-
-class Blocks:
-    """Three blocks, each of which adds one; counts what is asked of a pass over them. Two tokens are context's."""
-
-    def __init__(self, value: float, targets: int = 2) -> None:
-        self.tokens = torch.full((1, 2 + targets, 3), value)
-        self.target = self.tokens[:, 2:]
-        self.run_blocks = self.modulations = 0
-
-    def __call__(self) -> BlockPass:
-        return BlockPass(self.tokens, self.target.shape[1], self._modulated, self._run)
-
-    def _modulated(self) -> Tensor:
-        self.modulations += 1
-        return self.tokens + 1
-
-    def _run(self) -> Iterator[Tensor]:
-        for number in range(1, 4):
-            self.run_blocks += 1
-            yield self.tokens + number
+    def estimate(self, blocks: BlockPass) -> float:
+        self.measures = (*self.measures, self.measure(blocks))
+        return math.inf if self._decisions[len(self.measures) - 1] else 0.0
 
 
 def test_a_reused_step_adds_the_last_residual_once_and_runs_no_block() -> None:
@@ -62,7 +44,7 @@ def test_the_change_is_measured_against_the_step_before_also_after_a_reuse() -> 
     cache = Scripted(True, False, True)
     for value in (0.0, 1.0, 2.0):
         cache(Blocks(value)())
-    assert cache.measures == [None, 1.0, 0.5]
+    assert cache.measures == (0.0, 1.0, 0.5)
 
 
 class Alternating(ResidualCache):
@@ -70,11 +52,15 @@ class Alternating(ResidualCache):
 
     learnt: tuple[float, ...] = ()
 
-    def decide(self, blocks: BlockPass) -> bool:
-        return len(self.computed) % 2 == 0
+    def estimate(self, blocks: BlockPass) -> float:
+        return float(len(self.computed) % 2 == 0)
 
-    def learn(self, residual: Tensor) -> None:
+    def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
         self.learnt = (*self.learnt, float(residual.mean()))
+
+
+def alternating() -> Alternating:
+    return Alternating(Rule(sigmas(9), 0.5))
 
 
 def test_a_residual_of_another_shape_is_not_added() -> None:
@@ -86,14 +72,14 @@ def test_a_residual_of_another_shape_is_not_added() -> None:
 
 
 def test_what_a_cache_does_not_ask_for_is_not_computed() -> None:
-    cache, passes = Alternating(), [Blocks(float(value)) for value in range(4)]
+    cache, passes = alternating(), [Blocks(float(value)) for value in range(4)]
     for blocks in passes:
         cache(blocks())
     assert [(blocks.run_blocks, blocks.modulations) for blocks in passes] == [(3, 0), (0, 0), (3, 0), (0, 0)]
 
 
 def test_a_cache_is_told_the_residual_of_every_step_that_ran_the_blocks() -> None:
-    cache = Alternating()
+    cache = alternating()
     for value in range(4):
         cache(Blocks(float(value))())
     assert cache.learnt == (3.0, 3.0)
@@ -111,7 +97,7 @@ def test_a_pass_that_is_stopped_early_runs_no_more_blocks() -> None:
 def test_a_step_is_tried_again_with_the_cache_as_it_was() -> None:
     """As often as it must be: numbers, tensors, and what was computed."""
     values = (1.0, 1.4, 1.5, 2.9, 3.0, 3.1)
-    straight, tried = TeaCache(6, 0.15), TeaCache(6, 0.15)
+    straight, tried = TeaCache(Rule(sigmas(6), 0.15)), TeaCache(Rule(sigmas(6), 0.15))
     for value in values:
         wanted, restore = straight(Blocks(value)()), tried.state()
         for other in (value + 5, value + 9):
@@ -128,7 +114,7 @@ def request(**fields: object) -> Request:
 
 def made(asked: Request) -> StepCache:
     assert asked.step_cache is not None
-    return asked.step_cache.make(asked.steps)
+    return asked.step_cache.make(sigmas(asked.steps), Measured())
 
 
 def test_a_cache_is_made_as_the_request_asks() -> None:
@@ -145,31 +131,30 @@ def test_a_cache_keeps_as_many_tensors_as_the_memory_plan_is_told() -> None:
     cache, blocks = made(request()), Blocks(1.0)
     for _ in range(3):
         cache(blocks())
-    kept = [value for value in vars(cache).values() if isinstance(value, Tensor)]
-    streams = [blocks.tokens.shape] * TeaCacheOption.stream_tensors
-    assert [value.shape for value in kept] == [blocks.target.shape] * TeaCacheOption.target_tensors + streams
+    sizes = sorted(value.numel() for value in kept(vars(cache)))
+    option = TeaCacheOption()
+    assert sizes == sorted([blocks.target.numel()] * option.target_tensors + [blocks.tokens.numel()])
+
+
+def kept(value: object) -> Iterator[Tensor]:
+    """All tensors of the size of tokens in what a cache knows."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from kept(part)
 
 
 def test_an_unchanged_input_is_still_recomputed_every_second_step() -> None:
-    policy = TeaCache(steps=7, threshold=0.15)
-    assert [policy.compute(m) for m in (None, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)] == [
-        True,
-        False,
-        True,
-        False,
-        True,
-        False,
-        True,
-    ]
+    cache = Told(Rule(sigmas(7), 0.15), [0.0] * 7)
+    assert decisions(cache, 7) == [True, False, True, False, True, False, True]
     assert estimated_change(0.0) > 0.15 / 2
 
 
 def test_one_and_two_steps_are_always_computed() -> None:
-    assert TeaCache(1, 0.15).compute(None)
-    two = TeaCache(2, 1.0)
-    assert [two.compute(None), two.compute(0.0)] == [True, True]
+    assert decisions(TeaCache(Rule(sigmas(1), 1.0)), 1) == [True]
+    assert decisions(TeaCache(Rule(sigmas(2), 1.0)), 2) == [True, True]
 
 
 def test_threshold_zero_reuses_nothing() -> None:
-    policy = TeaCache(25, 0.0)
-    assert all(policy.compute(None if step == 0 else 0.03) for step in range(25))
+    assert all(decisions(Told(Rule(sigmas(25), 0.0), [0.03] * 25), 25))

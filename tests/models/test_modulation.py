@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusers_helper.caches.step_cache import Measured
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_sigmas
@@ -47,7 +48,7 @@ def denoiser(transformer: FramePackTransformer, **fields: object) -> SectionDeno
     request = Request.parse({"picture": "-", "steps": STEPS, **fields})
     section = plan_video("f1", 1).sections[0]
     context = gather_context(section.context, start, [start])
-    return section_denoiser(transformer, compute, request, conditioning, section, context)
+    return section_denoiser(transformer, compute, request, conditioning, section, context, SIGMAS[:-1], Measured())
 
 
 def result(made: SectionDenoiser) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusers_helper.caches.step_cache import Measured
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
 from diffusers_helper.memory.costs import Place
@@ -59,11 +60,11 @@ class PackEngine:
         return Conditioning((prompt,), None, (EncodedPicture(self._values["in.img_embeds"], posterior),))
 
     def denoiser(
-        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context
+        self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor
     ) -> SectionDenoiser:
         self.contexts.append(context)
         cpu = Compute(torch.device("cpu"), *[torch.float32] * 3, "the pack is float32")
-        return section_denoiser(pack.transformer(), cpu, request, conditioning, section, context)
+        return section_denoiser(pack.transformer(), cpu, request, conditioning, section, context, sigmas, Measured())
 
     def decode(self, latents: Tensor) -> Tensor:
         frames = 4 * (latents.shape[2] - 1) + 1

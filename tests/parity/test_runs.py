@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusers_helper.caches.step_cache import BlockPass
 from diffusers_helper.caches.teacache import TeaCache, estimated_change
 from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.events import Finished, SectionDone, Step
@@ -86,14 +87,14 @@ def test_noise_and_noise_levels_of_every_section(name: str) -> None:
 
 @pytest.mark.parametrize("name", CACHED_RUNS)
 def test_what_teacache_measures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measures: list[float | None] = []
-    compute = TeaCache.compute
+    measures: list[float] = []
+    measure_change = TeaCache.measure
 
-    def watched(self: TeaCache, measure: float | None) -> bool:
-        measures.append(measure)
-        return compute(self, measure)
+    def watched(self: TeaCache, blocks: BlockPass) -> float:
+        measures.append(measure_change(self, blocks))
+        return measures[-1]
 
-    monkeypatch.setattr(TeaCache, "compute", watched)
+    monkeypatch.setattr(TeaCache, "measure", watched)
     run(name, tmp_path)
     steps = pack.record(name)["steps"]
     for number, section in enumerate(pack.record(name)["section"]):

@@ -1,0 +1,37 @@
+"""Auto: the best step cache that has been measured with the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from .step_cache import Measured, StepCache, StepCacheOption
+from .teacache import TeaCacheOption
+
+STRENGTHS = ("quality", "balanced", "fast")
+UNMEASURED: Mapping[str, StepCacheOption] = {
+    "quality": TeaCacheOption(threshold=0.1),
+    "balanced": TeaCacheOption(threshold=0.15),
+    "fast": TeaCacheOption(threshold=0.25),
+}
+"""Of a checkpoint with which nothing has been measured: what the original program does, and needs no calibration."""
+
+
+class AutoOption(StepCacheOption):
+    """Another option, by what has been measured of the checkpoint."""
+
+    name: ClassVar[str] = "auto"
+
+    strength: Literal["quality", "balanced", "fast"] = Field(
+        default="balanced", description="quality, balanced or fast: how much is reused"
+    )
+
+    def meant(self, measured: Measured) -> StepCacheOption:
+        """See ``StepCacheOption``."""
+        return measured.best.get(self.strength, UNMEASURED[self.strength])
+
+    def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
+        """See ``StepCacheOption``."""
+        return self.meant(measured).make(sigmas, measured)
