@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="framepack", description="One picture and a sentence become a video.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_generate(commands.add_parser("generate", help="make a video"))
+    usage = "%(prog)s --image PICTURE [--prompt PROMPT] [--seconds SECONDS] ..., and what --help lists"
+    _add_generate(commands.add_parser("generate", help="make a video", usage=usage))
     doctor = commands.add_parser("doctor", help="what this machine has, and what to mend")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -119,14 +120,14 @@ def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
         flag,
         dest=field.name,
         type=_type_of(field),
-        choices=field.choice.names if field.choice else None,
+        choices=field.names,
         help=f"{text}{default}",
     )
 
 
 def _type_of(field: Field) -> Callable[[str], int | float | str]:
     numbers: Mapping[Any, Callable[[str], int | float]] = {int: int, float: float}
-    return str if field.choice else numbers.get(field.info.annotation, str)
+    return str if field.names else numbers.get(field.info.annotation, str)
 
 
 def prepare(chosen: Settings) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .words import Message, plain
 
 ProblemKind = Literal[
-    "missing", "number", "whole_number", "too_long", "choice", "other",
+    "missing", "number", "whole_number", "too_long", "choice", "ratios", "said", "other",
     "unreadable", "empty", "format", "large_file", "large", "damaged",
 ]  # fmt: skip
 """What can be wrong; the last six with a picture."""
@@ -28,7 +28,8 @@ class Problem:
     Attributes:
         value: what was given instead.
         limits: what is allowed: ``low`` and ``high`` of a number, ``most`` characters, ``choices``; of a picture also
-            its ``name``, what was ``found``, and the ``reason`` as the system or a decoder says it.
+            its ``name``, what was ``found``, and the ``reason`` as the system or a decoder says it; of a list the
+            ``place`` of what is wrong and what was ``given`` there; of what is said elsewhere the ``reason`` it has.
     """
 
     field: str

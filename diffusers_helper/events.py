@@ -1,8 +1,8 @@
 """What a running generation says: small, typed, JSON-able. Pictures and videos travel as paths.
 
 The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview``, one
-``Decoding`` and one ``SectionDone``, ``Notice`` at any time, and ends with exactly one ``Finished``, ``Failed`` or
-``Cancelled``.
+``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after a calibration, and ends with exactly
+one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
@@ -155,6 +155,17 @@ class SectionDone(Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrated(Event):
+    """A calibration has measured MagCache's ratios: a number per step, for each section, and their mean, which later
+    videos of ``checkpoint`` with as many steps use."""
+
+    event: ClassVar[str] = "calibrated"
+    checkpoint: AnyText
+    sections: list[list[float]]
+    mean: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ended(Event):
     """What the last event carries, however the job ended. ``path`` is None when no section was finished."""
 
@@ -231,7 +242,7 @@ class Downloaded(Event):
 EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
-        Started, Plan, Notice, Step, Preview, Decoding, SectionDone, Finished, Failed, Cancelled,
+        Started, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
         Downloading, Downloaded,
     )
 }  # fmt: skip

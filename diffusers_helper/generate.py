@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from . import faults
+from .caches.magcache import mean_of
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
 from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
 from .events import (
+    Calibrated,
     Cancelled,
     Decoding,
     Event,
@@ -135,6 +137,7 @@ class Run:
         self.height, self.width = pictures[0].shape[:2]
         self.result = growing_result(folder, self.plan)
         self.noise = seeded(self.request.seed)
+        self.ratios: list[tuple[float, ...]] = []
         self.first_to_decode = self.result.first_to_decode(len(saved))
         work = Work.of(self.request, self.height * self.width)
         ratio = engine.checkpoint.steps_per_frame
@@ -197,6 +200,7 @@ def _run_sections(run: Run) -> Events:
         history = extend(history, latents, section, run.plan, pictures)
         if section.number >= run.first_to_decode:
             yield from _show_section(run, section, history)
+    yield from _calibrated(run)
     run.folder.save_latents(history)
     run.progress.path = run.result.finish()
 
@@ -228,6 +232,8 @@ def _sample_section(
         run.progress.stepped(denoiser.last_step_computed)
         yield _step_event(run, section, state, denoiser.last_step_computed)
         yield _preview_event(run, section, state)
+    if denoiser.ratios:
+        run.ratios.append(denoiser.ratios)
     return state.denoised
 
 
@@ -249,6 +255,19 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[E
     yield from run.notices()
     path = str(run.progress.path)
     yield SectionDone(**_place(run, section), frames=section.frames_after, path=path, **run.progress.forecast())
+
+
+def _calibrated(run: Run) -> Iterator[Event]:
+    """What a calibration has measured, kept for later videos. One that was broken off is none."""
+    if not run.ratios:
+        return
+    if len(run.ratios) < len(run.plan.sections):
+        yield Notice.of(Message("step_cache.broken_off"))
+        return
+    mean = mean_of(run.ratios)
+    run.engine.checkpoint.keep_ratios(mean)
+    sections = [list(ratios) for ratios in run.ratios]
+    yield Calibrated(checkpoint=run.engine.checkpoint.name, sections=sections, mean=list(mean))
 
 
 def _place(run: Run, section: SectionPlan) -> dict[str, int]:

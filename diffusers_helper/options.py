@@ -80,5 +80,6 @@ def _with_location(name: str, made: type[Option], parameters: Mapping[str, Any])
 
 def _type_of(line: ErrorDetails) -> str | PydanticCustomError:
     """A type that an option has made up has to be made again, with its words."""
-    known = line["type"] in KNOWN_ERRORS
-    return line["type"] if known else PydanticCustomError("option", "{words}", {"words": line["msg"]})
+    if line["type"] in KNOWN_ERRORS:
+        return line["type"]
+    return PydanticCustomError(line["type"], "{words}", {**line.get("ctx", {}), "words": line["msg"]})

@@ -73,11 +73,19 @@ def check_offered(request: Request, checkpoint: Checkpoint) -> None:
         problem = Problem("kind", "choice", kind, {"choices": tuple(checkpoint.kinds)})
         message = f"kind: {kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
         raise InvalidRequest(message, [problem])
+    _refuse_without_ratios(request, checkpoint)
     sizes = _sizes(checkpoint)
     if request.size is not None and request.size not in sizes:
         problem = Problem("size", "choice", request.size, {"choices": tuple(sizes)})
         message = f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}"
         raise InvalidRequest(message, [problem])
+
+
+def _refuse_without_ratios(request: Request, checkpoint: Checkpoint) -> None:
+    """A step cache that needs to know more of the checkpoint than is known."""
+    option = request.step_cache
+    if option and (lack := option.lacks(checkpoint.measured())):
+        raise InvalidRequest(f"step_cache: {lack}", [Problem("step_cache", "said", option.name, {"reason": lack})])
 
 
 def _refuse_unbuilt(request: Request) -> None:
@@ -116,5 +124,7 @@ def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_to
         yield Message("notice.prompt_cut", tokens=prompt_tokens_cut)
     if request.latent_window != TRAINED_WINDOW:
         yield Message("notice.latent_window", trained=TRAINED_WINDOW, chosen=request.latent_window)
+    if request.step_cache:
+        yield from request.step_cache.remarks(checkpoint.measured(), request.steps)
     if request.output == Mp4(crf=0):
         yield Message("notice.lossless")

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from .caches.magcache import in_words
 from .events import (
+    Calibrated,
     Cancelled,
     Decoding,
     Downloaded,
@@ -78,6 +80,9 @@ class ProgressBars:
                 _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
             case Downloading():
                 self._bytes(event)
+            case Calibrated():
+                self._close()
+                _say(_suggested(event))
             case Started() | Plan() | Notice() | Finished() | Failed() | Cancelled() | Downloaded():
                 self._close()
                 _say(_sentence(event))
@@ -126,6 +131,13 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
             return f"stopped{_kept(event)}"
         case Downloaded():
             return f"{event.checkpoint} is complete in {event.folder}"
+
+
+def _suggested(event: Calibrated) -> str:
+    """The lists, ready to be given to a later video."""
+    lists = [f"section {number}:\n{in_words(ratios)}" for number, ratios in enumerate(event.sections, start=1)]
+    mean = f"mean, which {event.checkpoint} uses from now on:\n{in_words(event.mean)}"
+    return "\n".join(["Suggested --magcache_mag_ratios (copy and paste):", *lists, mean])
 
 
 def _time(event: Timed) -> str:

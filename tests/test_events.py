@@ -19,6 +19,8 @@ VALUES: dict[str, Any] = {
     "bool": True,
     "AnyText": "von Hand\n\udcff/船.png",
     "str": "f1",
+    "list[float]": [1.0, 0.98],
+    "list[list[float]]": [[1.0, 0.97], [1.0, 0.99]],
     "AnyMessage": Message("memory.decoding", decoder=plain("x\udcff")),
 }
 STEP = {"event": "step", "section": 1, "sections": 2, "step": 3, "steps": 4, "computed": True}

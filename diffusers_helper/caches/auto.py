@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ..words import Message
 from .step_cache import Measured, StepCache, StepCacheOption
 from .teacache import TeaCacheOption
 
@@ -31,6 +32,17 @@ class AutoOption(StepCacheOption):
     def meant(self, measured: Measured) -> StepCacheOption:
         """See ``StepCacheOption``."""
         return measured.best.get(self.strength, UNMEASURED[self.strength])
+
+    def lacks(self, measured: Measured) -> Message | None:
+        """See ``StepCacheOption``."""
+        return self.meant(measured).lacks(measured)
+
+    def remarks(self, measured: Measured, steps: int) -> Iterator[Message]:
+        """See ``StepCacheOption``."""
+        meant = self.meant(measured)
+        parameters = ", ".join(f"{name} {value}" for name, value in meant.model_dump(exclude_defaults=True).items())
+        yield Message("step_cache.auto", name=meant.name, parameters=f" ({parameters})" if parameters else "")
+        yield from meant.remarks(measured, steps)
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
         """See ``StepCacheOption``."""

@@ -7,12 +7,13 @@ checkpoint and a number of steps. So a step that is skipped looks at nothing, an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from ..words import Message
 from .step_cache import BlockPass, Measured, ResidualCache, ResidualOption, Rule, StepCache
 
 if TYPE_CHECKING:
@@ -84,14 +85,25 @@ def mean_of(sections: Sequence[Sequence[float]]) -> tuple[float, ...]:
 
 
 def nearest(measured: Measured, steps: int) -> tuple[float, ...]:
-    """The list that was measured with the number of steps next to this one; empty where there is none."""
-    return min(measured.ratios, key=lambda ratios: abs(len(ratios) - steps), default=())
+    """The list that was measured with the number of steps next to this one; empty where there is none.
+
+    Of two that are as near it is this machine's.
+    """
+    return min((*measured.calibrated, *measured.ratios), key=lambda ratios: abs(len(ratios) - steps), default=())
+
+
+class NoRatioError(ValueError):
+    """What stands in a list, at a place counted from 1, is no number above 0."""
+
+    def __init__(self, place: int, given: str) -> None:
+        super().__init__(f"numbers above 0, with commas; number {place}, {given!r}, is none")
+        self.place, self.given = place, given
 
 
 def read_ratios(text: str) -> tuple[float, ...]:
     """A list with commas, as calibrations print it; empty or "0" stands for the checkpoint's own.
 
-    Raises ValueError, which names the place of what is no ratio.
+    Raises NoRatioError.
     """
     if text.strip() in ("", "0"):
         return ()
@@ -104,7 +116,7 @@ def _ratio(part: str, place: int) -> float:
     except ValueError:
         found = math.nan
     if not (math.isfinite(found) and found > 0):
-        raise ValueError(f"number {place}, {part!r}, is not a number above 0")
+        raise NoRatioError(place, part)
     return found
 
 
@@ -118,8 +130,9 @@ def _as_text(given: Any) -> Any:
 def _is_list(text: str) -> str:
     try:
         read_ratios(text)
-    except ValueError as error:
-        raise PydanticCustomError("ratios", "{reason}", {"reason": str(error)}) from None
+    except NoRatioError as error:
+        place = {"place": error.place, "given": error.given}
+        raise PydanticCustomError("ratios", "{words}", {**place, "words": str(error)}) from None
     return text
 
 
@@ -149,6 +162,22 @@ class MagCacheOption(ResidualOption):
         ratios = for_steps(self.ratios(measured, steps), steps)
         rule = Rule(sigmas, self.threshold, int(self.retention_ratio * steps), self.k, self.forecast)
         return MagCache(rule, ratios, self.gate)
+
+    def lacks(self, measured: Measured) -> Message | None:
+        """See ``StepCacheOption``."""
+        known = self.calibration or self.ratios(measured, 1)
+        return None if known else Message("step_cache.no_ratios")
+
+    def remarks(self, measured: Measured, steps: int) -> Iterator[Message]:
+        """See ``StepCacheOption``."""
+        if self.calibration:
+            yield Message("step_cache.calibrates", steps=steps)
+            return
+        ratios = self.ratios(measured, steps)
+        if not read_ratios(self.mag_ratios) and ratios in measured.calibrated:
+            yield Message("step_cache.calibrated", steps=len(ratios))
+        if len(ratios) != steps:
+            yield Message("step_cache.other_steps", measured=len(ratios), steps=steps)
 
     def ratios(self, measured: Measured, steps: int) -> tuple[float, ...]:
         """The list that is used, of as many steps as it was measured with; empty where there is none."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ..options import Option
+from ..words import Message
 
 if TYPE_CHECKING:  # it works on tensors that it is handed, and a recipe is read without torch
     from torch import Tensor
@@ -91,11 +92,12 @@ class Measured:
     """What has been measured of a checkpoint for its step caches.
 
     Attributes:
-        ratios: MagCache's, each list as long as the number of steps that it was measured with; the first goes before
-            the others where two are as near.
+        calibrated: MagCache's ratios as this machine has measured them, each list as long as the number of steps.
+        ratios: the same as they came with the checkpoint.
         best: what ``auto`` stands for, by its strength.
     """
 
+    calibrated: tuple[tuple[float, ...], ...] = ()
     ratios: tuple[tuple[float, ...], ...] = ()
     best: Mapping[str, StepCacheOption] = field(default_factory=dict)
 
@@ -121,6 +123,14 @@ class StepCacheOption(Option):
     def meant(self, measured: Measured) -> StepCacheOption:
         """The option that this one stands for with a checkpoint of which so much is known; most are it themselves."""
         return self
+
+    def lacks(self, measured: Measured) -> Message | None:
+        """Why it cannot be had with that checkpoint, and what to do; None where it can."""
+        return None
+
+    def remarks(self, measured: Measured, steps: int) -> Iterator[Message]:
+        """What is worth knowing before a video of so many steps per section is made with it."""
+        yield from ()
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:
         """The cache of one section and of one CFG branch.

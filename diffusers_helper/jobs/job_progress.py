@@ -7,7 +7,21 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter
 
-from ..events import Decoding, Ended, Event, Failed, Finished, Notice, Plan, Preview, SectionDone, Started, Step, Timed
+from ..events import (
+    Calibrated,
+    Decoding,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Plan,
+    Preview,
+    SectionDone,
+    Started,
+    Step,
+    Timed,
+)
 
 Phase: TypeAlias = Literal["loading", "encoding", "sampling", "decoding"]
 
@@ -26,6 +40,7 @@ class JobProgress:
         computed: of the running section's steps, in order; False where the step cache served.
         section_done: the latest of the run.
         playable: the latest event that named a video.
+        calibrated: what a calibration has measured.
         preview: the latest; ``previews`` counts them, since each overwrites the file of the one before.
         discarded: nothing was to be kept of what it had made.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
@@ -39,6 +54,7 @@ class JobProgress:
     loading: bool = False
     at: Step | Decoding | SectionDone | None = None
     step: Step | None = None
+    calibrated: Calibrated | None = None
     computed: tuple[bool, ...] = ()
     section_done: SectionDone | None = None
     playable: SectionDone | Ended | None = None
@@ -216,7 +232,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
             return replace(progress, preview=event, previews=progress.previews + 1)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
-        case Ended():
+        case Calibrated() | Ended():
             return _ended(progress, event)
     return progress
 
@@ -244,7 +260,9 @@ def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> Jo
     return moved
 
 
-def _ended(progress: JobProgress, event: Ended) -> JobProgress:
+def _ended(progress: JobProgress, event: Calibrated | Ended) -> JobProgress:
+    if isinstance(event, Calibrated):
+        return replace(progress, calibrated=event)
     playable = event if event.path else progress.playable
     preview = None if isinstance(event, Finished) else progress.preview
     return replace(progress, ended=event, playable=playable, preview=preview, seconds_left=None)

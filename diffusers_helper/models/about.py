@@ -157,7 +157,7 @@ class Description(BaseModel):
     @property
     def measured(self) -> Measured:
         """For the step caches."""
-        return Measured((self.magcache_ratios,) if self.magcache_ratios else (), {**self.step_caches})
+        return Measured(ratios=(self.magcache_ratios,) if self.magcache_ratios else (), best={**self.step_caches})
 
 
 def said(words: Mapping[str, str], language: str) -> str:

@@ -124,7 +124,7 @@ class Checkpoint:
     def measured(self) -> Measured:
         """What is known for its step caches by now; what this machine has measured goes before what came with it."""
         kept = kept_ratios(self.calibrations, self.fingerprint()) if self.calibrations else ()
-        return replace(self.shipped, ratios=(*kept, *self.shipped.ratios))
+        return replace(self.shipped, calibrated=kept)
 
     def keep_ratios(self, ratios: Sequence[float]) -> Path | None:
         """Keep what a calibration has measured; the file. Raises OutputFailed."""

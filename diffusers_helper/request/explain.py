@@ -61,6 +61,8 @@ def _rule(field: Field | None, error: Found) -> tuple[ProblemKind, Mapping[str, 
             return "missing", {}
         case "choice":
             return "choice", {"choices": error["ctx"]["choices"]}
+        case "ratios":
+            return "ratios", {"place": error["ctx"]["place"], "given": error["ctx"]["given"]}
     limits = _bounds(field.info) if field else {}
     if field and len(limits) == 2:
         whole = field.info.annotation is int

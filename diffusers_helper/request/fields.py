@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -42,6 +42,13 @@ class Field:
     choice: OneOf | None = None
     option: type[Option] | None = None
     decided_by: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What it can be, where that is one of some names."""
+        if self.choice:
+            return self.choice.names
+        return get_args(self.info.annotation) if get_origin(self.info.annotation) is Literal else None
 
     @property
     def default(self) -> Any:

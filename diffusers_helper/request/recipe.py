@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
+from ..caches.auto import AutoOption
 from ..caches.step_cache import StepCacheOption
 from ..caches.table import STEP_CACHES
-from ..caches.teacache import TeaCacheOption
 from ..errors import InvalidRequest
 from ..json_object import object_in
 from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
@@ -61,7 +61,7 @@ class Recipe(BaseModel):
         FramePack(), description="framepack plans from the end, f1 goes forward"
     )
     step_cache: Annotated[StepCacheOption | None, OneOf(STEP_CACHES, optional=True)] = Field(
-        TeaCacheOption(), description="reuse transformer results on steps that change little"
+        AutoOption(), description="reuse transformer results on steps that change little"
     )
     output: Annotated[Output, OneOf(OUTPUTS)] = Field(Mp4(), description="the file that is made")
     loras: tuple[Lora, ...] = Field((), max_length=MOST_LORAS, strict=False, description="adapters of the weights")

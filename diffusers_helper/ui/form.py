@@ -14,6 +14,7 @@ from ..models.table import Checkpoint
 from ..preparation import defaults
 from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
+from ..request.fields import Field as FlatField
 from ..request.fields import fields as flat_fields
 from ..words import Texts
 from .app_context import kinds_of, sizes_of
@@ -42,13 +43,19 @@ def _number(name: str, step: float) -> Field:
 
 def _parameters(choice: str) -> tuple[Field, ...]:
     """The parameters of all options of a choice."""
-    return tuple(
-        _field(field.name, gr.Checkbox)
-        if field.info.annotation is bool
-        else _number(field.name, 1 if field.info.annotation is int else 0.01)
-        for field in flat_fields(Recipe).values()
-        if field.decided_by == choice
-    )
+    return tuple(_parameter(field) for field in flat_fields(Recipe).values() if field.decided_by == choice)
+
+
+def _parameter(field: FlatField) -> Field:
+    """The component that its type asks for."""
+    if field.names:
+        return _field(field.name, gr.Radio)
+    made: Mapping[Any, Field] = {
+        bool: _field(field.name, gr.Checkbox),
+        str: _field(field.name, gr.Textbox, lines=2, max_lines=4),
+        int: _number(field.name, 1),
+    }
+    return made.get(field.info.annotation, _number(field.name, 0.01))
 
 
 def _start_picture(**properties: Any) -> gr.Image:
@@ -84,7 +91,7 @@ FIELDS: tuple[Field, ...] = (
 NAMES = tuple(field.name for field in FIELDS)
 OFFERED = ("kind", "size")
 """Fields whose choices the checkpoint decides."""
-CHOICES = (*OFFERED, "step_cache")
+CHOICES = (*OFFERED, *(name for name, field in flat_fields(Recipe).items() if field.names and name not in OFFERED))
 """All fields of which one of several is chosen."""
 
 FOLLOW_CHECKPOINT = ("seconds", "kind", "size")
@@ -204,7 +211,7 @@ class Form:
         defaults = {name: _shown(name, by_default[name]) for name in self.resets}
         return [
             gr.update(
-                value=texts("generate.default", value=_in_words(name, defaults[name], texts)),
+                value=texts("generate.default", value=in_words(name, defaults[name], texts)),
                 visible=bool(shown[name] != defaults[name]),
             )
             for name in self.resets
@@ -280,8 +287,7 @@ def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None
             return kinds_of(checkpoint)
         case "size":
             return (FITS_PICTURE, *sizes_of(checkpoint))
-    choice = name in CHOICES and flat_fields(Recipe)[name].choice
-    return choice.names if choice else None
+    return flat_fields(Recipe)[name].names if name in CHOICES else None
 
 
 def _offers(checkpoint: Checkpoint | None, name: str, value: Any) -> bool:
@@ -289,7 +295,7 @@ def _offers(checkpoint: Checkpoint | None, name: str, value: Any) -> bool:
     return choices is None or _shown(name, value) in choices
 
 
-def _in_words(name: str, shown: Any, texts: Texts) -> str:
+def in_words(name: str, shown: Any, texts: Texts) -> str:
     """What a component shows, as text."""
     if isinstance(shown, bool):
         return texts("generate.on" if shown else "generate.off")

@@ -15,7 +15,7 @@ from ..request.fields import PICTURE
 from ..request.fields import fields as flat_fields
 from ..words import Texts
 from .app_context import AppContext
-from .form import NAMES, Form
+from .form import NAMES, Form, in_words
 from .framing import framing_of
 from .phrases import duration, number
 from .refusals import quiet
@@ -32,7 +32,7 @@ IDLE = ("negative_prompt", "cfg_rescale", *OF_CACHE)
 
 def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     """The level the fields are at, and in words what it sets."""
-    parameters = {name: number(fields[name]) for name in OF_CACHE}
+    parameters = {name: in_words(name, fields[name], texts) for name in OF_CACHE}
     cache = f"generate.speed_cache_{fields[CACHE]}"
     words = texts(cache, **parameters) if cache in texts else str(fields[CACHE])
     sets = texts("generate.speed_sets", steps=number(fields["steps"]), cache=words)

@@ -48,6 +48,8 @@ def _label(field: str, texts: Texts) -> str:
 
 
 def _words(problem: Problem, texts: Texts) -> str:
+    if problem.kind == "said":
+        return texts.said(problem.limits["reason"])
     own = f"refusal.{problem.field}_{problem.kind}"
     key = own if own in texts else f"refusal.{problem.kind}"
     return texts(key, **{name: _limit(problem.field, name, value, texts) for name, value in problem.limits.items()})

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 LEVELS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"steps": 15, "step_cache": "teacache", "teacache_threshold": 0.25},
-    "balanced": {"steps": 25, "step_cache": "teacache", "teacache_threshold": 0.15},
-    "quality": {"steps": 30, "step_cache": "off"},
+    "fast": {"steps": 25, "step_cache": "auto", "auto_strength": "fast"},
+    "balanced": {"steps": 25, "step_cache": "auto", "auto_strength": "balanced"},
+    "quality": {"steps": 25, "step_cache": "auto", "auto_strength": "quality"},
+    "exact": {"steps": 25, "step_cache": "off"},
 }
 """Level -> the request's fields that it sets. Balanced is the request's defaults."""
 

@@ -28,7 +28,7 @@ def magcache(
     ratios: Sequence[float], threshold: float, k: int, retention_ratio: float = 0.2, gate: float = 0.0
 ) -> StepCache:
     option = MagCacheOption(threshold=threshold, k=k, retention_ratio=retention_ratio, gate=gate)
-    return option.make(sigmas(len(ratios)), Measured((tuple(ratios),)))
+    return option.make(sigmas(len(ratios)), Measured(ratios=(tuple(ratios),)))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_first_steps_are_retained_and_the_last_is_computed(retention_ratio: 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_and_two_steps_are_computed(steps: int) -> None:
     option = MagCacheOption(threshold=1.0, k=100, retention_ratio=0.0)
-    assert pattern(option.make(sigmas(steps), Measured((F1,))), steps) == "C" * steps
+    assert pattern(option.make(sigmas(steps), Measured(ratios=(F1,))), steps) == "C" * steps
 
 
 def test_a_step_is_tried_again_with_the_sums_as_they_were() -> None:

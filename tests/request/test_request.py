@@ -26,7 +26,7 @@ def test_defaults_are_the_promised_ones() -> None:
         "cfg_rescale": 0.0,
         "latent_window": 9,
         "kind": {"name": "framepack"},
-        "step_cache": {"name": "teacache", "threshold": 0.15},
+        "step_cache": {"name": "auto", "strength": "balanced"},
         "output": {"name": "mp4", "crf": 16},
         "loras": (),
         "size": None,

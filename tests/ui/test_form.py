@@ -19,7 +19,15 @@ from diffusers_helper.request.fields import fields
 from diffusers_helper.ui.draft import restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.generate_tab import ADVANCED
-from diffusers_helper.ui.look_ahead import IDLE, framing_html, idle_updates, look_ahead, plan_html, speed_update
+from diffusers_helper.ui.look_ahead import (
+    IDLE,
+    OF_CACHE,
+    framing_html,
+    idle_updates,
+    look_ahead,
+    plan_html,
+    speed_update,
+)
 from diffusers_helper.ui.server import uploads_folder
 from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
 from diffusers_helper.ui.starting import Starting
@@ -38,7 +46,22 @@ OTHER: dict[str, Any] = {
     "seed": SEED_MAX,
     "steps": 11,
     "step_cache": "off",
+    "auto_strength": "fast",
     "teacache_threshold": 0.123,
+    "teacache_forecast": True,
+    "magcache_threshold": 0.15,
+    "magcache_k": 4,
+    "magcache_retention_ratio": 0.3,
+    "magcache_gate": 0.06,
+    "magcache_mag_ratios": "1.0, 1.5, 0.9",
+    "magcache_calibration": True,
+    "magcache_forecast": True,
+    "easycache_threshold": 0.02,
+    "easycache_forecast": True,
+    "seacache_threshold": 0.3,
+    "seacache_forecast": True,
+    "first_block_threshold": 0.04,
+    "first_block_forecast": True,
     "distilled_guidance": 3.5,
     "real_cfg": 2.5,
     "cfg_rescale": 0.7,
@@ -181,14 +204,20 @@ def test_balanced_is_what_a_request_does_by_default(stage: Stage) -> None:
     assert speed_update(stage.form.defaults, Texts("en"))["value"] == "balanced"
 
 
+OF_MAGCACHE = {"real_cfg": 2.0, "step_cache": "magcache"}
+
+
 def test_what_has_no_effect_is_greyed_and_says_why() -> None:
     fields = {"real_cfg": 1, "step_cache": "off"}
     for name, update in zip(IDLE, idle_updates(fields, Texts("en")), strict=True):
         assert update["interactive"] is False
         assert update["info"] == Texts("en")(f"generate.{name}_idle")
-    assert all(
-        update["interactive"] for update in idle_updates({"real_cfg": 2.0, "step_cache": "teacache"}, Texts("en"))
-    )
+    updates = idle_updates(OF_MAGCACHE, Texts("en"))
+    acting = {name: update["interactive"] for name, update in zip(IDLE, updates, strict=True)}
+    of_another = [name for name in OF_CACHE if not name.startswith("magcache")]
+    assert not any(acting.pop(name) for name in of_another)
+    assert {"negative_prompt", "magcache_threshold", "magcache_mag_ratios"} < set(acting)
+    assert all(acting.values())
 
 
 def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) -> None:
@@ -201,7 +230,7 @@ def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) 
     assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)
     assert updates["size"] == gr.update(value="↺ Default: fits the picture", visible=False)
     assert updates["negative_prompt"] == gr.update(value="↺ Default: empty", visible=False)
-    assert updates["step_cache"] == gr.update(value="↺ Default: TeaCache", visible=False)
+    assert updates["step_cache"] == gr.update(value="↺ Default: auto: the best one measured", visible=False)
 
 
 @pytest.mark.parametrize(
