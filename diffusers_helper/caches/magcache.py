@@ -28,7 +28,7 @@ class MagCache(ResidualCache):
         """
         Args:
             ratios: for each step how much longer its residual is than that of the step before; the first is 1.
-            threshold: of the sum of |1 - product of ratios| since the last computed step (section 4.2 of the paper).
+            threshold: of the sum of |1 - product of ratios| since the last computed step.
             gate: steps whose ratio is further from 1 are computed, as in the authors' FramePack demo.
         """
         super().__init__()
@@ -77,7 +77,7 @@ class Recorder(ResidualCache):
 
 
 def magnitude_ratio(residual: Tensor, before: Tensor) -> float:
-    """mean over the tokens of |residual| / |before|, [B, n, D] each (equation 5 of the paper)."""
+    """mean over the tokens of |residual| / |before|, [B, n, D] each."""
     lengths = before.float().norm(dim=-1).clamp_min(1e-8)
     return (residual.float().norm(dim=-1) / lengths).mean().item()
 
