@@ -168,6 +168,16 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def make_output_folder(folder: Path) -> Path:
+    """``make_folder`` for a folder of the program's own below the output folder: the error asks for another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = {"folder": str(folder), "reason": error.strerror}
+        raise OutputFailed(Message("files.no_output_folder", **what)) from None
+    return folder
+
+
 def day_folder(root: Path, now: datetime) -> Path:
     """``root/YYYY-MM-DD``."""
     return root / f"{now:%Y-%m-%d}"
