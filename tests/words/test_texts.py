@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import string
 
 import gradio as gr
 import pytest
@@ -14,18 +13,9 @@ from diffusers_helper.media import pictures
 from diffusers_helper.ui.translation import Translator, wording
 from diffusers_helper.words.texts import FOLDER, LANGUAGES, Texts
 
+from .reading import TABS, places, texts_of
+
 PACKAGE = FOLDER.parent.parent
-TABS = sorted(file.name for file in (FOLDER / "en").glob("*.json"))
-
-
-def texts_of(language: str, tab: str) -> dict[str, str]:
-    content = json.loads((FOLDER / language / tab).read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
-
-
-def places(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 def test_every_language_has_the_same_tabs() -> None:
