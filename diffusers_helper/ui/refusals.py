@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import FramePackError, InvalidRequest, Problem, UnusablePicture
-from ..words import Texts
-from .phrases import field_value, file_kind
+from ..words import Message, Texts
+from .phrases import field_value
 
 REFUSED = (InvalidRequest, UnusablePicture)
 """The errors that are the fault of one field of the form."""
@@ -66,6 +66,6 @@ def _words(problem: Problem, texts: Texts) -> str:
 
 
 def _limit(field: str, name: str, value: Any, texts: Texts) -> str:
-    if name == "found":
-        return file_kind(value, texts)
+    if isinstance(value, Message):
+        return texts.said(value)
     return ", ".join(field_value(field, one, texts) for one in (value if isinstance(value, tuple) else (value,)))
