@@ -127,9 +127,17 @@ def main() -> None:
     """Measure, print the table, and keep it where asked."""
     options = _options()
     wanted = {name: cache for name, cache in rows().items() if not options.rows or name.split()[0] in options.rows}
-    with tempfile.TemporaryDirectory() as folder, Engine.load(find_checkpoint(options.checkpoint, ROOT / "hf_download")) as engine:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Engine.load(find_checkpoint(options.checkpoint, ROOT / "hf_download")) as engine,
+    ):
         report = measure(Bench(engine, Path(folder)), wanted)
-    report = {"command": " ".join(["python -m bench.caches", *sys.argv[1:]]), "machine": machine(), "checkpoint": options.checkpoint, **report}
+    report = {
+        "command": " ".join(["python -m bench.caches", *sys.argv[1:]]),
+        "machine": machine(),
+        "checkpoint": options.checkpoint,
+        **report,
+    }
     if options.write:
         (RESULTS / "caches.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -57,6 +57,11 @@ def told_by(error: Exception) -> Message:
     return error.said if isinstance(error, FramePackError) else plain(str(error))
 
 
+def unforeseen(error: Exception) -> Message:
+    """What is told of an error that nobody has foreseen: its name and its own words."""
+    return plain(f"{type(error).__name__}: {error}")
+
+
 class UnusableInput(FramePackError):
     """Something the user gave cannot be used."""
 

@@ -27,7 +27,7 @@ from .caches.magcache import mean_of
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
-from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost
+from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost, unforeseen
 from .events import (
     Calibrated,
     Cancelled,
@@ -54,7 +54,7 @@ from .progress import Progress
 from .request import Request
 from .sections.history import Context, extend, gather_context, initial_history, newest
 from .sections.plan import SectionPlan
-from .words import Message, plain
+from .words import Message
 from .workfolder import SavedSection, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _said(error: Exception) -> Message:
         return Message("failure.out_of_ram" if is_out_of_ram(error) else "failure.out_of_memory", reason=str(error))
     if says_gpu_is_lost(error):
         return Message("failure.gpu_lost", reason=str(error).splitlines()[0])
-    return plain(f"{type(error).__name__}: {error}")
+    return unforeseen(error)
 
 
 def _run_sections(run: Run) -> Events:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FramePackError, NoSettings, OutputFailed, UnusableInput, told_by
-from .media.files import written_whole
+from .media.files import make_output_folder, written_whole
 from .media.metadata import read_text, strict_object
 from .names import quoted
 from .request import Recipe
@@ -168,11 +168,7 @@ class PresetStore:
         return found[_identity(name)]
 
     def _write(self, path: Path, text: str) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = {"folder": str(self.folder), "reason": error.strerror}
-            raise OutputFailed(Message("preset_error.no_folder", **what)) from None
+        make_output_folder(self.folder)
         with written_whole(path) as part:
             part.write_text(text, encoding="utf-8")
 

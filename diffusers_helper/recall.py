@@ -38,11 +38,11 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class NotTaken:
-    """A value that was found for ``field`` and is none that a request takes."""
+    """A value that was found for ``field`` and is none that a request takes, with the refusal."""
 
     field: str
     value: str
-    reason: str
+    refusal: InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -300,12 +300,12 @@ def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken,
     try:
         values = without_aliases(values)
     except InvalidRequest as error:
-        not_taken.append(NotTaken("step_cache", quoted(values["teacache"]), str(error)))
+        not_taken.append(NotTaken("step_cache", quoted(values["teacache"]), error))
     for name in fields(Recipe):
         if name not in values:
             continue
         try:
             taken[name] = Recipe.parse({name: values[name]}).flat()[name]
         except InvalidRequest as error:
-            not_taken.append(NotTaken(name, quoted(values[name]), str(error)))
+            not_taken.append(NotTaken(name, quoted(values[name]), error))
     return taken, tuple(not_taken)

@@ -275,6 +275,12 @@ def test_a_full_disk_leaves_the_older_preset(small_disk: Path) -> None:
     assert store.load("pan").values == {"steps": 1}
 
 
+def test_an_output_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "outputs").touch()
+    with pytest.raises(OutputFailed, match=r"^Could not make .+: Not a directory\. Choose another output folder\.$"):
+        PresetStore(tmp_path / "outputs" / "presets").save("pan", {"steps": 1})
+
+
 def test_needs_no_torch_and_no_gradio() -> None:
     refused = "".join(f"sys.modules[{name!r}] = None; " for name in ("torch", "diffusers", "transformers", "gradio"))
     program = f"import sys; {refused}import diffusers_helper.presets, diffusers_helper.recall"

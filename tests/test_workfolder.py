@@ -18,6 +18,7 @@ from diffusers_helper.generate import generate, resume
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
+from diffusers_helper.words import Texts
 from diffusers_helper.workfolder import FORMAT, WorkFolder
 
 from .moving import moved_deeper, moved_up, moved_with_the_program, of_other_bytes, renamed
@@ -274,6 +275,20 @@ def test_a_run_whose_folder_was_taken_away_says_where_its_video_goes(asked: Requ
     assert any(str(tmp_path / "work.mp4") in event.message for event in told if isinstance(event, Notice))
     assert path_of(told) == tmp_path / "work.mp4"
     assert len(read_frames(path_of(told))) == 73
+
+
+def test_why_a_kept_picture_cannot_be_used_is_told_in_each_language(begin: Begin) -> None:
+    folder = begin()
+    (folder.path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
+    with pytest.raises(UnusableResumeFolder) as caught:
+        folder.load_pictures()
+    damaged = "The picture 'picture.png' is damaged or incomplete ("
+    assert str(caught.value).startswith(f"{folder.path} is damaged: {damaged}")
+    for language, words in {
+        "ja": "画像 'picture.png' は壊れているか不完全です（",
+        "zh": "图片 'picture.png' 已损坏或不完整（",
+    }.items():
+        assert words in Texts(language).said(caught.value.said)
 
 
 def sections_done(told: list[Event]) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable, told_by
+from ..errors import DamagedQueue, ForeignQueue, FramePackError, QueueUnavailable, told_by, unforeseen
 from ..events import Event
 from ..media.files import written_whole
 from ..media.places import kept
@@ -315,7 +315,7 @@ def _read(row: tuple[Any, ...], output_dir: Path) -> Job | UnreadableJob:
         reason = plain("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
     except Exception as error:
         log.exception("job %d cannot be read", row[0])
-        reason = plain(f"{type(error).__name__}: {error}")
+        reason = unforeseen(error)
     return UnreadableJob(row[0], reason, row)
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import faults
-from ..errors import ExecutorLost, FramePackError, says_gpu_is_lost
+from ..errors import ExecutorLost, FramePackError, says_gpu_is_lost, unforeseen
 from ..events import Cancelled, Decoding, Ended, Event, Failed, Finished, SectionDone
-from ..words import Message, plain
+from ..words import Message
 from .executor import Execution, Executor
 from .job import Job, State
 from .queue import JobQueue
@@ -95,7 +95,7 @@ class Worker:
             return _failed(job, error.said, error.exit_code), "failed"
         except Exception as error:
             log.exception("job %d", job.id)
-            failed = _failed(job, plain(f"{type(error).__name__}: {error}"), 1)
+            failed = _failed(job, unforeseen(error), 1)
             return replace(failed, gpu_lost=says_gpu_is_lost(error)), "failed"
 
     def _follow(self, job: Job, execution: Execution) -> Ended:

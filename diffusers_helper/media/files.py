@@ -23,23 +23,23 @@ import av
 import psutil
 
 from ..errors import OutputFailed
-from ..words import Message
+from ..words import Message, plain
 
 log = logging.getLogger(__name__)
 
 PARTIAL_NAME = re.compile(r"\.(\d+)_[0-9a-f]{12}\.part(\.\w+)?")
 """Who writes it (the process), chance, and the suffix."""
 
-_NO_PERMISSION = "it cannot be written (no permission, read-only, or open in another program)"
-_FOLDER_GONE = "its folder does not exist (any more)"
+_NO_PERMISSION = Message("files.no_permission")
+_FOLDER_GONE = Message("files.folder_gone")
 _REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than this disk allows",
+    errno.ENOSPC: Message("files.disk_full"),
+    errno.EDQUOT: Message("files.quota"),
+    errno.EFBIG: Message("files.too_large"),
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
     errno.EROFS: _NO_PERMISSION,
-    errno.EISDIR: "a folder of that name is in the way",
+    errno.EISDIR: Message("files.folder_in_the_way"),
     errno.ENOENT: _FOLDER_GONE,
     errno.ENOTDIR: _FOLDER_GONE,
 }
@@ -47,7 +47,10 @@ _REASONS = {
 
 def _failed(target: Path, error: OSError | av.FFmpegError) -> OutputFailed:
     """The error that a user can act on, made from what the system or the muxer said."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return _not_written(target, _REASONS.get(error.errno or 0) or plain(error.strerror or str(error)))
+
+
+def _not_written(target: Path, reason: Message) -> OutputFailed:
     return OutputFailed(Message("files.not_written", file=str(target), reason=reason))
 
 
@@ -127,7 +130,7 @@ def _require_replaceable(target: Path) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "")
     if not target.is_file():
-        raise OSError(errno.EINVAL, "it is no file but a pipe or a device")
+        raise _not_written(target, Message("files.no_file"))
     with target.open("r+b"):
         pass
 
@@ -165,6 +168,16 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failed(folder, error) from error
+    return folder
+
+
+def make_output_folder(folder: Path) -> Path:
+    """``make_folder`` for a folder of the program's own below the output folder: the error asks for another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = {"folder": str(folder), "reason": error.strerror}
+        raise OutputFailed(Message("files.no_output_folder", **what)) from None
     return folder
 
 

@@ -9,7 +9,6 @@ take part in the decision.
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import re
@@ -28,6 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import UnusablePicture
+from ..words import Message, plain
 from . import pixel_data
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ MAX_PIXELS = 40_000_000
 MAX_SIDE_PIXELS = 65_535
 """The most that JPEG and GIF know. A BMP may jump over 255 lines; all are made before it shows that few are left."""
 MAX_FILE_BYTES = 1_000_000_000
-ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF or BMP"
-ACCEPTED_NAMES = tuple(re.findall(r"[A-Z]\w+", ACCEPTED))
+ACCEPTED_NAMES = ("PNG", "JPEG", "WebP", "AVIF", "GIF", "BMP")
+ACCEPTED = Message("picture.accepted")
 
 _HEAD_BYTES = 512
 
@@ -68,14 +68,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_REFUSED: tuple[tuple[bytes, str], ...] = (
-    (rb"(?i)(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!doctype svg).*<svg)", "an SVG drawing"),
-    (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", "a web page"),
-    (rb"%PDF", "a PDF document"),
-    (rb".{4}ftyp(hei|hev|mif|msf)", "an HEIC photo"),
-    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video"),
-    (rb"II\*\0|MM\0\*", "a TIFF picture or camera raw file"),
-    (rb"8BPS", "a Photoshop file"),
+_REFUSED: tuple[tuple[bytes, Message], ...] = (
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!doctype svg).*<svg)", Message("picture.svg")),
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", Message("picture.web_page")),
+    (rb"%PDF", Message("picture.pdf")),
+    (rb".{4}ftyp(hei|hev|mif|msf)", Message("picture.heic")),
+    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", Message("picture.video")),
+    (rb"II\*\0|MM\0\*", Message("picture.tiff")),
+    (rb"8BPS", Message("picture.photoshop")),
 )
 
 
@@ -88,12 +88,15 @@ def _opened(path: Path) -> IO[bytes]:
     """The file, open for reading. Folders and devices are refused before anything waits on them."""
     try:
         if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is a folder or a device, not a file")
+            raise _unreadable(path, Message("picture.no_file"))
         return path.open("rb")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        words = f"The picture {_name(path)} cannot be read: {reason}. Choose a {ACCEPTED} file."
-        raise UnusablePicture(words, "unreadable", name=_name(path), reason=reason) from error
+        raise _unreadable(path, plain(getattr(error, "strerror", None) or str(error))) from error
+
+
+def _unreadable(path: Path, reason: Message) -> UnusablePicture:
+    what = {"name": _name(path), "reason": reason}
+    return UnusablePicture(Message("picture.unreadable", **what, accepted=ACCEPTED), "unreadable", **what)
 
 
 def _matching(head: bytes, pattern: bytes) -> bool:
@@ -105,22 +108,22 @@ def media_type(head: bytes) -> str | None:
     return next((known.media_type for known in _FORMATS if _matching(head, known.pattern)), None)
 
 
-def describe(head: bytes) -> str:
-    """In words, what begins with ``head``, where that is no accepted picture."""
-    return next((kind for pattern, kind in _REFUSED if _matching(head, pattern)), "not a known picture format")
+def describe(head: bytes) -> Message:
+    """What begins with ``head``, where that is no accepted picture."""
+    return next((kind for pattern, kind in _REFUSED if _matching(head, pattern)), Message("picture.unknown"))
 
 
 def _format(head: bytes, path: Path) -> _Format:
     """The format of a file that begins with ``head``."""
     if not head:
-        words = f"The picture {_name(path)} is empty (0 bytes). Save or upload it again."
-        raise UnusablePicture(words, "empty", name=_name(path))
+        raise UnusablePicture(Message("picture.empty", name=_name(path)), "empty", name=_name(path))
     for known in _FORMATS:
         if _matching(head, known.pattern):
             return known
-    found = describe(head)
-    words = f"{_name(path)} is {found}, which is not accepted. Save it as {ACCEPTED} and try again."
-    raise UnusablePicture(words, "format", name=_name(path), found=found, choices=ACCEPTED_NAMES)
+    what = {"name": _name(path), "found": describe(head)}
+    raise UnusablePicture(
+        Message("picture.format", **what, accepted=ACCEPTED), "format", **what, choices=ACCEPTED_NAMES
+    )
 
 
 def _whole(file: IO[bytes], path: Path) -> bytes:
@@ -128,21 +131,18 @@ def _whole(file: IO[bytes], path: Path) -> bytes:
     file.seek(0)
     data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        most = f"{MAX_FILE_BYTES / 1e9:g}"
-        words = f"The picture file {_name(path)} is larger than {most} GB. Save it again, smaller."
-        raise UnusablePicture(words, "large_file", name=_name(path), most=most)
+        what = {"name": _name(path), "most": f"{MAX_FILE_BYTES / 1e9:g}"}
+        raise UnusablePicture(Message("picture.large_file", **what), "large_file", **what)
     return data
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
-        found, most = f"{width}x{height}", MAX_PIXELS // 10**6
-        raise UnusablePicture(
-            f"The picture {_name(path)} is {found} ({width * height / 1e6:.0f} megapixels); the limit is "
-            f"{most} megapixels and {MAX_SIDE_PIXELS} pixels a side. Make it smaller and try again.",
-            "large", name=_name(path), found=found, most=most, side=MAX_SIDE_PIXELS,
-        )  # fmt: skip
+        limits = {"most": MAX_PIXELS // 10**6, "side": MAX_SIDE_PIXELS}
+        what = {"name": _name(path), "found": f"{width}x{height}", **limits}
+        told = Message("picture.large", **what, megapixels=f"{width * height / 1e6:.0f}")
+        raise UnusablePicture(told, "large", **what)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -232,6 +232,5 @@ def open_picture(path: Path) -> np.ndarray:
         except UnusablePicture:
             raise
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            words = f"The picture {_name(path)} is damaged or incomplete ({reason}). Save or upload it again."
-            raise UnusablePicture(words, "damaged", name=_name(path), reason=reason) from error
+            what = {"name": _name(path), "reason": str(error) or type(error).__name__}
+            raise UnusablePicture(Message("picture.damaged", **what), "damaged", **what) from error

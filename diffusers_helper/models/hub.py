@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ..errors import UnusableCheckpoint
+from ..errors import FramePackError, UnusableCheckpoint, told_by
 from ..proxies import require_usable_proxies
 from ..words import Message, plain
 
@@ -53,7 +53,7 @@ class Trouble:
     seconds: float
 
 
-class BrokenOffError(Exception):
+class BrokenOffError(FramePackError):
     """The answer ended before the file did, or was not the piece that was asked for."""
 
 
@@ -132,10 +132,10 @@ class Hub:
                 for chunk in answer.iter_bytes():
                     target.write(chunk)
                     if target.tell() > file.size:
-                        raise BrokenOffError(f"{file.path} is longer than it should be")
+                        raise BrokenOffError(Message("download.too_long", file=file.path))
                     yield target.tell()
         if size_of(partial) < file.size:
-            raise BrokenOffError(f"{file.path} was broken off")
+            raise BrokenOffError(Message("download.broken_off", file=file.path))
 
 
 @dataclass
@@ -197,7 +197,7 @@ def _goes_on(answer: Any, have: int) -> bool:
     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         return False
     if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        raise BrokenOffError("the server sent another piece than it was asked for")
+        raise BrokenOffError(Message("download.other_piece"))
     return True
 
 
@@ -208,7 +208,7 @@ def _status(error: Exception) -> int | None:
 def _in_words(error: Exception) -> Message:
     status = _status(error)
     if status is None:
-        return plain(str(error) or type(error).__name__)
+        return told_by(error) if str(error) else plain(type(error).__name__)
     if status not in list(HTTPStatus):
         return plain(str(status))
     return Message("download.answered", status=f"{status} {HTTPStatus(status).phrase}")

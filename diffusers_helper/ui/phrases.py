@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 from typing import Any
 
@@ -27,12 +26,6 @@ def duration(seconds: float, texts: Texts) -> str:
     if whole < 3600:
         return texts("job.minutes", minutes=whole // 60, seconds=whole % 60)
     return texts("job.hours", hours=whole // 3600, minutes=whole % 3600 // 60)
-
-
-def file_kind(kind: str, texts: Texts) -> str:
-    """What a file is that is no picture, as ``describe`` of media/pictures.py says it in English."""
-    own = f"upload.{re.sub(r'[^a-z]+', '_', kind.casefold())}"
-    return texts(own) if own in texts else kind
 
 
 def field_value(name: str, value: Any, texts: Texts) -> str:

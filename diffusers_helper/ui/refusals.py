@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import FramePackError, InvalidRequest, Problem, UnusablePicture
-from ..words import Texts
-from .phrases import field_value, file_kind
+from ..words import Message, Texts
+from .phrases import field_value
 
 REFUSED = (InvalidRequest, UnusablePicture)
 """The errors that are the fault of one field of the form."""
@@ -37,9 +37,21 @@ def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:
 def in_words(error: FramePackError, texts: Texts) -> str:
     """What an error says where there is no form beside it: of a request, each field by its name; what the page has no
     words for, in English."""
-    if isinstance(error, REFUSED) and error.problems and all(problem.kind != "other" for problem in error.problems):
+    if isinstance(error, REFUSED) and _has_words(error):
         return " ".join(f"{_label(field, texts)}: {words}" for field, words in by_field(error.problems, texts).items())
     return texts.said(error.said)
+
+
+def of_a_value(error: InvalidRequest, texts: Texts) -> str:
+    """Why a value is none for any checkpoint, to stand beside it and the name of its field. In English where the page
+    has no words for it, and of a choice, since its words for that speak of a checkpoint."""
+    if _has_words(error) and all(problem.kind != "choice" for problem in error.problems):
+        return " ".join(by_field(error.problems, texts).values())
+    return texts.said(error.said)
+
+
+def _has_words(error: InvalidRequest | UnusablePicture) -> bool:
+    return bool(error.problems) and all(problem.kind != "other" for problem in error.problems)
 
 
 def _label(field: str, texts: Texts) -> str:
@@ -56,6 +68,6 @@ def _words(problem: Problem, texts: Texts) -> str:
 
 
 def _limit(field: str, name: str, value: Any, texts: Texts) -> str:
-    if name == "found":
-        return file_kind(value, texts)
+    if isinstance(value, Message):
+        return texts.said(value)
     return ", ".join(field_value(field, one, texts) for one in (value if isinstance(value, tuple) else (value,)))

@@ -18,6 +18,7 @@ from ..words import Message, Texts
 from .form import NAMES, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
+from .refusals import of_a_value
 from .server import upload_address
 
 MOST_IGNORED = 60
@@ -134,7 +135,9 @@ def found_html(
     told = found.recalled
     checkpoint = told.checkpoint or texts("restore.unknown_checkpoint")
     title = texts(f"restore.source_{told.source}", file=found.name, checkpoint=checkpoint)
-    not_taken = [f"{texts(f'generate.{one.field}')}: {one.value} ({one.reason})" for one in told.not_taken]
+    not_taken = [
+        f"{texts(f'generate.{one.field}')}: {one.value} ({of_a_value(one.refusal, texts)})" for one in told.not_taken
+    ]
     not_taken += [
         texts("restore.not_offered", field=texts(f"generate.{name}"), value=value) for name, value in refused.items()
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..errors import InvalidSetting, OutputFailed
+from ..errors import InvalidSetting
 from ..interrupt import StopSignal
 from ..proxies import no_proxies, require_usable_proxies
 from ..settings import PAGE_KNOBS, PageOptions
@@ -88,12 +88,11 @@ def import_gradio() -> None:
 
 def empty_uploads(output_dir: Path) -> None:
     """Remove what earlier starts left among the uploads. Raises OutputFailed when the folder cannot be made."""
+    from ..media.files import make_output_folder
+
     folder = uploads_folder(output_dir)
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFailed(f"Could not make {folder}: {error.strerror}. Choose another output folder.") from None
+    make_output_folder(folder)
 
 
 def warnings(options: PageOptions) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..media.pictures import ACCEPTED_NAMES, describe, media_type
 from ..words import Texts
 from .guard import answer, route_path, say
-from .phrases import file_kind
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +208,7 @@ def _refusal(path: Path, texts: Texts) -> str:
         return texts("upload.not_kept", name=repr(path.name), reason=error.strerror)
     if media_type(head) or _MP4.match(head) or _begins_as_json(head):
         return ""
-    kind = file_kind(describe(head) if head else "empty", texts)
+    kind = texts.said(describe(head)) if head else texts("upload.empty")
     return texts("upload.not_taken", name=repr(path.name), kind=kind, accepted=", ".join(ACCEPTED_NAMES))
 
 

@@ -13,6 +13,7 @@ import av
 import pytest
 
 from diffusers_helper.errors import OutputFailed
+from diffusers_helper.media import files
 from diffusers_helper.media.files import (
     day_folder,
     job_stem,
@@ -21,6 +22,7 @@ from diffusers_helper.media.files import (
     require_space,
     written_whole,
 )
+from diffusers_helper.words import LANGUAGES, Texts
 
 KILLED_WHILE_WRITING = """
 import os, pathlib, signal, sys
@@ -72,6 +74,34 @@ def test_the_reason_is_said_plainly(tmp_path: Path, number: int, said: str, fami
         write_half(tmp_path / "a.png", family(number, "Input/output error"))
     assert "a.png" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("en", "Could not write {}: the disk is full. Check free space and permissions, or choose another folder."),
+        (
+            "ja",
+            "{} を書き込めませんでした: ディスクに空きがありません。空き容量とアクセス権を確認するか、"
+            "別のフォルダーを選んでください。",
+        ),
+        ("zh", "无法写入 {}：磁盘已满。请检查可用空间和权限，或选择其他文件夹。"),
+    ],
+)
+def test_the_whole_sentence_is_in_one_language(tmp_path: Path, language: str, sentence: str) -> None:
+    with pytest.raises(OutputFailed) as caught:
+        write_half(tmp_path / "a.png", OSError(errno.ENOSPC, "No space left on device"))
+    assert Texts(language).said(caught.value.said) == sentence.format(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("number", list(files._REASONS))
+def test_every_reason_has_its_words_in_each_language(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OutputFailed) as caught:
+        write_half(tmp_path / "a.png", OSError(number, "what the system says"))
+    told = [Texts(language).said(caught.value.said) for language in LANGUAGES]
+    reasons = [Texts(language).said(caught.value.said.values["reason"]) for language in LANGUAGES]
+    assert len(set(reasons)) == len(LANGUAGES)
+    assert all(reason in sentence for reason, sentence in zip(reasons, told, strict=True))
 
 
 def test_a_full_disk_is_named_and_left_clean(small_disk: Path) -> None:

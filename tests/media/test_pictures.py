@@ -15,7 +15,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from diffusers_helper.errors import UnusablePicture
-from diffusers_helper.media.pictures import open_picture
+from diffusers_helper.media import pictures
+from diffusers_helper.media.pictures import ACCEPTED, ACCEPTED_NAMES, open_picture
+from diffusers_helper.words import LANGUAGES, Texts
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 SMOOTH = np.mgrid[0:48, 0:64].sum(0)[..., None] * np.array([2, 1, 0]) + np.array([10, 40, 90])
@@ -227,6 +229,78 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes, said: str) 
     message = refusal(path)
     assert said in message
     assert "picture.png" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"%PDF-1.7",
+            (
+                "'a.png' is a PDF document, which is not accepted. "
+                "Save it as PNG, JPEG, WebP, AVIF, GIF or BMP and try again.",
+                "'a.png' はPDF 文書で、使えません。PNG、JPEG、WebP、AVIF、GIF、BMP のいずれかで保存し直してください。",
+                "'a.png' 是PDF 文档，不被接受。请另存为 PNG、JPEG、WebP、AVIF、GIF 或 BMP 后重试。",
+            ),
+        ),
+        (
+            png_of_size(8000, 5001),
+            (
+                "The picture 'a.png' is 8000x5001 (40 megapixels); the limit is 40 megapixels and 65535 pixels a side. "
+                "Make it smaller and try again.",
+                "画像 'a.png' は 8000x5001（40 メガピクセル）です。上限は 40 メガピクセル、一辺 65535 ピクセルです。"
+                "小さくしてからもう一度お試しください。",
+                "图片 'a.png' 的尺寸为 8000x5001（40 百万像素）；上限为 40 百万像素，且每边不超过 65535 像素。"
+                "请缩小后重试。",
+            ),
+        ),
+        (
+            b"",
+            (
+                "The picture 'a.png' is empty (0 bytes). Save or upload it again.",
+                "画像 'a.png' は空です（0 バイト）。保存またはアップロードをやり直してください。",
+                "图片 'a.png' 是空文件（0 字节）。请重新保存或上传。",
+            ),
+        ),
+    ],
+    ids=["format", "large", "empty"],
+)
+def test_a_refusal_is_told_in_each_language(tmp_path: Path, content: bytes, told: tuple[str, ...]) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnusablePicture) as caught:
+        open_picture(tmp_path / "a.png")
+    assert tuple(Texts(language).said(caught.value.said) for language in LANGUAGES) == told
+
+
+def test_a_folder_in_place_of_a_picture_is_told_in_each_language(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(UnusablePicture) as caught:
+        open_picture(tmp_path / "a.png")
+    assert [Texts(language).said(caught.value.said) for language in LANGUAGES] == [
+        "The picture 'a.png' cannot be read: it is a folder or a device, not a file. "
+        "Choose a PNG, JPEG, WebP, AVIF, GIF or BMP file.",
+        "画像 'a.png' を読み込めません: ファイルではなく、フォルダーかデバイスです。"
+        "PNG、JPEG、WebP、AVIF、GIF、BMP のいずれかのファイルを選んでください。",
+        "无法读取图片 'a.png'：它是文件夹或设备，不是文件。请选择 PNG、JPEG、WebP、AVIF、GIF 或 BMP 文件。",
+    ]
+
+
+def test_a_file_that_is_too_large_is_told_in_each_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Image.Image
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 10)
+    with pytest.raises(UnusablePicture) as caught:
+        open_picture(saved(smooth, tmp_path / "a.png"))
+    assert [Texts(language).said(caught.value.said) for language in LANGUAGES] == [
+        "The picture file 'a.png' is larger than 1e-08 GB. Save it again, smaller.",
+        "画像ファイル 'a.png' は 1e-08 GB を超えています。小さくして保存し直してください。",
+        "图片文件 'a.png' 大于 1e-08 GB。请缩小后重新保存。",
+    ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_accepted_formats_are_named_in_each_language(language: str) -> None:
+    assert [name for name in ACCEPTED_NAMES if name not in Texts(language).said(ACCEPTED)] == []
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ LARGE_BYTES = 10_000
 
 Fault = int | str
 """A status to answer with; "cut" breaks off at half, "wrong" changes a byte, "hang up" sends nothing, "page" HTML,
-"elsewhere" another piece, "whole" the whole where a piece was asked for."""
+"elsewhere" another piece, "whole" the whole where a piece was asked for, "short" half as if it were all, "long" a byte
+more."""
 
 
 @dataclass
@@ -119,9 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
             first += 1
         rest = content[first:]
         piece = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        sent = rest[: len(rest) // 2] if fault == "cut" else rest
+        sent = rest[: len(rest) // 2] if fault in ("cut", "short") else rest + b"x" * (fault == "long")
         self.hub.sent_bytes += len(sent)
-        self._answer(206 if first else 200, sent, {"Content-Range": piece} if first else {}, len(rest))
+        self._answer(
+            206 if first else 200,
+            sent,
+            {"Content-Range": piece} if first else {},
+            len(rest) if fault == "cut" else None,
+        )
 
     def _answer(
         self,

@@ -22,6 +22,7 @@ from diffusers_helper.models.download import download_checkpoint
 from diffusers_helper.models.hub import Hub
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.table import CHECKPOINTS, PARTS, KnownCheckpoint, PartSource, find_checkpoint
+from diffusers_helper.words import Texts
 
 from .hub_server import COMMIT, Fault, HubServer, key_of
 
@@ -148,6 +149,29 @@ def test_a_passing_fault_is_told_and_passes(server: HubServer, tmp_path: Path, f
     assert is_whole(server, tmp_path)
     assert len(said) == 2
     assert str(fault) in said[1] or isinstance(fault, str)
+
+
+@pytest.mark.parametrize(
+    ("fault", "language", "sentence"),
+    [
+        ("short", "en", "{}: {} was broken off"),
+        ("short", "ja", "{}: {} が途中で切れました"),
+        ("short", "zh", "{}：{} 中途中断"),
+        ("long", "en", "{}: {} is longer than it should be"),
+        ("long", "ja", "{}: {} が本来より長くなっています"),
+        ("long", "zh", "{}：{} 比应有的长"),
+        ("elsewhere", "en", "{}: the server sent another piece than it was asked for"),
+        ("elsewhere", "ja", "{}: サーバーから、要求したものと違う部分が届きました"),
+        ("elsewhere", "zh", "{}：服务器发来的不是所请求的部分"),
+    ],
+)
+def test_what_a_server_does_wrong_is_told_in_one_language(
+    server: HubServer, tmp_path: Path, fault: Fault, language: str, sentence: str
+) -> None:
+    server.faults[WEIGHTS] = ["cut", fault]
+    told = [event.said for event in fetch(server, tmp_path) if isinstance(event, Notice) and event.said]
+    assert is_whole(server, tmp_path)
+    assert Texts(language).said(told[1].values["trouble"]) == sentence.format(server.endpoint, WEIGHTS)
 
 
 def test_a_server_that_knows_no_ranges_sends_all_again(server: HubServer, tmp_path: Path) -> None:

@@ -173,6 +173,24 @@ def test_what_does_not_fit_is_told_and_not_offered(stage: Stage, restore: Restor
     assert "seconds" not in stage.filled(restore.take(found, "en", None, click("some", value=EVERYTHING)))
 
 
+@pytest.mark.parametrize(
+    ("language", "told"),
+    [
+        ("en", "Length in seconds: 300 (Give a number from 1 to 120.)"),
+        ("ja", "長さ（秒）: 300 (1 から 120 までの数を入力してください。)"),
+        ("zh", "时长（秒）: 300 (请输入 1 到 120 之间的数字。)"),
+    ],
+)
+def test_why_a_value_is_not_taken_is_in_the_language_of_the_page(
+    stage: Stage, restore: Restore, language: str, told: str
+) -> None:
+    path = stage.folder / "found.json"
+    path.write_text(json.dumps({**recipe()["request"], "seconds": 300, "kind": {"name": "later"}}), encoding="utf-8")
+    _, seen = read(restore, stage, str(path), language)
+    assert told in seen.text
+    assert "(kind: 'later' is not allowed; give 'framepack' or " in seen.text, "no word of this checkpoint"
+
+
 def test_a_size_of_another_checkpoint_is_told_and_not_taken(stage: Stage, restore: Restore) -> None:
     found, seen = read(restore, stage, our_video(stage.folder, size="640x640"))
     assert "size" not in rows(seen)

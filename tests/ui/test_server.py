@@ -89,8 +89,10 @@ def test_what_earlier_starts_left_among_the_uploads_goes(tmp_path: Path) -> None
 
 def test_an_output_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputFailed, match="Choose another output folder"):
+    with pytest.raises(OutputFailed) as caught:
         server.empty_uploads(tmp_path / "file")
+    folder = server.uploads_folder(tmp_path / "file")
+    assert str(caught.value) == f"Could not make {folder}: Not a directory. Choose another output folder."
 
 
 def asked(served: Served, path: str, **headers: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import string
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +17,8 @@ from diffusers_helper.events import Event, Failed, Notice
 from diffusers_helper.words import LANGUAGES, AnyMessage, Message, Texts, joined, plain
 from diffusers_helper.words.texts import FOLDER
 
+from .reading import places, texts_by_key
+
 PACKAGE = FOLDER.parent.parent
 OTHERS_SAY_TOO = {"generate", "job", "presets", "queue", "restore", "words"}
 """Subjects of which the page, or a message, says some."""
@@ -27,15 +28,6 @@ NESTED = Message(
     how=(Message("memory.weights_int8"), Message("memory.decoding", decoder=Message("decoder.tiled"))),
     vram=9 * 10**9, vram_free=12 * 10**9, ram=10**9, ram_free=2 * 10**9,
 )  # fmt: skip
-
-
-def texts_by_key() -> dict[str, str]:
-    files = (FOLDER / "en").glob("*.json")
-    return {f"{file.stem}.{name}": text for file in files for name, text in json.loads(file.read_text()).items()}
-
-
-def places(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 def codes(argument: ast.expr) -> Iterator[re.Pattern[str]]:

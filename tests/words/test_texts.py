@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-import re
-import string
 
 import gradio as gr
 import pytest
 
-from diffusers_helper.media import pictures
 from diffusers_helper.ui.translation import Translator, wording
 from diffusers_helper.words.texts import FOLDER, LANGUAGES, Texts
 
+from .reading import TABS, places, texts_of
+
 PACKAGE = FOLDER.parent.parent
-TABS = sorted(file.name for file in (FOLDER / "en").glob("*.json"))
-
-
-def texts_of(language: str, tab: str) -> dict[str, str]:
-    content = json.loads((FOLDER / language / tab).read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
-
-
-def places(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 def test_every_language_has_the_same_tabs() -> None:
@@ -61,7 +49,7 @@ def test_every_key_that_the_code_names_is_there() -> None:
                     tab in tabs
                     and dot
                     and name.isidentifier()
-                    and name not in ("js", "css", "mp4")
+                    and name not in ("js", "css", "mp4", "png")
                     and not name.endswith("_")
                 ):
                     assert node.value in known, f"{file.name} names {node.value}"
@@ -80,11 +68,6 @@ def test_a_number_takes_its_noun_with_it() -> None:
     texts = Texts("en")
     assert texts("job.stop_now_keeps", count=1) == "keeps 1 finished section as a video"
     assert texts("job.stop_now_keeps", count=2) == "keeps 2 finished sections as a video"
-
-
-def test_every_kind_of_refused_file_has_its_words() -> None:
-    kinds = [kind for _, kind in pictures._REFUSED]
-    assert all(f"upload.{re.sub(r'[^a-z]+', '_', kind.casefold())}" in Texts("zh") for kind in kinds)
 
 
 def test_a_component_takes_label_info_placeholder_and_choices_from_its_key() -> None:
