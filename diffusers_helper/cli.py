@@ -21,10 +21,11 @@ from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
 from .request import Recipe, Request
-from .request.fields import PICTURE, Field, fields
+from .request.fields import ALIASES, PICTURE, Field, asks_for_both, fields
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
 from .streams import Parser, flush_streams, last_words, prepare_streams
+from .words import Message
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         if field.name == "step_cache":
             words = "the same as --step-cache teacache, or off"
             wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
+            words = "the same as --step-cache magcache; goes before --teacache"
+            wishes.add_argument("--enable-magcache", action="store_const", const=True, default=None, help=words)
     parser.add_argument(
         "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
     )
@@ -201,10 +204,12 @@ def _begin(
         from .preparation import defaults, fit_pictures
 
         if not options.request:
-            request = Request.parse(_request_fields(options), defaults(checkpoint))
+            request = Request.parse(_request_fields(options), defaults(checkpoint, chosen.sampling.default_step_cache))
         pictures = fit_pictures(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
+    if asks_for_both(_given_fields(options)):
+        show.event(Notice.of(Message("step_cache.both")))
     from .engine import Engine
     from .generate import generate, resume
 
@@ -242,15 +247,19 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
-    given = {name: value for name in _request_names() if (value := getattr(options, name, None)) is not None}
+    given = _given_fields(options)
     if PICTURE not in given:
         raise InvalidRequest("--image: is missing; give the path of the start picture")
     return {**given, PICTURE: str(given[PICTURE])}
 
 
+def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in _request_names() if (value := getattr(options, name, None)) is not None}
+
+
 def _request_names() -> list[str]:
     """What the command line calls the parts of a request."""
-    return [PICTURE, *fields(Recipe), "teacache"]
+    return [PICTURE, *fields(Recipe), *ALIASES]
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:

@@ -24,10 +24,20 @@ BYTES_PER_VIDEO_PIXEL = 0.5
 SPARE_BYTES = 32 * 2**20
 
 
-def defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields for which a checkpoint has a default of its own: its best kind, and its length where it names one."""
+def defaults(checkpoint: Checkpoint, step_cache: str = "") -> dict[str, Any]:
+    """The fields that have another default than the request's own.
+
+    The checkpoint decides its best kind, and its length where it names one.
+
+    Args:
+        step_cache: the one that the settings name; empty for none.
+    """
     seconds = checkpoint.about.default_seconds
-    return {"kind": checkpoint.kinds[0], **({} if seconds is None else {"seconds": seconds})}
+    return {
+        "kind": checkpoint.kinds[0],
+        **({} if seconds is None else {"seconds": seconds}),
+        **({"step_cache": step_cache} if step_cache else {}),
+    }
 
 
 def beyond_seconds(plan: VideoPlan, fps: int, checkpoint: Checkpoint) -> float | None:

@@ -45,7 +45,15 @@ def last_words(error: OSError) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that ends with an error where help or the version cannot be written; argparse passes over that."""
+    """One that ends with an error where help or the version cannot be written; argparse passes over that.
+
+    Flags may be written with underscores too, as other programs do.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_with_hyphens(each) for each in given], namespace)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream = file or sys.stderr
@@ -56,3 +64,11 @@ class Parser(argparse.ArgumentParser):
             return
         except OSError as error:
             sys.exit(last_words(error))
+
+
+def _with_hyphens(argument: str) -> str:
+    """``--a_flag=some_value`` as ``--a-flag=some_value``; what is no flag stays."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}"

@@ -34,7 +34,7 @@ def resolved(folder: Path, way: str, given: Mapping[str, Any]) -> settings.Setti
 
 def values(chosen: settings.Settings) -> dict[str, Any]:
     """What rooms see."""
-    return {"quantise": chosen.weights.quantise, **vars(chosen.kernels)}
+    return {"quantise": chosen.weights.quantise, **vars(chosen.kernels), **vars(chosen.sampling)}
 
 
 @each_way
@@ -48,6 +48,9 @@ def values(chosen: settings.Settings) -> dict[str, Any]:
         ({"xformers_mode": "standard"}, "attention", "xformers"),
         ({"xformers_mode": "aggressive"}, "attention", "cutlass"),
         ({"compile": 1, "fast_start": 1}, "compile", False),
+        ({"enable_fbcache": 1}, "default_step_cache", "first_block"),
+        ({"enable_sim_cache": 1}, "default_step_cache", "seacache"),
+        ({"enable_fbcache": 1, "disable_fbcache": 1, "enable_sim_cache": 1}, "default_step_cache", "seacache"),
     ],
 )
 def test_an_older_name_changes_the_one_value(
@@ -60,7 +63,7 @@ def test_an_older_name_changes_the_one_value(
 
 
 @each_way
-@pytest.mark.parametrize("name", OLDER)
+@pytest.mark.parametrize("name", [name for name in OLDER if name != "enable_kv_cache"])
 def test_it_is_shown_as_it_was_given(name: str, way: str, tmp_path: Path) -> None:
     given, text = ("standard", "standard") if name == "xformers_mode" else (1, "True")
     chosen = resolved(tmp_path, way, {name: given})
@@ -81,8 +84,8 @@ def test_a_process_without_flags_has_the_same_older_names(tmp_path: Path) -> Non
 
 def test_no_group_holds_an_older_name() -> None:
     chosen = settings.resolve_page({}, {}, Path("nowhere.json"))
-    groups = (chosen.paths, chosen.network, chosen.log, chosen.kernels, chosen.weights, chosen.memory, chosen.page)
-    held = [name for group in groups for name in vars(group)]
+    without_page = (chosen.paths, chosen.network, chosen.log, chosen.sampling, chosen.kernels, chosen.weights)
+    held = [name for group in (*without_page, chosen.memory, chosen.page) for name in vars(group)]
     assert sorted([*held, *OLDER]) == sorted(knob.name for knob in settings.PAGE_KNOBS)
 
 
@@ -133,6 +136,19 @@ def test_no_group_holds_an_older_name() -> None:
             ["--fast-start goes before --compile: the blocks are not compiled."],
         ),
         ({"fast_start": 1}, {"compile": False}, []),
+        ({"enable_fbcache": 1, "disable_fbcache": 1}, {"default_step_cache": ""}, []),
+        ({"enable_sim_cache": 1, "disable_sim_cache": 1}, {"default_step_cache": ""}, []),
+        ({"enable_kv_cache": 1, "disable_kv_cache": 1}, {"default_step_cache": ""}, []),
+        (
+            {"enable_fbcache": 1, "enable_sim_cache": 1},
+            {"default_step_cache": "first_block"},
+            ["FRAMEPACK_ENABLE_FBCACHE goes before FRAMEPACK_ENABLE_SIM_CACHE, which has no effect."],
+        ),
+        (
+            {"default_step_cache": "off", "enable_fbcache": 1},
+            {"default_step_cache": "off"},
+            ["--default-step-cache off goes before FRAMEPACK_ENABLE_FBCACHE, which has no effect."],
+        ),
         (
             {
                 "use_bnb": 1, "bnb_load_in_4bit": 1, "bnb_cpu_offload": 1, "xformers_mode": "standard", "fast_start": 1,
@@ -150,6 +166,19 @@ def test_which_counts_is_a_rule_and_the_others_are_told(
     chosen = resolved(tmp_path, way, given)
     assert {name: values(chosen)[name] for name in seen} == seen
     assert list(map(str, chosen.every_notice())) == notices
+
+
+@each_way
+def test_a_switch_that_could_not_be_honest_is_refused_with_the_reason(way: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="those of an earlier step would be wrong.*--disable-kv-cache"):
+        resolved(tmp_path, way, {"enable_kv_cache": 1})
+
+
+@pytest.mark.parametrize("cache", ["fbcache", "sim_cache", "kv_cache"])
+def test_a_flag_that_disables_goes_before_the_environment(cache: str) -> None:
+    environment = {f"FRAMEPACK_ENABLE_{cache.upper()}": "1"}
+    chosen = settings.resolve({f"disable_{cache}": "1"}, environment, Path("none.json"))
+    assert chosen.sampling.default_step_cache == ""
 
 
 def test_the_rule_asks_what_is_said_not_where() -> None:

@@ -22,6 +22,8 @@ from .parts import TimedPrompt
 
 PICTURE = "picture"
 """The flat name of the start picture's path."""
+ALIASES = {"enable_magcache": "magcache", "teacache": "teacache"}
+"""Older names, and of which step cache they say that it is on. The first goes before the second."""
 _NO_NAMES = (VERSION, "fps", "loras", "output")
 """Parts of a recipe that have no flat name, since they have one value, are no single value, or go with the kind."""
 
@@ -149,19 +151,38 @@ def idle_of(
 
 
 def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Older names in today's: ``teacache`` says whether the step cache is on. Raises InvalidRequest."""
+    """Older names in today's: ``teacache`` and ``enable_magcache`` say whether that step cache is on.
+
+    Where no step cache is named and both are asked for, MagCache goes before TeaCache. Raises InvalidRequest.
+    """
     found = dict(named)
-    if "teacache" not in found:
-        return found
-    on = found.pop("teacache")
-    if type(on) is not bool:
-        problem = Problem("teacache", "other", on)
-        raise InvalidRequest(f"teacache: {quoted(on)} is not allowed; give true or false", [problem])
-    meant = "teacache" if on else NONE
-    if found.setdefault("step_cache", meant) != meant:
-        words = f"teacache: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
-        raise InvalidRequest(words, [Problem("teacache", "other", on)])
-    return found
+    asked = {name: _truth(found, name) for name in ALIASES if name in found}
+    chosen = next((ALIASES[name] for name in asked if asked[name]), None)
+    if chosen is None and asked.get("teacache") is False:
+        chosen = NONE
+    if chosen is None and asks_for_both(found):
+        chosen = "magcache"
+    if chosen and found.setdefault("step_cache", chosen) != chosen:
+        name = next(name for name in asked if asked[name] or name == "teacache")
+        words = f"{name}: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
+        raise InvalidRequest(words, [Problem(name, "other", named[name])])
+    return {name: value for name, value in found.items() if name not in ALIASES}
+
+
+def _truth(named: Mapping[str, Any], name: str) -> bool:
+    if type(named[name]) is not bool:
+        problem = Problem(name, "other", named[name])
+        raise InvalidRequest(f"{name}: {quoted(named[name])} is not allowed; give true or false", [problem])
+    return bool(named[name])
+
+
+def asks_for_both(named: Mapping[str, Any]) -> bool:
+    """Whether flat values ask for TeaCache and MagCache, by older names or by their parameters."""
+    if "step_cache" in named:
+        return False
+    on = {cache for name, cache in ALIASES.items() if named.get(name) is True}
+    on |= {cache for cache in ALIASES.values() if any(name.startswith(f"{cache}_") for name in named)}
+    return on == set(ALIASES.values())
 
 
 def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:

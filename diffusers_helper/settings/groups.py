@@ -6,8 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..caches.table import STEP_CACHES
 from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..names import path_of
+from ..options import NONE
 from .knob import knob
 from .parsing import alloc_conf, devices, endpoint, gb, host, login, one_of, port, root_path, size_bytes, truth
 from .parsing import checkpoint as checkpoint_name
@@ -50,6 +52,20 @@ class Log:
     """What the program writes about itself."""
 
     log_level: str = knob("FRAMEPACK_LOG_LEVEL", "warning", one_of(*LEVELS), "debug, info, warning or error")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a request that says nothing about it gets.
+
+    Attributes:
+        default_step_cache: empty for the request's own default; older names are translated (older.py).
+    """
+
+    default_step_cache: str = knob(
+        "FRAMEPACK_STEP_CACHE", "", one_of(NONE, *STEP_CACHES), "step cache of requests that name none: "
+        f"{', '.join((NONE, *STEP_CACHES))}; by default auto",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

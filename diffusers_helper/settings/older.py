@@ -1,8 +1,9 @@
 """Other names for what a knob says, many from the documents of other versions, and what they come to.
 
 They stay valid as flags, variables and lines of the settings file. Here they are translated, so that a room sees one
-value and no other name of it. Which one counts is a rule, and what does not count is said: --quantise goes before
---fp8-scaled, and that before bitsandbytes; --attention goes before --xformers-mode; --fast-start before --compile.
+value and no other name of it. Which one counts is a rule, and what does not count is said: --default-step-cache goes
+before FRAMEPACK_ENABLE_FBCACHE, and that before FRAMEPACK_ENABLE_SIM_CACHE; --quantise before --fp8-scaled, and that
+before bitsandbytes; --attention before --xformers-mode; --fast-start before --compile.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ..errors import InvalidSetting
 from ..words import Message
-from .groups import Kernels, Weights
+from .groups import Kernels, Sampling, Weights
 from .knob import knob
 from .parsing import one_of, truth
 
 KERNEL_OF_MODE: Mapping[str, str] = {"off": "sdpa", "standard": "xformers", "aggressive": "cutlass"}
 XFORMERS_MODES = tuple(KERNEL_OF_MODE)
+NO_ATTENTION_CACHE = (
+    "FRAMEPACK_ENABLE_KV_CACHE: there is no cache of attention's keys and values. They change with the noise level, so "
+    "those of an earlier step would be wrong, and the program that this switch comes from never reads what it keeps. "
+    "Leave it out, or give --disable-kv-cache; FRAMEPACK_STEP_CACHE chooses a cache that saves attention and all else."
+)
 PACKED = ("bnb8", "bnb4")
 """The quantisations that are bitsandbytes'."""
 
@@ -28,6 +35,27 @@ Notices = Mapping[str, tuple[Message, ...]]
 class OlderNames:
     """The other names. A room never sees them."""
 
+    enable_fbcache: bool = knob(
+        "FRAMEPACK_ENABLE_FBCACHE", "0", truth, "the same as --default-step-cache first_block",
+        after="default_step_cache",
+    )  # fmt: skip
+    enable_sim_cache: bool = knob(
+        "FRAMEPACK_ENABLE_SIM_CACHE", "0", truth, "the same as --default-step-cache seacache, which reuses the blocks "
+        "on steps whose input is similar to that of the step before", after="default_step_cache",
+    )  # fmt: skip
+    enable_kv_cache: bool = knob(
+        "FRAMEPACK_ENABLE_KV_CACHE", "0", truth, "refused: kept keys and values would be of another noise level",
+        after="default_step_cache",
+    )  # fmt: skip
+    disable_fbcache: bool = knob(
+        "FRAMEPACK_DISABLE_FBCACHE", "0", truth, "goes before FRAMEPACK_ENABLE_FBCACHE", after="default_step_cache"
+    )
+    disable_sim_cache: bool = knob(
+        "FRAMEPACK_DISABLE_SIM_CACHE", "0", truth, "goes before FRAMEPACK_ENABLE_SIM_CACHE", after="default_step_cache"
+    )
+    disable_kv_cache: bool = knob(
+        "FRAMEPACK_DISABLE_KV_CACHE", "0", truth, "goes before FRAMEPACK_ENABLE_KV_CACHE", after="default_step_cache"
+    )
     xformers_mode: str = knob(
         "FRAMEPACK_XFORMERS_MODE", "off", one_of(*XFORMERS_MODES), "off; standard, the xFormers "
         "package; aggressive, its CUTLASS kernel, which comes with PyTorch", after="attention",
@@ -49,13 +77,46 @@ class OlderNames:
     )  # fmt: skip
 
 
-def translated(weights: Weights, kernels: Kernels, older: OlderNames) -> tuple[Weights, Kernels, Notices]:
-    """The groups with one value for each thing, and what is said about those that do not count."""
+@dataclass(frozen=True)
+class Groups:
+    """Those that have other names for what they say."""
+
+    sampling: Sampling
+    weights: Weights
+    kernels: Kernels
+
+
+def translated(groups: Groups, older: OlderNames) -> tuple[Groups, Notices]:
+    """The groups with one value for each thing, and what is said about those that do not count.
+
+    Raises InvalidSetting for what cannot be had under any name.
+    """
+    weights, kernels = groups.weights, groups.kernels
+    step_cache, about_step_cache = _step_cache(groups.sampling.default_step_cache, older)
     quantise, about_weights = _quantise(weights, older)
     attention, about_attention = _attention(kernels.attention, older.xformers_mode)
     compiled, about_compiling = _compile(kernels.compile, older.fast_start)
-    notices = {"quantise": about_weights, "attention": about_attention, "compile": about_compiling}
-    return replace(weights, quantise=quantise), replace(kernels, attention=attention, compile=compiled), notices
+    notices = {
+        "default_step_cache": about_step_cache,
+        "quantise": about_weights,
+        "attention": about_attention,
+        "compile": about_compiling,
+    }
+    sampling = Sampling(step_cache)
+    kernels = replace(kernels, attention=attention, compile=compiled)
+    return Groups(sampling, replace(weights, quantise=quantise), kernels), notices
+
+
+def _step_cache(wish: str, older: OlderNames) -> tuple[str, tuple[Message, ...]]:
+    """The step cache that all together ask for; what is disabled is asked for by nothing else."""
+    if older.enable_kv_cache and not older.disable_kv_cache:
+        raise InvalidSetting(NO_ATTENTION_CACHE)
+    asked = [(f"--default-step-cache {wish}", wish)] if wish else []
+    if older.enable_fbcache and not older.disable_fbcache:
+        asked.append(("FRAMEPACK_ENABLE_FBCACHE", "first_block"))
+    if older.enable_sim_cache and not older.disable_sim_cache:
+        asked.append(("FRAMEPACK_ENABLE_SIM_CACHE", "seacache"))
+    return (asked[0][1] if asked else ""), tuple(_unneeded(tuple(asked)))
 
 
 def _quantise(weights: Weights, older: OlderNames) -> tuple[str, tuple[Message, ...]]:

@@ -20,10 +20,10 @@ def truth(text: str) -> bool:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of these words, in letters of either case."""
+    """One of these words, in letters of either case; an empty text says nothing."""
 
     def parse(text: str) -> str:
-        if text.lower() not in words:
+        if text and text.lower() not in words:
             raise ValueError(f"allowed are {', '.join(words)}")
         return text.lower()
 

@@ -14,9 +14,9 @@ from .. import faults
 from ..errors import InvalidSetting
 from ..names import is_text, shown
 from ..words import Message
-from .groups import EVERY_ADDRESS, Kernels, Log, Memory, Network, PageOptions, Paths, Weights
+from .groups import EVERY_ADDRESS, Kernels, Log, Memory, Network, PageOptions, Paths, Sampling, Weights
 from .knob import Knob, knobs_of
-from .older import Notices, OlderNames, translated
+from .older import Groups, Notices, OlderNames, translated
 from .parsing import truth
 from .sources import SETTINGS_FILE, Sources, read
 
@@ -37,6 +37,7 @@ class Settings:
     paths: Paths
     network: Network
     log: Log
+    sampling: Sampling
     kernels: Kernels
     weights: Weights
     memory: Memory
@@ -153,8 +154,9 @@ def _resolved(
 def _grouped(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     """The groups of these values, the older names translated, and the notices."""
     made = {name: _filled(group, values) for name, group in _groups(kind).items()}
-    weights, kernels, notices = translated(made["weights"], made["kernels"], _filled(OlderNames, values))
-    return {**made, "weights": weights, "kernels": kernels, "notices": notices}
+    renamed = Groups(made["sampling"], made["weights"], made["kernels"])
+    groups, notices = translated(renamed, _filled(OlderNames, values))
+    return {**made, **vars(groups), "notices": notices}
 
 
 def _filled(group: type[Any], values: Mapping[str, Any]) -> Any:
