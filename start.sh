@@ -32,6 +32,7 @@ FramePack: a picture and a sentence become a video.
   bash start.sh page --help    lists the flags
   bash start.sh generate --image photo.jpg --prompt "the camera pans left" --out video.mp4
   bash start.sh doctor         what this machine has, and what is missing
+  bash start.sh calibrate --image photo.jpg   measure what the step cache MagCache needs to know of a checkpoint
   bash start.sh download NAME  fetch a checkpoint
   bash start.sh test           install the test tools and run the tests; further words go to pytest
 

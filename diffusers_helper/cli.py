@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine has, and what to mend")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
+    _add_calibrate(commands.add_parser("calibrate", help="measure the ratios that the step cache MagCache needs"))
     download = commands.add_parser("download", help="fetch the files of a large checkpoint")
     download.add_argument("name", help="framepack or framepack-f1")
     download.add_argument("--verify", action="store_true", help="check every file, and fetch damaged ones again")
@@ -108,6 +109,15 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=_generate)
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", dest="pictures", nargs="+", required=True, help="paths of start pictures")
+    parser.add_argument("--prompt", dest="prompts", nargs="+", default=[""], help="one for each, or one for all")
+    for name in ("kind", "seconds", "steps", "seed", "size"):
+        _add_field(parser.add_argument_group("the videos"), fields(Recipe)[name])
+    parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    parser.set_defaults(run=_calibrate)
 
 
 def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
@@ -166,6 +176,27 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     with StopSignal() as stop, show, ExitStack() as loaded:
         events = _begin(options, chosen, request, stop, show, loaded)
         return _exit_code(show, stoppable(events, lambda: stop.received))
+
+
+def _calibrate(options: argparse.Namespace, chosen: Settings) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from .calibrate import calibrate, pairs
+    from .models.table import find_checkpoint
+    from .preparation import defaults, fit_pictures
+
+    checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
+    common = {**_given_fields(options), "step_cache": "magcache", "magcache_calibration": True}
+    requests = [
+        Request.parse({**common, PICTURE: picture, "prompt": prompt}, defaults(checkpoint))
+        for picture, prompt in pairs(options.pictures, options.prompts)
+    ]
+    for request in requests:
+        fit_pictures(request, checkpoint)
+    show: Show = JsonLines() if options.json else ProgressBars()
+    from .engine import Engine
+
+    with StopSignal() as stop, show, Engine.load(checkpoint, chosen) as engine:
+        return _exit_code(show, stoppable(calibrate(requests, engine, chosen.paths.output_dir), lambda: stop.received))
 
 
 def _name_files(options: argparse.Namespace) -> None:
@@ -334,7 +365,7 @@ def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:
 
 def _refused(error: FramePackError, options: argparse.Namespace) -> int:
     """An error before the first event: in words, and as the last event where events are asked for."""
-    if getattr(options, "json", False) and options.run in (_generate, _download):
+    if getattr(options, "json", False) and options.run in (_generate, _calibrate, _download):
         JsonLines().event(Failed.of(error.said, exit_code=error.exit_code, folder=None))
     sys.stderr.write(f"error: {error}\n")
     return error.exit_code

@@ -170,7 +170,7 @@ def test_which_counts_is_a_rule_and_the_others_are_told(
 
 @each_way
 def test_a_switch_that_could_not_be_honest_is_refused_with_the_reason(way: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSetting, match="those of an earlier step would be wrong.*--disable-kv-cache"):
+    with pytest.raises(InvalidSetting, match=r"those of an earlier step would be wrong.*--disable-kv-cache"):
         resolved(tmp_path, way, {"enable_kv_cache": 1})
 
 
