@@ -11,6 +11,7 @@ from diffusers_helper.errors import UnusableArgument, UnusableInput
 from diffusers_helper.other_models import PRESETS
 from diffusers_helper.other_models.presets import preset_named
 from diffusers_helper.other_models.rule import plan
+from tests.conftest import ROOT
 
 ROWS = {
     "FLUX": (0.24, 0.1, 5),
@@ -187,3 +188,12 @@ def test_a_run_has_steps(steps: Any) -> None:
 
 def test_a_single_step_is_computed() -> None:
     assert plan(PRESETS["FLUX"], 1).pattern() == "C"
+
+
+def test_the_documents_rows_are_the_presets() -> None:
+    text = (ROOT / "OPTIMIZATIONS.md").read_text(encoding="utf-8")
+    for row in PRESETS.values():
+        steps = len(row.ratios[0])
+        computed = plan(row, steps).pattern().count("C")
+        settings = f"{row.threshold} | {row.retention_ratio} | {row.k} | {steps} steps | {computed} |"
+        assert f"| `{row.name}` | `{row.transformer}` | {settings}" in text
