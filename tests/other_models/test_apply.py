@@ -87,21 +87,21 @@ def test_a_skipped_step_adds_what_the_blocks_added_last(name: str) -> None:
 @pytest.mark.parametrize("off", [{"threshold": 0}, {"k": 0}], ids=str)
 def test_off_is_the_transformer_as_it_was(name: str, off: dict[str, float]) -> None:
     transformer = tiny.tiny(name)
-    plain = run(transformer, name, 10, guided=True)
-    applied = apply_magcache(transformer, preset_for(name), 10, **off)
-    assert applied.pattern == "C" * 10
+    plain = run(transformer, name, 5, guided=True)
+    applied = apply_magcache(transformer, preset_for(name), 5, **off)
+    assert applied.pattern == "CCCCC"
     assert not transformer.is_cache_enabled
-    assert equal(run(transformer, name, 10, guided=True), plain)
+    assert equal(run(transformer, name, 5, guided=True), plain)
 
 
 @EACH
 def test_removed_it_is_the_transformer_as_it_was(name: str) -> None:
-    plain = run(tiny.tiny(name), name, 10, guided=True)
+    plain = run(tiny.tiny(name), name, 4, guided=True)
     for remove in (remove_magcache, lambda transformer: transformer.disable_cache()):
         transformer, _ = steady(name)
-        assert not equal(run(transformer, name, 10, guided=True), plain)
+        assert not equal(run(transformer, name, 4, guided=True), plain)
         remove(transformer)
-        assert equal(run(transformer, name, 10, guided=True), plain)
+        assert equal(run(transformer, name, 4, guided=True), plain)
         remove_magcache(transformer)
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_was_broken_off_leaves_nothing(retention_ratio: float, guided
     name = "FluxTransformer2DModel"
     transformer, applied = steady(name, retention_ratio=retention_ratio)
     expected = run(transformer, name, 10, guided=guided, contexts=contexts)
-    for stop in (1, 2, 3, 6, 7):
+    for stop in (1, 2, 7):
         for noise in (0, 1):
             with pytest.raises(InterruptedError):
                 run(transformer, name, 10, guided=guided, contexts=contexts, seed=1, noise=noise, stop=stop)
