@@ -188,6 +188,19 @@ def test_a_branch_that_missed_a_step_is_computed() -> None:
     assert applied.made == {"cond": "CC..C", "uncond": "CCC"}
 
 
+def test_a_branch_of_the_run_before_is_none_of_this_run() -> None:
+    """Guidance that begins late: the last run's residual is of the step before, and still not this run's."""
+    name = "WanTransformer3DModel"
+    transformer, applied = steady(name)
+    run(transformer, name, 2, guided=True)
+    prompt = conditioning(name, 0, latents(name))
+    for step in range(3):
+        for branch in ("cond", "uncond") if step == 2 else ("cond",):
+            with transformer.cache_context(branch):
+                transformer(hidden_states=latents(name, step), timestep=time(name, step, 10), **prompt)
+    assert applied.made == {"cond": "CC.", "uncond": "C"}
+
+
 @EACH
 def test_an_error_on_a_skipped_step_leaves_the_blocks(name: str) -> None:
     transformer, _ = steady(name)
