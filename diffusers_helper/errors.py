@@ -68,6 +68,10 @@ class UnusableInput(FramePackError):
     exit_code = 2
 
 
+class UnusableArgument(UnusableInput, ValueError):
+    """A function for other programs was called with a value that it cannot use; names the argument."""
+
+
 class InvalidRequest(UnusableInput):
     """A field of the request is missing, of the wrong type or out of range.
 

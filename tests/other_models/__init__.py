@@ -1,0 +1,1 @@
+"""MagCache for other models."""
