@@ -203,9 +203,10 @@ class ResidualCache(StepCache):
         start = self.start(blocks, run)
         self.error = self.estimate(blocks)
         if not self._must_run(start):
+            reused = self._residual(self._sigma)
             self._in_a_row += 1
             self.note(False)
-            return start + self._residual(self._sigma)
+            return start + reused
         output = blocks.of_target(last(run))
         residual = output - start
         self.learn(blocks, output, residual)

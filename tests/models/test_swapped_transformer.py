@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from diffusers_helper.caches.step_cache import BlockPass, ResidualCache
+from diffusers_helper.caches.step_cache import BlockPass, ResidualCache, Rule
 from diffusers_helper.memory.transport import CudaTransport, ThreadTransport, Transport
 from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.transformer import FramePackTransformer
@@ -23,8 +23,11 @@ FILE = "forward_i2v"
 class ComputeOnce(ResidualCache):
     """A step cache that computes on the first step only."""
 
-    def decide(self, blocks: BlockPass) -> bool:
-        return False
+    def __init__(self) -> None:
+        super().__init__(Rule((1.0, 0.5, 0.2), 1.0))
+
+    def estimate(self, blocks: BlockPass) -> float:
+        return 0.0
 
 
 def inputs(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
