@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_helper.caches.step_cache import BlockPass, Measured, ResidualCache, Rule
+from diffusers_helper.caches.step_cache import BlockPass, Measured, ResidualCache, Rule, StepCacheOption
+from diffusers_helper.caches.table import MEASURABLE
 from diffusers_helper.conditioning.prompt import PromptEmbedding
-from diffusers_helper.denoise.sample import sample
+from diffusers_helper.denoise.sample import StepState, sample
 from diffusers_helper.denoise.schedule import flow_sigmas
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
 from diffusers_helper.models.load import Compute
@@ -59,10 +60,14 @@ def denoiser(
 
 def run(made: SectionDenoiser, rows: int = 0, steps: int | None = None) -> Tensor:
     """The result of all steps, or the clean prediction after some."""
+    return list(islice(steps_of_run(made, rows), steps))[-1].denoised
+
+
+def steps_of_run(made: SectionDenoiser, rows: int = 0) -> Iterator[StepState]:
+    """The steps of a section, from the recorded noise."""
     noise = VALUES["section0.noise"]
     noise = noise[..., : noise.shape[-2] - rows, :]
-    states = sample(made, noise, flow_sigmas(len(made.sigmas), 0.7))
-    return list(islice(states, steps))[-1].denoised
+    return sample(made, noise, flow_sigmas(len(made.sigmas), 0.7))
 
 
 def mask(made: SectionDenoiser, branch: int = 0) -> str:
@@ -90,4 +95,7 @@ class Replay(ResidualCache):
         return float(self._steps[len(self.computed)] == "C")
 
 
-Attempt = Callable[[Callable[[], Tensor]], Tensor]
+def option(method: str, **parameters: Any) -> StepCacheOption:
+    """The option itself, for caches that run without a request."""
+    flat = {name.removeprefix(f"{method}_"): value for name, value in METHODS[method].items()}
+    return MEASURABLE[method](**{**flat, **parameters})

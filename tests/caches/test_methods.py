@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_helper.caches.step_cache import ResidualCache, ResidualOption, Rule, StepCacheOption
+from diffusers_helper.caches.step_cache import ResidualCache, ResidualOption, Rule
 from diffusers_helper.caches.table import MEASURABLE
 from diffusers_helper.memory.costs import Cached
 from diffusers_helper.planning import workload_of
 from diffusers_helper.request import Request
 
 from ..parity import pack
-from .methods import MEASURED, METHODS, STEPS, denoiser, mask, pattern_of, run
+from .methods import MEASURED, METHODS, STEPS, denoiser, mask, option, pattern_of, run
 from .support import Blocks, sigmas
 
 each = pytest.mark.parametrize("method", METHODS)
@@ -88,11 +88,6 @@ def test_a_forecast_changes_what_is_reused_and_not_which_steps(method: str, patt
     assert not torch.equal(run(held), run(forecast))
     second = patterns[method].index("C", 1) + 1
     assert mask(forecast)[:second] == patterns[method][:second]
-
-
-def option(method: str, **parameters: Any) -> StepCacheOption:
-    flat = {name.removeprefix(f"{method}_"): value for name, value in METHODS[method].items()}
-    return MEASURABLE[method](**{**flat, **parameters})
 
 
 @each
