@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from diffusers_helper import doctor
+from diffusers_helper.events import Finished
 from diffusers_helper.jobs.job import ENDED, Job, State
 from diffusers_helper.request import Request
 from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
@@ -292,6 +293,24 @@ def test_a_long_video_has_thin_segments_over_a_scale(seconds: int, ticks: int) -
     assert len(places) == ticks
     assert float(str(places[-1]).strip("left: %")) <= 95
     assert Parts(strips.sections(make_job(), EN)).with_class("scale") == 0
+
+
+TOTALS = {"steps_computed": 12, "steps_reused": 13, "seconds_sampling": 13.3}
+MEASURED = {"seconds_reused": 1.3, "seconds_first_step": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("totals", "told"),
+    [
+        ({**TOTALS, **MEASURED}, "13 of 25 steps reused, about 1.9 times faster"),
+        (TOTALS, "13 of 25 steps reused"),
+        ({**TOTALS, "steps_reused": 0}, ""),
+    ],
+)
+def test_an_ended_job_says_what_its_step_cache_was_worth(totals: dict[str, Any], told: str) -> None:
+    job = make_job("done")
+    ended = replace(job, progress=replace(job.progress, ended=Finished(**totals)))
+    assert Parts(strips.steps(ended, EN)).text == told
 
 
 def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:
