@@ -18,7 +18,7 @@ from ..request import DRAW_A_SEED
 from ..request.fields import PICTURE
 from ..words import Message, Texts
 from .folders import is_at_this_machine, open_folder
-from .form import Form
+from .form import CACHE, Form
 from .page import Act, Page, inform
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -61,6 +61,7 @@ class Commands:
             "edit": self._edit,
             "use": self._use,
             "last_frame": self._last_frame,
+            "use_ratios": self._use_ratios,
         }
 
     def carry_out(self, language: str, chosen: str | None, event: gr.EventData, request: gr.Request) -> list[Any]:
@@ -146,6 +147,14 @@ class Commands:
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form[PICTURE].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
         return Filling({PICTURE: frame})
+
+    def _use_ratios(self, job: Job, value: str, texts: Texts) -> Filling:
+        """MagCache with what the job has measured, which the engine has kept as the checkpoint's own."""
+        told = job.progress.calibrated
+        if told is None:
+            raise InvalidCommand(Message("queue.no_ratios", job=job.id))
+        inform(texts("queue.told_ratios", steps=len(told.mean)))
+        return Filling({CACHE: "magcache", "magcache_calibration": False, "magcache_mag_ratios": ""}, job.checkpoint)
 
     def _filled(self, filling: Filling, chosen: str | None, texts: Texts) -> list[Any]:
         """The answer for a page that shows the checkpoint ``chosen``."""

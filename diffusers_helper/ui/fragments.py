@@ -16,12 +16,13 @@ from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
 from . import acts, bar, fetching, fragments_queue, machine, screen, strips
 from .app_context import AppContext
+from .calibration import calibration
 from .fragments_queue import Wish
 from .phrases import duration, say
 from .recent import recent
 
 GB = 1e9
-OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
+OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "calibration", "notices", "announce")
 """The fragments that show one job."""
 TOLD_ENDS = ("done", "failed")
 """The ends that nobody has asked for."""
@@ -98,6 +99,7 @@ def of_job(job: Job, texts: Texts) -> dict[str, str]:
         "stop": buttons(job, texts),
         "sections": strips.sections(job, texts),
         "steps": strips.steps(job, texts),
+        "calibration": calibration(job, texts),
         "notices": notices(job, texts),
         "announce": announcement(job, texts),
     }

@@ -27,10 +27,13 @@ ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
 
 STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
-<div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
+<div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{calibration}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
-LIVE = ("bar", "job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
+LIVE = (
+    "bar", "job", "notices", "video", "preview", "views", "stop", "sections", "steps", "calibration", "recent",
+    "announce",
+)  # fmt: skip
 LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'));"
 """The plan is looked at anew when a job has ended: its time is learnt from jobs."""
 
