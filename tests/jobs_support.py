@@ -220,7 +220,8 @@ class ScriptedExecution:
     def _show_section(self, number: int, frames: int) -> SectionDone:
         (self._folder / f"section_{number:03}.done").touch()
         self._done = number + 1
-        shades = np.linspace(0, 200, frames).astype(np.uint8)[:, None, None, None]
+        lightest = 200 if all(map(self._computes, range(1, self._request.steps + 1))) else 190
+        shades = np.linspace(0, lightest, frames).astype(np.uint8)[:, None, None, None]
         write_segment(self._video, np.broadcast_to(shades, (frames, SIZE, SIZE, 3)), self._request.fps, 30)
         sections = len(self._plan.sections)
         return SectionDone(section=number + 1, sections=sections, frames=frames, path=str(self._video))

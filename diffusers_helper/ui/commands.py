@@ -57,6 +57,7 @@ class Commands:
             "retry": self._retry,
             "go_on": self._go_on,
             "again": self._again,
+            "compare": self._compare,
             "show": lambda job, value, texts: Filling({}),
             "edit": self._edit,
             "use": self._use,
@@ -119,6 +120,10 @@ class Commands:
         """Another video of the same request: with a seed that will be drawn."""
         added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}), job.checkpoint)
         inform(texts("queue.told_new_seed", job=added.id))
+
+    def _compare(self, job: Job, value: str, texts: Texts) -> None:
+        """With what the same request makes with and without a step cache."""
+        inform(texts("queue.told_compare", job=job.id, twin=self._queue.add_twin(job.id).id))
 
     def _open_folder(self, job: Job, texts: Texts, request: gr.Request) -> None:
         """For somebody at this machine; everybody else is told the path."""

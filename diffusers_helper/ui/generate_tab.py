@@ -27,12 +27,12 @@ ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
 
 STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
-<div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{calibration}{recent}
+<div class="screen">{video}{preview}</div>{views}{stop}{comparison}{sections}{steps}{calibration}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
 LIVE = (
-    "bar", "job", "notices", "video", "preview", "views", "stop", "sections", "steps", "calibration", "recent",
-    "announce",
+    "bar", "job", "notices", "video", "preview", "views", "stop", "comparison", "sections", "steps",
+    "calibration", "recent", "announce",
 )  # fmt: skip
 LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'));"
 """The plan is looked at anew when a job has ended: its time is learnt from jobs."""
@@ -45,7 +45,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
             framing, plan, speed, examples = _ask(page, form)
-            pair = _advanced(page, form)
+            pair, compare = _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
         with gr.Column(elem_id="stage"):
@@ -61,7 +61,7 @@ def build(page: Page) -> Form:
         **NEWEST,
     )
     checkpoint_line.follow(page, form, line, examples)
-    connect(page, form, row)
+    connect(page, form, row, compare)
     _keep_looking_ahead(page, form, [row.refused, framing, speed, plan, pair])
     return form
 
@@ -81,8 +81,8 @@ def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio, gr.HTML]:
     return framing, plan, speed, examples
 
 
-def _advanced(page: Page, form: Form) -> gr.Radio:
-    """All other fields; returns MagCache's pair."""
+def _advanced(page: Page, form: Form) -> tuple[gr.Radio, gr.Button]:
+    """All other fields; returns MagCache's pair, and the button that compares."""
     with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"):
         for group, names in ADVANCED.items():
             shown = group != ONLY_WITH_GPU or machine.has_nvidia_gpu()
@@ -94,8 +94,9 @@ def _advanced(page: Page, form: Form) -> gr.Radio:
                             form.place_with_reset(name, elem_id=f"field-{name}")
                 if CACHE in names:
                     pair = _caches(page, form)
+                    compare = page.t(gr.Button, "generate.compare", size="sm", elem_id="compare")
         _when_done(page)
-    return pair
+    return pair, compare
 
 
 def _caches(page: Page, form: Form) -> gr.Radio:

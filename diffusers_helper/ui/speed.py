@@ -45,6 +45,8 @@ def pair_of(fields: Mapping[str, Any]) -> str | None:
 def cache_in_words(fields: Mapping[str, Any], texts: Texts) -> str:
     """Which step cache flat values choose, and how strong it is."""
     chosen = fields["step_cache"]
+    if chosen == "magcache" and fields.get("magcache_calibration"):
+        return texts("generate.speed_cache_calibration")
     words = f"generate.speed_cache_{chosen}"
     parameters = {name: field_value(name, value, texts) for name, value in fields.items()}
     return texts(words, **parameters) if words in texts else str(chosen)
