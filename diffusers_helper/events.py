@@ -167,7 +167,11 @@ class Calibrated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Event):
-    """What the last event carries, however the job ended. ``path`` is None when no section was finished."""
+    """What the last event carries, however the job ended. ``path`` is None when no section was finished.
+
+    ``seconds_sampling`` holds ``seconds_reused``, of all steps that were reused, and ``seconds_first_step``, which pays
+    for what is made once; both are 0 where they were not measured.
+    """
 
     path: AnyText | None = None
     frames: int = 0
@@ -180,6 +184,8 @@ class Ended(Event):
     seconds_decoding: float = 0.0
     steps_computed: int = 0
     steps_reused: int = 0
+    seconds_reused: float = 0.0
+    seconds_first_step: float = 0.0
     peak_memory_mb: float = 0.0
 
 

@@ -43,6 +43,7 @@ class Progress:
         self.steps_computed = 0
         self.steps_reused = 0
         self.seconds_sampling = 0.0
+        self.seconds_reused = 0.0
         self.seconds_decoding = 0.0
         self._clock, self._began = clock, clock()
         self._known_step = None if known.step is None else known.step * work.step_size
@@ -52,13 +53,15 @@ class Progress:
         self._clips_to_come = list(work.clips[first_to_decode:])
         self._fraction = self._done_before = sections_saved / len(work.clips)
         self._frames_decoded = 0
-        self._first_step_seconds = 0.0
+        self._first_step_seconds = self._last_step_seconds = 0.0
 
     def stepped(self, computed: bool) -> None:
+        """A step of ``timed`` is over."""
         if not self._steps:
             self._first_step_seconds = self.seconds_sampling
         self.steps_computed += computed
         self.steps_reused += not computed
+        self.seconds_reused += 0.0 if computed else self._last_step_seconds
         self._steps_to_come -= 1
 
     def timed(self, steps: Iterator[T]) -> Iterator[T]:
@@ -66,7 +69,8 @@ class Progress:
         while True:
             began = self._clock()
             step = next(steps, None)
-            self.seconds_sampling += self._clock() - began
+            self._last_step_seconds = self._clock() - began
+            self.seconds_sampling += self._last_step_seconds
             if step is None:
                 return
             yield step
@@ -128,6 +132,8 @@ class Progress:
             "seconds_decoding": round(self.seconds_decoding, 3),
             "steps_computed": self.steps_computed,
             "steps_reused": self.steps_reused,
+            "seconds_reused": round(self.seconds_reused, 3),
+            "seconds_first_step": round(self._first_step_seconds, 3),
         }
 
 

@@ -25,6 +25,7 @@ from .events import (
     Step,
     Timed,
 )
+from .forecast import times_faster
 from .names import shell_word
 
 
@@ -123,7 +124,7 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
         case Notice():
             return f"note: {event.message}"
         case Finished():
-            steps = f"{event.steps_computed} steps computed, {event.steps_reused} reused"
+            steps = f"{event.steps_computed} steps computed, {event.steps_reused} reused{_faster(event)}"
             return f"done in {event.seconds_total:.0f} s ({steps}): {event.path}"
         case Failed():
             return f"error: {event.error}{_kept(event)}"
@@ -145,6 +146,11 @@ def _time(event: Timed) -> str:
     if event.seconds_left is None or event.fraction is None:
         return ""
     return f", {int(100 * event.fraction)}% of the video, ready in {max(event.seconds_left, 1):.0f} s"
+
+
+def _faster(event: Finished) -> str:
+    faster = times_faster(event)
+    return "" if faster is None else f", about {faster:.1f} times faster"
 
 
 def _kept(event: Failed | Cancelled) -> str:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diffusers_helper.caches.magcache import mean_of
 from diffusers_helper.errors import FramePackError
 from diffusers_helper.events import (
+    Calibrated,
     Cancelled,
     Decoding,
     Event,
@@ -181,6 +183,8 @@ class ScriptedExecution:
             yield from self._steps(section.number + 1)
             yield Decoding(section=section.number + 1, sections=len(self._plan.sections), seconds_left=60.0)
             yield self._show_section(section.number, section.frames_after)
+        if self._calibrates:
+            yield self._calibrated()
         video = self._finish()
         yield Finished(**{**self._totals(), "path": str(video)})
 
@@ -194,15 +198,30 @@ class ScriptedExecution:
         for step in range(1, self._request.steps + 1):
             left = float(self._request.steps - step)
             where = {"section": section, "sections": len(self._plan.sections)}
-            yield Step(**where, step=step, steps=self._request.steps, computed=step % 3 != 0, seconds_left=left)
+            yield Step(**where, step=step, steps=self._request.steps, computed=self._computes(step), seconds_left=left)
             preview = self._folder / "preview.png"
             write_png(preview, np.full((8, 32, 3), 40 * section + step, np.uint8), {}, durable=False)
             yield Preview(section=section, step=step, path=str(preview))
 
+    @property
+    def _calibrates(self) -> bool:
+        return bool(getattr(self._request.step_cache, "calibration", False))
+
+    def _computes(self, step: int) -> bool:
+        """Every third step is reused, where the request has a step cache."""
+        return self._request.step_cache is None or self._calibrates or step % 3 != 0
+
+    def _calibrated(self) -> Calibrated:
+        """A list for each section, whose ratios fall a little."""
+        steps = range(self._request.steps)
+        sections = [[1 - 0.01 * step - 0.002 * one.number for step in steps] for one in self._plan.sections]
+        return Calibrated(checkpoint="scripted", sections=sections, mean=list(mean_of(sections)))
+
     def _show_section(self, number: int, frames: int) -> SectionDone:
         (self._folder / f"section_{number:03}.done").touch()
         self._done = number + 1
-        shades = np.linspace(0, 200, frames).astype(np.uint8)[:, None, None, None]
+        lightest = 200 if all(map(self._computes, range(1, self._request.steps + 1))) else 190
+        shades = np.linspace(0, lightest, frames).astype(np.uint8)[:, None, None, None]
         write_segment(self._video, np.broadcast_to(shades, (frames, SIZE, SIZE, 3)), self._request.fps, 30)
         sections = len(self._plan.sections)
         return SectionDone(section=number + 1, sections=sections, frames=frames, path=str(self._video))
@@ -226,5 +245,7 @@ class ScriptedExecution:
         """What the last event carries."""
         done = self._plan.sections[self._done - 1].frames_after if self._done else 0
         shape = {"fps": self._request.fps, "width": SIZE, "height": SIZE, "seed": self._request.seed}
-        steps = {"steps_computed": self._done * self._request.steps, "seconds_sampling": 1.0, "seconds_decoding": 0.5}
-        return {"path": str(self._video) if done else None, "frames": done, **shape, **steps, "seconds_total": 1.5}
+        computed = sum(map(self._computes, range(1, self._request.steps + 1)))
+        steps = {"steps_computed": self._done * computed, "steps_reused": self._done * (self._request.steps - computed)}
+        seconds = {"seconds_sampling": 1.0, "seconds_first_step": 0.1, "seconds_decoding": 0.5, "seconds_total": 1.5}
+        return {"path": str(self._video) if done else None, "frames": done, **shape, **steps, **seconds}

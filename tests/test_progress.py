@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from diffusers_helper.forecast import UNKNOWN, Paces, Work
+from diffusers_helper.events import Finished
+from diffusers_helper.forecast import UNKNOWN, Paces, Work, times_faster
 from diffusers_helper.progress import Forecast, Progress
 
 WORK = Work(steps=25, step_size=100, frame_size=10, clips=(37, 69, 69))
@@ -142,3 +144,36 @@ def test_time_is_counted_also_when_decoding_fails() -> None:
         clock.now += 7
         raise RuntimeError
     assert progress.totals()["seconds_decoding"] == 7.0
+
+
+def test_reused_steps_and_the_first_one_are_measured_apart() -> None:
+    clock = Clock()
+    progress = Progress(Work(5, 1, 1, (5, 5)), 1.0, clock=clock)
+    for first in (9.0, 1.0):
+        for seconds in progress.timed(played(clock, first, 0.25, 1.0, 0.25, 1.0)):
+            progress.stepped(computed=seconds >= 1)
+            clock.now += 100
+    totals = progress.totals()
+    assert (totals["seconds_first_step"], totals["seconds_reused"], totals["seconds_sampling"]) == (9.0, 1.0, 15.0)
+    assert times_faster(Finished(**totals)) == pytest.approx((9 + 9 * 1.0) / 15)
+
+
+def played(clock: Clock, *seconds: float) -> Iterator[float]:
+    """Steps that take so long each."""
+    for each in seconds:
+        clock.now += each
+        yield each
+
+
+MEASURED = Finished(
+    steps_computed=12, steps_reused=13, seconds_sampling=13.3, seconds_reused=1.3, seconds_first_step=1.0
+)
+
+
+def test_how_much_faster_it_was_is_told_of_what_was_measured_alone() -> None:
+    """By an earlier version neither the first step nor the reused ones were; and of one step there is no mean."""
+    assert times_faster(MEASURED) == pytest.approx(25 / 13.3)
+    unmeasured: list[dict[str, float]] = [{"seconds_first_step": 0.0}, {"steps_reused": 0}, {"steps_computed": 2}]
+    for less in unmeasured:
+        assert times_faster(replace(MEASURED, **less)) is None  # type: ignore[arg-type]
+    assert times_faster(Finished()) is None

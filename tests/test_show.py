@@ -2,11 +2,11 @@
 
 import pytest
 
-from diffusers_helper.events import Decoding, Step
+from diffusers_helper.events import Decoding, Finished, Step
 from diffusers_helper.show import ProgressBars
 
 
-def shown(capsys: pytest.CaptureFixture[str], *events: Step | Decoding) -> str:
+def shown(capsys: pytest.CaptureFixture[str], *events: Step | Decoding | Finished) -> str:
     with ProgressBars() as bars:
         for event in events:
             bars.event(event)
@@ -23,3 +23,17 @@ def test_a_step_and_a_decode_say_how_far_the_whole_video_is(capsys: pytest.Captu
 
 def test_no_time_is_made_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, Decoding(section=1, sections=1)) == "section 1 of 1: making frames\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (1.0, "12 steps computed, 13 reused, about 1.9 times faster): v.mp4"),
+        (0.0, "12 steps computed, 13 reused): v.mp4"),
+    ],
+)
+def test_the_end_says_what_the_step_cache_was_worth(
+    capsys: pytest.CaptureFixture[str], first: float, told: str
+) -> None:
+    steps = {"steps_computed": 12, "steps_reused": 13, "seconds_sampling": 13.3, "seconds_reused": 1.3}
+    assert told in shown(capsys, Finished(path="v.mp4", seconds_first_step=first, **steps))  # type: ignore[arg-type]

@@ -28,6 +28,9 @@ class Job:
     ``checkpoint`` is the source of the one it is for; an empty one, as in jobs of earlier versions, is the one that is
     chosen when the job begins, and its work folder's when it goes on. It stands beside the request, as in a work folder
     and in a video's metadata, so that a request and a preset mean the same whatever is installed.
+
+    ``twin`` is the number of the job that it is compared with, which may have been deleted since; 0 for none. Each of
+    two names the other (twins.py).
     """
 
     id: int
@@ -41,6 +44,7 @@ class Job:
     ended_at: float | None = None
     checkpoint: str = ""
     executor: str = ""
+    twin: int = 0
 
     @property
     def shown_at(self) -> tuple[int, float, int]:

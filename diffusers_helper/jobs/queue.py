@@ -28,6 +28,7 @@ from .job_progress import JobProgress
 from .pictures import PictureShelf
 from .reader import OWN_FOLDER, QueueReader
 from .results import in_trash, result_files, with_finished_video, without_results
+from .twins import as_made, counterpart
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,24 @@ class JobQueue(QueueReader):
         """Queue the same request once more, for the same checkpoint."""
         job = self.job(job_id)
         return self.add(job.request, job.checkpoint)
+
+    def add_twins(self, request: Request, source: str = "") -> tuple[Job, Job]:
+        """Queue ``request`` and its counterpart, with the same seed, to be compared. Raises as ``add``."""
+        with self._taken_in(request.with_seed(), source) as (request, source), self._changed:
+            number, place, now = self._ledger.new_id(), self._ledger.last_place() + 1, self._clock()
+            one = Job(number, "queued", request, now, place, checkpoint=source, twin=number + 1)
+            other = replace(one, id=number + 1, request=counterpart(request), place=place + 1, twin=number)
+            self._ledger.write(one, other)
+            return one, other
+
+    def add_twin(self, job_id: int) -> Job:
+        """Queue the counterpart of a finished job, to be compared with it. Raises as ``add``, and InvalidCommand."""
+        job = self._finished(job_id)
+        with self._taken_in(counterpart(as_made(job)), job.checkpoint) as (request, source), self._changed:
+            job, place = self._finished(job_id), self._ledger.last_place() + 1
+            twin = Job(self._ledger.new_id(), "queued", request, self._clock(), place, checkpoint=source, twin=job_id)
+            self._ledger.write(twin, replace(job, twin=twin.id))
+            return twin
 
     def move(self, job_id: int, before: int | None) -> None:
         """Put a queued job before another queued one, or at the end."""
@@ -272,6 +291,12 @@ class JobQueue(QueueReader):
         job = self.job(job_id)
         if job.state != "queued":
             raise InvalidCommand(Message("command.only_queued", job=job_id, state=_called(job)))
+        return job
+
+    def _finished(self, job_id: int) -> Job:
+        job = self.job(job_id)
+        if job.state != "done":
+            raise InvalidCommand(Message("command.only_done", job=job_id, state=_called(job)))
         return job
 
     def _stopped(self, job_id: int) -> Job:

@@ -89,7 +89,7 @@ def write_segment(path: Path, frames: np.ndarray, fps: int, crf: int) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The open mp4 file and its video stream. Raises UnusableInput; errors of the caller's block included."""
     try:
         with path.open("rb") as file, av.open(file, "r", format="mp4") as container:
@@ -103,14 +103,14 @@ def _reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def _header(path: Path) -> bytes | None:
     """The decoder's set-up for the file, the same for all segments that can follow each other."""
-    with _reading(path) as (_, stream):
+    with reading(path) as (_, stream):
         return stream.codec_context.extradata
 
 
 def _segment_packets(segment: Path, header: bytes | None, fps: int) -> Packets:
     """(frame number in the segment, packet), in decoding order."""
     numbers = []
-    with _reading(segment) as (container, stream):
+    with reading(segment) as (container, stream):
         if stream.codec_context.extradata != header:
             raise UnusableInput(Message("video.unlike", file=str(segment)))
         for packet in container.demux(stream):
@@ -134,7 +134,7 @@ def _packets(segments: Sequence[Path], fps: int) -> Packets:
 
 
 def _copied_stream(container: OutputContainer, like: Path) -> VideoStream:
-    with _reading(like) as (_, stream):
+    with reading(like) as (_, stream):
         return container.add_stream_from_template(stream)
 
 
@@ -161,13 +161,13 @@ def join_segments(segments: Sequence[Path], target: Path, comment: str, fps: int
 
 def read_frames(path: Path) -> np.ndarray:
     """All frames of a video as uint8 [T, H, W, 3]. For short videos: they are held in memory. Raises UnusableInput."""
-    with _reading(path) as (container, stream):
+    with reading(path) as (container, stream):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
 
 
 def last_frame(path: Path) -> np.ndarray:
     """The frame shown last, uint8 [H, W, 3]; decodes from the last key frame on. Raises UnusableInput."""
-    with _reading(path) as (container, stream):
+    with reading(path) as (container, stream):
         container.seek(stream.duration or 0, stream=stream)
         frames = deque(container.decode(stream), maxlen=1)
         if not frames:
@@ -177,7 +177,7 @@ def last_frame(path: Path) -> np.ndarray:
 
 def middle_frame(path: Path) -> np.ndarray:
     """The frame shown half way through, uint8 [H, W, 3]; decodes from the key frame before it. Raises UnusableInput."""
-    with _reading(path) as (container, stream):
+    with reading(path) as (container, stream):
         middle = (stream.duration or 0) // 2
         container.seek(middle, stream=stream)
         frames = container.decode(stream)
@@ -193,7 +193,7 @@ def middle_frame(path: Path) -> np.ndarray:
 
 def probe(path: Path) -> VideoInfo:
     """Frame count, rate, size and codec, from the header alone. Raises UnusableInput."""
-    with _reading(path) as (_, stream):
+    with reading(path) as (_, stream):
         fps = stream.average_rate or Fraction(0)
         return VideoInfo(stream.frames, fps, stream.width, stream.height, stream.codec_context.name)
 

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import Job
+from ..jobs.twins import reuses
 from ..words import Texts
 from .icons import svg
 from .screen import has_video
@@ -60,7 +61,14 @@ def _with_video(job: Job, texts: Texts) -> list[Offer]:
     address, name = f"media/{job.id}/video.mp4?v={progress.frames}", Path(progress.video or "").name
     save = Offer("save", job.id, texts("queue.save"), saves=name, address=address)
     again = [_offer(job, "again", texts)] if job.state == "done" else []
+    if job.state == "done" and not job.twin:
+        again.append(Offer("compare", job.id, compare_words(job, texts), texts("queue.compare_hint")))
     return [save, *again, _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
+
+
+def compare_words(job: Job, texts: Texts) -> str:
+    """How comparing a job with its counterpart is called, which has a step cache where the job has none."""
+    return texts("queue.compare_exact" if reuses(job.request) else "queue.compare_cache")
 
 
 def _offer(job: Job, act: str, texts: Texts, *, hint: str = "", confirm: str = "") -> Offer:

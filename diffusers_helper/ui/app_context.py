@@ -13,6 +13,7 @@ from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..settings import PageSettings
 from ..words import Message
 from .fetching import Fetching
+from .likenesses import Likenesses
 
 if TYPE_CHECKING:
     from ..jobs.checkpoints import Checkpoints
@@ -28,6 +29,7 @@ class AppContext:
         warnings: keys of texts, shown on top of the page.
         worker_heartbeat: seconds since the worker last showed life.
         fetching: the download that somebody started on the page.
+        likenesses: how alike videos are that are compared.
         run: tells this start of the program from an earlier one.
     """
 
@@ -38,6 +40,7 @@ class AppContext:
     warnings: tuple[str, ...]
     worker_heartbeat: Callable[[], float]
     fetching: Fetching = field(default_factory=Fetching)
+    likenesses: Likenesses = field(default_factory=Likenesses)
     run: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property

@@ -18,7 +18,7 @@ from ..request import DRAW_A_SEED
 from ..request.fields import PICTURE
 from ..words import Message, Texts
 from .folders import is_at_this_machine, open_folder
-from .form import Form
+from .form import CACHE, Form
 from .page import Act, Page, inform
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -57,10 +57,12 @@ class Commands:
             "retry": self._retry,
             "go_on": self._go_on,
             "again": self._again,
+            "compare": self._compare,
             "show": lambda job, value, texts: Filling({}),
             "edit": self._edit,
             "use": self._use,
             "last_frame": self._last_frame,
+            "use_ratios": self._use_ratios,
         }
 
     def carry_out(self, language: str, chosen: str | None, event: gr.EventData, request: gr.Request) -> list[Any]:
@@ -119,6 +121,10 @@ class Commands:
         added = self._queue.add(job.request.model_copy(update={"seed": DRAW_A_SEED}), job.checkpoint)
         inform(texts("queue.told_new_seed", job=added.id))
 
+    def _compare(self, job: Job, value: str, texts: Texts) -> None:
+        """With what the same request makes with and without a step cache."""
+        inform(texts("queue.told_compare", job=job.id, twin=self._queue.add_twin(job.id).id))
+
     def _open_folder(self, job: Job, texts: Texts, request: gr.Request) -> None:
         """For somebody at this machine; everybody else is told the path."""
         folder = self._queue.result(job.id).parent
@@ -146,6 +152,14 @@ class Commands:
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form[PICTURE].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
         return Filling({PICTURE: frame})
+
+    def _use_ratios(self, job: Job, value: str, texts: Texts) -> Filling:
+        """MagCache with what the job has measured, which the engine has kept as the checkpoint's own."""
+        told = job.progress.calibrated
+        if told is None:
+            raise InvalidCommand(Message("queue.no_ratios", job=job.id))
+        inform(texts("queue.told_ratios", steps=len(told.mean)))
+        return Filling({CACHE: "magcache", "magcache_calibration": False, "magcache_mag_ratios": ""}, job.checkpoint)
 
     def _filled(self, filling: Filling, chosen: str | None, texts: Texts) -> list[Any]:
         """The answer for a page that shows the checkpoint ``chosen``."""

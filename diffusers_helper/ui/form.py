@@ -91,6 +91,11 @@ FIELDS: tuple[Field, ...] = (
 NAMES = tuple(field.name for field in FIELDS)
 OFFERED = ("kind", "size")
 """Fields whose choices the checkpoint decides."""
+CACHE = "step_cache"
+OF_CACHE = {
+    name: field.option.name for name, field in flat_fields(Recipe).items() if field.decided_by == CACHE and field.option
+}
+"""The parameters of step caches, and of which."""
 CHOICES = (*OFFERED, *(name for name, field in flat_fields(Recipe).items() if field.names and name not in OFFERED))
 """All fields of which one of several is chosen."""
 
@@ -113,6 +118,7 @@ class Form:
     Attributes:
         checkpoint: the name of the checkpoint that the form is for; None while there is none.
         resets: the reset buttons, by field.
+        caches: of each step cache the place of its parameters; only that of the chosen one is in sight.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
             again, the draft comes back (starting.py).
@@ -122,6 +128,7 @@ class Form:
         self._page = page
         self._placed: dict[str, Component] = {}
         self.resets: dict[str, gr.Button] = {}
+        self.caches: dict[str, gr.Column] = {}
         names, now = page.context.installed_names, page.context.checkpoint
         self.checkpoint: gr.Dropdown = page.t(
             gr.Dropdown,
@@ -200,6 +207,16 @@ class Form:
         self.resets[name] = reset
         return component
 
+    def cache_place(self, option: str) -> gr.Column:
+        """The place for a step cache's parameters, to be opened and filled."""
+        classes = _classes(self.defaults[CACHE] == option)
+        self.caches[option] = gr.Column(elem_classes=classes, elem_id=f"of-{option}")
+        return self.caches[option]
+
+    def cache_updates(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """For ``caches``, in their order."""
+        return [gr.update(elem_classes=_classes(fields[CACHE] == option)) for option in self.caches]
+
     def _die(self, seed: Component) -> None:
         """A button that asks for another seed in each video."""
         die = self._page.t(gr.Button, "generate.seed_die", size="sm", elem_classes="reset", elem_id="seed-die")
@@ -242,8 +259,12 @@ class Form:
         ]
 
     def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
-        """The components' values as fields of a request, not validated; without the picture when there is none."""
-        return self.meant(dict(zip(NAMES, values, strict=True)))
+        """The components' values as fields of a request, not validated; without the picture when there is none, and
+        without what makes no sense in parameters that are out of sight.
+        """
+        fields = self.meant(dict(zip(NAMES, values, strict=True)))
+        away = {name for name, option in OF_CACHE.items() if option != fields[CACHE]}
+        return {name: value for name, value in fields.items() if name not in away or _is_allowed(name, value)}
 
     def meant(self, shown: Mapping[str, Any]) -> dict[str, Any]:
         """The same for some components by name."""
@@ -261,6 +282,11 @@ class Form:
             InvalidRequest: no picture, or a field that is out of range; names it.
         """
         return Request.parse(self.fields_of(values))
+
+
+def _classes(is_shown: bool) -> list[str]:
+    """Of the place of a step cache's parameters. Of a column that is not visible, Gradio hides only what is in it."""
+    return ["fields", "of-cache", *([] if is_shown else ["away"])]
 
 
 def _is_allowed(name: str, value: Any) -> bool:

@@ -16,12 +16,17 @@ from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
 from . import acts, bar, fetching, fragments_queue, machine, screen, strips
 from .app_context import AppContext
+from .calibration import calibration
+from .comparison import Pair, caption, comparison, pair_of, twin_shot
 from .fragments_queue import Wish
 from .phrases import duration, say
 from .recent import recent
 
 GB = 1e9
-OF_JOB = ("bar", "job", "video", "preview", "views", "stop", "sections", "steps", "notices", "announce")
+OF_JOB = (
+    "bar", "job", "video", "preview", "views", "stop", "comparison", "sections", "steps", "calibration", "notices",
+    "announce",
+)  # fmt: skip
 """The fragments that show one job."""
 TOLD_ENDS = ("done", "failed")
 """The ends that nobody has asked for."""
@@ -39,7 +44,7 @@ def render(context: AppContext, language: str, wish: Wish | None = None) -> dict
     job = chosen(jobs, wish.show)
     return {
         **fragments_queue.render(context, texts, wish),
-        **(of_job(job, texts) if job else _without_job(texts)),
+        **(of_job(job, texts, pair_of(job, jobs, context.likenesses)) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
         "others": others(jobs, context.queue.paused, texts, timed(jobs, wish.show)),
         "warnings": warnings(context, texts),
@@ -87,17 +92,20 @@ def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
     return None
 
 
-def of_job(job: Job, texts: Texts) -> dict[str, str]:
-    """All that the Generate tab shows of one job."""
+def of_job(job: Job, texts: Texts, pair: Pair | None = None) -> dict[str, str]:
+    """All that the Generate tab shows of one job; ``pair``: with its twin, where it has one."""
+    twin = twin_shot(pair, texts)
     return {
         "bar": bar.bar(job, texts),
         "job": headline(job, texts),
-        "video": screen.video(job, texts),
+        "video": screen.video(job, texts, caption(job, texts) if twin else "") + twin,
         "preview": screen.preview(job, texts),
-        "views": screen.views(job, texts),
+        "views": screen.views(job, texts, bool(twin)),
         "stop": buttons(job, texts),
+        "comparison": comparison(pair, texts),
         "sections": strips.sections(job, texts),
         "steps": strips.steps(job, texts),
+        "calibration": calibration(job, texts),
         "notices": notices(job, texts),
         "announce": announcement(job, texts),
     }

@@ -182,10 +182,11 @@ def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
 
 
 def _row(job: Job, facts: str, buttons: str, texts: Texts) -> str:
+    facts = f"{_state(job, texts)}{facts}{_twin(job, texts)}"
     return (
         f'<li class="q-row q-{job.state}"><img class="q-thumb" src="{_thumb(job)}" alt="" loading="lazy">'
         f'<div class="q-words"><p class="q-prompt">{_prompt(job, texts)}</p>'
-        f'<p class="q-facts">{_state(job, texts)}{facts}</p></div><div class="q-acts">{buttons}</div></li>'
+        f'<p class="q-facts">{facts}</p></div><div class="q-acts">{buttons}</div></li>'
     )
 
 
@@ -207,7 +208,7 @@ def _card(job: Job, texts: Texts) -> str:
     when = f'<time datetime="{ended:%Y-%m-%dT%H:%M}">{ended:%Y-%m-%d %H:%M}</time>'
     return (
         f'<li class="q-card">{_media(job, texts)}<p class="q-prompt">{_prompt(job, texts)}</p>'
-        f'<p class="q-facts">{_state(job, texts)}<span>#{job.id}</span>{when}</p>{error}'
+        f'<p class="q-facts">{_state(job, texts)}<span>#{job.id}</span>{when}{_twin(job, texts)}</p>{error}'
         f'<div class="q-acts">{_card_acts(job, texts)}</div>{_files(job, texts)}</li>'
     )
 
@@ -276,6 +277,11 @@ def _facts(job: Job, texts: Texts) -> str:
     if job.state in ENDED and job.progress.totals.seconds_total:
         facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)
+
+
+def _twin(job: Job, texts: Texts) -> str:
+    """With which job it is compared."""
+    return f"<span>{say(texts, 'queue.twin', job=job.twin)}</span>" if job.twin else ""
 
 
 def _planned_seconds(job: Job) -> float:

@@ -10,14 +10,14 @@ import gradio as gr
 from ..request.fields import PICTURE
 from . import checkpoint_line, machine
 from .commands import Commands
-from .form import Form, changes
-from .look_ahead import CACHE, IDLE, OF_CACHE, look_ahead
+from .form import CACHE, OF_CACHE, Form, changes
+from .look_ahead import IDLE, look_ahead
 from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, user_errors
-from .speed import CUSTOM, LEVELS
+from .speed import CUSTOM, LEVELS, PAIRS
 from .starting import connect, mode_bar, start_row
 
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", CACHE, *OF_CACHE, "latent_window"),
+    "sampling": ("kind", "seed", "steps", "latent_window", CACHE, *OF_CACHE),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "mp4_crf"),
     "memory": ("preserved_memory_gb",),
@@ -27,10 +27,13 @@ ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
 
 STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
-<div class="screen">{video}{preview}</div>{views}{stop}{sections}{steps}{recent}
+<div class="screen">{video}{preview}</div>{views}{stop}{comparison}{sections}{steps}{calibration}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
-LIVE = ("bar", "job", "notices", "video", "preview", "views", "stop", "sections", "steps", "recent", "announce")
+LIVE = (
+    "bar", "job", "notices", "video", "preview", "views", "stop", "comparison", "sections", "steps",
+    "calibration", "recent", "announce",
+)  # fmt: skip
 LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'));"
 """The plan is looked at anew when a job has ended: its time is learnt from jobs."""
 
@@ -42,7 +45,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
             framing, plan, speed, examples = _ask(page, form)
-            _advanced(page, form)
+            pair, compare = _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
         with gr.Column(elem_id="stage"):
@@ -58,8 +61,8 @@ def build(page: Page) -> Form:
         **NEWEST,
     )
     checkpoint_line.follow(page, form, line, examples)
-    connect(page, form, row)
-    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan])
+    connect(page, form, row, compare)
+    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan, pair])
     return form
 
 
@@ -78,7 +81,8 @@ def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio, gr.HTML]:
     return framing, plan, speed, examples
 
 
-def _advanced(page: Page, form: Form) -> None:
+def _advanced(page: Page, form: Form) -> tuple[gr.Radio, gr.Button]:
+    """All other fields; returns MagCache's pair, and the button that compares."""
     with page.t(gr.Accordion, "generate.advanced", open=False, elem_id="advanced"):
         for group, names in ADVANCED.items():
             shown = group != ONLY_WITH_GPU or machine.has_nvidia_gpu()
@@ -86,8 +90,27 @@ def _advanced(page: Page, form: Form) -> None:
                 page.t(gr.HTML, f"generate.group_{group}", html_template="<h2>${value}</h2>")
                 with gr.Row(elem_classes="fields"):
                     for name in names:
-                        form.place_with_reset(name, elem_id=f"field-{name}")
+                        if name not in OF_CACHE:
+                            form.place_with_reset(name, elem_id=f"field-{name}")
+                if CACHE in names:
+                    pair = _caches(page, form)
+                    compare = page.t(gr.Button, "generate.compare", size="sm", elem_id="compare")
         _when_done(page)
+    return pair, compare
+
+
+def _caches(page: Page, form: Form) -> gr.Radio:
+    """The parameters of every step cache, what all have last; and what sets two of MagCache's at once."""
+    for option in dict.fromkeys(OF_CACHE.values()):
+        with form.cache_place(option):
+            if option == "magcache":
+                pair = page.t(gr.Radio, "generate.magcache_pair", tuple(PAIRS), value=None, elem_id="magcache-pair")
+            names = [name for name, of in OF_CACHE.items() if of == option]
+            for name in sorted(names, key=lambda name: name.endswith("_forecast")):
+                form.place_with_reset(name, elem_id=f"field-{name}")
+    sets = [form["magcache_threshold"], form["magcache_k"]]
+    pair.input(lambda chosen: list(PAIRS[chosen]), pair, sets, **PRIVATE, **NEWEST)
+    return pair
 
 
 def _when_done(page: Page) -> None:
@@ -119,12 +142,12 @@ def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
     in the browser first and lead to one event, of which the last wins.
     """
     settled = gr.Number(0, visible="hidden")
-    asked = [*changes([page.spoken, form.checkpoint, *form.components]), shown[-1].click]
+    asked = [*changes([page.spoken, form.checkpoint, *form.components]), shown[3].click]
     gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
         lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
         [page.language, form.checkpoint, *form.components],
-        [*shown, *(form[name] for name in IDLE), *form.resets.values()],
+        [*shown, *(form[name] for name in IDLE), *form.caches.values(), *form.resets.values()],
         trigger_mode="always_last",
         **PRIVATE,
     )

@@ -22,6 +22,8 @@ STROKES: Mapping[str, str] = {
     "again": "M20 11a8 8 0 1 0-2 6M20 5v6h-6",
     "last_frame": "M4 6h9v12H4zM17 12h4M18 9l3 3-3 3",
     "use": "M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4",
+    "compare": "M4 5h7v14H4zM13 5h7v14h-7z",
+    "use_ratios": "M4 16l5-6 4 4 7-9M4 20h16",
     "open_folder": "M3 19V5h6l2 3h10v11z",
     "trash": "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
     "go_on": "M6 5l8 7-8 7zM18 5v14",

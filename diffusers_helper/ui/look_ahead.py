@@ -12,30 +12,21 @@ from ..errors import InvalidRequest, Problem, UnusablePicture
 from ..preparation import beyond_seconds
 from ..request import Recipe
 from ..request.fields import PICTURE
-from ..request.fields import fields as flat_fields
 from ..words import Texts
 from .app_context import AppContext
-from .form import NAMES, Form, in_words
+from .form import NAMES, Form
 from .framing import framing_of
 from .phrases import duration, number
 from .refusals import quiet
-from .speed import level_of
+from .speed import cache_in_words, level_of, pair_of
 
-CACHE = "step_cache"
-OF_CACHE = {
-    name: field.option.name for name, field in flat_fields(Recipe).items() if field.decided_by == CACHE and field.option
-}
-"""The parameters of step caches, and of which."""
-IDLE = ("negative_prompt", "cfg_rescale", *OF_CACHE)
+IDLE = ("negative_prompt", "cfg_rescale")
 """Fields that act only together with others."""
 
 
 def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     """The level the fields are at, and in words what it sets."""
-    parameters = {name: in_words(name, fields[name], texts) for name in OF_CACHE}
-    cache = f"generate.speed_cache_{fields[CACHE]}"
-    words = texts(cache, **parameters) if cache in texts else str(fields[CACHE])
-    sets = texts("generate.speed_sets", steps=number(fields["steps"]), cache=words)
+    sets = texts("generate.speed_sets", steps=number(fields["steps"]), cache=cache_in_words(fields, texts))
     return gr.update(value=level_of(fields), info=sets)
 
 
@@ -89,19 +80,17 @@ def framing_html(
 
 def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]]:
     """For IDLE: greyed, with the reason, while nothing reads them."""
-    without_cfg = fields["real_cfg"] == 1
-    idle = {"negative_prompt": without_cfg, "cfg_rescale": without_cfg}
-    idle |= {name: fields[CACHE] != option for name, option in OF_CACHE.items()}
+    idle = fields["real_cfg"] == 1
     return [
-        gr.update(interactive=not idle[name], info=texts(f"generate.{name}_{'idle' if idle[name] else 'info'}"))
-        for name in IDLE
+        gr.update(interactive=not idle, info=texts(f"generate.{name}_{'idle' if idle else 'info'}")) for name in IDLE
     ]
 
 
 def look_ahead(
     form: Form, context: AppContext, language: str, values: Sequence[Any], chosen: str | None = None
 ) -> list[Any]:
-    """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, IDLE and the reset buttons."""
+    """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, MagCache's pair, IDLE, the places
+    of step caches and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, context, texts, chosen)
@@ -110,6 +99,8 @@ def look_ahead(
         framing,
         speed_update(fields, texts),
         plan_html(fields, context, texts, chosen),
+        gr.update(value=pair_of(fields)),
         *idle_updates(fields, texts),
+        *form.cache_updates(fields),
         *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),
     ]

@@ -231,10 +231,10 @@
     }
   }
 
-  // A second click on Start within a second is a double click and adds nothing.
+  // A second click on what starts jobs within a second is a double click and adds nothing.
   let started = -Infinity;
   function oncePerSecond(event) {
-    if (!event.target.closest?.('#start')) return;
+    if (!event.target.closest?.('#start, #compare')) return;
     if (event.timeStamp - started < SECOND) {
       event.stopImmediatePropagation();
       event.preventDefault();
@@ -246,7 +246,7 @@
 
   // Without a connection a command would be lost; the banner says why nothing happens.
   function onlyConnected(event) {
-    if (!isLost || !event.target.closest?.('[data-act], #start-bar button')) return;
+    if (!isLost || !event.target.closest?.('[data-act], #start-bar button, #compare')) return;
     event.stopImmediatePropagation();
     event.preventDefault();
   }

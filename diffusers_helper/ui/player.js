@@ -5,7 +5,8 @@
   let drawing = false;
 
   const stage = () => document.querySelector('.stage');
-  const film = () => stage()?.querySelector('.screen video');
+  const film = () => stage()?.querySelector('.screen [data-shot=video] video');
+  const twin = () => stage()?.querySelector('.screen [data-shot=twin] video');
 
   // What was chosen for this job as long as it is offered, else what the server thinks best.
   function look() {
@@ -82,7 +83,19 @@
     const count = player.querySelector('output');
     if (count.textContent !== frame) count.textContent = frame;
     player.classList.toggle('playing', !video.paused);
+    if (twin()) follow(video, twin());
     requestAnimationFrame(draw);
+  }
+
+  // The twin's video does what the job's does. It is put right only where it is more than a moment away, around the end
+  // of the loop too, since each jump lets a playing video stop for a moment.
+  function follow(video, other) {
+    const plays = !video.paused && stage().dataset.view === 'compare';
+    if (plays === other.paused) plays ? other.play().catch(() => {}) : other.pause();
+    other.loop = video.loop;
+    const apart = Math.abs(other.currentTime - video.currentTime);
+    const around = plays && video.loop ? Math.min(apart, Math.abs(video.duration - apart)) : apart;
+    if (!other.seeking && around > (plays ? 2 / fps() : .001)) other.currentTime = video.currentTime;
   }
 
   const acts = {
@@ -102,7 +115,7 @@
     }
     const act = event.target.closest?.('[data-player]')?.dataset.player;
     if (act && film()) acts[act]();
-    if (event.target.closest?.('[data-shot=video]') && film()) acts.play();
+    if (event.target.closest?.('[data-shot=video], [data-shot=twin]') && film()) acts.play();
   }
 
   function typed(event) {

@@ -31,6 +31,8 @@ def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
     current = ' aria-current="true"' if shown else ""
     seconds = say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
     words = say(texts, "job.state_running") if running else seconds
+    if job.twin:
+        label, words = f"{label} ({say(texts, 'queue.twin', job=job.twin)})", f"{words} ⇄"
     return (
         f'<li><button type="button" class="result {job.state}" data-wish="show={"" if at_work else job.id}" '
         f'title="{label}"{current}>{_picture(job, label)}<span>{words}</span></button></li>'

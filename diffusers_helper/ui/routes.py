@@ -118,8 +118,8 @@ class LiveAnswers:
         return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})
 
     def _key(self) -> tuple[int, int, int]:
-        queue = self._context.queue
-        return queue.steady_version, queue.version, int(time.monotonic() / REFRESH_SECONDS)
+        queue, likenesses = self._context.queue, self._context.likenesses
+        return queue.steady_version + likenesses.found, queue.version, int(time.monotonic() / REFRESH_SECONDS)
 
     def _fresh(self, language: str, wish: Wish) -> _Rendered:
         with self._rendering:

@@ -13,15 +13,19 @@ from ..words import Texts
 from .icons import svg
 from .phrases import say
 
-VIEWS = ("preview", "video", "start", "both")
-"""What can be looked at; ``both`` is the start picture drawn over the video, as far as a slider says."""
+VIEWS = ("preview", "compare", "video", "start", "both")
+"""What can be looked at; ``both`` is the start picture drawn over the video, as far as a slider says; ``compare`` the
+video beside that of the job's twin."""
 
 FRAMES_PER_LATENT = 4
 
 
-def video(job: Job, texts: Texts) -> str:
-    """The start picture, and the finished frames as a playing video as soon as there are any."""
-    return _start(job) + (_video(job, texts) if has_video(job) else "")
+def video(job: Job, texts: Texts, caption: str = "") -> str:
+    """The start picture, and the finished frames as a playing video as soon as there are any.
+
+    ``caption``: what stands over it where it is compared, as HTML.
+    """
+    return _start(job) + (_video(job, texts, caption) if has_video(job) else "")
 
 
 def _start(job: Job) -> str:
@@ -35,11 +39,16 @@ def picture_address(job: Job, name: str) -> str:
     return escape(f"media/{job.id}/{name}?v={Path(job.request.shown_picture).stem[:8]}")
 
 
-def _video(job: Job, texts: Texts) -> str:
-    address = f"media/{job.id}/video.mp4?v={job.progress.frames}"
+def _video(job: Job, texts: Texts, caption: str) -> str:
     label = say(texts, "job.video_done" if job.state == "done" else "job.video_so_far")
-    film = f'<video src="{address}" data-fps="{job.progress.fps}" aria-label="{label}" autoplay muted loop playsinline>'
-    return f'<figure class="shot" data-shot="video"{_shape(job)}>{film}</video></figure>'
+    return film(job, "video", label, caption, "autoplay muted loop playsinline")
+
+
+def film(job: Job, shot: str, label: str, caption: str, how: str) -> str:
+    """The video of a job; ``label``, ``caption`` and ``how`` it plays are HTML."""
+    address = f"media/{job.id}/video.mp4?v={job.progress.frames}"
+    played = f'<video src="{address}" data-fps="{job.progress.fps}" aria-label="{label}" {how}></video>'
+    return f'<figure class="shot" data-shot="{shot}"{_shape(job)}>{played}{caption}</figure>'
 
 
 def preview(job: Job, texts: Texts) -> str:
@@ -66,9 +75,9 @@ def has_video(job: Job) -> bool:
     return bool(job.progress.video) and Path(job.progress.video or "").is_file()
 
 
-def views(job: Job, texts: Texts) -> str:
+def views(job: Job, texts: Texts, has_twin: bool = False) -> str:
     """What can be looked at, as buttons; how large the picture really is; and the player of a video."""
-    offered = offered_views(job)
+    offered = offered_views(job, has_twin)
     buttons = "".join(
         f'<button type="button" data-view="{view}">{say(texts, f"job.view_{view}")}</button>' for view in offered
     )
@@ -81,10 +90,11 @@ def views(job: Job, texts: Texts) -> str:
     )
 
 
-def offered_views(job: Job) -> list[str]:
+def offered_views(job: Job, has_twin: bool = False) -> list[str]:
     """Those of VIEWS that there are, the best first."""
     video = has_video(job)
     there = {"preview": has_preview(job), "video": video, "start": True, "both": video and job.state == "done"}
+    there["compare"] = has_twin
     return [view for view in VIEWS if there[view]]
 
 

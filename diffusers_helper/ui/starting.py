@@ -16,6 +16,7 @@ from .app_context import AppContext
 from .form import Form
 from .page import COMMAND, PRIVATE, Page, live, user_errors
 from .refusals import REFUSED, insisting
+from .speed import cache_in_words
 
 NOTHING_WRONG = refusals.quiet((), True, Texts())
 
@@ -57,8 +58,8 @@ def start_row(page: Page, mode: gr.HTML) -> StartRow:
     return StartRow(mode, start, buttons, save, anew, leave, said, gr.Textbox(visible="hidden"))
 
 
-def connect(page: Page, form: Form, row: StartRow) -> None:
-    """What the buttons do, and what entering and leaving the mode does.
+def connect(page: Page, form: Form, row: StartRow, compare: gr.Button) -> None:
+    """What the buttons do, ``compare`` among the form's fields too, and what entering and leaving the mode does.
 
     Another language says the mode anew, and no more what has been done.
     """
@@ -67,6 +68,8 @@ def connect(page: Page, form: Form, row: StartRow) -> None:
     form_now = [page.language, form.checkpoint, *form.components]
     added = row.start.click(user_errors(starting.add), form_now, [row.said, row.refused], **COMMAND)
     added.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
+    compared = compare.click(user_errors(starting.compare), form_now, [row.said, row.refused], **COMMAND)
+    compared.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
     row.anew.click(user_errors(starting.add_anew), form_now, [row.said, row.refused, form.editing], **COMMAND)
     row.save.click(
         user_errors(starting.save), [form.editing, *form_now], [row.said, row.refused, form.editing], **COMMAND
@@ -103,6 +106,17 @@ class Starting:
         except REFUSED as error:
             return "", insisting(error, texts)
         return _until_begun(job, _where(job, self._context, texts)), NOTHING_WRONG
+
+    def compare(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str]:
+        """Queue two jobs, with and without a step cache."""
+        texts = Texts(language)
+        try:
+            one, other = self._context.queue.add_twins(self._form.request_of(values), self._context.source(chosen))
+        except REFUSED as error:
+            return "", insisting(error, texts)
+        caches = (cache_in_words(job.request.flat(), texts) for job in (one, other))
+        words = texts("generate.compares", job=one.id, twin=other.id, one=next(caches), other=next(caches))
+        return _until_begun(other, words), NOTHING_WRONG
 
     def add_anew(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Queue what came too late for the edited job, and end editing."""

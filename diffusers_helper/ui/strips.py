@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Literal
 
+from ..events import Ended
+from ..forecast import times_faster
 from ..jobs.job import Job
 from ..sections.plan import VideoPlan
 from ..words import Texts
@@ -78,8 +80,11 @@ def _section(job: Job, place: tuple[int, float, float], labelled: bool, texts: T
 
 
 def steps(job: Job, texts: Texts) -> str:
-    """The running section's steps: computed ones are full, reused ones hollow, those to come dots."""
+    """The running section's steps: computed ones are full, reused ones hollow, those to come dots. Of a job that has
+    ended how many were reused, and what that was worth."""
     progress = job.progress
+    if told := reused(job.progress.totals, texts):
+        return f'<p class="reused">{escape(told)}</p>'
     if job.state != "running" or not progress.steps or not progress.section:
         return ""
     kinds = ["computed" if computed else "reused" for computed in progress.computed]
@@ -96,6 +101,17 @@ def steps(job: Job, texts: Texts) -> str:
         f'<div class="steps" role="img" aria-label="{summary}">{cells}</div>'
         f'<p class="legend" aria-hidden="true">{legend}</p></section>'
     )
+
+
+def reused(totals: Ended, texts: Texts) -> str:
+    """How many steps the step cache served, and how much faster it was so, as text; empty where it served none."""
+    if not totals.steps_reused:
+        return ""
+    counts = {"reused": totals.steps_reused, "steps": totals.steps_computed + totals.steps_reused}
+    faster = times_faster(totals)
+    if faster is None:
+        return texts("job.reused", **counts)
+    return texts("job.reused_faster", **counts, times=f"{faster:.1f}")
 
 
 def _step_words(kind: str, texts: Texts) -> str:

@@ -128,7 +128,8 @@ def opened_as_version_1(queue: JobQueue) -> JobQueue:
     for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
         (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3")) as file:
-        file.executescript("ALTER TABLE job DROP COLUMN checkpoint; ALTER TABLE job DROP COLUMN executor;")
+        for column in ("checkpoint", "executor", "twin"):
+            file.execute(f"ALTER TABLE job DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 1")
     return JobQueue(queue.output_dir, queue._checkpoint)
 

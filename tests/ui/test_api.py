@@ -148,6 +148,9 @@ def test_a_request_may_name_an_installed_checkpoint(served: Served, uploaded: di
 
 WRONG_NUMBERS = (float("nan"), float("inf"), float("-inf"), HUGE, -HUGE, "5", "", None, [5], {}, True)
 WRONG_TEXTS = (5, 0.5, None, True, ["a"], {}, "x" * 10_001)
+WRONG_SHARES = (float("nan"), "5", None, True, -0.1, 1.1)
+WRONG_SWITCHES = (0, "true", None, [])
+OF_CACHES = {name: field for name, field in fields(Recipe).items() if field.decided_by == "step_cache"}
 WRONG: dict[str, tuple[Any, ...]] = {
     "schema_version": (0, 3, -1, "1", 1.5, None, float("nan")),
     "prompt": WRONG_TEXTS,
@@ -162,7 +165,13 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "kind": ("F1", "", "other", 1, True, ["f1"], {}),
     "step_cache": ("TeaCache", "", "other", 1, True, ["teacache"], {}),
     "teacache": (0, 1, "true", None, [], float("nan")),
+    **dict.fromkeys(OF_CACHES, WRONG_SHARES),
+    **{name: WRONG_SWITCHES for name, field in OF_CACHES.items() if field.info.annotation is bool},
     "teacache_threshold": (*WRONG_NUMBERS, -0.1, 1.1),
+    "auto_strength": ("", "Fast", 1, None),
+    "magcache_k": (*WRONG_NUMBERS, -1, 101, 0.5),
+    "magcache_mag_ratios": ("many", "1, 0", "1,,2", [1, -1], None, True, "1, " * 5000),
+    "seacache_threshold": (float("nan"), "5", None, True, -0.1, 2.1),
     "mp4_crf": (*WRONG_NUMBERS, -1, 101, 0.5),
     "size": ("0x0", "64", "64x", "64x64x64", "-64x64", "64 x 64", "9999999x64", 64, True, [64, 64], "65x65", "640x480"),
     "fps": (29, 31, 0, -30, "30", None, float("inf")),

@@ -152,7 +152,7 @@ def test_leaving_a_job_goes_back_to_the_checkpoint_that_the_page_showed(stage: S
     """Whatever was chosen on another page meanwhile, with what the draft had of it."""
     choose(stage, "large")
     with stage.page.blocks:
-        connect(stage.page, stage.form, start_row(stage.page, mode_bar()))
+        connect(stage.page, stage.form, start_row(stage.page, mode_bar()), gr.Button())
     draft = json.dumps({"run": stage.context.run, "values": {"checkpoint": "toy", "size": "64x64", "kind": "f1"}})
     editing = stage.form.editing
     change = next(one for one in stage.page.blocks.fns.values() if (editing._id, "change") in one.targets)

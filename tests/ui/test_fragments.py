@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from diffusers_helper import doctor
+from diffusers_helper.events import Finished
 from diffusers_helper.jobs.job import ENDED, Job, State
 from diffusers_helper.request import Request
 from diffusers_helper.ui import fragments, machine, recent, screen, strips, system_tab
@@ -236,7 +237,7 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
 
 def test_a_finished_video_offers_what_comes_next() -> None:
     shown = fragments.buttons(make_job("done"), EN)
-    assert list(acts(shown)) == ["again", "last_frame", "open_folder", "use"]
+    assert list(acts(shown)) == ["again", "compare", "last_frame", "open_folder", "use"]
     assert 'class="q-button q-primary" href="media/1/video.mp4?v=73" download="video.mp4"' in shown
     assert fragments.buttons(make_job("queued", told={"video": None}), EN) == ""
 
@@ -292,6 +293,24 @@ def test_a_long_video_has_thin_segments_over_a_scale(seconds: int, ticks: int) -
     assert len(places) == ticks
     assert float(str(places[-1]).strip("left: %")) <= 95
     assert Parts(strips.sections(make_job(), EN)).with_class("scale") == 0
+
+
+TOTALS = {"steps_computed": 12, "steps_reused": 13, "seconds_sampling": 13.3}
+MEASURED = {"seconds_reused": 1.3, "seconds_first_step": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("totals", "told"),
+    [
+        ({**TOTALS, **MEASURED}, "13 of 25 steps reused, about 1.9 times faster"),
+        (TOTALS, "13 of 25 steps reused"),
+        ({**TOTALS, "steps_reused": 0}, ""),
+    ],
+)
+def test_an_ended_job_says_what_its_step_cache_was_worth(totals: dict[str, Any], told: str) -> None:
+    job = make_job("done")
+    ended = replace(job, progress=replace(job.progress, ended=Finished(**totals)))
+    assert Parts(strips.steps(ended, EN)).text == told
 
 
 def test_steps_tell_computed_from_reused_by_shape_and_number() -> None:

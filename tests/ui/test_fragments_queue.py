@@ -132,7 +132,7 @@ def test_a_finished_video_can_be_watched_and_used(stage: Stage) -> None:
     assert film["data-wish"] == f"show={job.id}", "a click shows it on the stage"
     assert [picture["src"] for picture in seen.all("img")] == [f"media/{job.id}/poster.jpg?v=5"]
     assert [link["href"] for link in seen.all("a") if "download" in link] == [f"media/{job.id}/video.mp4?v=5"]
-    assert seen.acts(job) == ["show", "again", "last_frame", "use", "trash", "open_folder", "remove"]
+    assert seen.acts(job) == ["show", "again", "compare", "last_frame", "use", "trash", "open_folder", "remove"]
     assert "1 min 5 s" in seen.text
     assert stage.queue.result(job.id).parent.name in seen.text
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from diffusers_helper.errors import UnusableInput
-from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.form import NAMES, OF_CACHE
 from diffusers_helper.ui.presets_tab import Presets, build
 from diffusers_helper.words import LANGUAGES
 
@@ -39,8 +39,8 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
     assert "Mine" in shown
     answer = press(presets, "load", "Mine")
     filled = stage.filled(answer[1:])
-    assert set(filled) == set(NAMES) - {"picture", "teacache_threshold"}
-    idle = {"picture", "teacache_threshold"}
+    idle = {"picture", *OF_CACHE}
+    assert set(filled) == set(NAMES) - idle
     assert {name: filled[name] for name in filled if name not in idle} == {
         name: value for name, value in zip(NAMES, values, strict=True) if name not in idle
     }
@@ -52,7 +52,7 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
     [
         (["prompt"], {"prompt", "negative_prompt"}),
         (["seed"], {"seed"}),
-        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed"}),
+        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed", *OF_CACHE} | {"auto_strength"}),
     ],
 )
 def test_a_preset_keeps_what_was_ticked(stage: Stage, presets: Presets, parts: list[str], fields: set[str]) -> None:

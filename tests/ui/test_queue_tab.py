@@ -13,12 +13,15 @@ from starlette.requests import Request
 from diffusers_helper.errors import InvalidCommand, UnknownJob
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.commands import Commands
-from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.form import NAMES, OF_CACHE
 from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.queue_tab import build
 from diffusers_helper.words import LANGUAGES, Texts
 
 from .stage import Stage, click, tab_of
+
+SAID = set(NAMES) - set(OF_CACHE) | {"auto_strength"}
+"""What a usual request says: of the step caches' parameters those of its own."""
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_use_these_settings_brings_the_seed_that_was_drawn(stage: Stage, command
     job = stage.ended("done", prompt="a wave", seed=-1)
     answer = press(commands, "use", job.id)
     assert stage.filled(answer[1:])["seed"] == str(job.progress.seed) != "-1"
-    assert set(stage.filled(answer[1:])) == set(NAMES)
+    assert set(stage.filled(answer[1:])) == SAID
     assert answer[0] == gr.skip()
     assert tab_of(answer) == "generate"
 
@@ -110,7 +113,7 @@ def test_use_these_settings_brings_the_seed_that_was_drawn(stage: Stage, command
 def test_settings_can_be_used_when_the_picture_is_lost(stage: Stage, commands: Commands) -> None:
     job = stage.ended("done")
     stage.queue.picture(job.id).unlink()
-    assert set(stage.filled(press(commands, "use", job.id)[1:])) == set(NAMES) - {"picture"}
+    assert set(stage.filled(press(commands, "use", job.id)[1:])) == SAID - {"picture"}
 
 
 def test_the_last_frame_becomes_the_start_picture_unharmed(stage: Stage, commands: Commands) -> None:

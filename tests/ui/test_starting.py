@@ -106,7 +106,7 @@ def test_what_cannot_be_saved_stays_in_the_mode(stage: Stage, starting: Starting
 def test_another_language_says_the_mode_anew_and_what_is_past_no_more(stage: Stage, language: str) -> None:
     with stage.page.blocks:
         row = start_row(stage.page, mode_bar())
-        connect(stage.page, stage.form, row)
+        connect(stage.page, stage.form, row, gr.Button())
     shown = {stage.form.editing: 7, stage.page.language: language, row.said: "Job 1 is changed."}
     said, mode = answer(stage, stage.page.spoken, "change", shown)
     assert said == ""
