@@ -5,8 +5,11 @@
 Five fixed requests (two kinds, 1 to 3 s) are made without a cache and with each, in one process; those without take
 turns with the others, so that a machine that slows down slows both. The time ratio is that of sampling, the sum over
 the requests. PSNR and SSIM compare the decoded frames with those made without a cache, before any file is compressed,
-as means over the frames of all requests. With ``--write`` the result goes to bench/results, with its frontier as a
-picture.
+as means over the frames of all requests. Fewer steps without a cache stand beside them, as the plain way to save time.
+
+What a step costs is measured inside those runs: a cache that never skips against none, and a reused step against a
+computed one. With ``--write`` the result goes to bench/results, and its frontier to docs as a picture, for which
+matplotlib is needed.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +32,14 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bench.machine import RESULTS, ROOT, machine
-from diffusers_helper.engine import Engine
+from diffusers_helper.caches.auto import STRENGTHS
+from diffusers_helper.engine import Engine, SectionDenoiser
 from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
 
-STEPS = 25
+STEPS, SIZE = 25, "128x128"
 BETWEEN = 6
 """So many rows are made between two runs without a cache."""
 REQUESTS: tuple[Mapping[str, Any], ...] = (
@@ -44,65 +49,91 @@ REQUESTS: tuple[Mapping[str, Any], ...] = (
     {"image": "rocket", "kind": "framepack", "seconds": 1.0, "seed": 4, "prompt": "the camera moves up"},
     {"image": "astronaut", "kind": "framepack", "seconds": 2.0, "seed": 5, "prompt": "the camera zooms out"},
 )
-STRENGTHS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
-    "teacache": ({"threshold": 0.1}, {"threshold": 0.15}, {"threshold": 0.25}),
-    "magcache": ({"threshold": 0.1, "k": 3}, {"threshold": 0.15, "k": 4}, {"threshold": 0.24, "k": 6}),
-    "easycache": ({"threshold": 0.025}, {"threshold": 0.05}, {"threshold": 0.1}),
-    "seacache": ({"threshold": 0.15}, {"threshold": 0.25}, {"threshold": 0.5}),
-    "first_block": ({"threshold": 0.035}, {"threshold": 0.05}, {"threshold": 0.1}),
+THRESHOLDS: Mapping[str, tuple[float, ...]] = {
+    "teacache": (0.15, 0.25, 0.4),
+    "easycache": (0.05, 0.1, 0.2),
+    "seacache": (0.15, 0.25, 0.5),
+    "first_block": (0.05, 0.1, 0.2),
 }
+PAIRS = ((0.1, 3), (0.15, 4), (0.24, 6))
+"""MagCache's published strengths: threshold and K."""
+FEWER_STEPS = (12, 10, 7, 5)
+NEVER: Mapping[str, Any] = {"threshold": 0.0}
+Row = Mapping[str, Any]
+"""What a row changes of a request."""
 
 
-def rows() -> dict[str, dict[str, Any] | None]:
-    """Name -> the step cache, as a request has it."""
-    found: dict[str, dict[str, Any] | None] = {}
-    for name, strengths in STRENGTHS.items():
-        for parameters in strengths:
-            words = " ".join(f"{value:g}" for value in parameters.values())
-            found[f"{name} {words}"] = {"name": name, **parameters}
-            found[f"{name} {words} forecast"] = {"name": name, **parameters, "forecast": True}
-            if name == "magcache":
-                found[f"{name} {words} gate"] = {"name": name, **parameters, "gate": 0.06}
+def rows() -> dict[str, Row]:
+    """By name, all that are measured."""
+    found: dict[str, Row] = {f"{steps} steps": {"steps": steps, "step_cache": "off"} for steps in FEWER_STEPS}
+    found |= {f"auto {strength}": {"step_cache": {"name": "auto", "strength": strength}} for strength in STRENGTHS}
+    strengths = [(name, {"threshold": each}) for name, thresholds in THRESHOLDS.items() for each in thresholds]
+    strengths += [("magcache", {"threshold": threshold, "k": k}) for threshold, k in PAIRS]
+    for name, parameters in strengths:
+        words = " ".join([name, *(f"{value:g}" for value in parameters.values())])
+        found[words] = {"step_cache": {"name": name, **parameters}}
+        found[f"{words} forecast"] = {"step_cache": {"name": name, **parameters, "forecast": True}}
+    for threshold, k in PAIRS:
+        cache = {"name": "magcache", "threshold": threshold, "k": k, "gate": 0.06, "forecast": True}
+        found[f"magcache {threshold:g} {k} gate forecast"] = {"step_cache": cache}
     return found
 
 
 @dataclass
 class Made:
-    """One request, made: what sampling took, and its frames, uint8 [frames, height, width, 3] per clip."""
+    """One request, made: what sampling took, and its frames, uint8 [frames, height, width, 3] per clip.
+
+    Attributes:
+        steps: seconds of each step that was computed, and of each that was reused.
+    """
 
     seconds: float
-    computed: int
-    reused: int
+    steps: Mapping[bool, list[float]]
     clips: list[np.ndarray] = field(repr=False)
 
 
 class Bench:
-    """An engine whose decoded clips are kept."""
+    """An engine whose decoded clips and steps are looked at."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine, self._folder = engine, folder
         self._clips: list[np.ndarray] = []
-        decode = engine.decode
+        self._steps: dict[bool, list[float]] = {}
+        decode, denoiser = engine.decode, engine.denoiser
+        engine.decode = lambda latents: self._kept(decode(latents))  # type: ignore[method-assign]
+        engine.denoiser = lambda *asked: Timed(denoiser(*asked), self._steps)  # type: ignore[method-assign]
 
-        def kept(latents: Tensor) -> Tensor:
-            clip = decode(latents)
-            self._clips.append(_as_bytes(clip))
-            return clip
-
-        engine.decode = kept  # type: ignore[method-assign]
-
-    def make(self, asked: Mapping[str, Any], step_cache: Mapping[str, Any] | None, steps: int = STEPS) -> Made:
-        """One request with this step cache."""
-        values = dict(asked)
+    def make(self, asked: Mapping[str, Any], row: Row) -> Made:
+        """One request as a row has it."""
+        values = {"steps": STEPS, "size": SIZE, **asked, **row}
         picture = self._folder / f"{values.pop('image')}.png"
         if not picture.exists():
             Image.fromarray(getattr(data, picture.stem)()).save(picture)
-        self._clips = []
-        request = Request.parse({**values, "picture": str(picture), "steps": steps, "step_cache": step_cache or "off"})
-        last = list(generate(request, self._engine, self._folder))[-1]
+        self._clips, self._steps = [], {True: [], False: []}
+        last = list(generate(Request.parse({**values, "picture": str(picture)}), self._engine, self._folder))[-1]
         if not isinstance(last, Finished):
             raise SystemExit(f"it failed: {last}")
-        return Made(last.seconds_sampling, last.steps_computed, last.steps_reused, self._clips)
+        return Made(last.seconds_sampling, self._steps, self._clips)
+
+    def _kept(self, clip: Tensor) -> Tensor:
+        self._clips.append(_as_bytes(clip))
+        return clip
+
+
+class Timed:
+    """A section's denoiser, with the time of each step."""
+
+    def __init__(self, made: SectionDenoiser, steps: Mapping[bool, list[float]]) -> None:
+        self._made, self._steps = made, steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        began = time.perf_counter()
+        denoised = self._made(x, sigma)
+        self._steps[self._made.last_step_computed].append(time.perf_counter() - began)
+        return denoised
 
 
 def _as_bytes(clip: Tensor) -> np.ndarray:
@@ -124,52 +155,99 @@ def likeness(made: Made, wanted: Made) -> Iterator[tuple[float, float]]:
 
 
 def main() -> None:
-    """Measure, print the table, and keep it where asked."""
+    """Measure, print each row as it comes, and keep them where asked."""
     options = _options()
-    wanted = {name: cache for name, cache in rows().items() if not options.rows or name.split()[0] in options.rows}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Engine.load(find_checkpoint(options.checkpoint, ROOT / "hf_download")) as engine,
-    ):
+    wanted = {name: row for name, row in rows().items() if not options.rows or name.split()[0] in options.rows}
+    checkpoint = find_checkpoint(options.checkpoint, ROOT / "hf_download")
+    with tempfile.TemporaryDirectory() as folder, Engine.load(checkpoint) as engine:
         report = measure(Bench(engine, Path(folder)), wanted)
-    report = {
-        "command": " ".join(["python -m bench.caches", *sys.argv[1:]]),
-        "machine": machine(),
-        "checkpoint": options.checkpoint,
-        **report,
-    }
+    about = {"command": " ".join(["python -m bench.caches", *sys.argv[1:]]), "machine": machine()}
+    report = {**about, "checkpoint": options.checkpoint, **report}
     if options.write:
         (RESULTS / "caches.json").write_text(json.dumps(report, indent=1) + "\n")
+        draw(report, ROOT / "docs" / "caches.png")
 
 
-def measure(bench: Bench, wanted: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+def measure(bench: Bench, wanted: Mapping[str, Row]) -> dict[str, Any]:
     """All rows, against the runs without a cache."""
-    bench.make(REQUESTS[0], None, steps=2)
-    plain = [[bench.make(request, None) for request in REQUESTS]]
+    off: Row = {"step_cache": "off"}
+    bench.make(REQUESTS[0], {**off, "steps": 2})
+    plain = [[bench.make(request, off) for request in REQUESTS]]
     found = {}
-    for number, (name, cache) in enumerate(wanted.items(), start=1):
-        made = [bench.make(request, cache) for request in REQUESTS]
-        found[name] = {"step_cache": cache, **_row(made, plain[0])}
+    for number, (name, row) in enumerate(wanted.items(), start=1):
+        made = [bench.make(request, row) for request in REQUESTS]
+        found[name] = {**row, **_row(made, plain[0])}
         if number % BETWEEN == 0:
-            plain.append([bench.make(request, None) for request in REQUESTS])
+            plain.append([bench.make(request, off) for request in REQUESTS])
         sys.stderr.write(f"{name}: {found[name]}\n")
     seconds = [sum(each.seconds for each in run) for run in plain]
     for row in found.values():
         row["times_faster"] = round(median(seconds) / row["seconds_sampling"], 2)
-    return {"steps": STEPS, "seconds_without": [round(each, 2) for each in seconds], "rows": found}
+    never = overheads(bench)
+    return {"steps": STEPS, "seconds_without": [round(each, 2) for each in seconds], "rows": found, "a_step": never}
 
 
 def _row(made: list[Made], plain: list[Made]) -> dict[str, Any]:
     alike = [pair for mine, theirs in zip(made, plain, strict=True) for pair in likeness(mine, theirs)]
-    computed, reused = sum(each.computed for each in made), sum(each.reused for each in made)
+    computed, reused = (sum(len(each.steps[kind]) for each in made) for kind in (True, False))
+    of_plain = sum(len(each.steps[True]) for each in plain)
     return {
         "seconds_sampling": round(sum(each.seconds for each in made), 2),
         "steps_computed": computed,
         "steps_reused": reused,
-        "times_fewer_steps": round((computed + reused) / computed, 2),
+        "times_fewer_steps": round(of_plain / computed, 2),
         "psnr_db": round(fmean(pair[0] for pair in alike), 2),
         "ssim": round(fmean(pair[1] for pair in alike), 4),
     }
+
+
+def overheads(bench: Bench, turns: int = 4) -> dict[str, dict[str, float]]:
+    """Of each method: the median step of a cache that never skips, and of a reused one, as a share of a step without.
+
+    One request, in turns with none.
+    """
+    names, request = ("magcache", *THRESHOLDS), REQUESTS[0]
+    never: dict[str, list[float]] = {name: [] for name in ("off", *names)}
+    reused: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(turns):
+        never["off"] += bench.make(request, {"step_cache": "off"}).steps[True]
+        for name in names:
+            never[name] += bench.make(request, {"step_cache": {"name": name, **NEVER}}).steps[True]
+            strong = {"name": name, "threshold": 1.0}
+            reused[name] += bench.make(request, {"step_cache": strong}).steps[False]
+    step = median(never["off"])
+    return {
+        name: {
+            "never_skipping": round(median(never[name]) / step - 1, 4),
+            "reused": round(median(reused[name]) / step, 4),
+        }
+        for name in names
+    }
+
+
+def draw(report: Mapping[str, Any], file: Path) -> None:
+    """The frontier: times faster against PSNR, a line for each method with a forecast and without."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for (method, forecast), points in lines(report["rows"]).items():
+        held = not forecast and method != "steps"
+        label = f"{method}, residual held" if held else method
+        axes.plot(*zip(*points, strict=True), "o--" if held else "o-", label=label, alpha=0.5 if held else 1)
+    axes.set(xlabel="times faster (sampling)", ylabel="PSNR to no cache, dB", title=report["checkpoint"])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+
+
+def lines(rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, bool], list[tuple[float, float]]]:
+    """(method, with forecast) -> its (times faster, PSNR), in their order. What is another row's twin has none."""
+    found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    for name, row in rows.items():
+        if not name.startswith("auto") and "gate" not in name:
+            method = "steps" if name.endswith(" steps") else name.split()[0]
+            found.setdefault((method, name.endswith("forecast")), []).append((row["times_faster"], row["psnr_db"]))
+    return {key: sorted(points) for key, points in found.items()}
 
 
 def _options() -> argparse.Namespace:

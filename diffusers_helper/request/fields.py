@@ -160,7 +160,7 @@ def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
     chosen = next((ALIASES[name] for name in asked if asked[name]), None)
     if chosen is None and asked.get("teacache") is False:
         chosen = NONE
-    if chosen is None and asks_for_both(found):
+    if asks_for_both(found):
         chosen = "magcache"
     if chosen and found.setdefault("step_cache", chosen) != chosen:
         name = next(name for name in asked if asked[name] or name == "teacache")

@@ -21,7 +21,6 @@ from ..json_object import object_in
 from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
 from ..names import quoted
-from ..preparation import defaults
 from ..request import Recipe, Request
 from ..request.fields import PICTURE
 from .app_context import AppContext
@@ -57,7 +56,7 @@ def endpoints(context: AppContext, uploads: Path) -> dict[str, Callable[..., Any
         """
         fields = _fields(request_json)
         found = _checkpoint(fields.pop("checkpoint"), context) if "checkpoint" in fields else context.checkpoints.find()
-        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))}, defaults(found))
+        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))}, context.defaults(found))
         return queue.add(request, found.source).id
 
     def status(job_id: int) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnusableCheckpoint, UnusableInput
 from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
+from ..preparation import defaults
 from ..settings import PageSettings
 from ..words import Message
 from .fetching import Fetching
@@ -70,6 +71,11 @@ class AppContext:
         Raises UnusableCheckpoint.
         """
         return self.checkpoints.named(name).source if name else ""
+
+    def defaults(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        """The fields of a request that have another default than its own: by a checkpoint, and by the settings."""
+        step_cache = self.settings.sampling.default_step_cache
+        return defaults(checkpoint, step_cache) if checkpoint else {"step_cache": step_cache} if step_cache else {}
 
     @property
     def startup(self) -> Preset | None:

@@ -11,13 +11,12 @@ from gradio.components import Component
 
 from ..errors import InvalidRequest
 from ..models.table import Checkpoint
-from ..preparation import defaults
 from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
 from ..request.fields import Field as FlatField
 from ..request.fields import fields as flat_fields
 from ..words import Texts
-from .app_context import kinds_of, sizes_of
+from .app_context import AppContext, kinds_of, sizes_of
 from .page import PRIVATE, Page
 from .phrases import number
 from .translation import worded
@@ -147,7 +146,7 @@ class Form:
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Field -> value, for the chosen checkpoint."""
-        return defaults_of(self._page.context.checkpoint)
+        return defaults_of(self._page.context.checkpoint, self._page.context)
 
     @property
     def chosen_outputs(self) -> list[Component]:
@@ -156,7 +155,7 @@ class Form:
 
     def chosen(self, checkpoint: Checkpoint, texts: Texts) -> list[Any]:
         """The form for another checkpoint: what it offers, and its defaults."""
-        defaults = defaults_of(checkpoint)
+        defaults = defaults_of(checkpoint, self._page.context)
         return [self._update(name, defaults[name], checkpoint, texts) for name in FOLLOW_CHECKPOINT]
 
     def choices(self, checkpoint: Checkpoint | None, texts: Texts) -> list[dict[str, Any]]:
@@ -199,7 +198,7 @@ class Form:
                 self._die(component)
             reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
         reset.click(
-            lambda chosen: _shown(name, defaults_of(self._page.context.shown(chosen))[name]),
+            lambda chosen: _shown(name, defaults_of(self._page.context.shown(chosen), self._page.context)[name]),
             self.checkpoint,
             component,
             **PRIVATE,
@@ -224,7 +223,7 @@ class Form:
 
     def reset_updates(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> list[dict[str, Any]]:
         """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
-        by_default = defaults_of(self._page.context.shown(chosen))
+        by_default = defaults_of(self._page.context.shown(chosen), self._page.context)
         defaults = {name: _shown(name, by_default[name]) for name in self.resets}
         return [
             gr.update(
@@ -297,12 +296,12 @@ def _is_allowed(name: str, value: Any) -> bool:
     return True
 
 
-def defaults_of(checkpoint: Checkpoint | None) -> dict[str, Any]:
+def defaults_of(checkpoint: Checkpoint | None, context: AppContext) -> dict[str, Any]:
     """Field -> value: what the checkpoint wishes, else the request's own."""
     own = flat_fields(Recipe)
     return {
         **{name: own[name].default for name in NAMES if name != PICTURE},
-        **(defaults(checkpoint) if checkpoint else {}),
+        **context.defaults(checkpoint),
     }
 
 

@@ -18,7 +18,7 @@ from diffusers_helper.request import SEED_MAX, Recipe, Request
 from diffusers_helper.request.fields import fields
 from diffusers_helper.ui import generate_tab
 from diffusers_helper.ui.draft import restored, upload_named
-from diffusers_helper.ui.form import NAMES, OF_CACHE, Form
+from diffusers_helper.ui.form import NAMES, OF_CACHE, Form, defaults_of
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import (
     IDLE,
@@ -35,6 +35,7 @@ from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
 from ..media.test_pictures import png_of_size
+from .serving import make_context, settings_for
 from .stage import Stage, answer, make_stage
 
 OTHER: dict[str, Any] = {
@@ -119,6 +120,15 @@ def test_every_field_comes_through_its_component(stage: Stage, name: str) -> Non
 def test_defaults_are_the_request_s_with_the_checkpoint_s_best_kind(stage: Stage) -> None:
     request = stage.form.request_of(values(stage.form))
     assert request == Request.parse({"picture": "/pictures/a.png", "kind": "f1"})
+
+
+def test_the_settings_may_name_another_step_cache(stage: Stage) -> None:
+    settings = settings_for(stage.folder, enable_fbcache="1")
+    context = make_context(stage.queue, settings, checkpoints=stage.context.checkpoints)
+    assert context.defaults(None) == {"step_cache": "first_block"}
+    assert context.defaults(stage.context.checkpoint)["step_cache"] == "first_block"
+    assert defaults_of(None, context)["step_cache"] == "first_block"
+    assert defaults_of(None, stage.context)["step_cache"] == "auto"
 
 
 def test_fields_that_are_not_given_stay(stage: Stage) -> None:
