@@ -21,6 +21,7 @@ from diffusers_helper.events import Calibrated, Cancelled, Event, Finished, Noti
 from diffusers_helper.generate import generate, resume
 from diffusers_helper.models.calibrations import kept_ratios
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.preparation import check_offered
 from diffusers_helper.request import Recipe, Request
 
 STEPS = 6
@@ -158,6 +159,18 @@ def test_without_ratios_magcache_is_refused_before_anything_is_written(
     with pytest.raises(InvalidRequest, match="knows no ratios of this checkpoint: calibrate it first"):
         generate(asked(magcache_calibration=False, step_cache="magcache"), engine, tmp_path / "outputs")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_files_of_a_checkpoint_are_looked_at_only_where_ratios_count(
+    engine: Engine, asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(type(engine.checkpoint), "fingerprint", lambda _: looked.append(1) or "f")
+    for fields in ({"step_cache": "auto"}, {"step_cache": "teacache"}, {"magcache_mag_ratios": "1, 1"}):
+        check_offered(asked(magcache_calibration=False, **fields), engine.checkpoint)
+    assert not looked
+    check_offered(asked(magcache_calibration=False, step_cache="magcache"), engine.checkpoint)
+    assert looked
 
 
 def test_each_picture_has_its_prompt() -> None:

@@ -89,7 +89,7 @@ def nearest(measured: Measured, steps: int) -> tuple[float, ...]:
 
     Of two that are as near it is this machine's.
     """
-    return min((*measured.calibrated, *measured.ratios), key=lambda ratios: abs(len(ratios) - steps), default=())
+    return min((*measured.read_calibrated(), *measured.ratios), key=lambda ratios: abs(len(ratios) - steps), default=())
 
 
 class NoRatioError(ValueError):
@@ -174,7 +174,7 @@ class MagCacheOption(ResidualOption):
             yield Message("step_cache.calibrates", steps=steps)
             return
         ratios = self.ratios(measured, steps)
-        if not read_ratios(self.mag_ratios) and ratios in measured.calibrated:
+        if not read_ratios(self.mag_ratios) and ratios in measured.read_calibrated():
             yield Message("step_cache.calibrated", steps=len(ratios))
         if len(ratios) != steps:
             yield Message("step_cache.other_steps", measured=len(ratios), steps=steps)

@@ -92,14 +92,15 @@ class Measured:
     """What has been measured of a checkpoint for its step caches.
 
     Attributes:
-        calibrated: MagCache's ratios as this machine has measured them, each list as long as the number of steps.
-        ratios: the same as they came with the checkpoint.
+        ratios: MagCache's, each list as long as the number of steps that it was measured with, as they came with it.
         best: what ``auto`` stands for, by its strength.
+        read_calibrated: the same lists as this machine has measured them. Asked only where they count, since all files
+            of the checkpoint have to be looked at for that.
     """
 
-    calibrated: tuple[tuple[float, ...], ...] = ()
     ratios: tuple[tuple[float, ...], ...] = ()
     best: Mapping[str, StepCacheOption] = field(default_factory=dict)
+    read_calibrated: Callable[[], tuple[tuple[float, ...], ...]] = tuple
 
 
 NOTHING_MEASURED = Measured()

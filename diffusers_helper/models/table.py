@@ -122,9 +122,11 @@ class Checkpoint:
     calibrations: Path | None = None
 
     def measured(self) -> Measured:
-        """What is known for its step caches by now; what this machine has measured goes before what came with it."""
-        kept = kept_ratios(self.calibrations, self.fingerprint()) if self.calibrations else ()
-        return replace(self.shipped, calibrated=kept)
+        """What is known for its step caches, this machine's calibrations as they are whenever they are asked for."""
+        folder = self.calibrations
+        if folder is None:
+            return self.shipped
+        return replace(self.shipped, read_calibrated=lambda: kept_ratios(folder, self.fingerprint()))
 
     def keep_ratios(self, ratios: Sequence[float]) -> Path | None:
         """Keep what a calibration has measured; the file. Raises OutputFailed."""
