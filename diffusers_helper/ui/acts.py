@@ -61,14 +61,23 @@ def _with_video(job: Job, texts: Texts) -> list[Offer]:
     address, name = f"media/{job.id}/video.mp4?v={progress.frames}", Path(progress.video or "").name
     save = Offer("save", job.id, texts("queue.save"), saves=name, address=address)
     again = [_offer(job, "again", texts)] if job.state == "done" else []
-    if job.state == "done" and not job.twin:
-        again.append(Offer("compare", job.id, compare_words(job, texts), texts("queue.compare_hint")))
-    return [save, *again, _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
+    return [save, *again, *_compared(job, texts), _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
 
 
-def compare_words(job: Job, texts: Texts) -> str:
-    """How comparing a job with its counterpart is called, which has a step cache where the job has none."""
-    return texts("queue.compare_exact" if reuses(job.request) else "queue.compare_cache")
+def _compared(job: Job, texts: Texts) -> list[Offer]:
+    """Of a finished job that is compared with none."""
+    return [comparing(job, texts)] if job.state == "done" and not job.twin else []
+
+
+def comparing(job: Job, texts: Texts) -> Offer:
+    """To compare a job with its counterpart, which has a step cache where the job has none."""
+    words = texts("queue.compare_exact" if reuses(job.request) else "queue.compare_cache")
+    return Offer("compare", job.id, words, texts("queue.compare_hint"))
+
+
+def compare(job: Job, texts: Texts) -> str:
+    """The same as a button with words, beside what can be looked at; empty where there is no whole video."""
+    return "".join(button(offer) for offer in _compared(job, texts)) if has_video(job) else ""
 
 
 def _offer(job: Job, act: str, texts: Texts, *, hint: str = "", confirm: str = "") -> Offer:

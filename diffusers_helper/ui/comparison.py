@@ -15,7 +15,6 @@ from ..jobs.job import Job
 from ..media.likeness import Likeness
 from ..words import Texts
 from . import acts
-from .acts import Offer
 from .likenesses import Found, Likenesses
 from .phrases import duration, say
 from .screen import film, has_video
@@ -109,7 +108,7 @@ def _anew(pair: Pair, texts: Texts) -> str:
     """Another twin for a finished job whose first one came to nothing."""
     if pair.job.state != "done" or (pair.twin and pair.twin.state in ("queued", "running")):
         return ""
-    return acts.button(Offer("compare", pair.job.id, acts.compare_words(pair.job, texts)))
+    return acts.button(acts.comparing(pair.job, texts))
 
 
 def _table(jobs: Sequence[Job], texts: Texts) -> str:

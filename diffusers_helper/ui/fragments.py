@@ -100,7 +100,7 @@ def of_job(job: Job, texts: Texts, pair: Pair | None = None) -> dict[str, str]:
         "job": headline(job, texts),
         "video": screen.video(job, texts, caption(job, texts) if twin else "") + twin,
         "preview": screen.preview(job, texts),
-        "views": screen.views(job, texts, bool(twin)),
+        "views": screen.views(job, texts, bool(twin), acts.compare(job, texts)),
         "stop": buttons(job, texts),
         "comparison": comparison(pair, texts),
         "sections": strips.sections(job, texts),
@@ -183,7 +183,7 @@ def buttons(job: Job, texts: Texts) -> str:
         return f'<div class="acts stops">{stops}</div>{asked}'
     if job.state not in ENDED:
         return ""
-    first, *rest = acts.offers(job, texts)
+    first, *rest = (offer for offer in acts.offers(job, texts) if offer.act != "compare")
     return f'<div class="offers">{acts.button(first, "q-primary")}{"".join(map(acts.button, rest))}</div>'
 
 

@@ -75,8 +75,11 @@ def has_video(job: Job) -> bool:
     return bool(job.progress.video) and Path(job.progress.video or "").is_file()
 
 
-def views(job: Job, texts: Texts, has_twin: bool = False) -> str:
-    """What can be looked at, as buttons; how large the picture really is; and the player of a video."""
+def views(job: Job, texts: Texts, has_twin: bool = False, more: str = "") -> str:
+    """What can be looked at, as buttons; how large the picture really is; and the player of a video.
+
+    ``more``: what could be looked at once it is made, as HTML.
+    """
     offered = offered_views(job, has_twin)
     buttons = "".join(
         f'<button type="button" data-view="{view}">{say(texts, f"job.view_{view}")}</button>' for view in offered
@@ -86,7 +89,7 @@ def views(job: Job, texts: Texts, has_twin: bool = False) -> str:
     size = f'<span class="size">{progress.width} × {progress.height}</span>' if progress.width else ""
     return (
         f'{player(job, texts)}<div class="views" data-job="{job.id}" data-default="{offered[0]}">'
-        f"{group if len(offered) > 1 else ''}{size}</div>"
+        f"{group if len(offered) > 1 else ''}{more}{size}</div>"
     )
 
 

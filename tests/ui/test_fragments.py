@@ -237,7 +237,9 @@ def test_an_unfinished_job_offers_to_go_on(tmp_path: Path) -> None:
 
 def test_a_finished_video_offers_what_comes_next() -> None:
     shown = fragments.buttons(make_job("done"), EN)
-    assert list(acts(shown)) == ["again", "compare", "last_frame", "open_folder", "use"]
+    assert list(acts(shown)) == ["again", "last_frame", "open_folder", "use"]
+    assert list(acts(fragments.of_job(make_job("done"), EN)["views"])) == ["compare"]
+    assert list(acts(fragments.of_job(make_job("failed"), EN)["views"])) == []
     assert 'class="q-button q-primary" href="media/1/video.mp4?v=73" download="video.mp4"' in shown
     assert fragments.buttons(make_job("queued", told={"video": None}), EN) == ""
 
