@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.memory_gauge import REFUSALS, WARM_UP_STEPS, Bench, Row, told
 from bench.memory_model import FRAMES_PER_SECTION, block_sizes
 from bench.memory_swaps import Swapped, Way, ways
+from diffusers_helper.caches.step_cache import BlockPass, Rule
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.models.modulation import modulation_linears, tabulate
 from diffusers_helper.models.quantise import Quantisation, quantise
@@ -28,11 +29,12 @@ class Mask(TeaCache):
     """Measures as TeaCache does, and computes certain steps, whatever is measured."""
 
     def __init__(self, computed_steps: frozenset[int]) -> None:
-        super().__init__(STEPS, 0.0)
+        super().__init__(Rule([1 - step / STEPS for step in range(STEPS + 1)], 0.5))
         self._computed_steps = computed_steps
 
-    def compute(self, measure: float | None) -> bool:
-        return len(self.computed) in self._computed_steps
+    def estimate(self, blocks: BlockPass) -> float:
+        self.measure(blocks)
+        return float(len(self.computed) in self._computed_steps)
 
 
 @dataclass

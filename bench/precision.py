@@ -146,7 +146,8 @@ class Section:
         noise = torch.randn((*start.shape[:2], WINDOW, *start.shape[3:]), generator=torch.Generator().manual_seed(SEED))
         sigmas = flow_sigmas(self._request.steps, flow_mu(token_count(*noise.shape[2:])))
         section = self._request.plan().sections[0]
-        made = engine.denoiser(self._request, conditioning, section, gather_context(section.context, start, [start]))
+        context = gather_context(section.context, start, [start])
+        made = engine.denoiser(self._request, conditioning, section, context, sigmas[:-1])
         with torch.inference_mode():
             *_, last = sample(made, noise, sigmas)
         clip = engine.decode(torch.cat([start, last.denoised], dim=2))

@@ -25,14 +25,18 @@ from bench.machine import ROOT
 
 PICTURE = ROOT / "docs" / "pocket.png"
 REQUESTS: dict[str, Sequence[str]] = {
-    "framepack, two sections, step cache": ("--kind", "framepack", "--seconds", "2.4", "--steps", "8"),
+    "framepack, two sections, step cache": ("--kind", "framepack", "--seconds", "2.4", "--steps", "8", "--teacache"),
     "f1, two sections, no step cache": ("--kind", "f1", "--seconds", "2.4", "--steps", "5", "--no-teacache"),
     "real CFG and a negative prompt": (
         *("--kind", "f1", "--steps", "6", "--real-cfg", "2.5", "--cfg-rescale", "0.7"),
         *("--negative-prompt", "a red circle", "--teacache-threshold", "0.25"),
     ),
-    "another window and size": ("--kind", "framepack", "--latent-window", "4", "--size", "160x96", "--steps", "4"),
-    "six sections": ("--kind", "framepack", "--latent-window", "2", "--seconds", "1.6", "--steps", "4"),
+    "another window and size": (
+        *("--kind", "framepack", "--latent-window", "4", "--size", "160x96", "--steps", "4", "--teacache"),
+    ),
+    "six sections": (
+        *("--kind", "framepack", "--latent-window", "2", "--seconds", "1.6", "--steps", "4", "--teacache"),
+    ),
 }
 ALIKE = ("--prompt", "the camera pans left", "--seed", "77")
 
