@@ -5,14 +5,13 @@ A video of its own is made of each, without reusing a step. What counts in the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
-from .caches.magcache import mean_of
 from .errors import CancelRequested, InvalidRequest
-from .events import Calibrated, Events, Finished
-from .generate import GenerationEngine, generate
+from .events import Calibrated, Event, Events, Finished
+from .generate import GenerationEngine, calibrated, generate
 from .request import Request
 
 
@@ -27,23 +26,36 @@ def pairs(pictures: Sequence[str], prompts: Sequence[str]) -> list[tuple[str, st
 
 
 def calibrate(requests: Sequence[Request], engine: GenerationEngine, output_dir: Path) -> Events:
-    """Make the videos; ends with ``Calibrated`` for all of them, or with what ended one of them early.
-
-    One that is broken off keeps nothing of its own; those that were finished before it count.
-    """
+    """Make the videos. ``Calibrated`` for all of them comes before the last event; broken off, nothing is kept."""
     sections: list[list[float]] = []
+    finished: Finished | None = None
     for request in requests:
-        with closing(generate(request, engine, output_dir)) as events:
-            for event in events:
-                if isinstance(event, Calibrated):
-                    sections += event.sections
-                try:
-                    yield event
-                except CancelRequested as wish:
-                    yield events.throw(wish)
-                    return
-        if not isinstance(event, Finished):
+        if finished:
+            yield finished
+        finished = yield from _one(generate(request, engine, output_dir, keep_ratios=False), sections)
+        if finished is None:
             return
-    mean = mean_of(sections)
-    engine.checkpoint.keep_ratios(mean)
-    yield Calibrated(checkpoint=engine.checkpoint.name, sections=sections, mean=list(mean))
+    for event in calibrated(sections, engine.checkpoint):
+        with suppress(CancelRequested):  # it is done
+            yield event
+    if finished:
+        yield finished
+
+
+def _one(events: Events, sections: list[list[float]]) -> Generator[Event, None, Finished | None]:
+    """The events of a video but for the one that says that it is finished, which is returned; None where none does.
+
+    What it has measured joins ``sections``.
+    """
+    with closing(events):
+        for event in events:
+            if isinstance(event, Finished):
+                return event
+            if isinstance(event, Calibrated):
+                sections += event.sections
+            try:
+                yield event
+            except CancelRequested as wish:
+                yield events.throw(wish)
+                return None
+    return None

@@ -156,13 +156,16 @@ class SectionDone(Timed):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
-    """A calibration has measured MagCache's ratios: a number per step, for each section, and their mean, which later
-    videos of ``checkpoint`` with as many steps use."""
+    """A calibration has measured MagCache's ratios: a number per step, for each section, and their mean.
+
+    ``kept``: later videos of ``checkpoint`` with as many steps use the mean.
+    """
 
     event: ClassVar[str] = "calibrated"
     checkpoint: AnyText
     sections: list[list[float]]
     mean: list[float]
+    kept: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

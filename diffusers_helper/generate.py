@@ -27,7 +27,15 @@ from .caches.magcache import mean_of
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
-from .errors import BrokenNumbers, CancelRequested, FramePackError, UnusableResumeFolder, says_gpu_is_lost, unforeseen
+from .errors import (
+    BrokenNumbers,
+    CancelRequested,
+    FramePackError,
+    OutputFailed,
+    UnusableResumeFolder,
+    says_gpu_is_lost,
+    unforeseen,
+)
 from .events import (
     Calibrated,
     Cancelled,
@@ -86,6 +94,7 @@ def generate(
     latents_result: Path | None = None,
     known: Paces = UNKNOWN,
     pictures: Sequence[np.ndarray] | None = None,
+    keep_ratios: bool = True,
 ) -> Events:
     """Make the video of ``request``, or its picture.
 
@@ -95,6 +104,7 @@ def generate(
         latents_result: a safetensors file for the latents of the whole video.
         known: what earlier videos took on this machine.
         pictures: what ``fit_pictures`` made of the request, where that was asked before.
+        keep_ratios: whether a calibration counts by itself.
 
     Raises:
         FramePackError: the request cannot be started; nothing was written.
@@ -105,7 +115,7 @@ def generate(
     folder = WorkFolder.create(
         output_dir, request, engine.checkpoint, engine.fingerprint, pictures, needed_bytes, result, latents_result
     )
-    return _to_the_end(Run(folder, engine, pictures, saved=[], known=known))
+    return _to_the_end(Run(folder, engine, pictures, saved=[], known=known, keep_ratios=keep_ratios))
 
 
 def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Events:
@@ -130,6 +140,7 @@ class Run:
         pictures: Sequence[np.ndarray],
         saved: Sequence[SavedSection],
         known: Paces,
+        keep_ratios: bool = True,
     ) -> None:
         self.folder, self.engine, self.pictures, self.saved = folder, engine, pictures, saved
         self.request = folder.request
@@ -138,6 +149,7 @@ class Run:
         self.result = growing_result(folder, self.plan)
         self.noise = seeded(self.request.seed)
         self.ratios: list[tuple[float, ...]] = []
+        self.keep_ratios = keep_ratios
         self.first_to_decode = self.result.first_to_decode(len(saved))
         work = Work.of(self.request, self.height * self.width)
         ratio = engine.checkpoint.steps_per_frame
@@ -258,16 +270,25 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[E
 
 
 def _calibrated(run: Run) -> Iterator[Event]:
-    """What a calibration has measured, kept for later videos. One that was broken off is none."""
-    if not run.ratios:
+    """What a calibration has measured, kept for later videos where that is wished. One that was broken off is none."""
+    if not (run.request.step_cache and run.request.step_cache.calibrates):
         return
     if len(run.ratios) < len(run.plan.sections):
         yield Notice.of(Message("step_cache.broken_off"))
         return
-    mean = mean_of(run.ratios)
-    run.engine.checkpoint.keep_ratios(mean)
-    sections = [list(ratios) for ratios in run.ratios]
-    yield Calibrated(checkpoint=run.engine.checkpoint.name, sections=sections, mean=list(mean))
+    yield from calibrated(run.ratios, run.engine.checkpoint, run.keep_ratios)
+
+
+def calibrated(sections: Sequence[Sequence[float]], checkpoint: Checkpoint, keep: bool = True) -> Iterator[Event]:
+    """What was measured, a number per step for each section. What cannot be kept is told all the same."""
+    mean = mean_of(sections)
+    if keep:
+        try:
+            checkpoint.keep_ratios(mean)
+        except OutputFailed as error:
+            keep = False
+            yield Notice.of(Message("step_cache.not_kept", reason=error.said))
+    yield Calibrated(checkpoint=checkpoint.name, sections=[list(each) for each in sections], mean=list(mean), kept=keep)
 
 
 def _place(run: Run, section: SectionPlan) -> dict[str, int]:

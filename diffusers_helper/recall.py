@@ -300,7 +300,7 @@ def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken,
     try:
         values = without_aliases(values)
     except InvalidRequest as error:
-        not_taken.append(NotTaken("step_cache", quoted(values["teacache"]), error))
+        not_taken.append(NotTaken("step_cache", quoted(error.problems[0].value), error))
     for name in fields(Recipe):
         if name not in values:
             continue

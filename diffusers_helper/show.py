@@ -137,7 +137,8 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
 def _suggested(event: Calibrated) -> str:
     """The lists, ready to be given to a later video."""
     lists = [f"section {number}:\n{in_words(ratios)}" for number, ratios in enumerate(event.sections, start=1)]
-    mean = f"mean, which {event.checkpoint} uses from now on:\n{in_words(event.mean)}"
+    words = f"mean, which {event.checkpoint} uses from now on with {len(event.mean)} steps" if event.kept else "mean"
+    mean = f"{words}:\n{in_words(event.mean)}"
     return "\n".join(["Suggested --magcache_mag_ratios (copy and paste):", *lists, mean])
 
 

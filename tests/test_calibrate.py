@@ -17,7 +17,7 @@ from diffusers_helper.caches.magcache import in_words, mean_of
 from diffusers_helper.calibrate import calibrate, pairs
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
-from diffusers_helper.events import Calibrated, Cancelled, Event, Finished, Notice, Step
+from diffusers_helper.events import Calibrated, Cancelled, Decoding, Event, Finished, Notice, Step
 from diffusers_helper.generate import generate, resume
 from diffusers_helper.models.calibrations import kept_ratios
 from diffusers_helper.models.table import find_checkpoint
@@ -126,14 +126,52 @@ def test_several_are_one_calibration(engine: Engine, asked: Callable[..., Reques
     *each, all_of_them = of_kind(events, Calibrated)
     assert all_of_them.sections == [section for one in each for section in one.sections]
     assert kept(engine) == (tuple(all_of_them.mean),)
-    assert events[-1] == all_of_them
+    assert [one.kept for one in (*each, all_of_them)] == [False, False, True]
+    assert events[-2:] == [all_of_them, of_kind(events, Finished)[-1]]
 
 
-def test_several_that_are_broken_off_end_as_one_does(
+def test_a_stop_that_comes_when_all_is_done_changes_nothing(
     engine: Engine, asked: Callable[..., Request], tmp_path: Path
 ) -> None:
+    events = calibrate([asked(seconds=1.0)], engine, tmp_path)
+    next(event for event in events if isinstance(event, Calibrated) and event.kept)
+    assert isinstance(events.throw(CancelRequested()), Finished)
+    assert list(events) == []
+    assert kept(engine)
+
+
+def test_what_cannot_be_kept_is_told_all_the_same(
+    engine: Engine, asked: Callable[..., Request], tmp_path: Path
+) -> None:
+    (tmp_path / "calibrations").write_text("a file in the way")
+    events = list(generate(asked(), engine, tmp_path))
+    (told,) = of_kind(events, Calibrated)
+    assert not told.kept
+    assert len(told.sections) == 2
+    assert any("could not be kept" in notice.message for notice in of_kind(events, Notice))
+    assert isinstance(events[-1], Finished)
+
+
+def test_one_that_is_resumed_after_its_last_section_says_that_nothing_is_kept(
+    engine: Engine, asked: Callable[..., Request], tmp_path: Path
+) -> None:
+    events = generate(asked(seconds=1.0), engine, tmp_path)
+    next(event for event in events if isinstance(event, Decoding))
+    ended = events.throw(CancelRequested())
+    assert isinstance(ended, Cancelled)
+    rest = list(resume(Path(ended.folder), engine))
+    assert not of_kind(rest, Calibrated)
+    assert any("broken off" in notice.message for notice in of_kind(rest, Notice))
+
+
+@pytest.mark.parametrize("after", [1, STEPS + 1])
+def test_several_that_are_broken_off_end_as_one_does_and_keep_nothing(
+    engine: Engine, asked: Callable[..., Request], tmp_path: Path, after: int
+) -> None:
+    """In the first video and in the second."""
     events = calibrate([asked(seconds=1.0)] * 2, engine, tmp_path)
-    next(event for event in events if isinstance(event, Step))
+    for _ in range(after):
+        next(event for event in events if isinstance(event, Step))
     assert isinstance(events.throw(CancelRequested()), Cancelled)
     assert list(events) == []
     assert kept(engine) == ()
@@ -253,6 +291,7 @@ class _Nothing:
         (("--first_block_threshold", "0.035"), {"name": "first_block", "threshold": 0.035}),
         (("--auto-strength", "fast"), {"name": "auto", "strength": "fast"}),
         (("--teacache",), {"name": "teacache", "threshold": 0.15}),
+        (("--no-teacache", "--magcache-threshold", "0.1"), {"name": "magcache", "threshold": 0.1}),
     ],
 )  # fmt: skip
 def test_flags_choose_a_step_cache(
@@ -315,6 +354,7 @@ def test_the_environment_says_what_a_request_gets_that_names_none(
         ({"magcache_mag_ratios": "1.0,nan"}, "number 2, 'nan'"),
         ({"magcache_mag_ratios": "1.0,-1"}, "number 2, '-1'"),
         ({"magcache_mag_ratios": "1.0,,1"}, "number 2, ''"),
+        ({"magcache_mag_ratios": "1.0, 1_0"}, "number 2, '1_0'"),
         ({"magcache_k": -1}, "magcache_k: -1 is not allowed; give a whole number from 0 to 100"),
         ({"magcache_retention_ratio": 1.5}, "magcache_retention_ratio: 1.5"),
         ({"magcache_retention_ratio": -0.1}, "magcache_retention_ratio: -0.1"),
@@ -326,6 +366,7 @@ def test_the_environment_says_what_a_request_gets_that_names_none(
         ({"magcache_gate": float("nan")}, "magcache_gate: nan"),
         ({"auto_strength": "best"}, "auto_strength: 'best'"),
         ({"step_cache": "kv_cache"}, "step_cache: 'kv_cache' is not allowed"),
+        ({"step_cache": "magcache", "enable_magcache": False}, "enable_magcache: is an older name of step_cache"),
         ({"step_cache": "teacache", "enable_magcache": True}, "enable_magcache: is an older name of step_cache"),
         ({"enable_magcache": 1}, "enable_magcache: 1 is not allowed; give true or false"),
     ],
@@ -334,6 +375,14 @@ def test_what_makes_no_sense_is_refused_by_name(fields: dict[str, Any], words: s
     with pytest.raises(InvalidRequest) as caught:
         Recipe.parse(fields)
     assert words in str(caught.value)
+
+
+def test_a_name_that_says_off_chooses_nothing() -> None:
+    assert Recipe.parse({"enable_magcache": False}) == Recipe()
+    assert Recipe.parse({"enable_magcache": False, "magcache_threshold": 0.1}) == Recipe()
+    assert Recipe.parse({"teacache": False}).step_cache is None
+    both = {"enable_magcache": False, "magcache_k": 3, "teacache_threshold": 0.1}
+    assert Recipe.parse(both) == Recipe.parse({"teacache_threshold": 0.1})
 
 
 def test_a_list_of_numbers_is_a_list_too() -> None:

@@ -261,7 +261,7 @@ def test_a_moved_run_goes_on_to_the_same_frames(asked: Request, tmp_path: Path) 
     outputs = (tmp_path / "outputs").rename(tmp_path / "moved")
     told = list(resume(outputs / folder.parent.name / folder.name, PackEngine("run_i2v")))
     assert sections_done(told) == 1
-    assert [event.message for event in told if isinstance(event, Notice)] == []
+    assert [event.message for event in told if isinstance(event, Notice)] == ["Step cache: TeaCache, threshold 0.15."]
     assert path_of(told) == outputs / folder.parent.name / f"{folder.name}.mp4"
     assert isinstance(unbroken, Finished)
     assert np.array_equal(read_frames(path_of(told)), read_frames(Path(unbroken.path or "")))

@@ -24,6 +24,7 @@ class AutoOption(StepCacheOption):
     """Another option, by what has been measured of the checkpoint."""
 
     name: ClassVar[str] = "auto"
+    title: ClassVar[str] = "Auto"
 
     strength: Literal["quality", "balanced", "fast"] = Field(
         default="balanced", description="quality, balanced or fast: how much is reused"
@@ -40,8 +41,8 @@ class AutoOption(StepCacheOption):
     def remarks(self, measured: Measured, steps: int) -> Iterator[Message]:
         """See ``StepCacheOption``."""
         meant = self.meant(measured)
-        parameters = ", ".join(f"{name} {value}" for name, value in meant.model_dump(exclude_defaults=True).items())
-        yield Message("step_cache.auto", name=meant.name, parameters=f" ({parameters})" if parameters else "")
+        how = "step_cache.auto_forecasts" if getattr(meant, "forecast", False) else "step_cache.auto"
+        yield Message(how, name=meant.title, threshold=getattr(meant, "threshold", 0.0))
         yield from meant.remarks(measured, steps)
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:

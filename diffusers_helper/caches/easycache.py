@@ -17,6 +17,8 @@ from .step_cache import BlockPass, Measured, ResidualCache, ResidualOption, Rule
 if TYPE_CHECKING:
     from torch import Tensor
 
+SMALLEST = 1e-12
+
 
 class EasyCache(ResidualCache):
     """Sums up rate * |change of the noisy latents| / |last computed output|, with means of absolute values.
@@ -40,10 +42,13 @@ class EasyCache(ResidualCache):
 
     def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
         """See ResidualCache."""
-        then, self._computed = self._computed, (blocks.noisy, output)
-        self._length = output.abs().mean().item()
-        if then is not None and then[1].shape == output.shape:
-            self._rate = _distance(output, then[1]) / max(_distance(blocks.noisy, then[0]), 1e-12)
+        then, self._computed = (
+            self._computed,
+            (blocks.noisy, output.clone()),
+        )  # a view would keep the context's tokens too
+        self._length = max(output.abs().mean().item(), SMALLEST)
+        if then is not None and (then[0].shape, then[1].shape) == (blocks.noisy.shape, output.shape):
+            self._rate = _distance(output, then[1]) / max(_distance(blocks.noisy, then[0]), SMALLEST)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
@@ -54,6 +59,7 @@ class EasyCacheOption(ResidualOption):
     """EasyCache as a recipe asks for it. Beside the residual it keeps the last computed output."""
 
     name: ClassVar[str] = "easycache"
+    title: ClassVar[str] = "EasyCache"
 
     threshold: float = Field(default=0.05, ge=0, le=1, description="higher reuses more; 0.025 is the quality setting")
 

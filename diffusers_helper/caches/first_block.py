@@ -49,6 +49,7 @@ class FirstBlockOption(ResidualOption):
     """First Block Cache as a recipe asks for it. Beside the residual it keeps that of the first block."""
 
     name: ClassVar[str] = "first_block"
+    title: ClassVar[str] = "First Block Cache"
 
     threshold: float = Field(default=0.05, ge=0, le=1, description="higher reuses more; 0.035 is the quality setting")
 

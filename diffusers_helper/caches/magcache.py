@@ -101,11 +101,12 @@ class NoRatioError(ValueError):
 
 
 def read_ratios(text: str) -> tuple[float, ...]:
-    """A list with commas, as calibrations print it; empty or "0" stands for the checkpoint's own.
+    """A list with commas, in brackets or not, as calibrations print it; empty or 0 stands for the checkpoint's own.
 
     Raises NoRatioError.
     """
-    if text.strip() in ("", "0"):
+    text = text.strip().removeprefix("[").removesuffix("]").strip()
+    if text in ("", "0", "0.0"):
         return ()
     return tuple(_ratio(part.strip(), place) for place, part in enumerate(text.split(","), start=1))
 
@@ -115,7 +116,7 @@ def _ratio(part: str, place: int) -> float:
         found = float(part)
     except ValueError:
         found = math.nan
-    if not (math.isfinite(found) and found > 0):
+    if "_" in part or not (math.isfinite(found) and found > 0):
         raise NoRatioError(place, part)
     return found
 
@@ -140,6 +141,7 @@ class MagCacheOption(ResidualOption):
     """MagCache as a recipe asks for it."""
 
     name: ClassVar[str] = "magcache"
+    title: ClassVar[str] = "MagCache"
 
     threshold: float = Field(default=0.24, ge=0, le=1, description="higher reuses more; 0 reuses nothing")
     k: int = Field(default=6, ge=0, le=100, description="at most so many steps are reused one after the other")
@@ -162,6 +164,11 @@ class MagCacheOption(ResidualOption):
         ratios = for_steps(self.ratios(measured, steps), steps)
         rule = Rule(sigmas, self.threshold, int(self.retention_ratio * steps), self.k, self.forecast)
         return MagCache(rule, ratios, self.gate)
+
+    @property
+    def calibrates(self) -> bool:
+        """See ``StepCacheOption``."""
+        return self.calibration
 
     def lacks(self, measured: Measured) -> Message | None:
         """See ``StepCacheOption``."""

@@ -72,6 +72,7 @@ class SeaCacheOption(ResidualOption):
     """SeaCache as a recipe asks for it. What it compares has the size of the latents, a small part of a token's."""
 
     name: ClassVar[str] = "seacache"
+    title: ClassVar[str] = "SeaCache"
 
     threshold: float = Field(default=0.25, ge=0, le=2, description="higher reuses more; 0.15 is the quality setting")
 

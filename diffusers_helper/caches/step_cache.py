@@ -68,10 +68,9 @@ class StepCache(ABC):
         ratios: what a calibration has measured so far, a number per step; of others empty.
     """
 
-    ratios: tuple[float, ...] = ()
-
     def __init__(self) -> None:
         self.computed: list[bool] = []
+        self.ratios: tuple[float, ...] = ()
 
     @abstractmethod
     def __call__(self, blocks: BlockPass) -> Tensor:
@@ -110,11 +109,18 @@ class StepCacheOption(Option):
     """A step cache that a recipe can ask for; its fields are the cache's parameters.
 
     Attributes:
+        title: its name as people write it, in any language.
         stream_tensors, target_tensors: tensors that one cache keeps from step to step, of the size of the packed image
             stream and of the target's part of it.
     """
 
+    title: ClassVar[str]
     stream_tensors: ClassVar[int] = 0
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it measures MagCache's ratios, and reuses nothing."""
+        return False
 
     @property
     def target_tensors(self) -> int:

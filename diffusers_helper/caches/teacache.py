@@ -50,6 +50,7 @@ class TeaCacheOption(ResidualOption):
     """TeaCache as a recipe asks for it. Beside the residual it keeps the last modulated input."""
 
     name: ClassVar[str] = "teacache"
+    title: ClassVar[str] = "TeaCache"
     stream_tensors: ClassVar[int] = 1
 
     threshold: float = Field(default=0.15, ge=0, le=1, description="higher reuses more; 0.1 is the quality setting")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..caches.auto import AutoOption
-from ..caches.magcache import MagCacheOption
 from ..request import Recipe, Request
 from .job import Job
 
@@ -11,7 +10,7 @@ from .job import Job
 def reuses(recipe: Recipe) -> bool:
     """Whether it asks for steps that are not computed."""
     cache = recipe.step_cache
-    return cache is not None and not (isinstance(cache, MagCacheOption) and cache.calibration)
+    return cache is not None and not cache.calibrates
 
 
 def counterpart(request: Request) -> Request:

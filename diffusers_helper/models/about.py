@@ -145,6 +145,8 @@ class Description(BaseModel):
     def _are_strengths(cls, given: Mapping[str, StepCacheOption]) -> Mapping[str, StepCacheOption]:
         if unknown := sorted(set(given) - set(STRENGTHS)):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(STRENGTHS)}")
+        if any(option.calibrates for option in given.values()):
+            raise ValueError("a calibration is no step cache to choose")
         return given
 
     @property

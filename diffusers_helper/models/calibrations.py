@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self  # typing has it only from Python 3.11 on
 
 from ..caches.magcache import DECIMALS
-from ..media.files import make_folder, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,8 @@ def kept_ratios(folder: Path, fingerprint: str) -> tuple[tuple[float, ...], ...]
 
 def keep_ratios(folder: Path, fingerprint: str, ratios: Sequence[float]) -> Path:
     """Keeps them in the place of those of the same number of steps; returns the file. Raises OutputFailed."""
+    from ..media.files import make_folder, written_whole  # brings PyAV, which a look for checkpoints does without
+
     make_folder(folder)
     file = _file(folder, fingerprint)
     others = {len(kept): kept for kept in kept_ratios(folder, fingerprint)}

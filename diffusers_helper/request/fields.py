@@ -1,8 +1,9 @@
 """The flat names by which people know a recipe's values: flags of the command line, keys of the API, parts of the form.
 
 Most are the names of the recipe's own. A choice has its own name for what is chosen, and for each parameter of an
-option the option's name before it: ``step_cache`` is "off" or "teacache", and then there is ``teacache_threshold``. The
-table of a choice says all of them, so an option that joins it has its flags and keys at once.
+option the option's name before it: ``step_cache`` is "off", "teacache" and so on, and there is
+``teacache_threshold``. The table of a choice says all of them, so an option that joins it has its flags and keys
+at once.
 """
 
 from __future__ import annotations
@@ -153,20 +154,24 @@ def idle_of(
 def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
     """Older names in today's: ``teacache`` and ``enable_magcache`` say whether that step cache is on.
 
-    Where no step cache is named and both are asked for, MagCache goes before TeaCache. Raises InvalidRequest.
+    Where no step cache is named and both are asked for, MagCache goes before TeaCache. The parameters of one that is
+    said to be off choose nothing. Raises InvalidRequest.
     """
-    found = dict(named)
-    asked = {name: _truth(found, name) for name in ALIASES if name in found}
-    chosen = next((ALIASES[name] for name in asked if asked[name]), None)
+    asked = {cache: _truth(named, name) for name, cache in ALIASES.items() if name in named}
+    found = {name: value for name, value in named.items() if name not in ALIASES}
+    chosen = next((cache for cache in ALIASES.values() if cache in asked_for(named)), None)
     if chosen is None and asked.get("teacache") is False:
         chosen = NONE
-    if asks_for_both(found):
-        chosen = "magcache"
-    if chosen and found.setdefault("step_cache", chosen) != chosen:
-        name = next(name for name in asked if asked[name] or name == "teacache")
-        words = f"{name}: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
-        raise InvalidRequest(words, [Problem(name, "other", named[name])])
-    return {name: value for name, value in found.items() if name not in ALIASES}
+    if chosen is None:
+        off = tuple(f"{cache}_" for cache in asked)
+        found = {name: value for name, value in found.items() if not name.startswith(off)}
+    if "step_cache" not in found:
+        return {**found, "step_cache": chosen} if (asked and chosen) or asks_for_both(named) else found
+    for name, cache in ALIASES.items():
+        if cache in asked and asked[cache] != (found["step_cache"] == cache):
+            words = f"{name}: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
+            raise InvalidRequest(words, [Problem(name, "other", named[name])])
+    return found
 
 
 def _truth(named: Mapping[str, Any], name: str) -> bool:
@@ -176,13 +181,16 @@ def _truth(named: Mapping[str, Any], name: str) -> bool:
     return bool(named[name])
 
 
+def asked_for(named: Mapping[str, Any]) -> set[str]:
+    """Of the step caches that have older names those that flat values ask for, by these or by their parameters."""
+    by_parameters = {cache for cache in ALIASES.values() if any(name.startswith(f"{cache}_") for name in named)}
+    said = {cache: named[name] for name, cache in ALIASES.items() if name in named}
+    return {cache for cache in ALIASES.values() if said.get(cache, cache in by_parameters)}
+
+
 def asks_for_both(named: Mapping[str, Any]) -> bool:
-    """Whether flat values ask for TeaCache and MagCache, by older names or by their parameters."""
-    if "step_cache" in named:
-        return False
-    on = {cache for name, cache in ALIASES.items() if named.get(name) is True}
-    on |= {cache for cache in ALIASES.values() if any(name.startswith(f"{cache}_") for name in named)}
-    return on == set(ALIASES.values())
+    """Whether flat values ask for TeaCache and MagCache, and name no step cache."""
+    return "step_cache" not in named and len(asked_for(named)) == len(ALIASES)
 
 
 def flat(data: Mapping[str, Any], recipe: type[BaseModel]) -> dict[str, Any]:

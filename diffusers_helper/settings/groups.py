@@ -11,7 +11,20 @@ from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..names import path_of
 from ..options import NONE
 from .knob import knob
-from .parsing import alloc_conf, devices, endpoint, gb, host, login, one_of, port, root_path, size_bytes, truth
+from .parsing import (
+    alloc_conf,
+    devices,
+    endpoint,
+    gb,
+    host,
+    login,
+    one_of,
+    or_nothing,
+    port,
+    root_path,
+    size_bytes,
+    truth,
+)
 from .parsing import checkpoint as checkpoint_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -63,8 +76,8 @@ class Sampling:
     """
 
     default_step_cache: str = knob(
-        "FRAMEPACK_STEP_CACHE", "", one_of(NONE, *STEP_CACHES), "step cache of requests that name none: "
-        f"{', '.join((NONE, *STEP_CACHES))}; by default auto",
+        "FRAMEPACK_STEP_CACHE", "", or_nothing(one_of(NONE, *STEP_CACHES)), "step cache where flags and page name "
+        f"none: {', '.join((NONE, *STEP_CACHES))}; by default auto",
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def translated(groups: Groups, older: OlderNames) -> tuple[Groups, Notices]:
 
 
 def _step_cache(wish: str, older: OlderNames) -> tuple[str, tuple[Message, ...]]:
-    """The step cache that all together ask for; what is disabled is asked for by nothing else."""
+    """The step cache that all together ask for. What is disabled only has no older name that asks for it."""
     if older.enable_kv_cache and not older.disable_kv_cache:
         raise InvalidSetting(NO_ATTENTION_CACHE)
     asked = [(f"--default-step-cache {wish}", wish)] if wish else []

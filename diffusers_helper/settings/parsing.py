@@ -20,14 +20,19 @@ def truth(text: str) -> bool:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of these words, in letters of either case; an empty text says nothing."""
+    """One of these words, in letters of either case."""
 
     def parse(text: str) -> str:
-        if text and text.lower() not in words:
+        if text.lower() not in words:
             raise ValueError(f"allowed are {', '.join(words)}")
         return text.lower()
 
     return parse
+
+
+def or_nothing(parse: Callable[[str], str]) -> Callable[[str], str]:
+    """The same, or an empty text, which says nothing."""
+    return lambda text: text and parse(text)
 
 
 def checkpoint(text: str) -> str:

@@ -33,7 +33,7 @@ PAIRS: Mapping[str, tuple[float, int]] = {
     "0.12 / 3": (0.12, 3),
     "0.24 / 6": (0.24, 6),
 }
-"""MagCache's threshold and K as its authors have published them together."""
+"""MagCache's threshold and K as they were published together, by its authors and by others."""
 
 
 def pair_of(fields: Mapping[str, Any]) -> str | None:

@@ -52,7 +52,8 @@ def denoiser(
     picture = EncodedPicture(VALUES["in.img_embeds"], LatentPosterior(start, torch.zeros_like(start)))
     conditioning = Conditioning((prompt,), prompt if "real_cfg" in fields else None, (picture,))
     compute = Compute(torch.device("cpu"), transformer.dtype, torch.float32, torch.float32, "a test")
-    request = Request.parse({"picture": "-", "steps": steps, **METHODS.get(method, {"step_cache": method}), **fields})
+    chosen = METHODS.get(method, {"step_cache": method})
+    request = Request.parse({"picture": "-", "steps": steps, **chosen, **fields})
     section = plan_video("f1", 1).sections[0]
     context, sigmas = gather_context(section.context, start, [start]), flow_sigmas(steps, 0.7)[:-1]
     return section_denoiser(transformer, compute, request, conditioning, section, context, sigmas, MEASURED)

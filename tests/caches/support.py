@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -26,7 +25,7 @@ class Blocks:
         self._adds = adds
 
     def __call__(self) -> BlockPass:
-        noisy = self.target.movedim(-1, 1)[..., None, None]
+        noisy = self.target.movedim(-1, 1)[..., None, None].clone()
         return BlockPass(noisy, self.tokens, self.target.shape[1], self._modulated, self._run)
 
     def _modulated(self) -> Tensor:
@@ -59,6 +58,3 @@ def decisions(cache: StepCache, steps: int) -> list[bool]:
 
 def pattern(cache: StepCache, steps: int) -> str:
     return "".join("C" if computed else "." for computed in decisions(cache, steps))
-
-
-NEVER = math.inf

@@ -10,6 +10,7 @@ import torch
 
 from diffusers_helper.caches.magcache import MagCacheOption, for_steps, magnitude_ratio, read_ratios
 from diffusers_helper.caches.step_cache import Measured, StepCache
+from diffusers_helper.models.about import describe_large
 
 from .support import Blocks, pattern, sigmas
 
@@ -111,7 +112,7 @@ def test_another_number_of_steps_takes_the_nearest_ratios() -> None:
     assert len(for_steps(FRAMEPACK, 100)) == 100
 
 
-@pytest.mark.parametrize("text", ["", " ", "0"])
+@pytest.mark.parametrize("text", ["", " ", "0", "0.0", "[]"])
 def test_an_empty_list_stands_for_the_checkpoints_own(text: str) -> None:
     assert read_ratios(text) == ()
 
@@ -128,3 +129,12 @@ def test_a_list_is_read_as_it_was_printed() -> None:
 def test_what_is_no_ratio_is_refused_with_its_place(text: str, place: str) -> None:
     with pytest.raises(ValueError, match=place):
         read_ratios(text)
+
+
+def test_a_list_in_brackets_is_one_too() -> None:
+    assert read_ratios("[1.0, 0.5]") == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(("name", "ratios"), [("framepack", FRAMEPACK), ("framepack-f1", F1)])
+def test_the_large_checkpoints_have_the_published_lists(name: str, ratios: tuple[float, ...]) -> None:
+    assert describe_large(name).measured.ratios == (ratios,)

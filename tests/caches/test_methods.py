@@ -65,13 +65,22 @@ def test_after_another_size_or_number_of_steps_too(method: str, patterns: dict[s
 def test_a_step_that_is_tried_again_changes_nothing(method: str, forecast: bool) -> None:
     fields = {f"{method}_forecast": forecast}
     straight, tried = (denoiser(pack.transformer(), method, **fields) for _ in range(2))
-
-    def twice(work: Callable[[], Tensor]) -> Tensor:
-        work()
-        return work()
-
     assert torch.equal(run(replace(tried, attempt=twice)), run(straight))
     assert mask(tried) == mask(straight)
+
+
+def test_a_calibration_whose_steps_are_tried_again_measures_the_same() -> None:
+    straight, tried = (denoiser(pack.transformer(), "magcache", magcache_calibration=True) for _ in range(2))
+    run(straight)
+    run(replace(tried, attempt=twice))
+    assert tried.ratios == straight.ratios
+    assert len(straight.ratios) == STEPS
+    assert straight.ratios[0] == 1
+
+
+def twice(work: Callable[[], Tensor]) -> Tensor:
+    work()
+    return work()
 
 
 @each
@@ -114,7 +123,7 @@ def _kept(value: object) -> int:
 
     def look(value: object) -> None:
         if isinstance(value, Tensor):
-            found[value.data_ptr()] = value.numel()
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes() // value.element_size()
         elif isinstance(value, dict):
             look(tuple(value.values()))
         elif isinstance(value, (tuple, list)):

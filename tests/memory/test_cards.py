@@ -19,6 +19,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.vae import DecoderOutput
 
 from bench.virtual_clock import VirtualTransport
+from diffusers_helper.caches.step_cache import Rule
 from diffusers_helper.caches.teacache import TeaCache
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
@@ -110,7 +111,7 @@ def steps_of() -> Mapping[tuple[str, int], list[Step]]:
 
 def three_steps(made: FramePackTransformer, inputs: Mapping[str, Any], branches: int) -> None:
     """In the third the caches hold all they ever do: their own, and what a step that is tried again returns to."""
-    caches = [TeaCache(25, 0.15) for _ in range(branches)]
+    caches = [TeaCache(Rule([1 - step / 25 for step in range(25)], 0.15)) for _ in range(branches)]
     for _ in range(3 if caches else 1):
         kept = [cache.state() for cache in caches]
         for cache in caches or [None]:

@@ -76,9 +76,9 @@ class Studio:
         start = conditioning.pictures[0].latent.sample(generator)
         section = OneFrame(target_index=target).plan(request, ()).sections[0]
         context = gather_context(section.context, start, [start])
-        denoiser = self.engine.denoiser(request, conditioning, section, context)
         noise = torch.randn(start.shape, generator=generator)
         sigmas = flow_sigmas(self.steps, flow_mu(token_count(*noise.shape[2:])))
-        denoiser.begin(sigmas)
+        denoiser = self.engine.denoiser(request, conditioning, section, context, sigmas[:-1])
+        denoiser.begin()
         *_, last = sample(denoiser.denoise, noise, sigmas)
         return self.engine.decode(last.denoised)[0, :, 0].float().clamp(-1, 1)
