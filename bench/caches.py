@@ -1,13 +1,14 @@
 """Every step cache at three strengths: how much faster than none, and how near to what none makes.
 
     python -m bench.caches [--checkpoint pocket] [--rows NAME ...] [--write]
+    python -m bench.caches --a-step [--write]
 
 Five fixed requests (two kinds, 1 to 3 s) are made without a cache and with each, in one process; those without take
 turns with the others, so that a machine that slows down slows both. The time ratio is that of sampling, the sum over
 the requests. PSNR and SSIM compare the decoded frames with those made without a cache, before any file is compressed,
 as means over the frames of all requests. Fewer steps without a cache stand beside them, as the plain way to save time.
 
-What a step costs is measured inside those runs: a cache that never skips against none, and a reused step against a
+``--a-step`` measures what a step of each costs: of a cache that never skips against none, and a reused one against a
 computed one. With ``--write`` the result goes to bench/results, and its frontier to docs as a picture, for which
 matplotlib is needed.
 """
@@ -26,6 +27,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -33,11 +35,15 @@ from torch import Tensor
 
 from bench.machine import RESULTS, ROOT, machine
 from diffusers_helper.caches.auto import STRENGTHS
+from diffusers_helper.denoise.sample import sample
+from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.engine import Engine, SectionDenoiser
 from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
+from diffusers_helper.media.fit import resize_and_crop
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
+from diffusers_helper.sections.history import gather_context
 
 STEPS, SIZE = 25, "128x128"
 BETWEEN = 6
@@ -58,7 +64,7 @@ THRESHOLDS: Mapping[str, tuple[float, ...]] = {
 PAIRS = ((0.1, 3), (0.15, 4), (0.24, 6))
 """MagCache's published strengths: threshold and K."""
 FEWER_STEPS = (12, 10, 7, 5)
-NEVER: Mapping[str, Any] = {"threshold": 0.0}
+METHODS = ("magcache", *THRESHOLDS)
 Row = Mapping[str, Any]
 """What a row changes of a request."""
 
@@ -158,12 +164,24 @@ def main() -> None:
     options = _options()
     wanted = {name: row for name, row in rows().items() if not options.rows or name.split()[0] in options.rows}
     checkpoint = find_checkpoint(options.checkpoint, ROOT / "hf_download")
-    with tempfile.TemporaryDirectory() as folder, Engine.load(checkpoint) as engine:
-        report = measure(Bench(engine, Path(folder)), wanted)
     about = {"command": " ".join(["python -m bench.caches", *sys.argv[1:]]), "machine": machine()}
-    report = {**about, "checkpoint": options.checkpoint, **report}
+    with tempfile.TemporaryDirectory() as folder, Engine.load(checkpoint) as engine:
+        if options.a_step:
+            height, width = checkpoint.buckets[0]
+            found = {"a_step": {**about, **overheads(engine, resize_and_crop(data.astronaut(), height, width))}}
+        else:
+            found = {**about, "checkpoint": options.checkpoint, **measure(Bench(engine, Path(folder)), wanted)}
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
     if options.write:
-        (RESULTS / "caches.json").write_text(json.dumps(report, indent=1) + "\n")
+        _keep(found)
+
+
+def _keep(found: Mapping[str, Any]) -> None:
+    """Beside what was kept of the other measurement."""
+    file = RESULTS / "caches.json"
+    report = {**(json.loads(file.read_text()) if file.exists() else {}), **found}
+    file.write_text(json.dumps(report, indent=1) + "\n")
+    if "rows" in report:
         draw(report, ROOT / "docs" / "caches.png")
 
 
@@ -182,8 +200,7 @@ def measure(bench: Bench, wanted: Mapping[str, Row]) -> dict[str, Any]:
     seconds = [sum(each.seconds for each in run) for run in plain]
     for row in found.values():
         row["times_faster"] = round(median(seconds) / row["seconds_sampling"], 2)
-    never = overheads(bench)
-    return {"steps": STEPS, "seconds_without": [round(each, 2) for each in seconds], "rows": found, "a_step": never}
+    return {"steps": STEPS, "seconds_without": [round(each, 2) for each in seconds], "rows": found}
 
 
 def _row(made: list[Made], plain: list[Made]) -> dict[str, Any]:
@@ -200,52 +217,85 @@ def _row(made: list[Made], plain: list[Made]) -> dict[str, Any]:
     }
 
 
-def overheads(bench: Bench, turns: int = 4) -> dict[str, dict[str, float]]:
-    """Of each method: the median step of a cache that never skips, and of a reused one, as a share of a step without.
+def overheads(engine: Engine, picture: np.ndarray, repeats: int = 4) -> dict[str, dict[str, float]]:
+    """Of each method: a step of a cache that never skips, and a reused one, against a step without.
 
-    One request, in turns with none.
+    Every step of a section is made without and with each, one right after the other, from the same latents. So what
+    slows the machine down slows all alike. Medians over the steps.
     """
-    names, request = ("magcache", *THRESHOLDS), REQUESTS[0]
-    never: dict[str, list[float]] = {name: [] for name in ("off", *names)}
-    reused: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(turns):
-        never["off"] += bench.make(request, {"step_cache": "off"}).steps[True]
-        for name in names:
-            never[name] += bench.make(request, {"step_cache": {"name": name, **NEVER}}).steps[True]
-            strong = {"name": name, "threshold": 1.0}
-            reused[name] += bench.make(request, {"step_cache": strong}).steps[False]
-    step = median(never["off"])
+    seconds: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for name, taken in _steps_in_turns(engine, picture):
+            seconds.setdefault(name, []).append(taken)
+    step = median(seconds["off"])
     return {
         name: {
-            "never_skipping": round(median(never[name]) / step - 1, 4),
-            "reused": round(median(reused[name]) / step, 4),
+            "never_skipping": round(median(seconds[f"{name} never"]) / step - 1, 4),
+            "reused": round(median(seconds[f"{name} reused"]) / step, 4),
         }
-        for name in names
+        for name in METHODS
     }
 
 
+def _steps_in_turns(engine: Engine, picture: np.ndarray) -> Iterator[tuple[str, float]]:
+    """(what, seconds) of every step of one section; the first one is left out, which pays for what is made once."""
+    asked: dict[str, Any] = {"off": "off"}
+    for name in METHODS:
+        asked[f"{name} never"] = {"name": name, "threshold": 0.0}
+        asked[f"{name} reused"] = {"name": name, "threshold": 1.0}
+    requests = {
+        name: Request.parse({"picture": "-", "steps": STEPS, "step_cache": cache}) for name, cache in asked.items()
+    }
+    plain = requests["off"]
+    engine.prepare(plain, *picture.shape[:2])
+    conditioning = engine.encode(plain, [picture])
+    start = conditioning.pictures[0].latent.mean
+    section = plain.plan().sections[0]
+    context = gather_context(section.context, start.repeat(1, 1, 19, 1, 1), [start])
+    noise = torch.randn((*start.shape[:2], 9, *start.shape[3:]), generator=torch.Generator().manual_seed(1))
+    sigmas = flow_sigmas(STEPS, flow_mu(token_count(*noise.shape[2:])))
+    made = {name: engine.denoiser(each, conditioning, section, context, sigmas[:-1]) for name, each in requests.items()}
+    made["off"].begin()
+    for state in sample(made["off"], noise, sigmas):
+        for name, denoiser in made.items():
+            began = time.perf_counter()
+            denoiser(state.x, state.sigma)
+            taken = time.perf_counter() - began
+            if state.step and denoiser.last_step_computed != name.endswith("reused"):
+                yield name, taken
+
+
 def draw(report: Mapping[str, Any], file: Path) -> None:
-    """The frontier: times faster against PSNR, a line for each method with a forecast and without."""
+    """The frontier, against computed steps and against time: a colour for each method, dashed without a forecast."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for (method, forecast), points in lines(report["rows"]).items():
-        held = not forecast and method != "steps"
-        label = f"{method}, residual held" if held else method
-        axes.plot(*zip(*points, strict=True), "o--" if held else "o-", label=label, alpha=0.5 if held else 1)
-    axes.set(xlabel="times faster (sampling)", ylabel="PSNR to no cache, dB", title=report["checkpoint"])
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(file, dpi=110)
+    figure, panels = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
+    words = {"times_fewer_steps": "times fewer computed steps", "times_faster": "times faster (sampling time)"}
+    for axes, (measure, label) in zip(panels, words.items(), strict=True):
+        colours = {"steps": "black"}
+        for (method, forecast), points in lines(report["rows"], measure).items():
+            colour = colours.setdefault(method, f"C{len(colours)}")
+            held = not forecast and method != "steps"
+            name = {"steps": "fewer steps, no cache"}.get(
+                method, method + (", residual held" if held else ", forecast")
+            )
+            axes.plot(
+                *zip(*points, strict=True), "o--" if held else "o-", color=colour, label=name, alpha=0.5 if held else 1
+            )
+        axes.set(xlabel=label, title=report["checkpoint"])
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("PSNR to no cache, dB")
+    panels[1].legend(fontsize=8)
+    figure.savefig(file, dpi=100)
 
 
-def lines(rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, bool], list[tuple[float, float]]]:
-    """(method, with forecast) -> its (times faster, PSNR), in their order. What is another row's twin has none."""
+def lines(rows: Mapping[str, Mapping[str, Any]], measure: str) -> dict[tuple[str, bool], list[tuple[float, float]]]:
+    """(method, with forecast) -> its (measure, PSNR), in their order. What is another row's twin has none."""
     found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for name, row in rows.items():
         if not name.startswith("auto") and "gate" not in name:
             method = "steps" if name.endswith(" steps") else name.split()[0]
-            found.setdefault((method, name.endswith("forecast")), []).append((row["times_faster"], row["psnr_db"]))
+            found.setdefault((method, name.endswith("forecast")), []).append((row[measure], row["psnr_db"]))
     return {key: sorted(points) for key, points in found.items()}
 
 
@@ -253,6 +303,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--checkpoint", default="pocket")
     parser.add_argument("--rows", nargs="*", default=[], help="step caches by name; by default all")
+    parser.add_argument("--a-step", action="store_true", help="what a step of each costs, in the place of the rows")
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results")
     return parser.parse_args()
 

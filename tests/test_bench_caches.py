@@ -51,7 +51,7 @@ def test_a_line_for_each_method_with_a_forecast_and_without() -> None:
 
     table = {"12 steps": row(2, 30), "teacache 0.2": row(3, 30), "teacache 0.1": row(2, 35), "auto fast": row(9, 9)}
     table |= {"teacache 0.1 forecast": row(2, 45), "magcache 0.1 3 gate forecast": row(1, 1)}
-    assert lines(table) == {
+    assert lines(table, "times_faster") == {
         ("steps", False): [(2, 30)],
         ("teacache", False): [(2, 35), (3, 30)],
         ("teacache", True): [(2, 45)],
