@@ -41,8 +41,11 @@ class AutoOption(StepCacheOption):
     def remarks(self, measured: Measured, steps: int) -> Iterator[Message]:
         """See ``StepCacheOption``."""
         meant = self.meant(measured)
-        how = "step_cache.auto_forecasts" if getattr(meant, "forecast", False) else "step_cache.auto"
-        yield Message(how, name=meant.title, threshold=getattr(meant, "threshold", 0.0))
+        values = {"name": meant.title, "threshold": getattr(meant, "threshold", 0.0)}
+        if getattr(meant, "forecast", False):
+            yield Message("step_cache.auto_forecasts", **values)
+        else:
+            yield Message("step_cache.auto", **values)
         yield from meant.remarks(measured, steps)
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> StepCache:

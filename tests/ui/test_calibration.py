@@ -43,7 +43,7 @@ def test_the_plot_has_a_line_for_each_section_and_one_for_their_mean(stage: Stag
     assert [x for x, _ in mean] == [0.0, 33.33, 66.67, 100.0]
     assert [y for _, y in mean] == pytest.approx([28.57, 14.29, 42.86, 85.71])
     assert {y for _, y in points(shown, "same")} == {28.57}
-    for words in ("4 steps, 2 sections, scripted", "They are for 4 steps", "1.20", "0.50"):
+    for words in ("4 steps, 2 sections, scripted", "with 4 steps", "1.20", "0.50"):
         assert words in shown.text
 
 
