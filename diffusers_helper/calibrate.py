@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
+from itertools import zip_longest
 from pathlib import Path
+
+import numpy as np
 
 from .errors import CancelRequested, InvalidRequest
 from .events import Calibrated, Event, Events, Finished
@@ -25,14 +28,23 @@ def pairs(pictures: Sequence[str], prompts: Sequence[str]) -> list[tuple[str, st
     return list(zip(pictures, prompts, strict=True))
 
 
-def calibrate(requests: Sequence[Request], engine: GenerationEngine, output_dir: Path) -> Events:
-    """Make the videos. ``Calibrated`` for all of them comes before the last event; broken off, nothing is kept."""
+def calibrate(
+    requests: Sequence[Request],
+    engine: GenerationEngine,
+    output_dir: Path,
+    pictures: Sequence[Sequence[np.ndarray] | None] = (),
+) -> Events:
+    """Make the videos. ``Calibrated`` for all of them comes before the last event; broken off, nothing is kept.
+
+    ``pictures``: what ``fit_pictures`` made of each request, where that was asked before.
+    """
     sections: list[list[float]] = []
     finished: Finished | None = None
-    for request in requests:
+    for request, fitted in zip_longest(requests, pictures):
         if finished:
             yield finished
-        finished = yield from _one(generate(request, engine, output_dir, keep_ratios=False), sections)
+        video = generate(request, engine, output_dir, pictures=fitted, keep_ratios=False)
+        finished = yield from _one(video, sections)
         if finished is None:
             return
     for event in calibrated(sections, engine.checkpoint):

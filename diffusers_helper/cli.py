@@ -190,13 +190,13 @@ def _calibrate(options: argparse.Namespace, chosen: Settings) -> int:
         Request.parse({**common, PICTURE: picture, "prompt": prompt}, defaults(checkpoint))
         for picture, prompt in pairs(options.pictures, options.prompts)
     ]
-    for request in requests:
-        fit_pictures(request, checkpoint)
+    pictures = [fit_pictures(request, checkpoint) for request in requests]
     show: Show = JsonLines() if options.json else ProgressBars()
     from .engine import Engine
 
     with StopSignal() as stop, show, Engine.load(checkpoint, chosen) as engine:
-        return _exit_code(show, stoppable(calibrate(requests, engine, chosen.paths.output_dir), lambda: stop.received))
+        events = calibrate(requests, engine, chosen.paths.output_dir, pictures)
+        return _exit_code(show, stoppable(events, lambda: stop.received))
 
 
 def _name_files(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from .caches.step_cache import Measured, StepCache
+from .caches.step_cache import NOTHING_MEASURED, Measured, StepCache
 from .conditioning.prompt import PromptEmbedding
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .encoders import Encoders
@@ -203,7 +203,7 @@ class Engine:
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
         self.degradation = Degradation(self.residency, planner, compute.device)
-        self._measured = Measured()
+        self._measured = NOTHING_MEASURED
         self._vae = LentVae(parts.vae, self.residency)
         self._encoders = Encoders(
             parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)

@@ -24,20 +24,19 @@ BYTES_PER_VIDEO_PIXEL = 0.5
 SPARE_BYTES = 32 * 2**20
 
 
-def defaults(checkpoint: Checkpoint, step_cache: str = "") -> dict[str, Any]:
+def defaults(checkpoint: Checkpoint | None, step_cache: str = "") -> dict[str, Any]:
     """The fields that have another default than the request's own.
 
-    The checkpoint decides its best kind, and its length where it names one.
+    The checkpoint, where there is one, decides its best kind, and its length where it names one.
 
     Args:
         step_cache: the one that the settings name; empty for none.
     """
+    of_settings = {"step_cache": step_cache} if step_cache else {}
+    if checkpoint is None:
+        return of_settings
     seconds = checkpoint.about.default_seconds
-    return {
-        "kind": checkpoint.kinds[0],
-        **({} if seconds is None else {"seconds": seconds}),
-        **({"step_cache": step_cache} if step_cache else {}),
-    }
+    return {"kind": checkpoint.kinds[0], **({} if seconds is None else {"seconds": seconds}), **of_settings}
 
 
 def beyond_seconds(plan: VideoPlan, fps: int, checkpoint: Checkpoint) -> float | None:

@@ -42,10 +42,8 @@ class EasyCache(ResidualCache):
 
     def learn(self, blocks: BlockPass, output: Tensor, residual: Tensor) -> None:
         """See ResidualCache."""
-        then, self._computed = (
-            self._computed,
-            (blocks.noisy, output.clone()),
-        )  # a view would keep the context's tokens too
+        kept = output.clone()  # a view would keep the context's tokens too
+        then, self._computed = self._computed, (blocks.noisy, kept)
         self._length = max(output.abs().mean().item(), SMALLEST)
         if then is not None and (then[0].shape, then[1].shape) == (blocks.noisy.shape, output.shape):
             self._rate = _distance(output, then[1]) / max(_distance(blocks.noisy, then[0]), SMALLEST)
@@ -60,14 +58,10 @@ class EasyCacheOption(ResidualOption):
 
     name: ClassVar[str] = "easycache"
     title: ClassVar[str] = "EasyCache"
+    beside_residuals: ClassVar[int] = 1
 
     threshold: float = Field(default=0.05, ge=0, le=1, description="higher reuses more; 0.025 is the quality setting")
 
-    @property
-    def target_tensors(self) -> int:
-        """See ``StepCacheOption``."""
-        return super().target_tensors + 1
-
     def make(self, sigmas: Sequence[float], measured: Measured) -> EasyCache:
         """See ``StepCacheOption``."""
-        return EasyCache(Rule(sigmas, self.threshold, forecast=self.forecast))
+        return EasyCache(self.rule(sigmas))

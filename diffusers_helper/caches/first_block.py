@@ -46,18 +46,14 @@ class FirstBlockCache(ResidualCache):
 
 
 class FirstBlockOption(ResidualOption):
-    """First Block Cache as a recipe asks for it. Beside the residual it keeps that of the first block."""
+    """First Block Cache as a recipe asks for it. It also keeps what the first block added then, and now."""
 
     name: ClassVar[str] = "first_block"
     title: ClassVar[str] = "First Block Cache"
+    beside_residuals: ClassVar[int] = 2
 
     threshold: float = Field(default=0.05, ge=0, le=1, description="higher reuses more; 0.035 is the quality setting")
 
-    @property
-    def target_tensors(self) -> int:
-        """See ``StepCacheOption``: also what the first block added then, and now."""
-        return super().target_tensors + 2
-
     def make(self, sigmas: Sequence[float], measured: Measured) -> FirstBlockCache:
         """See ``StepCacheOption``."""
-        return FirstBlockCache(Rule(sigmas, self.threshold, forecast=self.forecast))
+        return FirstBlockCache(self.rule(sigmas))

@@ -162,8 +162,7 @@ class MagCacheOption(ResidualOption):
             return Recorder(Rule(sigmas, 0.0))
         steps = len(sigmas)
         ratios = for_steps(self.ratios(measured, steps), steps)
-        rule = Rule(sigmas, self.threshold, int(self.retention_ratio * steps), self.k, self.forecast)
-        return MagCache(rule, ratios, self.gate)
+        return MagCache(self.rule(sigmas, int(self.retention_ratio * steps), self.k), ratios, self.gate)
 
     @property
     def calibrates(self) -> bool:

@@ -78,4 +78,4 @@ class SeaCacheOption(ResidualOption):
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> SeaCache:
         """See ``StepCacheOption``."""
-        return SeaCache(Rule(sigmas, self.threshold, in_a_row=IN_A_ROW, forecast=self.forecast))
+        return SeaCache(self.rule(sigmas, in_a_row=IN_A_ROW))

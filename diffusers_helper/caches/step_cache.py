@@ -148,17 +148,6 @@ class StepCacheOption(Option):
         raise NotImplementedError
 
 
-class ResidualOption(StepCacheOption):
-    """A ``ResidualCache``'s."""
-
-    forecast: bool = Field(default=False, description="extrapolate what is reused from the last two computed steps")
-
-    @property
-    def target_tensors(self) -> int:
-        """See ``StepCacheOption``."""
-        return 1 + self.forecast
-
-
 @dataclass(frozen=True)
 class Rule:
     """When a ``ResidualCache`` reuses. The first and the last step are always computed.
@@ -176,6 +165,28 @@ class Rule:
     first: int = 1
     in_a_row: int | None = None
     forecast: bool = False
+
+
+class ResidualOption(StepCacheOption):
+    """A ``ResidualCache``'s.
+
+    Attributes:
+        beside_residuals: tensors of the target's size that it keeps beside the residuals.
+    """
+
+    beside_residuals: ClassVar[int] = 0
+
+    threshold: float
+    forecast: bool = Field(default=False, description="extrapolate what is reused from the last two computed steps")
+
+    @property
+    def target_tensors(self) -> int:
+        """See ``StepCacheOption``."""
+        return 1 + self.forecast + self.beside_residuals
+
+    def rule(self, sigmas: Sequence[float], first: int = 1, in_a_row: int | None = None) -> Rule:
+        """When it reuses, by its threshold."""
+        return Rule(sigmas, self.threshold, first, in_a_row, self.forecast)
 
 
 class ResidualCache(StepCache):

@@ -57,4 +57,4 @@ class TeaCacheOption(ResidualOption):
 
     def make(self, sigmas: Sequence[float], measured: Measured) -> TeaCache:
         """See ``StepCacheOption``."""
-        return TeaCache(Rule(sigmas, self.threshold, forecast=self.forecast))
+        return TeaCache(self.rule(sigmas))

@@ -224,15 +224,15 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
     match event:
         case Started():
             return _begun(progress, event)
-        case Plan():
-            return replace(progress, plan=event)
+        case Plan() | Calibrated():
+            return _told(progress, event)
         case Notice():
             return replace(progress, notices=(*progress.notices, event))
         case Preview():
             return replace(progress, preview=event, previews=progress.previews + 1)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
-        case Calibrated() | Ended():
+        case Ended():
             return _ended(progress, event)
     return progress
 
@@ -260,9 +260,11 @@ def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> Jo
     return moved
 
 
-def _ended(progress: JobProgress, event: Calibrated | Ended) -> JobProgress:
-    if isinstance(event, Calibrated):
-        return replace(progress, calibrated=event)
+def _told(progress: JobProgress, event: Plan | Calibrated) -> JobProgress:
+    return replace(progress, plan=event) if isinstance(event, Plan) else replace(progress, calibrated=event)
+
+
+def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     playable = event if event.path else progress.playable
     preview = None if isinstance(event, Finished) else progress.preview
     return replace(progress, ended=event, playable=playable, preview=preview, seconds_left=None)

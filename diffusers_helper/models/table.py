@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,11 @@ class Checkpoint:
     calibrations: Path | None = None
 
     def measured(self) -> Measured:
-        """What is known for its step caches, this machine's calibrations as they are whenever they are asked for."""
+        """What is known for its step caches; this machine's calibrations are read when they are first asked for."""
         folder = self.calibrations
         if folder is None:
             return self.shipped
-        return replace(self.shipped, read_calibrated=lambda: kept_ratios(folder, self.fingerprint()))
+        return replace(self.shipped, read_calibrated=cache(lambda: kept_ratios(folder, self.fingerprint())))
 
     def keep_ratios(self, ratios: Sequence[float]) -> Path | None:
         """Keep what a calibration has measured; the file. Raises OutputFailed."""

@@ -74,8 +74,7 @@ class AppContext:
 
     def defaults(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
         """The fields of a request that have another default than its own: by a checkpoint, and by the settings."""
-        step_cache = self.settings.sampling.default_step_cache
-        return defaults(checkpoint, step_cache) if checkpoint else {"step_cache": step_cache} if step_cache else {}
+        return defaults(checkpoint, self.settings.sampling.default_step_cache)
 
     @property
     def startup(self) -> Preset | None:

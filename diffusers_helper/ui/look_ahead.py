@@ -18,7 +18,7 @@ from .form import NAMES, Form
 from .framing import framing_of
 from .phrases import duration, number
 from .refusals import quiet
-from .speed import cache_in_words, level_of, pair_of
+from .speed import cache_in_words, level_of, published_pair
 
 IDLE = ("negative_prompt", "cfg_rescale")
 """Fields that act only together with others."""
@@ -99,7 +99,7 @@ def look_ahead(
         framing,
         speed_update(fields, texts),
         plan_html(fields, context, texts, chosen),
-        gr.update(value=pair_of(fields)),
+        gr.update(value=published_pair(fields)),
         *idle_updates(fields, texts),
         *form.cache_updates(fields),
         *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),

@@ -36,7 +36,7 @@ PAIRS: Mapping[str, tuple[float, int]] = {
 """MagCache's threshold and K as they were published together, by its authors and by others."""
 
 
-def pair_of(fields: Mapping[str, Any]) -> str | None:
+def published_pair(fields: Mapping[str, Any]) -> str | None:
     """The pair whose values these are; None where there is none."""
     shown = (fields.get("magcache_threshold"), fields.get("magcache_k"))
     return next((name for name, pair in PAIRS.items() if pair == shown), None)

@@ -29,7 +29,7 @@ from diffusers_helper.ui.look_ahead import (
     speed_update,
 )
 from diffusers_helper.ui.server import uploads_folder
-from diffusers_helper.ui.speed import CUSTOM, LEVELS, PAIRS, cache_in_words, level_of, pair_of
+from diffusers_helper.ui.speed import CUSTOM, LEVELS, PAIRS, cache_in_words, level_of, published_pair
 from diffusers_helper.ui.starting import Starting
 from diffusers_helper.words import LANGUAGES, Texts
 
@@ -258,7 +258,7 @@ def test_a_published_pair_sets_both_of_its_fields_and_is_recognised(whole_form: 
     shown = values(form, step_cache="magcache", magcache_threshold=threshold, magcache_k=k)
     told = look_ahead(form, stage.context, "en", shown)
     assert told[4]["value"] == pair
-    assert pair_of({"magcache_threshold": threshold, "magcache_k": 99}) is None
+    assert published_pair({"magcache_threshold": threshold, "magcache_k": 99}) is None
 
 
 def test_what_nobody_sees_refuses_nothing(stage: Stage) -> None:
