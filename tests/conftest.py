@@ -170,3 +170,26 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def small_disk(mounted: Callable[[str], Path]) -> Path:
     """A real file system of 64 kB."""
     return mounted("64k")
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Neither before the test nor after it, and nothing is counted yet."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured as for the compiler, and then run as they are: the compiler itself takes half a minute."""
+    from torch import nn
+
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, **options: compile_module(module, backend="eager", **options)
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,15 +77,8 @@ def replaying(model: FramePackTransformer, steps: str) -> SectionDenoiser:
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Kernels]:
-    torch._dynamo.reset()
-    counters.clear()
-    compile_module = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda module, **options: compile_module(module, backend="eager", **options)
-    )
-    yield resolve({"models_dir": str(tmp_path), "compile": "1"}, {}, tmp_path / "none.json").kernels
-    torch._dynamo.reset()
+def compiled(nothing_compiled: None, tracer: None, tmp_path: Path) -> Kernels:
+    return resolve({"models_dir": str(tmp_path), "compile": "1"}, {}, tmp_path / "none.json").kernels
 
 
 @torch.inference_mode()

@@ -12,17 +12,7 @@ from diffusers_helper.jobs.job import Job
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.trash import UNDO_SECONDS
 from diffusers_helper.models.table import find_checkpoint
-from tests.jobs_support import make_picture, make_request
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> JobQueue:
-    return JobQueue(tmp_path / "outputs")
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    return make_picture(tmp_path)
+from tests.jobs_support import make_request
 
 
 def add(queue: JobQueue, picture: Path, *prompts: str) -> list[Job]:

@@ -17,17 +17,7 @@ from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.store import FILE
 from diffusers_helper.jobs.twins import counterpart
 from diffusers_helper.request import DRAW_A_SEED, Request
-from tests.jobs_support import ScriptedExecutor, ended, make_picture, make_request, working
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> JobQueue:
-    return JobQueue(tmp_path / "outputs")
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    return make_picture(tmp_path)
+from tests.jobs_support import ScriptedExecutor, ended, make_request, working
 
 
 def without_cache(request: Request) -> Request:

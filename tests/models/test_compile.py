@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
 
 from diffusers_helper import settings
@@ -21,21 +19,7 @@ from .tiny import tiny_inputs, tiny_transformer
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.fixture
-def tracer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured as for the compiler, and then run as they are: the compiler itself takes half a minute."""
-    compile_module = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda module, **options: compile_module(module, backend="eager", **options)
-    )
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def chosen(tmp_path: Path, **flags: str) -> settings.Settings:

@@ -5,7 +5,6 @@ Graphs are captured as for the compiler, and then run as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,12 +26,7 @@ PRESET = {FLUX: "FLUX", WAN: "Wan2.1-T2V-1.3B", VACE: "Wan2.1-VACE-1.3B"}
 STEPS = 5
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def applied(transformer: Any, name: str) -> AppliedMagCache:
