@@ -21,7 +21,7 @@ from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
 from .request import Recipe, Request
-from .request.fields import ALIASES, PICTURE, Field, asks_for_both, fields
+from .request.fields import ALIASES, PICTURE, QUALITY_MODE, Field, asks_for_both, fields
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
 from .streams import Parser, flush_streams, last_words, prepare_streams
@@ -101,6 +101,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
             wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
             words = "the same as --step-cache magcache; goes before --teacache"
             wishes.add_argument("--enable-magcache", action="store_const", const=True, default=None, help=words)
+        if field.name == "decoding":
+            words = "the same as --decoding quality"
+            wishes.add_argument("--quality-mode", action="store_const", const=True, default=None, help=words)
     parser.add_argument(
         "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
     )
@@ -290,7 +293,7 @@ def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
 
 def _request_names() -> list[str]:
     """What the command line calls the parts of a request."""
-    return [PICTURE, *fields(Recipe), *ALIASES]
+    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE]
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:

@@ -47,7 +47,7 @@ from .sections.history import Context
 from .sections.plan import SectionPlan
 from .settings import Settings, resolve
 from .vae.codec import LatentPosterior
-from .vae.decoders import DECODERS
+from .vae.decoders import decoders
 from .vae.preview import LatentToRGB
 from .words import Message
 
@@ -205,6 +205,7 @@ class Engine:
         self.degradation = Degradation(self.residency, planner, compute.device)
         self._measured = NOTHING_MEASURED
         self._vae = LentVae(parts.vae, self.residency)
+        self._decoders = decoders("lean", planner.constraints.chunk_size)
         self._encoders = Encoders(
             parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)
         )
@@ -268,6 +269,7 @@ class Engine:
         vram.forget_peak(self._compute.device)
         self._measured = self.checkpoint.measured()
         plan = plan_video_memory(self.planner, request, height, width, self._measured)
+        self._decoders = decoders(request.decoding, self.planner.constraints.chunk_size)
         self.residency.follow(plan)
         self.degradation.begin()
         self._vae.forget()
@@ -312,7 +314,7 @@ class Engine:
 
         @torch.inference_mode()
         def decode() -> Tensor:
-            return DECODERS[self.residency.plan.decode](self._vae, latents)
+            return self._decoders[self.residency.plan.decode](self._vae, latents)
 
         return self.degradation.attempt("decode", decode)
 

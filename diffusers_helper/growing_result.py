@@ -58,7 +58,7 @@ class GrowingVideo:
     def __init__(self, folder: WorkFolder, plan: VideoPlan, output: Mp4) -> None:
         self._folder, self._plan = folder, plan
         self._crf = output.crf
-        self._stitcher = Stitcher(plan.overlap_frames, plan.grows_at_front)
+        self._stitcher = Stitcher(plan.overlap_frames, plan.grows_at_front, plan.fade_frames)
 
     def first_to_decode(self, sections_saved: int) -> int:
         """The section from which on clips are needed after a break.

@@ -1,4 +1,9 @@
-"""Bounds that the settings, the request and the memory plan share."""
+"""Bounds and names that the settings, the request and the memory plan share."""
 
 LEAST_PRESERVED_GB, MOST_PRESERVED_GB = 6, 128
 """Of the GPU memory that the weights may be asked to leave free, in GB of 1e9 bytes."""
+MOST_DECODED_AT_ONCE = 8
+"""Latent frames of a chunk that is decoded."""
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Where PyTorch reads how it manages GPU memory; the first goes before the second, and is known from 2.9 on."""

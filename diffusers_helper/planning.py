@@ -24,7 +24,7 @@ from .models.quantised_file import kept_bytes, quantised_folder
 from .models.sizes import BYTES, FULL_SIZE, part_sizes
 from .models.table import FRAMEPACK_BUCKETS, WEIGHTS_PARTS, Checkpoint
 from .request import Request
-from .vae.decoders import DECODERS
+from .vae.decoders import decoders
 
 
 def planner_for(
@@ -46,7 +46,7 @@ def planner_for(
         replace(machine, disk_free=machine.disk_free + kept),
         Workload.of(*max(checkpoint.buckets, key=math.prod)),
         constraints,
-        tuple(DECODERS.values()),
+        tuple(decoders("lean", constraints.chunk_size).values()),
         lambda: vram.reclaimable_bytes(compute.device),
         fingerprint,
         lessons,
@@ -60,7 +60,9 @@ def plan_video_memory(
 
     ``measured``: of the checkpoint, for its step caches.
     """
-    return planner.for_video(workload_of(request, height, width, measured), int(request.preserved_memory_gb * GB))
+    workload, preserved = workload_of(request, height, width, measured), int(request.preserved_memory_gb * GB)
+    usable = decoders(request.decoding, planner.constraints.chunk_size)
+    return planner.for_video(workload, preserved, tuple(usable.values()))
 
 
 def workload_of(request: Request, height: int, width: int, measured: Measured) -> Workload:
@@ -75,7 +77,7 @@ def forecast_full_size(compute: Compute, constraints: Constraints, models_dir: P
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
     machine, largest = probe_machine(compute, models_dir), Workload.of(*max(FRAMEPACK_BUCKETS, key=math.prod))
-    return plan_memory(Situation(machine, sizes, largest, constraints, tuple(DECODERS.values())))
+    return plan_memory(Situation(machine, sizes, largest, constraints, tuple(decoders().values())))
 
 
 def dtype_names(compute: Compute) -> dict[str, str]:

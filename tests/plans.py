@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diffusers_helper.request import TimedPrompt
 from diffusers_helper.sections.kinds import KINDS
-from diffusers_helper.sections.plan import VideoPlan
+from diffusers_helper.sections.plan import Decoding, VideoPlan
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Asked:
     latent_window: int = 9
     fps: int = 30
     prompts: tuple[TimedPrompt, ...] = (TimedPrompt(),)
+    decoding: Decoding = "reference"
 
 
-def plan_video(kind: str, seconds: float, window: int = 9) -> VideoPlan:
+def plan_video(kind: str, seconds: float, window: int = 9, decoding: Decoding = "reference") -> VideoPlan:
     """The plan of a kind with its usual pictures."""
-    return KINDS[kind]().plan(Asked(seconds, window), ())
+    return KINDS[kind]().plan(Asked(seconds, window, decoding=decoding), ())

@@ -1,4 +1,4 @@
-"""Files as version 1 wrote them, kept in tests/kept/v1 for ever: opened, told, gone on with.
+"""Files as earlier versions wrote them, kept in tests/kept for ever: opened, told, gone on with.
 
 The queue's file is in tests/jobs.
 """
@@ -21,11 +21,12 @@ from diffusers_helper.recall import recall
 from diffusers_helper.request import Request
 from diffusers_helper.workfolder import WorkFolder
 
-KEPT = Path(__file__).parent / "kept" / "v1"
+EVERY = Path(__file__).parent / "kept"
+KEPT = EVERY / "v1"
 RECALLED = {
     "prompt": "the camera pans left", "negative_prompt": "", "seed": 7, "seconds": 1.0, "steps": 3,
     "distilled_guidance": 10.0, "real_cfg": 1.0, "cfg_rescale": 0.0, "latent_window": 9, "kind": "f1",
-    "step_cache": "off", "mp4_crf": 20, "size": None, "preserved_memory_gb": 6.0,
+    "step_cache": "off", "mp4_crf": 20, "size": None, "decoding": "lean", "preserved_memory_gb": 6.0,
 }  # fmt: skip
 
 
@@ -37,15 +38,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("file", ["video.mp4", "picture.png", "request.json"])
 def test_results_tell_their_settings(file: str) -> None:
+    """A recipe makes a new video, decoded as today; a request may be of one that has begun."""
     found = recall(KEPT / file)
-    assert (found.source, found.fields, found.not_taken) == ("framepack", RECALLED, ())
+    expected = {**RECALLED, "decoding": "reference"} if file == "request.json" else RECALLED
+    assert (found.source, found.fields, found.not_taken) == ("framepack", expected, ())
     assert found.checkpoint == ("" if file == "request.json" else "pocket")
 
 
 def test_a_request_is_read() -> None:
     text = (KEPT / "request.json").read_text()
     request = Request.from_json(text)
-    assert request.flat() == {"picture": json.loads(text)["picture"], **RECALLED}
+    assert request.flat() == {"picture": json.loads(text)["picture"], **RECALLED, "decoding": "reference"}
     assert Request.from_json(request.to_json()) == request
 
 
@@ -72,9 +75,9 @@ def test_presets_are_read_and_kept_anew(name: str, values: dict[str, Any], tmp_p
     assert anew.load(name).values == values
 
 
-def work_folder(kind: str, tmp_path: Path) -> Path:
+def work_folder(kind: str, tmp_path: Path, version: str = "v1") -> Path:
     """A copy of the kept one, at its place in an output folder."""
-    kept = KEPT / f"work_folder_{kind}"
+    kept = EVERY / version / f"work_folder_{kind}"
     folder = tmp_path / "outputs" / json.loads((kept / "job.json").read_text())["folder"]
     return Path(shutil.copytree(kept, folder))
 
@@ -89,8 +92,11 @@ def test_a_work_folder_is_opened(kind: str, tmp_path: Path) -> None:
     assert [picture.shape for picture in folder.load_pictures()] == [(128, 128, 3)]
 
 
-def test_a_work_folder_is_gone_on_with(engine: Engine, tmp_path: Path) -> None:
-    folder = work_folder("f1", tmp_path)
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_work_folder_is_gone_on_with(version: str, engine: Engine, tmp_path: Path) -> None:
+    """As it has begun: decoded as the original does, since a part of its frames is."""
+    folder = work_folder("f1", tmp_path, version)
+    assert WorkFolder.reopen(folder).request.decoding == "reference"
     events = list(resume(folder, engine))
     assert isinstance(events[0], Started)
     assert events[0].sections_done == 1

@@ -184,7 +184,8 @@ class Candidate:
         unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
         passing = 1 + PASSING * (1 - self.resident_blocks / self.sizes.blocks)
         step = passing * max(unpacked, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
-        return step * self.workload.steps + self.decoder.cost_in_steps * operations
+        decoding = self.decoder.cost_in_steps * operations + self._turn_bytes() * OPERATIONS_PER_BYTE
+        return step * self.workload.steps + decoding
 
     def _streamed_bytes(self) -> int:
         """What the bus carries in a step."""
@@ -192,8 +193,11 @@ class Candidate:
 
     def _section_bytes(self) -> int:
         """What the bus carries in a section."""
-        turn = self.resident_bytes() + self.other_bytes() if self.take_turns else 0
-        return self._streamed_bytes() * self.workload.steps + turn
+        return self._streamed_bytes() * self.workload.steps + self._turn_bytes()
+
+    def _turn_bytes(self) -> int:
+        """What of it comes again after a clip."""
+        return self.resident_bytes() + self.other_bytes() if self.take_turns else 0
 
     def order(self) -> tuple[float, int, int]:
         """Cheapest first; of the same cost, the most exact weights, then the least on the bus."""

@@ -28,8 +28,9 @@ STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
 
 TEXT_TOKENS = 900
 SPARE_RAM = 5 * 10**8
-WHOLE_CLIP_STEPS = 1.3
-"""What decoding a section costs in whole frames, in sampling steps on the GPU."""
+REFERENCE_STEPS, LEAN_STEPS = 1.3, 0.56
+"""What decoding a section costs in whole frames, in sampling steps on the GPU: as the original does, 641 TFLOP, and
+lean, 278 (``bench/results/decoding.json``)."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Constraints:
         preserved_bytes: GPU memory that resident blocks leave free; working memory comes out of it. Blocks packed by
             bitsandbytes cannot be anywhere else, so they do not heed it.
         decode: the name of a decoder, or "auto".
+        chunk_size: latent frames that are decoded at once at most; None for what is usual.
     """
 
     precision: Precision | Literal["auto"] = "auto"
@@ -185,3 +187,4 @@ class Constraints:
     small_host_copy: bool = False
     preserved_bytes: int = LEAST_PRESERVED_GB * GB
     decode: str = "auto"
+    chunk_size: int | None = None

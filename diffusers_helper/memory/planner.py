@@ -58,12 +58,19 @@ class Planner:
                 return plan_memory(replace(situation, workload=small))
             raise
 
-    def for_video(self, workload: Workload, preserved_bytes: int = 0) -> MemoryPlan:
+    def for_video(
+        self, workload: Workload, preserved_bytes: int = 0, decoders: Sequence[DecoderCosts] = ()
+    ) -> MemoryPlan:
         """The plan for one video, with what the device has free now. The weights are loaded, their numbers fixed.
 
-        ``preserved_bytes``: of the GPU, where that is more than the settings ask for. Raises OutOfMemory when it cannot
-        be made.
+        Args:
+            preserved_bytes: of the GPU, where that is more than the settings ask for.
+            decoders: those that may decode it, where they are others than those of the video before.
+
+        Raises:
+            OutOfMemory: it cannot be made.
         """
+        self._decoders = decoders or self._decoders
         self._machine, self.workload = self._now(), workload
         preserved = max(self.constraints.preserved_bytes, preserved_bytes)
         made = self._plan_with_lessons(

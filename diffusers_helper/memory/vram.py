@@ -14,7 +14,7 @@ import sys
 import torch
 
 from ..errors import UnusableInput
-from ..settings import ALLOCATOR_VARIABLES
+from ..limits import ALLOCATOR_VARIABLES
 from .host import peak_process_memory_mb
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..caches.step_cache import NOTHING_MEASURED, Measured
 from ..errors import UnusableCheckpoint
-from ..memory.costs import WHOLE_CLIP_STEPS
+from ..memory.costs import LEAN_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 from ..words import Message, joined, plain
@@ -34,7 +34,7 @@ FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
 """(height, width) in pixels of FramePack's resolution key 640, in the order that decides ties."""
 EVERY_KIND = ("framepack", "f1")
 """Of a checkpoint that does not say which."""
-LARGE_STEPS_PER_FRAME = WHOLE_CLIP_STEPS / 69
+LARGE_STEPS_PER_FRAME = LEAN_STEPS / 41
 """Of the 13B checkpoints: after a section 18 latent frames are decoded, which are 69 of the video."""
 
 

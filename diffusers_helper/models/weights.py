@@ -46,6 +46,7 @@ def constraints_of(weights: Weights, memory: Memory) -> Constraints:
         bnb_cpu_offload=weights.bnb_cpu_offload,
         small_host_copy=memory.small_host_copy,
         preserved_bytes=int(memory.least_preserved_gb * GB),
+        chunk_size=memory.vae_chunk_size,
     )
 
 

@@ -25,6 +25,8 @@ PICTURE = "picture"
 """The flat name of the start picture's path."""
 ALIASES = {"enable_magcache": "magcache", "teacache": "teacache"}
 """Older names, and of which step cache they say that it is on. The first goes before the second."""
+QUALITY_MODE = "quality_mode"
+"""Another name of the decoding that is called quality."""
 _NO_NAMES = (VERSION, "fps", "loras", "output")
 """Parts of a recipe that have no flat name, since they have one value, are no single value, or go with the kind."""
 
@@ -152,11 +154,13 @@ def idle_of(
 
 
 def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Older names in today's: ``teacache`` and ``enable_magcache`` say whether that step cache is on.
+    """Older names in today's: ``teacache`` and ``enable_magcache`` say whether that step cache is on, ``quality_mode``
+    whether the decoding is quality.
 
     Where no step cache is named and both are asked for, MagCache goes before TeaCache. The parameters of one that is
     said to be off choose nothing. Raises InvalidRequest.
     """
+    named = _without_quality_mode(named)
     asked = {cache: _truth(named, name) for name, cache in ALIASES.items() if name in named}
     found = {name: value for name, value in named.items() if name not in ALIASES}
     chosen = next((cache for cache in ALIASES.values() if cache in asked_for(named)), None)
@@ -169,9 +173,23 @@ def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
         return {**found, "step_cache": chosen} if (asked and chosen) or asks_for_both(named) else found
     for name, cache in ALIASES.items():
         if cache in asked and asked[cache] != (found["step_cache"] == cache):
-            words = f"{name}: is an older name of step_cache, which is {quoted(found['step_cache'])}; leave it out"
-            raise InvalidRequest(words, [Problem(name, "other", named[name])])
+            raise _contradicted(name, "step_cache", named)
     return found
+
+
+def _without_quality_mode(named: Mapping[str, Any]) -> Mapping[str, Any]:
+    if QUALITY_MODE not in named:
+        return named
+    wished = _truth(named, QUALITY_MODE)
+    if "decoding" in named and wished != (named["decoding"] == "quality"):
+        raise _contradicted(QUALITY_MODE, "decoding", named)
+    found = {name: value for name, value in named.items() if name != QUALITY_MODE}
+    return {**found, "decoding": "quality"} if wished else found
+
+
+def _contradicted(name: str, of: str, named: Mapping[str, Any]) -> InvalidRequest:
+    words = f"{name}: is an older name of {of}, which is {quoted(named[of])}; leave it out"
+    return InvalidRequest(words, [Problem(name, "other", named[name])])
 
 
 def _truth(named: Mapping[str, Any], name: str) -> bool:

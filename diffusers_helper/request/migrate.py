@@ -12,7 +12,7 @@ from ..errors import InvalidRequest, Problem
 from ..names import quoted
 
 VERSION = "schema_version"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def as_present(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,5 +63,11 @@ def _step_cache_of_1(data: Mapping[str, Any]) -> Any:
     return {"name": "teacache", **threshold} if on is True else {"name": on}
 
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 decoded as the original does. A request with its inputs may be of a video that was broken off, whose
+    frames must not change half way; what holds a recipe alone makes a new video."""
+    return {**data, "decoding": "reference"} if "pictures" in data else data
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """From a version to the next one."""

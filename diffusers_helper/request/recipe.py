@@ -18,7 +18,7 @@ from ..json_object import object_in
 from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
-from ..sections.plan import VideoPlan
+from ..sections.plan import Decoding, VideoPlan
 from .explain import refusal
 from .fields import PICTURE, data_of, flat, idle_of
 from .migrate import SCHEMA_VERSION, VERSION, as_present
@@ -39,7 +39,7 @@ class Recipe(BaseModel):
 
     model_config = STRICT
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     prompts: tuple[TimedPrompt, ...] = Field(
         (TimedPrompt(),), max_length=MOST_PROMPTS, strict=False, description="what happens, and from when on"
     )
@@ -62,6 +62,10 @@ class Recipe(BaseModel):
     )
     step_cache: Annotated[StepCacheOption | None, OneOf(STEP_CACHES, optional=True)] = Field(
         AutoOption(), description="reuse transformer results on steps that change little"
+    )
+    decoding: Decoding = Field(
+        "lean",
+        description="how latents become pixels: lean; quality, with more of what came before; or as the original",
     )
     output: Annotated[Output, OneOf(OUTPUTS)] = Field(Mp4(), description="the file that is made")
     loras: tuple[Lora, ...] = Field((), max_length=MOST_LORAS, strict=False, description="adapters of the weights")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..options import Option
 from .context import f1_context, i2v_context, one_frame_context
-from .plan import Result, SectionPlan, VideoPlan, video_frames
+from .plan import Decoding, Result, SectionPlan, VideoPlan, overlap_latents, video_frames
 
 Role = Literal["start", "end", "key", "control"]
 """What a picture is for: the first frame, the last one, one in between, or something to look at."""
@@ -34,6 +34,8 @@ class Asked(Protocol):
     def fps(self) -> int: ...
     @property
     def prompts(self) -> Sequence[Timed]: ...
+    @property
+    def decoding(self) -> Decoding: ...
 
 
 class Placed(Protocol):
@@ -74,8 +76,9 @@ class FramePack(Kind):
         """See ``Kind``."""
         start, window = _first("start", pictures), asked.latent_window
         paddings = padding_schedule(section_count(asked.seconds, window, asked.fps))
-        sections = tuple(_i2v_section(number, padding, window, start) for number, padding in enumerate(paddings))
-        return with_prompts(VideoPlan(window, sections, grows_at_front=True), asked)
+        again = overlap_latents(asked.decoding, window)
+        sections = tuple(_i2v_section(number, padding, window, again, start) for number, padding in enumerate(paddings))
+        return with_prompts(VideoPlan(window, sections, grows_at_front=True, decoding=asked.decoding), asked)
 
 
 class F1(Kind):
@@ -87,8 +90,9 @@ class F1(Kind):
         """See ``Kind``."""
         start, window = _first("start", pictures), asked.latent_window
         numbers = range(section_count(asked.seconds, window, asked.fps))
-        sections = tuple(_f1_section(number, window, start) for number in numbers)
-        return with_prompts(VideoPlan(window, sections, begins_with=start), asked)
+        again = overlap_latents(asked.decoding, window)
+        sections = tuple(_f1_section(number, window, again, start) for number in numbers)
+        return with_prompts(VideoPlan(window, sections, begins_with=start, decoding=asked.decoding), asked)
 
 
 class OneFrame(Kind):
@@ -118,7 +122,7 @@ class OneFrame(Kind):
         )
         seen = [*starts, *controls][0]
         section = SectionPlan(0, context, latents_after=1, decode_frames=1, frames_after=video_frames(1), picture=seen)
-        return VideoPlan(asked.latent_window, (section,), result=self.result)
+        return VideoPlan(asked.latent_window, (section,), result=self.result, decoding=asked.decoding)
 
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (FramePack, F1, OneFrame)}
@@ -157,27 +161,27 @@ def _first(role: Role, pictures: Sequence[Placed]) -> int:
     return next((n for n, picture in enumerate(pictures) if picture.role == role), 0)
 
 
-def _i2v_section(number: int, padding: int, window: int, start: int) -> SectionPlan:
+def _i2v_section(number: int, padding: int, window: int, again: int, start: int) -> SectionPlan:
     is_last = padding == 0
     latents_after = window * (number + 1) + (1 if is_last else 0)
     return SectionPlan(
         number=number,
         context=i2v_context(window, padding, start),
         latents_after=latents_after,
-        decode_frames=min(latents_after, 2 * window + (1 if is_last else 0)),
+        decode_frames=min(latents_after, window + again + (1 if is_last else 0)),
         frames_after=video_frames(latents_after),
         picture=start,
         prepends=start if is_last else None,
     )
 
 
-def _f1_section(number: int, window: int, start: int) -> SectionPlan:
+def _f1_section(number: int, window: int, again: int, start: int) -> SectionPlan:
     latents_after = window * (number + 1) + 1
     return SectionPlan(
         number=number,
         context=f1_context(window, start),
         latents_after=latents_after,
-        decode_frames=min(latents_after, 2 * window),
+        decode_frames=min(latents_after, window + again),
         frames_after=video_frames(latents_after),
         picture=start,
     )

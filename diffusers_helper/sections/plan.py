@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from .context import ContextPlan
 
 Result = Literal["video", "picture"]
+Decoding = Literal["lean", "quality", "reference"]
+"""How latents become pixels: each once, as far as that can be; with more of what came before; or as the original does,
+which decodes every section twice."""
+
+OVERLAP_LATENTS: Mapping[Decoding, int] = {"lean": 2, "quality": 4}
+"""What is decoded again with the next section, so that it follows what came before; ``reference`` decodes a window."""
+FADE_FRAMES = 4
+"""Over which one clip goes over into the next. Of two clips the earlier one in time knows what came before, so it is
+shown as long as it lasts; ``reference`` fades over all that is decoded again."""
+
+
+def overlap_latents(decoding: Decoding, window: int) -> int:
+    """Latent frames of a section that are decoded again with the next one."""
+    return min(OVERLAP_LATENTS.get(decoding, window), window)
 
 
 def video_frames(latent_frames: int) -> int:
@@ -50,6 +65,7 @@ class VideoPlan:
         result: what the last frames become.
         begins_with: the picture whose latent the history begins with; None for an empty one.
         extends_video: the history begins with the latents of the video that is extended.
+        decoding: how its sections are decoded.
     """
 
     window: int
@@ -58,11 +74,17 @@ class VideoPlan:
     result: Result = "video"
     begins_with: int | None = None
     extends_video: bool = False
+    decoding: Decoding = "reference"
 
     @property
     def overlap_frames(self) -> int:
-        """Video frames over which a new clip is blended with the video so far."""
-        return video_frames(self.window)
+        """Video frames that a new clip has in common with the video so far."""
+        return video_frames(overlap_latents(self.decoding, self.window))
+
+    @property
+    def fade_frames(self) -> int | None:
+        """Over how many of these, the last ones in time, one clip goes over into the other; None for all of them."""
+        return None if self.decoding == "reference" else min(FADE_FRAMES, self.overlap_frames)
 
     @property
     def frames(self) -> int:

@@ -1,7 +1,7 @@
 """The settings of this installation: every knob once, with its flag, environment variable, default and help."""
 
+from ..limits import ALLOCATOR_VARIABLES
 from .groups import (
-    ALLOCATOR_VARIABLES,
     ATTENTIONS,
     EVERY_ADDRESS,
     ROOT,

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..caches.table import STEP_CACHES
-from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
+from ..limits import ALLOCATOR_VARIABLES, LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB
 from ..names import path_of
 from ..options import NONE
 from .knob import knob
 from .parsing import (
     alloc_conf,
+    chunk_size,
     devices,
     endpoint,
     gb,
@@ -32,8 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 THIS_MACHINE = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # only ever used when somebody asks for it
 
-ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Where PyTorch reads how it manages GPU memory; the first goes before the second, and is known from 2.9 on."""
 EXPANDABLE = "expandable_segments:True"
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -125,6 +124,10 @@ class Memory:
     least_preserved_gb: float = knob(
         "FRAMEPACK_PRESERVED_MEMORY_GB", str(LEAST_PRESERVED_GB), gb, "GPU memory in GB that the weights leave free "
         f"in every video, {LEAST_PRESERVED_GB} to {MOST_PRESERVED_GB}; a video may ask for more",
+    )  # fmt: skip
+    vae_chunk_size: int | None = knob(
+        "FRAMEPACK_VAE_CHUNK_SIZE", "", chunk_size, "latent frames that are decoded at once at most, "
+        f"1 to {MOST_DECODED_AT_ONCE}; by default what the memory allows, up to 4, and 8 in quality mode",
     )  # fmt: skip
     cuda_alloc_conf: str = knob(
         ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", alloc_conf,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
+from ..limits import LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB
 from ..names import path_of
 
 _ALLOC_PAIR = r"[a-z0-9_]+:([A-Za-z0-9_.-]+|\[(\d+|>):\d+(,(\d+|>):\d+)*\])"
@@ -54,6 +54,13 @@ def gb(text: str) -> float:
     if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", text, re.ASCII) or not least <= float(text) <= most:
         raise ValueError(f"allowed is a number of GB from {least} to {most}")
     return float(text)
+
+
+def chunk_size(text: str) -> int | None:
+    """Latent frames that are decoded at once; empty for what the memory allows."""
+    if text and (not re.fullmatch(r"\d", text, re.ASCII) or not 1 <= int(text) <= MOST_DECODED_AT_ONCE):
+        raise ValueError(f"allowed is a whole number from 1 to {MOST_DECODED_AT_ONCE}")
+    return int(text) if text else None
 
 
 def alloc_conf(text: str) -> str:

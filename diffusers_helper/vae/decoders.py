@@ -1,27 +1,30 @@
 """The ways to decode a clip. A decoder knows what it costs, what memory it takes, and its words.
 
 The memory plan chooses the cheapest way to run, decoder included. When memory runs out, the next decoder of the table
-takes over. A new one is a class and a line in DECODERS.
+takes over. Which table there is depends on the decoding that is asked for: a new decoder is a class and a line there.
 
 The factors are estimates for the full VAE, from counting its operations; they err to the safe side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from ..memory.costs import WHOLE_CLIP_STEPS, DecoderCosts, PartSizes, Workload
+from ..limits import MOST_DECODED_AT_ONCE
+from ..memory.costs import LEAN_STEPS, REFERENCE_STEPS, DecoderCosts, PartSizes, Workload
 from ..words import Message
+from .chunks import QUALITY_LATENTS, USUAL_LATENTS, chunked_values, decode_in_chunks
 from .codec import decode_clip
+from .tiles import PIXELS_PER_LATENT, cuts
 
-LATENTS_AT_ONCE, PIXELS_PER_LATENT = 5, 8
-"""Of the VAE: frames, which become ``DECODED_AT_ONCE``, and the side of the square that a latent becomes."""
+LATENTS_AT_ONCE = 5
+"""Latent frames of diffusers' windows, which become ``DECODED_AT_ONCE``."""
 DECODED_AT_ONCE = 17
 DECODED_VALUES_PER_PIXEL = 13.5
 """Values per pixel and VAE channel at the widest point of decoding 17 frames at once: 9.2 that tensors hold, and a
@@ -30,7 +33,20 @@ CLIP_COPIES = 1.5
 """Of the clip, while its parts are put together."""
 BYTES_PER_MASKED_SCORE = 12
 """Of attention that is not fused: a score, its mask and its softmax, in float32."""
+BYTES_PER_SCORE = 8
+"""The same without a mask."""
 FLOAT32_BYTES = 4
+QUALITY_STEPS = LEAN_STEPS * 13 / 11
+"""What it costs to decode two more latent frames again."""
+CHUNK_SHARE = 0.04
+"""What a chunk costs beside its frames, in those of a latent frame: launches, and copies of what chunks hand on."""
+TILED = 1.5
+"""Tiles compute a twelfth more, and leave seams: they count as half as much again, so that blocks rather leave the GPU
+for a clip than that it is cut."""
+CPU_STEPS = 60.0
+
+Decoding = Literal["lean", "quality", "reference"]
+"""See ``sections/plan.py``, which this room does not know."""
 
 
 class VaeSource(Protocol):
@@ -51,8 +67,9 @@ class Decoder(DecoderCosts, Protocol):
 
 
 @dataclass(frozen=True)
-class OnDevice:
-    """The VAE on its device: whole frames, or squares of ``tile`` pixels, the smaller the less memory they take."""
+class Reference:
+    """diffusers' own decode, as the original calls it: in windows of five latent frames, whole or in squares of
+    ``tile`` pixels, the smaller the less memory they take."""
 
     name: str
     words: Message | None
@@ -79,13 +96,44 @@ class OnDevice:
 
 
 @dataclass(frozen=True)
-class OnCpu:
-    """A copy of the VAE on the CPU, in tiles, in float32, for what the GPU cannot hold."""
+class Chunked:
+    """So many latent frames at once that follow each other, of whole frames or of tiles of at most ``tile`` pixels."""
 
     name: str
     words: Message | None
     cost_in_steps: float
-    tile: int
+    chunk: int
+    tile: int = 0
+    remark: Message | None = None
+    uses_device: bool = True
+
+    def device_bytes(self, sizes: PartSizes, workload: Workload, fused_attention: bool = True) -> int:
+        """See DecoderCosts."""
+        rows, columns = cuts(workload.height // PIXELS_PER_LATENT, workload.width // PIXELS_PER_LATENT, self.tile)
+        pixels = rows.size * columns.size * PIXELS_PER_LATENT**2
+        latents = workload.frames // 4 + 1
+        scores = 0 if fused_attention else BYTES_PER_SCORE * latents * (rows.size * columns.size) ** 2
+        values = chunked_values(pixels, sizes.vae_channels, self.chunk, latents)
+        return int(values * sizes.bytes_per_weight["vae"]) + scores
+
+    def ram_bytes(self, sizes: PartSizes, workload: Workload) -> int:
+        """None."""
+        return 0
+
+    def __call__(self, vae: VaeSource, latents: Tensor) -> Tensor:
+        """See Decoder."""
+        with vae.on_device() as model:
+            return decode_in_chunks(model, latents, self.chunk, self.tile)
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    """As ``like``, by a copy of the VAE on the CPU, in float32, for what the GPU cannot hold."""
+
+    name: str
+    words: Message | None
+    cost_in_steps: float
+    like: Reference | Chunked
     remark: Message | None = None
     uses_device: bool = False
 
@@ -95,12 +143,27 @@ class OnCpu:
 
     def ram_bytes(self, sizes: PartSizes, workload: Workload) -> int:
         """The copy, and what it works with."""
-        weights_and_values = sizes.rest["vae"] + working_values(sizes, workload, self.tile)
-        return int(FLOAT32_BYTES * weights_and_values)
+        in_float32 = replace(sizes, bytes_per_weight={**sizes.bytes_per_weight, "vae": FLOAT32_BYTES})
+        return in_float32.bytes_of("vae") + self.like.device_bytes(in_float32, workload)
 
     def __call__(self, vae: VaeSource, latents: Tensor) -> Tensor:
         """See Decoder."""
-        return decode_clip(vae.in_ram(), latents, self.tile)
+        return self.like(InRam(vae), latents)
+
+
+@dataclass(frozen=True)
+class InRam:
+    """A source whose device is the CPU."""
+
+    source: VaeSource
+
+    def on_device(self) -> AbstractContextManager[AutoencoderKLHunyuanVideo]:
+        """See VaeSource."""
+        return nullcontext(self.source.in_ram())
+
+    def in_ram(self) -> AutoencoderKLHunyuanVideo:
+        """See VaeSource."""
+        return self.source.in_ram()
 
 
 def working_values(sizes: PartSizes, workload: Workload, tile: int) -> float:
@@ -115,14 +178,39 @@ def pixels_at_once(workload: Workload, tile: int) -> int:
     return min(workload.height, side) * min(workload.width, side)
 
 
-DECODERS: Mapping[str, Decoder] = {
-    decoder.name: decoder
-    for decoder in (
-        OnDevice("whole", None, WHOLE_CLIP_STEPS),
-        OnDevice("tiled", Message("decoder.tiled"), 2.1, tile=256),
-        OnDevice("small_tiles", Message("decoder.small_tiles"), 2.4, tile=128),
-        OnCpu("cpu", Message("decoder.cpu"), 60.0, tile=256, remark=Message("decoder.cpu_remark")),
-    )
-}
-"""From the one that takes the most memory of the device to the one that takes the least. Without a GPU, where there is
-no memory to be spared for the transformer, the first one decodes."""
+def decoders(decoding: Decoding = "lean", chunk_size: int | None = None) -> Mapping[str, Decoder]:
+    """By name, from the one that takes the most memory of the device to the one that takes the least. Without a GPU,
+    where there is no memory to be spared for the transformer, the first one decodes.
+
+    ``chunk_size``: latent frames that are decoded at once at most, 1 to 8; None for what is usual. Quality never
+    decodes fewer than 4 at once.
+    """
+    if decoding == "reference":
+        found = _reference()
+    elif decoding == "quality":
+        found = _chunked(max(chunk_size or MOST_DECODED_AT_ONCE, QUALITY_LATENTS), QUALITY_LATENTS, QUALITY_STEPS)
+    else:
+        found = _chunked(chunk_size or USUAL_LATENTS, 1, LEAN_STEPS)
+    return {decoder.name: decoder for decoder in found}
+
+
+def _reference() -> Iterator[Decoder]:
+    yield Reference("whole", None, REFERENCE_STEPS)
+    yield (tiled := Reference("tiled", Message("decoder.tiled"), 2.1, tile=256))
+    yield Reference("small_tiles", Message("decoder.small_tiles"), 2.4, tile=128)
+    yield OnCpu("cpu", Message("decoder.cpu"), CPU_STEPS, tiled, Message("decoder.cpu_remark"))
+
+
+def _chunked(largest: int, least: int, steps: float) -> Iterator[Decoder]:
+    """Whole frames in chunks of which each is half of the one before, then smaller and smaller tiles, then the CPU."""
+    chunks = [largest >> halved for halved in range(largest.bit_length()) if largest >> halved >= least]
+    for chunk in chunks:
+        words = Message("decoder.chunks", chunk=chunk) if chunk < largest else None
+        yield Chunked(f"chunks_{chunk}", words, steps * (1 + CHUNK_SHARE / chunk), chunk)
+    for chunk in chunks[-2:]:
+        words = Message("decoder.tiles", chunk=chunk)
+        yield Chunked(f"tiles_{chunk}", words, TILED * steps * (1 + CHUNK_SHARE / chunk), chunk, tile=2**18)
+    small = Chunked("small_tiles", Message("decoder.small_tiles"), 1.1 * TILED * steps, chunks[-1], tile=2**17)
+    yield small
+    yield Chunked("smallest_tiles", Message("decoder.smallest_tiles"), 1.5 * TILED * steps, chunks[-1], tile=2**14)
+    yield OnCpu("cpu", Message("decoder.cpu"), CPU_STEPS, small, Message("decoder.cpu_remark"))

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 
-def soft_append(first: Tensor, second: Tensor, overlap: int) -> Tensor:
+def soft_append(first: Tensor, second: Tensor, overlap: int, fade: int | None = None) -> Tensor:
     """Two clips joined; the last ``overlap`` frames of ``first`` fade into the first ones of ``second``.
+
+    With ``fade`` only the last so many of them do, the others are those of ``first``. Without it all of them do, as in
+    the original, and the first and the last one are those of one clip alone.
 
     Raises:
         ValueError: when a clip is shorter than the overlap.
@@ -19,7 +22,12 @@ def soft_append(first: Tensor, second: Tensor, overlap: int) -> Tensor:
         return torch.cat([first, second], dim=2)
     if min(first.shape[2], second.shape[2]) < overlap:
         raise ValueError(f"clips of {first.shape[2]} and {second.shape[2]} frames cannot overlap by {overlap}")
-    weight = torch.linspace(1, 0, overlap, dtype=first.dtype, device=first.device).view(1, 1, -1, 1, 1)
+    if fade is None:
+        weight = torch.linspace(1, 0, overlap, dtype=first.dtype, device=first.device)
+    else:
+        second, overlap = second[:, :, overlap - fade :], fade
+        weight = torch.linspace(1, 0, fade + 2, dtype=first.dtype, device=first.device)[1:-1]
+    weight = weight.view(1, 1, -1, 1, 1)
     blended = weight * first[:, :, -overlap:] + (1 - weight) * second[:, :, :overlap]
     return torch.cat([first[:, :, :-overlap], blended, second[:, :, overlap:]], dim=2).to(first.dtype)
 
@@ -31,9 +39,10 @@ class Stitcher:
         tail: those frames, None before the first clip and after the last.
     """
 
-    def __init__(self, overlap: int, at_front: bool) -> None:
+    def __init__(self, overlap: int, at_front: bool, fade: int | None = None) -> None:
+        """``fade``: see ``soft_append``."""
         self.tail: Tensor | None = None
-        self._overlap, self._at_front = overlap, at_front
+        self._overlap, self._at_front, self._fade = overlap, at_front, fade
 
     def add(self, clip: Tensor, is_last: bool) -> Tensor:
         """Blend ``clip`` in; returns the frames that became final by it, possibly none."""
@@ -52,4 +61,4 @@ class Stitcher:
         if self.tail is None:
             return clip
         first, second = (clip, self.tail) if self._at_front else (self.tail, clip)
-        return soft_append(first, second, self._overlap)
+        return soft_append(first, second, self._overlap, self._fade)

@@ -32,12 +32,13 @@ from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint
 from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.vae.decoders import DECODERS
+from diffusers_helper.vae.decoders import decoders
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, torch.float32, torch.float32, "exact")
 REQUEST = {"prompt": "the camera pans left", "seconds": 1.0, "steps": 2, "teacache": False}
 Change = Callable[[MemoryPlan], MemoryPlan]
-SOME = {"resident_blocks": 4, "resident_bytes": 2**24, "decode": "whole"}
+DECODERS = decoders()
+SOME = {"resident_blocks": 4, "resident_bytes": 2**24, "decode": "chunks_4"}
 FULL = torch.OutOfMemoryError("full")
 
 
@@ -52,8 +53,8 @@ def unchanged(plan: MemoryPlan) -> MemoryPlan:
     return plan
 
 
-STAYS, SWAPPED = moving("gpu", "gpu", decode="whole"), moving("swapped", "gpu", **SOME)
-PACKED = moving("swapped", "swapped", precision="bnb4", take_turns=True, decode="whole")
+STAYS, SWAPPED = moving("gpu", "gpu", decode="chunks_4"), moving("swapped", "gpu", **SOME)
+PACKED = moving("swapped", "swapped", precision="bnb4", take_turns=True, decode="chunks_4")
 
 
 def changed_planner(checkpoint: Checkpoint, compute: Compute, change: Change) -> Planner:

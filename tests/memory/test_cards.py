@@ -32,7 +32,9 @@ from diffusers_helper.models.quantise import quantise
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.vae.codec import in_tiles
-from diffusers_helper.vae.decoders import DECODERS, OnDevice
+from diffusers_helper.vae.decoders import Chunked, Decoder, Reference, decoders
+from diffusers_helper.vae.streaming import StreamingDecoder
+from diffusers_helper.vae.tiles import cuts
 
 from .caching_allocator import Allocator, ExpandableSegments, OrdinarySegments, OutOfMemoryError, replay, smallest_card
 from .recording import Recording, Step, record
@@ -48,10 +50,8 @@ TABLE_BYTES = 2 * 25 * 12 * 60 * 3072 * 2
 """Of the modulation's table, in 16 bits: both branches, 25 steps, 12 vectors for each of 60 blocks at most."""
 
 
-def on_device(name: str) -> OnDevice:
-    decoder = DECODERS[name]
-    assert isinstance(decoder, OnDevice)
-    return decoder
+WAYS: Mapping[str, Decoder] = {**decoders("reference"), **decoders("quality"), **decoders("lean")}
+ON_DEVICE = [name for name, decoder in WAYS.items() if isinstance(decoder, (Chunked, Reference))]
 
 
 class Decoding:
@@ -72,12 +72,26 @@ class Decoding:
 
     @torch.inference_mode()
     def _record(self, how: str, workspaces: bool) -> Recording:
-        side = on_device(how).tile
+        decoder = WAYS[how]
+        if isinstance(decoder, Chunked):
+            return self._record_chunks(decoder, workspaces)
+        assert isinstance(decoder, Reference)
+        side = decoder.tile
         with Recording(workspaces) as recording, in_tiles(self.vae, side) if side else nullcontext():
             self.vae.decoder.forward = recording.repeat(self._decoder)
             tile = recording.repeat(lambda z: self._tiled(z).sample, left_out=range(1, 4))
             self.vae.tiled_decode = lambda z, return_dict=True: DecoderOutput(sample=tile(z))
             self.vae.decode(torch.empty(1, 16, 18, HEIGHT // 8, WIDTH // 8, device="meta", dtype=torch.float16))
+        return recording
+
+    def _record_chunks(self, decoder: Chunked, workspaces: bool) -> Recording:
+        """The first chunks of a tile: those to come need as much."""
+        rows, columns = cuts(HEIGHT // 8, WIDTH // 8, decoder.tile)
+        chunk = torch.empty(1, 16, decoder.chunk, rows.size, columns.size, device="meta", dtype=torch.float16)
+        with Recording(workspaces) as recording:
+            decode = StreamingDecoder(self.vae)
+            for _ in range(3):
+                decode(chunk)
         return recording
 
 
@@ -201,14 +215,14 @@ def test_what_was_thought_too_little_is_too_little(decoding: Decoding) -> None:
         replay(decoding("whole", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
 
 
-@pytest.mark.parametrize("how", ["whole", "tiled", "small_tiles"])
+@pytest.mark.parametrize("how", ON_DEVICE)
 def test_the_memory_of_decoding_is_counted(how: str, decoding: Decoding) -> None:
     """What tensors and cuDNN hold at most, and not a fifth more; and what the allocator needs for it."""
-    predicted = DECODERS[how].device_bytes(FULL_SIZE, USUAL)
+    predicted = WAYS[how].device_bytes(FULL_SIZE, USUAL)
     assert decoding(how, True).held <= predicted < 1.2 * decoding(how, True).held
     assert decoding(how, False).held < predicted
     for workspaces in (False, True):
-        way = Candidate(FULL_SIZE, USUAL, Constraints(), True, "int8", DECODERS[how], True, 0, segments_grow=False)
+        way = Candidate(FULL_SIZE, USUAL, Constraints(), True, "int8", WAYS[how], True, 0, segments_grow=False)
         replay(decoding(how, workspaces).steps, OrdinarySegments(way.clip_bytes()))
 
 
@@ -217,9 +231,7 @@ def test_the_memory_of_decoding_is_counted(how: str, decoding: Decoding) -> None
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
     workload, step = Workload.of(HEIGHT, WIDTH, cached=Cached(branches, branches)), steps_of[precision, branches]
-    way = Candidate(
-        FULL_SIZE, workload, Constraints(), True, precision, DECODERS["whole"], True, 0, segments_grow=False
-    )
+    way = Candidate(FULL_SIZE, workload, Constraints(), True, precision, WAYS["whole"], True, 0, segments_grow=False)
     needed = smallest_card(step, ExpandableSegments)
     assert needed <= way.activation_bytes() < 1.14 * needed
     needed = smallest_card(step, OrdinarySegments)

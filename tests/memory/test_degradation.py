@@ -27,8 +27,10 @@ from diffusers_helper.planning import planner_for
 from diffusers_helper.vae import decoders
 from diffusers_helper.words import plain
 
+from ..models.test_weights import psnr
 from .conftest import Load
 from .support import (
+    DECODERS,
     FLOAT32,
     FULL,
     PACKED,
@@ -134,22 +136,31 @@ def test_decoding_comes_to_a_copy_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The copy is made of the weights in RAM when none are on the device, and once for a video."""
-    made, tiles, used = engine(change), list[int](), list[nn.Module]()
-    decode = failing(decoders.decode_clip, 4)
+    made, ways, used = engine(change), list[tuple[int, int]](), list[nn.Module]()
+    decode = failing(decoders.decode_in_chunks, 8)
 
-    def noted(vae: Any, latents: Any, tile: int) -> Any:
-        tiles.append(tile)
+    def noted(vae: Any, latents: Any, chunk: int, tile: int) -> Any:
+        ways.append((chunk, tile))
         used.append(vae)
-        return decode(vae, latents, tile)
+        return decode(vae, latents, chunk, tile)
 
-    monkeypatch.setattr(decoders, "decode_clip", noted)
+    monkeypatch.setattr(decoders, "decode_in_chunks", noted)
     frames, events = video(made, photograph, tmp_path)
-    assert np.array_equal(frames, plain)
-    assert are_said(("freed", "in tiles", "in small tiles", "on the CPU, which takes minutes."), events)
-    assert tiles == [0, 0, 256, 128, 256], "whole, whole again, in tiles of less and less; and on the CPU"
+    assert psnr(frames, plain) > 20, "each chunk has statistics of its own"
+    less = (
+        "chunks of 2",
+        "chunks of 1",
+        "in tiles, chunks of 2",
+        "in tiles, chunks of 1",
+        "in small",
+        "in the smallest",
+    )
+    assert are_said(("freed", *less, "on the CPU, which takes minutes."), events)
+    whole, cut = [(4, 0), (4, 0), (2, 0), (1, 0)], [(2, 2**18), (1, 2**18), (1, 2**17), (1, 2**14)]
+    assert ways == [*whole, *cut, (1, 2**17)], "again, in less and less; and on the CPU"
     made.decode(torch.zeros(1, 16, 1, 4, 4))
-    assert used[:4] == [made.parts.vae] * 4
-    assert used[4] is used[5] is not made.parts.vae
+    assert used[:8] == [made.parts.vae] * 8
+    assert used[8] is used[9] is not made.parts.vae
     assert not made.residency.loans["vae"].away
     assert made.residency.plan.take_turns, "for the sections to come"
 
@@ -180,7 +191,7 @@ def test_later_videos_begin_where_one_ended(planned: Engine, photograph: Path) -
     """Of each stage by itself; what is free has stayed the same."""
     made, request = planned, made_request(photograph)
     first = made.prepare(request, 640, 640)
-    assert (first.resident_blocks, first.take_turns, first.decode) == (8, False, "whole")
+    assert (first.resident_blocks, first.take_turns, first.decode) == (8, False, "chunks_4")
     for _ in range(2):
         made.degradation.use_less("sample")
     half = made.residency.plan.resident_bytes
@@ -188,8 +199,8 @@ def test_later_videos_begin_where_one_ended(planned: Engine, photograph: Path) -
     made.degradation.use_less("decode")
     again = made.prepare(request, 640, 640)
     assert again.take_turns
-    assert again.decode == "whole", "it was only freed"
-    for decoder in ("tiled", "small_tiles", "cpu"):
+    assert again.decode == "chunks_4", "it was only freed"
+    for decoder in list(DECODERS)[1:]:
         made.degradation.use_less("decode")
         made.degradation.use_less("decode")
         assert made.prepare(request, 640, 640).decode == decoder
@@ -241,7 +252,7 @@ def test_where_nothing_is_left_the_video_fails_in_words(
     """Told apart by the fallbacks that are taken, if any, and in words."""
     made = engine(unchanged)
     asked = attempts(made, monkeypatch)
-    monkeypatch.setattr(decoders, "decode_clip", failing(decoders.decode_clip, 9, failure=failure))
+    monkeypatch.setattr(decoders, "decode_in_chunks", failing(decoders.decode_in_chunks, 20, failure=failure))
     last = list(generate(made_request(photograph), made, tmp_path))[-1]
     assert isinstance(last, Failed)
     assert words in last.error

@@ -15,9 +15,8 @@ from diffusers_helper.memory.lessons import Lesson
 from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.memory.units import GB, GIB
 from diffusers_helper.models.sizes import FULL_SIZE
-from diffusers_helper.vae.decoders import DECODERS
 
-from .support import plan_on
+from .support import DECODERS, plan_on
 
 USUAL = Workload.of(640, 608)
 IN_FLOAT32 = replace(FULL_SIZE, bytes_per_weight=dict.fromkeys(FULL_SIZE.bytes_per_weight, 4), mapped=frozenset())
@@ -212,7 +211,9 @@ def test_weights_that_are_read_whole_need_ram_for_all_of_them_on_their_way() -> 
 
 
 def test_more_preserved_memory_keeps_fewer_blocks_on_the_gpu() -> None:
-    counts = [plan(machine(16, 64), preserved_bytes=gb * GB, decode="tiled").resident_blocks for gb in (6, 8, 12, 128)]
+    counts = [
+        plan(machine(16, 64), preserved_bytes=gb * GB, decode="tiles_1").resident_blocks for gb in (6, 8, 12, 128)
+    ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[1] > counts[3] == 0
 
@@ -226,7 +227,7 @@ def test_the_modulation_table_saves_a_quarter() -> None:
 
 def test_4_bit_weights_stay_on_the_gpu_or_take_turns() -> None:
     assert plan(machine(12, 32), precision="bnb4").residency["transformer"] == "gpu"
-    offloaded = plan(machine(28, 32), precision="bnb4", bnb_cpu_offload=True)
+    offloaded = plan(machine(16, 32), precision="bnb4", bnb_cpu_offload=True, decode="chunks_4")
     assert (offloaded.residency["transformer"], offloaded.take_turns) == ("swapped", True)
 
 
@@ -246,9 +247,9 @@ def test_attention_that_holds_its_scores_needs_a_large_card() -> None:
 
 
 def test_the_vaes_attention_that_holds_its_scores_is_decoded_in_tiles() -> None:
-    held = replace(machine(32, 64), fused_vae_attention=False)
-    assert plan(machine(32, 64)).decode == "whole"
-    assert plan(held).decode == "tiled"
+    held = replace(machine(10, 64), fused_vae_attention=False)
+    assert plan(machine(10, 64)).decode.startswith("chunks")
+    assert plan(held).decode.startswith("tiles")
 
 
 def test_segments_that_cannot_grow_need_more() -> None:
@@ -260,7 +261,7 @@ def test_segments_that_cannot_grow_need_more() -> None:
 def test_a_card_of_16_gb_keeps_blocks_rather_than_decode_whole_frames(ram: int) -> None:
     """Also where small frames could be decoded whole, if all blocks went for it."""
     for workload in (USUAL, Workload.of(448, 448)):
-        assert plan(machine(16, ram), workload=workload, small_host_copy=ram == 32).resident_blocks > 40
+        assert plan(machine(16, ram), workload=workload, small_host_copy=ram == 32).resident_blocks > 35
 
 
 def test_making_int8_weights_takes_their_ram_also_where_they_leave_it() -> None:

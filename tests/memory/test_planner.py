@@ -22,9 +22,8 @@ from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.planning import plan_video_memory, planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.vae.decoders import DECODERS
 
-from .support import FLOAT32, as_if_on, made_request
+from .support import DECODERS, FLOAT32, as_if_on, made_request
 
 
 @pytest.fixture
@@ -61,15 +60,15 @@ def test_what_ran_out_is_not_tried_again_before_clearly_more_is_free(planner: An
         plan: MemoryPlan = plan_video_memory(made, request, height, 640)
         return plan
 
-    assert (of(36).decode, of(36).take_turns) == ("whole", False)
+    assert (of(36).decode, of(36).take_turns) == ("chunks_4", False)
     made.learn(take_turns=True)
-    made.learn(decoder=DECODERS["tiled"])
+    made.learn(decoder=DECODERS["tiles_1"])
     made.learn(resident_bytes=4e9)
     again = of(36)
-    assert (again.decode, again.take_turns) == ("tiled", True)
+    assert (again.decode, again.take_turns) == ("tiles_1", True)
     assert 3.5e9 < again.resident_bytes <= 4e9
-    assert of(36, 64).decode == "whole", "a clip that small"
-    assert (of(37).decode, of(37).resident_blocks) == ("whole", 60)
+    assert of(36, 64).decode == "chunks_4", "a clip that small"
+    assert (of(37).decode, of(37).resident_blocks) == ("chunks_4", 60)
     made.learn(decoder=DECODERS["cpu"])
     assert of(36).decode == "cpu"
 
@@ -102,9 +101,9 @@ def test_clips_go_to_the_cpu_where_ram_has_room(
     """A copy of the VAE, and tiles in float32."""
     made = planner()
     plan_video_memory(made, made_request(photograph), 640, 640)
-    for ram_gb, room in ((12, True), (9, False)):
+    for ram_gb, room in ((8, True), (6, False)):
         monkeypatch.setattr(planners, "read_ram", lambda free=ram_gb * 10**9: Ram(free, free))
-        assert ([each.name for each in made.smaller_decoders("small_tiles")] == ["cpu"]) is room
+        assert ([each.name for each in made.smaller_decoders("smallest_tiles")] == ["cpu"]) is room
 
 
 def test_packed_weights_for_which_the_room_is_gone_are_not_taken_for_others(planner: Any, photograph: Path) -> None:
@@ -132,9 +131,9 @@ def test_what_cudas_libraries_have_taken_is_counted_once(planner: Any, photograp
 def test_the_next_engine_of_the_process_knows_what_ran_out(planner: Any, photograph: Path) -> None:
     lessons, request = Lessons(), made_request(photograph)
     made = planner(lessons, 36, precision="int8")
-    assert plan_video_memory(made, request, 640, 640).decode == "whole"
-    made.learn(decoder=DECODERS["tiled"])
-    assert plan_video_memory(planner(lessons, 36, precision="int8"), request, 640, 640).decode == "tiled"
+    assert plan_video_memory(made, request, 640, 640).decode == "chunks_4"
+    made.learn(decoder=DECODERS["tiles_1"])
+    assert plan_video_memory(planner(lessons, 36, precision="int8"), request, 640, 640).decode == "tiles_1"
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,8 @@ def test_where_parts_take_turns_the_transformer_is_there_for_its_own_only(
 
     transformer, vae = made.parts.transformer, made.parts.vae
     transformer.forward = watched("sampling", transformer.forward)  # type: ignore[method-assign]
-    vae.decode = watched("decoding", vae.decode)  # type: ignore[method-assign]
+    latents_in = vae.post_quant_conv
+    latents_in.forward = watched("decoding", latents_in.forward)  # type: ignore[method-assign]
     video(made, photograph, tmp_path)
     assert there == {"sampling": {True}, "decoding": {False}}
 

@@ -35,7 +35,9 @@ def run(name: str, folder: Path) -> tuple[PackEngine, list[Any], Tensor]:
     record, engine = pack.record(name), PackEngine(name)
     picture = folder / "picture.png"
     Image.new("RGB", (64, 64)).save(picture)
-    request = Request.parse({"picture": str(picture), "teacache": record["teacache"]}).model_copy(
+    request = Request.parse(
+        {"picture": str(picture), "teacache": record["teacache"], "decoding": "reference"}
+    ).model_copy(
         update={  # unchecked: a pack may hold what a user may not ask for, such as half a second
             "kind": KINDS[kind_of(record)](),
             "seed": record["seed"],

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from diffusers_helper.sections.context import ContextPlan, Source, one_frame_context
 from diffusers_helper.sections.kinds import padding_schedule, section_count
+from diffusers_helper.sections.plan import Decoding
 from tests.plans import plan_video
 
 seconds = st.floats(1, 120)
 windows = st.integers(1, 64)
 kinds = st.sampled_from(["framepack", "f1"])
+decodings = st.sampled_from(["lean", "quality", "reference"])
 
 
 @given(kinds, seconds, windows)
@@ -36,12 +38,32 @@ def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: str, len
     assert grown == [4 * window] * (len(grown) - 1) + [4 * window + last_brings_the_start][: len(grown)]
 
 
-@given(kinds, seconds, windows)
-def test_clip_and_video_overlap_by_what_both_have(kind: str, length: float, window: int) -> None:
-    plan = plan_video(kind, length, window)
+@given(kinds, seconds, windows, decodings)
+def test_clip_and_video_overlap_by_what_both_have(kind: str, length: float, window: int, decoding: Decoding) -> None:
+    plan = plan_video(kind, length, window, decoding)
     for before, section in pairwise(plan.sections):
         clip = 4 * section.decode_frames - 3
         assert before.frames_after + clip - plan.overlap_frames == section.frames_after
+
+
+@pytest.mark.parametrize("kind", ["framepack", "f1"])
+@pytest.mark.parametrize(
+    ("decoding", "decoded", "overlap", "fade"),
+    [("lean", [9, 11, 11], 5, 4), ("quality", [9, 13, 13], 13, 4), ("reference", [9, 18, 18], 33, None)],
+)
+def test_what_is_decoded_again_depends_on_the_decoding(
+    kind: str, decoding: Decoding, decoded: list[int], overlap: int, fade: int | None
+) -> None:
+    """Of frames that two clips have the earlier clip's are shown, up to the last ones, over which it fades."""
+    plan = plan_video(kind, 3.6, 9, decoding)
+    start = [0, 0, 1] if kind == "framepack" else [1, 0, 0]
+    assert [section.decode_frames for section in plan.sections] == [a + b for a, b in zip(decoded, start, strict=True)]
+    assert (plan.overlap_frames, plan.fade_frames) == (overlap, fade)
+
+
+def test_a_small_window_is_decoded_again_as_a_whole() -> None:
+    plan = plan_video("f1", 2, 1, "quality")
+    assert (plan.overlap_frames, plan.fade_frames) == (1, 1)
 
 
 @given(kinds, seconds, windows)

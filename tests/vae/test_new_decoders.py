@@ -20,7 +20,7 @@ from diffusers_helper.models.load import load_parts
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.planning import planner_for
 from diffusers_helper.vae import decoders
-from diffusers_helper.vae.decoders import DECODERS, Decoder, VaeSource
+from diffusers_helper.vae.decoders import Decoder, VaeSource
 from diffusers_helper.words import plain
 
 from ..memory.support import FLOAT32, as_if_on, failing, video
@@ -47,7 +47,12 @@ class Grey:
 @pytest.fixture
 def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decoder], None]:
     """A line in the table."""
-    return lambda decoder: monkeypatch.setitem(DECODERS, decoder.name, decoder)  # type: ignore[arg-type]
+    listed = decoders._chunked
+
+    def add(decoder: Decoder) -> None:
+        monkeypatch.setattr(decoders, "_chunked", lambda *given: (*listed(*given), decoder))
+
+    return add
 
 
 @pytest.fixture
@@ -90,12 +95,11 @@ def test_one_that_costs_more_takes_over_when_memory_runs_out(
     dear = Grey()
     dear.cost_in_steps = 99.0
     add(dear)
-    monkeypatch.setattr(decoders, "decode_clip", failing(decoders.decode_clip, 5))
+    monkeypatch.setattr(decoders, "decode_in_chunks", failing(decoders.decode_in_chunks, 9))
     frames, events = video(load(), photograph, tmp_path)
     assert is_grey(frames)
-    assert are_said(
-        ("freed", "in tiles", "in small tiles", "on the CPU", "now clips are decoded without a picture."), events
-    )
+    less = ("chunks of 2", "chunks of 1", "in tiles", "in tiles", "in small tiles", "in the smallest tiles")
+    assert are_said(("freed", *less, "on the CPU", "now clips are decoded without a picture."), events)
 
 
 @pytest.mark.parametrize("memory_gb", [23, 3])

@@ -1,0 +1,157 @@
+"""A clip decoded in chunks of latent frames, and where that is not enough in tiles, on the CPU's side put together.
+
+Shapes: B batch, C latent channels, T latent frames, F = 4 T - 3 video frames, H and W latent rows and columns; pixels
+are 8 H by 8 W.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import Tensor
+
+from ..errors import UnusableArgument
+from ..limits import MOST_DECODED_AT_ONCE
+from ..memory import vram
+from ..memory.shortage import is_out_of_memory
+from .codec import PIXEL_DTYPE
+from .streaming import CONVOLVED_AT_ONCE, StreamingDecoder
+from .tiles import PIXELS_PER_LATENT, Cut, cuts
+
+log = logging.getLogger(__name__)
+
+USUAL_LATENTS = 4
+"""Latent frames in a chunk at most where nobody asks for more, which would gain nothing but take memory."""
+QUALITY_LATENTS = 4
+"""Latent frames in a chunk of quality mode at least: the group norms then see as many frames as in training's clips."""
+HELD_VALUES, HELD_VALUES_PER_FRAME, HELD_PER_CONVOLVED = 42, 5.1, 7.4
+"""Per pixel of a tile and channel of its VAE at the widest point, counted from its tensors: what chunks hand on to
+each other with the rest, what each of the frames takes that are computed at once, and a convolution's copies of each
+frame that it takes at once, of twice the channels (``tests/memory/test_cards.py``)."""
+KEYS_AND_VALUES = 0.125
+"""The same, of the middle's attention, for each latent frame of the clip."""
+
+
+def vae_decode_chunked(
+    latents: Tensor, vae: AutoencoderKLHunyuanVideo, chunk_size: int | None = None, quality_mode: bool = False
+) -> Tensor:
+    """[B, C, T, H, W] scaled latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
+
+    Args:
+        chunk_size: latent frames that are decoded at once, 1 to 8; None takes what fits into the memory that is free.
+            When memory runs out it is halved, down to 1.
+        quality_mode: chunks of at least 4.
+
+    Raises:
+        UnusableArgument: latents without a frame, with numbers that are not finite; a chunk size that is none.
+    """
+    check_latents(latents)
+    chunk = usable_chunk_size(chunk_size) or automatic_chunk_size(vae, latents.shape[3], latents.shape[4], quality_mode)
+    chunk = max(chunk, QUALITY_LATENTS) if quality_mode else chunk
+    while True:
+        try:
+            return decode_in_chunks(vae, latents, chunk)
+        except RuntimeError as error:
+            if chunk == 1 or not is_out_of_memory(error):
+                raise
+        chunk //= 2
+        vram.free_unused()
+        log.warning("decoding ran out of memory: it is tried again in chunks of %d latent frames", chunk)
+
+
+def check_latents(latents: Tensor) -> None:
+    """Raises UnusableArgument for what is no clip, or would become a black one."""
+    if latents.ndim != 5 or not latents.shape[2]:
+        raise UnusableArgument(f"latents must be [B, C, T, H, W] with at least one frame, not {list(latents.shape)}")
+    if not torch.isfinite(latents).all():
+        raise UnusableArgument(
+            "latents must be finite; these hold NaN or infinite numbers, which decode to black frames"
+        )
+
+
+def usable_chunk_size(value: int | None) -> int | None:
+    """``value``, None included. Raises UnusableArgument for anything but whole numbers from 1 to 8."""
+    if value is not None and (type(value) is not int or not 1 <= value <= MOST_DECODED_AT_ONCE):
+        raise UnusableArgument(
+            f"chunk_size must be a whole number from 1 to {MOST_DECODED_AT_ONCE}, or None, not {value!r}"
+        )
+    return value
+
+
+def automatic_chunk_size(
+    vae: AutoencoderKLHunyuanVideo, rows: int, columns: int, quality_mode: bool = False, free_bytes: int | None = None
+) -> int:
+    """The largest chunk of latents of so many rows and columns that fits into what is free; 1 where none does.
+
+    ``free_bytes``: of the device that computes; by default what it says. On the CPU memory is no matter.
+    """
+    most = MOST_DECODED_AT_ONCE if quality_mode else USUAL_LATENTS
+    if free_bytes is None:
+        if vae.device.type != "cuda":
+            return most
+        free_bytes = vram.unused_bytes(vae.device)
+    pixels, channels = PIXELS_PER_LATENT**2 * rows * columns, int(vae.config.block_out_channels[0])
+    fitting = [n for n in range(1, most + 1) if chunked_values(pixels, channels, n) * vae.dtype.itemsize <= free_bytes]
+    return max(fitting, default=1)
+
+
+def chunked_values(pixels: int, channels: int, chunk: int, latents: int = 18) -> float:
+    """Numbers that the VAE holds at most while it decodes tiles of so many pixels, ``chunk`` latent frames at once.
+
+    Args:
+        channels: of the VAE at the full size of a picture.
+        latents: of the clip.
+    """
+    frame = pixels * channels
+    convolved = min(max(CONVOLVED_AT_ONCE // (2 * frame), 1), 4 * chunk)
+    per_value = HELD_VALUES + HELD_VALUES_PER_FRAME * 4 * chunk + HELD_PER_CONVOLVED * convolved
+    return frame * (per_value + KEYS_AND_VALUES * latents)
+
+
+def decode_in_chunks(vae: AutoencoderKLHunyuanVideo, latents: Tensor, chunk: int, tile: int = 0) -> Tensor:
+    """[B, C, T, H, W] scaled latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
+
+    Args:
+        chunk: latent frames at once; those of a clip are spread evenly.
+        tile: decode frames in tiles of at most so many pixels, which overlap; 0 decodes them whole.
+    """
+    batch, _, frames, height, width = latents.shape
+    unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
+    rows, columns = cuts(height, width, tile)
+    size = (PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width)
+    clip = torch.zeros(batch, 3, 4 * frames - 3, *size, dtype=PIXEL_DTYPE)
+    for down, top in enumerate(rows.starts):
+        for across, left in enumerate(columns.starts):
+            part = unscaled[..., top : top + rows.size, left : left + columns.size]
+            weights = _weights(rows, down, columns, across)
+            _add(clip, top, left, _decoded(vae, part, chunk), weights)
+    return clip
+
+
+def _weights(rows: Cut, down: int, columns: Cut, across: int) -> Tensor | None:
+    """Of a tile's pixels, [8 H, 8 W]; None where it is the only one."""
+    if len(rows.starts) == len(columns.starts) == 1:
+        return None
+    return torch.outer(rows.weights(down, PIXELS_PER_LATENT), columns.weights(across, PIXELS_PER_LATENT))
+
+
+def _decoded(vae: AutoencoderKLHunyuanVideo, latents: Tensor, chunk: int) -> Iterator[Tensor]:
+    """The clip of unscaled latents, chunk by chunk, as it comes from the device."""
+    decoder = StreamingDecoder(vae)
+    for part in latents.tensor_split(math.ceil(latents.shape[2] / chunk), dim=2):
+        yield decoder(part).to("cpu", PIXEL_DTYPE)
+
+
+def _add(clip: Tensor, top: int, left: int, parts: Iterator[Tensor], weights: Tensor | None) -> None:
+    """Put the frames of a tile, in chunks that follow each other, at its place in the clip."""
+    begin = 0
+    for pixels in parts:
+        end = begin + pixels.shape[2]
+        y, x = PIXELS_PER_LATENT * top, PIXELS_PER_LATENT * left
+        place = clip[:, :, begin:end, y : y + pixels.shape[3], x : x + pixels.shape[4]]
+        place += pixels if weights is None else pixels * weights
+        begin = end
