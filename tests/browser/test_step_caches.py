@@ -44,7 +44,7 @@ def place(tmp_path: Path, checkpoint: Checkpoint, port: int) -> Iterator[Served]
 
 def in_sight(page: Any, *caches: str) -> None:
     page.wait_for_function(
-        "shown => JSON.stringify([...document.querySelectorAll('.of-cache')]"
+        "shown => JSON.stringify([...document.querySelectorAll('.of-option')]"
         ".filter(one => one.offsetHeight).map(one => one.id)) === JSON.stringify(shown)",
         arg=[f"of-{cache}" for cache in caches],
     )
