@@ -16,9 +16,10 @@ from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.media import pictures
 from diffusers_helper.request import SEED_MAX, Recipe, Request
 from diffusers_helper.request.fields import fields
+from diffusers_helper.request.output import Webp
 from diffusers_helper.ui import generate_tab
 from diffusers_helper.ui.draft import restored, upload_named
-from diffusers_helper.ui.form import NAMES, OF_CACHE, Form, defaults_of
+from diffusers_helper.ui.form import NAMES, Form, defaults_of
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import (
     IDLE,
@@ -28,6 +29,7 @@ from diffusers_helper.ui.look_ahead import (
     plan_html,
     speed_update,
 )
+from diffusers_helper.ui.options import CACHE, CHOICES, OF_OPTION, OUTPUT, options_of
 from diffusers_helper.ui.server import uploads_folder
 from diffusers_helper.ui.speed import CUSTOM, LEVELS, PAIRS, cache_in_words, level_of, published_pair
 from diffusers_helper.ui.starting import Starting
@@ -68,7 +70,13 @@ OTHER: dict[str, Any] = {
     "cfg_rescale": 0.7,
     "negative_prompt": "blur",
     "latent_window": 5,
+    "output": "webm",
     "mp4_crf": 20,
+    "mp4_pixels": "444",
+    "webm_codec": "av1",
+    "webm_crf": 33,
+    "webp_quality": 50,
+    "webp_lossless": True,
     "preserved_memory_gb": 8.5,
 }
 """A value other than the default for every field."""
@@ -230,16 +238,23 @@ def whole_form(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Form]:
         return stage, generate_tab.build(stage.page)
 
 
-@pytest.mark.parametrize("chosen", ["off", *dict.fromkeys(OF_CACHE.values())])
-def test_of_all_step_caches_only_the_chosen_one_is_in_sight(whole_form: tuple[Stage, Form], chosen: str) -> None:
+@pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [(choice, option) for choice in CHOICES for option in options_of(choice)] + [(CACHE, "off"), (OUTPUT, "gif")],
+)
+def test_of_all_options_only_the_chosen_one_is_in_sight(
+    whole_form: tuple[Stage, Form], choice: str, chosen: str
+) -> None:
     _, form = whole_form
-    updates = dict(zip(form.caches, form.cache_updates({"step_cache": chosen}), strict=True))
-    shown = [option for option, update in updates.items() if "away" not in update["elem_classes"]]
-    assert shown == ([] if chosen == "off" else [chosen])
-    assert set(form.caches) == set(OF_CACHE.values())
-    for name, option in OF_CACHE.items():
+    updates = dict(zip(form.places.columns, form.places.updates({**form.defaults, choice: chosen}), strict=True))
+    shown = [
+        place[1] for place, update in updates.items() if place[0] == choice and "away" not in update["elem_classes"]
+    ]
+    assert shown == ([chosen] if chosen in options_of(choice) else [])
+    assert set(form.places.columns) == set(OF_OPTION.values())
+    for name, place in OF_OPTION.items():
         for one in (form[name], form.resets[name]):
-            assert form.caches[option] in ancestors(one), "it goes with the place, and no gap is left"
+            assert form.places.columns[place] in ancestors(one), "it goes with the place, and no gap is left"
 
 
 def ancestors(block: Any) -> list[Any]:
@@ -270,13 +285,17 @@ def test_what_nobody_sees_refuses_nothing(stage: Stage) -> None:
     shown = values(stage.form, step_cache="magcache", magcache_threshold=None)
     with pytest.raises(InvalidRequest, match=r"^magcache_threshold: "):
         stage.form.request_of(shown)
+    shown = values(stage.form, output="webp", mp4_crf=None)
+    assert stage.form.request_of(shown).output == Webp()
+    with pytest.raises(InvalidRequest, match=r"^webp_quality: "):
+        stage.form.request_of(values(stage.form, output="webp", webp_quality=101))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_step_cache_is_told_in_words(stage: Stage, language: str) -> None:
     texts = Texts(language)
-    told = [cache_in_words({**stage.form.defaults, "step_cache": one}, texts) for one in ("off", *OF_CACHE.values())]
-    assert not {*told} & {"off", *OF_CACHE.values()}
+    told = [cache_in_words({**stage.form.defaults, "step_cache": one}, texts) for one in ("off", *options_of(CACHE))]
+    assert not {*told} & {"off", *options_of(CACHE)}
 
 
 def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) -> None:
