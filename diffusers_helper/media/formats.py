@@ -23,6 +23,8 @@ from .metadata import RECIPE_NAME
 from .video import Encoding, encode, h264
 from .webp import write_webp
 
+PNG_LEVEL = 4
+"""As small as the usual 6, in two thirds of the time."""
 _AT_ONCE = {"movflags": "+faststart"}
 """A video can be played while it loads."""
 _VP9 = {"b": "0", "deadline": "good", "cpu-used": "4"}
@@ -72,7 +74,7 @@ def _frames(path: Path, frames: Iterable[np.ndarray], fps: int, output: Frames, 
         archive.writestr(zipfile.ZipInfo(RECIPE_NAME), comment)
         for number, pixels in enumerate(frames):
             content = io.BytesIO()
-            Image.fromarray(pixels).save(content, format="PNG")
+            Image.fromarray(pixels).save(content, format="PNG", compress_level=PNG_LEVEL)
             archive.writestr(zipfile.ZipInfo(f"frame_{number:05}.png"), content.getvalue())
 
 

@@ -23,6 +23,8 @@ UNIT = Fraction(1, 100)
 _EXTENSION, _COMMENT = 0x21, 0xFE
 _HEADER_BYTES, _BLOCK_BYTES = 13, 255
 _PIXELS = "bgra"
+_DITHER = "dither=bayer:bayer_scale=3:diff_mode=rectangle"
+"""A pattern that stands still while the picture moves: smaller and three times as fast as passing errors on."""
 Place = tuple[int, int]
 """Height and width."""
 
@@ -70,7 +72,7 @@ def _palette(frames: Iterable[np.ndarray], fps: int, size: Place) -> tuple[av.Vi
 
 
 def _in_palette(frames: Iterable[np.ndarray], fps: int, palette: av.VideoFrame, size: Place) -> Iterator[av.VideoFrame]:
-    filters = _Filters(size, "paletteuse", "dither=sierra2_4a:diff_mode=rectangle", palette)
+    filters = _Filters(size, "paletteuse", _DITHER, palette)
     for frame in _timed(frames, fps):
         yield from filters.told(frame)
     yield from filters.told(None)
