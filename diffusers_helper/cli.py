@@ -22,6 +22,7 @@ from .interrupt import StopSignal, stoppable
 from .names import path_of, quoted
 from .request import Recipe, Request
 from .request.fields import ALIASES, PICTURE, QUALITY_MODE, Field, asks_for_both, fields
+from .request.output import OUTPUTS, output_by_suffix
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
 from .streams import Parser, flush_streams, last_words, prepare_streams
@@ -32,9 +33,10 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 RENAMED = {PICTURE: "image", "mp4_crf": "crf"}
 FILES = (PICTURE, "request", "out", "save_latents", "resume")
-CHECKPOINT_DECIDES = {
+DECIDED_ELSEWHERE = {
     "kind": " (default: what the checkpoint does best)",
     "seconds": " (default: what the checkpoint asks for, else {default})",
+    "output": " (default: what the suffix of --out says, else {default})",
 }
 
 
@@ -107,7 +109,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
     )
-    parser.add_argument("--out", help="where the video goes; by default into the output folder")
+    words = "where the video goes, and by its suffix what it is; by default into the output folder"
+    parser.add_argument("--out", help=words)
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
@@ -130,8 +133,8 @@ def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
         group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         return
     default = "" if field.default in (None, "") else f" (default {field.default})"
-    if field.name in CHECKPOINT_DECIDES:
-        default = CHECKPOINT_DECIDES[field.name].format(default=field.default)
+    if field.name in DECIDED_ELSEWHERE:
+        default = DECIDED_ELSEWHERE[field.name].format(default=field.default)
     group.add_argument(
         flag,
         dest=field.name,
@@ -151,8 +154,9 @@ def prepare(chosen: Settings) -> None:
 
     OpenMP threads that wait by spinning keep each other from the processor as soon as another program wants it too.
     Large tensors on a CPU come quicker in huge pages, where Linux grants them on request. Both are measured by
-    bench/cpu_decoding.py.
+    bench/cpu_decoding.py. The encoder of AV1 would tell its settings on stderr.
     """
+    os.environ.setdefault("SVT_LOG", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(level=chosen.log.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
@@ -284,7 +288,16 @@ def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
     given = _given_fields(options)
     if PICTURE not in given:
         raise InvalidRequest("--image: is missing; give the path of the start picture")
-    return {**given, PICTURE: str(given[PICTURE])}
+    return {**_output_by_name(options, given), **given, PICTURE: str(given[PICTURE])}
+
+
+def _output_by_name(options: argparse.Namespace, given: Mapping[str, Any]) -> Mapping[str, str]:
+    """The output that --out names by its suffix, where no other flag chooses one."""
+    made = output_by_suffix(options.out.suffix) if options.out else None
+    of_others = (
+        field.decided_by == "output" and field.option != made for field in map(fields(Recipe).get, given) if field
+    )
+    return {"output": made.name} if made and "output" not in given and not any(of_others) else {}
 
 
 def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
@@ -319,9 +332,17 @@ def _check_outputs(options: argparse.Namespace, chosen: Settings, request: Reque
         if path is None:
             continue
         if path.suffix.lower() != suffix:
-            raise InvalidRequest(f"{flag}: {path} is not the name of a {suffix} file")
+            raise InvalidRequest(f"{flag}: {path} is not the name of a {suffix} file{_remedy(flag, request)}")
         with _refusing(flag):
             require_writable(path)
+
+
+def _remedy(flag: str, request: Request | None) -> str:
+    """What else could be done about a name that is refused."""
+    if flag != "--out" or request is None:
+        return ""
+    others = ", ".join(f"{made.suffix} for {name}" for name, made in OUTPUTS.items() if name != request.output.name)
+    return f", which output {request.output.name} makes. Another --output has another one: {others}"
 
 
 @contextmanager

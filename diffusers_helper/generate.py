@@ -111,7 +111,8 @@ def generate(
     """
     request = request.with_seed()
     pictures = fit_pictures(request, engine.checkpoint) if pictures is None else pictures
-    needed_bytes = bytes_needed(request.plan(), *pictures[0].shape[:2])
+    height, width = pictures[0].shape[:2]
+    needed_bytes = bytes_needed(request.plan(), height, width, request.output)
     folder = WorkFolder.create(
         output_dir, request, engine.checkpoint, engine.fingerprint, pictures, needed_bytes, result, latents_result
     )

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .request.output import Mp4
+from .media.metadata import as_comment
+from .media.segments import Segments
+from .request.output import Video
 from .sections.plan import SectionPlan, VideoPlan
 from .vae.codec import to_frames
 from .vae.stitch import Stitcher
@@ -30,7 +32,7 @@ class GrowingResult(Protocol):
 def growing_result(folder: WorkFolder, plan: VideoPlan) -> GrowingResult:
     """The result of a run by its request's output."""
     output = folder.request.output
-    return GrowingVideo(folder, plan, output) if isinstance(output, Mp4) else LastFrame(folder)
+    return GrowingVideo(folder, plan, output) if isinstance(output, Video) else LastFrame(folder)
 
 
 class LastFrame:
@@ -49,15 +51,16 @@ class LastFrame:
 
     def finish(self) -> Path:
         """See ``GrowingResult``."""
-        return self._folder.finish_picture()
+        return self._folder.finish(self._folder.copy_picture)
 
 
 class GrowingVideo:
     """The video of one run: each clip blended in, the frames that became final encoded once, all joined for a look."""
 
-    def __init__(self, folder: WorkFolder, plan: VideoPlan, output: Mp4) -> None:
+    def __init__(self, folder: WorkFolder, plan: VideoPlan, output: Video) -> None:
         self._folder, self._plan = folder, plan
-        self._crf = output.crf
+        comment = as_comment(folder.metadata())
+        self._segments = Segments(folder.path, folder.request.fps, output, plan.grows_at_front, comment)
         self._stitcher = Stitcher(plan.overlap_frames, plan.grows_at_front, plan.fade_frames)
 
     def first_to_decode(self, sections_saved: int) -> int:
@@ -67,18 +70,18 @@ class GrowingVideo:
         section must be decoded again, and those before it only where their frames were not encoded yet.
         """
         encoded = 0
-        while encoded < sections_saved and self._folder.has_segment(encoded):
+        while encoded < sections_saved and self._segments.has(encoded):
             encoded += 1
         return max(min(encoded, sections_saved) - 1, 0)
 
     def add(self, section: SectionPlan, clip: Tensor) -> Path:
         """Blend in the clip of ``section``, [1, 3, F, height, width]; returns the playable video so far."""
         settled = self._stitcher.add(clip, is_last=section is self._plan.sections[-1])
-        if not self._folder.has_segment(section.number):
-            self._folder.save_segment(section.number, to_frames(settled), self._crf)
+        if not self._segments.has(section.number):
+            self._segments.save(section.number, to_frames(settled))
         tail = None if self._stitcher.tail is None else to_frames(self._stitcher.tail)
-        return self._folder.save_video(section.number + 1, tail, self._plan.grows_at_front, self._crf)
+        return self._segments.join(self._folder.video, section.number + 1, tail)
 
     def finish(self) -> Path:
-        """Join the final video at its place and clear the work folder."""
-        return self._folder.finish_video(len(self._plan.sections), self._plan.grows_at_front)
+        """Write the video at its place and clear the work folder."""
+        return self._folder.finish(lambda result: self._segments.finish(result, len(self._plan.sections)))

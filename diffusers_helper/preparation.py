@@ -13,7 +13,7 @@ from .media.fit import choose_bucket, resize_and_crop
 from .media.pictures import open_picture
 from .models.table import Checkpoint
 from .request import Picture, Request
-from .request.output import Mp4
+from .request.output import Gif, Mp4, Output, Video
 from .sections.plan import VideoPlan
 from .words import Message
 
@@ -21,6 +21,7 @@ TRAINED_WINDOW = 9
 BYTES_PER_LATENT_VALUE = 4
 LATENT_VALUES_PER_PIXEL = 16 / 64
 BYTES_PER_VIDEO_PIXEL = 0.5
+BYTES_PER_LOSSLESS_PIXEL = 3
 SPARE_BYTES = 32 * 2**20
 
 
@@ -115,11 +116,14 @@ def _why_not(pictures: Sequence[Picture]) -> str:
     return "this version uses no masks; leave them out" if any(picture.mask for picture in pictures) else ""
 
 
-def bytes_needed(plan: VideoPlan, height: int, width: int) -> int:
-    """A generous estimate of what a run writes: latents, segments and the joined video."""
+def bytes_needed(plan: VideoPlan, height: int, width: int, output: Output) -> int:
+    """A generous estimate of what a run writes: latents, segments and the joined video; and where the file is written
+    of masters, these and the file, each with no pixel compressed."""
     latents = plan.sections[-1].latents_after * height * width * LATENT_VALUES_PER_PIXEL * BYTES_PER_LATENT_VALUE
-    videos = 3 * plan.frames * height * width * BYTES_PER_VIDEO_PIXEL
-    return int(latents + videos) + SPARE_BYTES
+    pixels = plan.frames * height * width
+    videos = 3 * pixels * BYTES_PER_VIDEO_PIXEL
+    masters = 2 * pixels * BYTES_PER_LOSSLESS_PIXEL if isinstance(output, Video) and not output.is_joined else 0
+    return int(latents + videos + masters) + SPARE_BYTES
 
 
 def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_tokens_cut: int) -> Iterator[Message]:
@@ -135,5 +139,14 @@ def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_to
         yield Message("notice.latent_window", trained=TRAINED_WINDOW, chosen=request.latent_window)
     if request.step_cache:
         yield from request.step_cache.remarks(checkpoint.measured(), request.steps)
-    if request.output == Mp4(crf=0):
+    yield from _about_file(request.output)
+
+
+def _about_file(output: Output) -> Iterator[Message]:
+    """What may surprise who plays the file."""
+    if isinstance(output, Mp4) and output.pixels != "8bit":
+        yield Message("notice.mp4_pixels", pixels=output.pixels)
+    elif output == Mp4(crf=0):
         yield Message("notice.lossless")
+    if isinstance(output, Gif):
+        yield Message("notice.gif")

@@ -1,9 +1,9 @@
 """Settings out of files: our own videos, pictures and presets, and what three other programs write.
 
-Read are our MP4 and PNG files, our presets, a request as JSON, FramePack-Studio's JSON sidecar and PNG texts,
-FramePack-eichi's PNG texts, and the tags of SD.Next's FramePack videos. A file is judged by its content. Nothing in it
-is trusted: each value must be one that a request takes, unknown keys are only listed, and a path in it stays text that
-is never opened.
+Read are our videos and pictures of every kind, our presets, a request as JSON, FramePack-Studio's JSON sidecar and PNG
+texts, FramePack-eichi's PNG texts, and the tags of SD.Next's FramePack videos. A file is judged by its content. Nothing
+in it is trusted: each value must be one that a request takes, unknown keys are only listed, and a path in it stays text
+that is never opened.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from .errors import InvalidRequest, NoSettings, UnusableInput
 from .media.metadata import (
+    holds_settings,
     is_mp4,
     is_png,
     read_head,
@@ -107,6 +108,8 @@ def _read(path: Path) -> _Found:
         return _of_sdnext(texts) if texts.get("title") == _SDNEXT_TITLE else _of_ours(read_metadata(path))
     if is_png(head):
         return _of_png(path)
+    if holds_settings(head):
+        return _of_ours(read_metadata(path))
     return _of_json(strict_object(read_text(path)))
 
 
@@ -296,7 +299,8 @@ def _of_sdnext(texts: Mapping[str, str]) -> _Found:
 
 def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken, ...]]:
     """The allowed values as a request would hold them, and the others with the reason."""
-    taken, not_taken = {}, []
+    taken: dict[str, Any] = {}
+    not_taken = []
     try:
         values = without_aliases(values)
     except InvalidRequest as error:
@@ -304,8 +308,9 @@ def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[NotTaken,
     for name in fields(Recipe):
         if name not in values:
             continue
+        kind = {"kind": taken["kind"]} if "kind" in taken else {}  # it decides which files there can be
         try:
-            taken[name] = Recipe.parse({name: values[name]}).flat()[name]
+            taken[name] = Recipe.parse({**kind, name: values[name]}).flat()[name]
         except InvalidRequest as error:
             not_taken.append(NotTaken(name, quoted(values[name]), error))
     return taken, tuple(not_taken)

@@ -4,6 +4,7 @@
     picture.png, picture_1.png ...  the fitted pictures of the request
     section_000.safetensors ...  a section's latents and the noise generator's state after it
     segment_000.mp4 ...   the frames that became final with a section, encoded once
+    master_000.mp4 ...    the same without loss, where the result is written of these at the end
     tail.mp4              the frames that the next section will still change
     video.mp4             all of it joined: the playable video so far
     result.png            the picture that is made, where it is no video
@@ -19,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -44,10 +45,9 @@ from .media.files import (
     require_writable,
     written_whole,
 )
-from .media.metadata import as_comment, write_png
+from .media.metadata import write_png
 from .media.pictures import open_picture
 from .media.places import kept, whole
-from .media.video import frames_in, join_segments, write_segment
 from .models.sizes import header_of
 from .models.table import CHECKPOINTS, Checkpoint
 from .names import AnyText
@@ -213,53 +213,22 @@ class WorkFolder:
             sections.append(_load_section(file))
         return sections
 
-    def has_segment(self, number: int) -> bool:
-        """Whether the frames that became final with a section are there, and sound."""
-        segment = self._segment(number)
-        return segment.is_file() and (segment.stat().st_size == 0 or frames_in(segment) > 0)
-
-    def save_segment(self, number: int, frames: np.ndarray, crf: int) -> None:
-        """Encode the frames that became final with a section, uint8 [F, height, width, 3]; none leave an empty file."""
-        if len(frames):
-            write_segment(self._segment(number), frames, self.request.fps, crf)
-        else:
-            self._write(self._segment(number).name, b"")
-
-    def save_video(self, sections: int, tail: np.ndarray | None, newest_first: bool, crf: int) -> Path:
-        """Join what ``sections`` sections have finished, and the tail that may still change, to a playable video."""
-        segments = self._segments(sections)
-        if tail is not None:
-            segments.append(self.path / "tail.mp4")
-            write_segment(segments[-1], tail, self.request.fps, crf)
-        self._join(segments, newest_first, self.video)
-        return self.video
-
-    def _join(self, segments: list[Path], newest_first: bool, result: Path) -> None:
-        """Join segments, which are in the order of making, to a video that says what made it."""
-        comment = as_comment(self.metadata())
-        join_segments(segments[::-1] if newest_first else segments, result, comment, self.request.fps)
-
     def save_picture(self, pixels: np.ndarray) -> Path:
         """The picture that is made, uint8 [height, width, 3], with what made it."""
         picture = self.path / "result.png"
         write_png(picture, pixels, self.metadata())
         return picture
 
-    def finish_picture(self) -> Path:
-        """Put the picture that is made at its place, and remove this folder."""
-        result = Path(self.manifest.result)
-        with written_whole(result) as target:
-            shutil.copyfile(self.path / "result.png", target)
-        shutil.rmtree(self.path, ignore_errors=True)
-        return result
+    def copy_picture(self, target: Path) -> None:
+        """The picture that is made, at another place."""
+        _copy(self.path / "result.png", target)
 
-    def finish_video(self, sections: int, newest_first: bool) -> Path:
-        """Join the final video at its place, put the picture beside it, and remove this folder."""
+    def finish(self, put: Callable[[Path], None]) -> Path:
+        """``put`` the result at its place, the start picture beside it where it is wanted, and remove this folder."""
         result = Path(self.manifest.result)
-        self._join(self._segments(sections), newest_first, result)
+        put(result)
         if self.manifest.picture_result:
-            with written_whole(Path(self.manifest.picture_result)) as target:
-                shutil.copyfile(self.path / "picture.png", target)
+            _copy(self.path / "picture.png", Path(self.manifest.picture_result))
         shutil.rmtree(self.path, ignore_errors=True)
         return result
 
@@ -268,14 +237,6 @@ class WorkFolder:
         if self.manifest.latents_result:
             with written_whole(Path(self.manifest.latents_result)) as target:
                 target.write_bytes(save({"latents": history.contiguous()}))
-
-    def _segments(self, sections: int) -> list[Path]:
-        """The segments of the first ``sections`` sections that have frames, in the order of making."""
-        made = [self._segment(number) for number in range(sections)]
-        return [segment for segment in made if segment.stat().st_size]
-
-    def _segment(self, number: int) -> Path:
-        return self.path / f"segment_{number:03}.mp4"
 
     def _write(self, name: str, content: bytes) -> None:
         with written_whole(self.path / name) as target:
@@ -344,6 +305,11 @@ def _reachable(place: str, output_dir: Path | None) -> Path | None:
     except OutputFailed:
         return None
     return found
+
+
+def _copy(file: Path, target: Path) -> None:
+    with written_whole(target) as part:
+        shutil.copyfile(file, part)
 
 
 def _picture_name(number: int) -> str:

@@ -41,9 +41,12 @@ from diffusers_helper.jobs.migrate import progress_of
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.media.files import day_folder, job_stem, make_folder, written_whole
+from diffusers_helper.media.formats import write_output
 from diffusers_helper.media.metadata import as_comment, write_png
+from diffusers_helper.media.segments import Footage
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
+from diffusers_helper.request.output import Video
 
 SIZE = 64
 PATIENCE_SECONDS = 20.0
@@ -227,9 +230,14 @@ class ScriptedExecution:
         return SectionDone(section=number + 1, sections=sections, frames=frames, path=str(self._video))
 
     def _finish(self) -> Path:
-        result = self._folder.with_suffix(".mp4")
+        output = self._request.output
+        assert isinstance(output, Video)
+        result = self._folder.with_suffix(output.suffix)
         metadata = {"version": "0", "checkpoint": "scripted", "request": self._request.recipe.model_dump()}
-        join_segments([self._video], result, as_comment(metadata), self._request.fps)
+        if output.is_joined:
+            join_segments([self._video], result, as_comment(metadata), self._request.fps)
+        else:
+            write_output(result, Footage([self._video]), self._request.fps, output, as_comment(metadata))
         with written_whole(result.with_suffix(".png")) as part:
             Image.new("RGB", (SIZE, SIZE), "teal").save(part)
         for file in self._folder.iterdir():

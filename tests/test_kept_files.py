@@ -26,7 +26,8 @@ KEPT = EVERY / "v1"
 RECALLED = {
     "prompt": "the camera pans left", "negative_prompt": "", "seed": 7, "seconds": 1.0, "steps": 3,
     "distilled_guidance": 10.0, "real_cfg": 1.0, "cfg_rescale": 0.0, "latent_window": 9, "kind": "f1",
-    "step_cache": "off", "mp4_crf": 20, "size": None, "decoding": "lean", "preserved_memory_gb": 6.0,
+    "step_cache": "off", "output": "mp4", "mp4_crf": 20, "size": None, "decoding": "lean",
+    "preserved_memory_gb": 6.0,
 }  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def test_results_tell_their_settings(file: str) -> None:
 def test_a_request_is_read() -> None:
     text = (KEPT / "request.json").read_text()
     request = Request.from_json(text)
-    assert request.flat() == {"picture": json.loads(text)["picture"], **RECALLED, "decoding": "reference"}
+    told = {**RECALLED, "mp4_pixels": "8bit", "decoding": "reference"}
+    assert request.flat() == {"picture": json.loads(text)["picture"], **told}
     assert Request.from_json(request.to_json()) == request
 
 
@@ -59,8 +61,8 @@ def test_a_request_is_read() -> None:
             "Kept one",
             {
                 "prompt": "a caption", "negative_prompt": "x", "seed": 2**60, "seconds": 3.0, "steps": 12, "kind": "f1",
-                "step_cache": "teacache", "teacache_threshold": 0.3, "mp4_crf": 22, "size": "160x96",
-                "preserved_memory_gb": 7.5,
+                "step_cache": "teacache", "teacache_threshold": 0.3, "output": "mp4", "mp4_crf": 22,
+                "size": "160x96", "preserved_memory_gb": 7.5,
             },
         ),
         ("Without cache", {"step_cache": "off"}),

@@ -18,9 +18,6 @@ from ..errors import UnusableInput
 from ..words import Message
 from .video import probe, reading
 
-HIGHEST = 255.0
-"""Of a pixel in 8 bits."""
-
 
 @dataclass(frozen=True)
 class Likeness:
@@ -36,12 +33,13 @@ def likeness(one: Path, other: Path) -> Likeness:
     _check_alike(one, other)
     errors, likes = [], []
     for frame in _compared(one, other):
-        errors.append(float(frame.metadata["lavfi.psnr.mse_avg"]))
+        highest = 2 ** frame.format.components[0].bits - 1
+        errors.append(float(frame.metadata["lavfi.psnr.mse_avg"]) / highest**2)
         likes.append(float(frame.metadata["lavfi.ssim.All"]))
     if not errors:
         raise UnusableInput(Message("video.no_frame", file=str(one)))
     mean = sum(errors) / len(errors)
-    psnr = 10 * math.log10(HIGHEST**2 / mean) if mean else math.inf
+    psnr = -10 * math.log10(mean) if mean else math.inf
     return Likeness(psnr, sum(likes) / len(likes))
 
 

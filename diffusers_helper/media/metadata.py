@@ -1,15 +1,17 @@
 """The recipe inside our results: which request made this file.
 
-It is one line of JSON, ``{"framepack": {...}}``, in the field named Comment: the ``comment`` tag of an mp4, a
-compressed iTXt chunk of a PNG. The JSON is pure ASCII (other characters are escaped), so it survives any tool that
-copies tags. What is read back comes from strangers: it is capped in size, and only data, never acted on here.
-Other programs' texts (``read_png_texts``, ``read_mp4_texts``) and whole JSON files (``strict_object``) are read under
-the same caps.
+It is one line of JSON, ``{"framepack": {...}}``, where each format has a place for a comment: the ``comment`` tag of
+an mp4 or WebM, a compressed iTXt chunk named Comment of a PNG, the comment before the pictures of a GIF, the
+ImageDescription of a WebP's EXIF, and the first file of a ZIP archive of frames. The JSON is pure ASCII (other
+characters are escaped), so it survives any tool that copies tags. What is read back comes from strangers: it is
+capped in size, and only data, never acted on here. Other programs' texts (``read_png_texts``, ``read_mp4_texts``) and
+whole JSON files (``strict_object``) are read under the same caps.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +27,17 @@ from ..errors import NoSettings, UnusableInput
 from ..names import quoted
 from ..words import Message
 from .files import written_whole
+from .gif import gif_comment
+from .video import IS_WEBM
+from .webp import webp_comment
 
 KEY = "framepack"
 PNG_FIELD = "Comment"
+RECIPE_NAME = "recipe.json"
+"""In an archive of frames."""
 MAX_TEXT_CHARACTERS = 1_000_000
+SPARE_BYTES = 1000
+"""What stands around a text; one that is cut off at both is too long for certain."""
 
 
 def as_comment(metadata: Mapping[str, Any]) -> str:
@@ -90,6 +99,36 @@ def _mp4_comment(file: IO[bytes]) -> str | None:
     return _mp4_texts(file).get("comment")
 
 
+def _webm_comment(file: IO[bytes]) -> str | None:
+    """Reads the header as Matroska and nothing else; its tags are in capitals."""
+    with av.open(file, format="matroska") as container:
+        return {name.lower(): text for name, text in container.metadata.items()}.get("comment")
+
+
+def _gif_comment(file: IO[bytes]) -> str | None:
+    return gif_comment(file, MAX_TEXT_CHARACTERS + SPARE_BYTES)
+
+
+def _webp_comment(file: IO[bytes]) -> str | None:
+    return webp_comment(file, MAX_TEXT_CHARACTERS + SPARE_BYTES)
+
+
+def _zip_comment(file: IO[bytes]) -> str | None:
+    """The first file of an archive, where it is ours; nothing is unpacked, and no list of files is read."""
+    name_length, extra_length, length = 0, 0, 0
+    head = file.read(_ZIP_HEADER.size)
+    if len(head) == _ZIP_HEADER.size:
+        _, method, length, name_length, extra_length = _ZIP_HEADER.unpack(head)
+        if method == 0 and file.read(name_length) == RECIPE_NAME.encode():
+            file.read(extra_length)
+            return file.read(min(length, MAX_TEXT_CHARACTERS + SPARE_BYTES)).decode("ascii")
+    return None
+
+
+_ZIP_HEADER = struct.Struct("<4s4xH8xI4xHH")
+"""Of a file in an archive: mark, method, the lengths of its content as it lies there, its name, what follows that."""
+
+
 def is_png(head: bytes) -> bool:
     """Whether a file that begins so is a PNG."""
     return head.startswith(b"\x89PNG\r\n\x1a\n")
@@ -100,11 +139,27 @@ def is_mp4(head: bytes) -> bool:
     return head[4:8] == b"ftyp"
 
 
-def _comment_reader(head: bytes, path: Path) -> Callable[[IO[bytes]], str | None]:
-    if is_png(head):
-        return _png_comment
-    if is_mp4(head):
-        return _mp4_comment
+_Reader = Callable[[IO[bytes]], "str | None"]
+_READERS: tuple[tuple[Callable[[bytes], bool], _Reader], ...] = (
+    (is_png, _png_comment),
+    (is_mp4, _mp4_comment),
+    (lambda head: head.startswith(IS_WEBM), _webm_comment),
+    (lambda head: head.startswith((b"GIF87a", b"GIF89a")), _gif_comment),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp_comment),
+    (lambda head: head.startswith(b"PK\3\4"), _zip_comment),
+)
+"""How each kind of file is told by how it begins, and what reads its comment."""
+
+
+def holds_settings(head: bytes) -> bool:
+    """Whether a file that begins so is of a kind that can carry our settings, JSON aside."""
+    return any(matches(head) for matches, _ in _READERS)
+
+
+def _comment_reader(head: bytes, path: Path) -> _Reader:
+    for matches, read in _READERS:
+        if matches(head):
+            return read
     raise UnusableInput(Message("recall.wrong_kind", file=repr(path.name)))
 
 
@@ -126,7 +181,7 @@ def _require_short(path: Path, characters: int) -> None:
 
 
 def _comment(path: Path) -> str | None:
-    """The comment of a PNG or MP4 file. Raises UnusableInput when the file cannot be read as such."""
+    """The comment of a file of a known kind. Raises UnusableInput when the file cannot be read as such."""
     with _readable(path) as file:
         read = _comment_reader(file.read(12), path)
         file.seek(0)
@@ -177,7 +232,7 @@ def _recipe(comment: str) -> Any:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata that our PNG or MP4 file carries; values are unchecked, and paths among them are only text.
+    """The metadata that a file of ours carries; values are unchecked, and paths among them are only text.
 
     Raises UnusableInput when the file cannot be read, carries none, another program's, or more than a recipe can be.
     """

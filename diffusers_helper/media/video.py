@@ -1,4 +1,4 @@
-"""H.264 video in mp4: sections are encoded once, as segments, and joined by copying their packets.
+"""Video in mp4 and WebM: sections are encoded once, as segments of mp4, and joined by copying their packets.
 
 Every segment begins with an IDR frame, has closed groups of pictures and is made with the same encoder settings, so
 the joined stream is one that the encoder could have made in a single run. The time of a frame is its number: when
@@ -8,11 +8,13 @@ joining, the timestamps of the segments are used only for the order of display.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import IO, cast
 
 import av
 import numpy as np
@@ -32,9 +34,12 @@ Packets = Generator[tuple[int, "Packet[VideoStream]"], None, None]
 REORDER_FRAMES = 2
 """How far decoding runs ahead of display: with pyramids of B-frames, two frames, as the stream's header promises."""
 
-_ENCODER_OPTIONS = {"preset": "medium", "bf": "3", "b-pyramid": "normal", "flags": "+cgop", "x264-params": "mbtree=0"}
+_X264 = {"preset": "medium", "bf": "3", "b-pyramid": "normal", "flags": "+cgop", "x264-params": "mbtree=0"}
 """Without x264's macroblock tree: with it, the AVX-512 code of the wheel's x264 makes another file of the same frames
 every time, and a video that was broken off would not end in the same frames."""
+
+IS_WEBM = b"\x1aE\xdf\xa3"
+"""How a WebM file begins, and any other Matroska."""
 
 
 @dataclass(frozen=True)
@@ -48,57 +53,123 @@ class VideoInfo:
     codec: str
 
 
-def _check_frames(frames: np.ndarray) -> None:
-    """Raises ValueError unless ``frames`` is uint8 [T, H, W, 3] with T > 0 and even sizes, as yuv420p needs."""
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
-        raise ValueError(f"frames must be uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"height and width must be even, not {frames.shape[1]}x{frames.shape[2]}")
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are encoded, and in which container.
+
+    Attributes:
+        pixels: FFmpeg's name of what a pixel becomes; rgb24 leaves it as it is.
+    """
+
+    codec: str
+    pixels: str
+    options: Mapping[str, str]
+    container: str = "mp4"
+    container_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keeps_rgb(self) -> bool:
+        """Whether pixels stay as they are."""
+        return self.pixels == "rgb24"
 
 
-def _encoder(container: OutputContainer, height: int, width: int, fps: int, crf: int) -> VideoStream:
-    """A libx264 stream, labelled BT.709 so that every player shows the same colours at every size."""
-    stream: VideoStream = container.add_stream("libx264", rate=fps, options={**_ENCODER_OPTIONS, "crf": str(crf)})
-    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    stream.codec_context.colorspace = Colorspace.ITU709
-    stream.codec_context.color_range = ColorRange.MPEG
-    stream.codec_context.color_primaries = ColorPrimaries.BT709
-    stream.codec_context.color_trc = ColorTrc.BT709
+def h264(crf: int, pixels: str = "yuv420p") -> Encoding:
+    """H.264 with the settings of all segments."""
+    return Encoding("libx264", pixels, {**_X264, "crf": str(crf)})
+
+
+MASTER = Encoding("libx264rgb", "rgb24", {"preset": "veryfast", "qp": "0"})
+"""Without loss: what is decoded is what was given, bit for bit."""
+
+
+def _check_frame(pixels: np.ndarray) -> None:
+    """Raises ValueError unless it is uint8 [H, W, 3] with even sizes, as most encoders need."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"each frame must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
+    if pixels.shape[0] % 2 or pixels.shape[1] % 2:
+        raise ValueError(f"height and width must be even, not {pixels.shape[0]}x{pixels.shape[1]}")
+
+
+def _encoder(container: OutputContainer, height: int, width: int, fps: int, encoding: Encoding) -> VideoStream:
+    """A stream, labelled BT.709 so that every player shows the same colours at every size."""
+    stream = cast(VideoStream, container.add_stream(encoding.codec, rate=fps, options=dict(encoding.options)))
+    stream.height, stream.width, stream.pix_fmt = height, width, encoding.pixels
+    if not encoding.keeps_rgb:
+        stream.codec_context.colorspace = Colorspace.ITU709
+        stream.codec_context.color_range = ColorRange.MPEG
+        stream.codec_context.color_primaries = ColorPrimaries.BT709
+        stream.codec_context.color_trc = ColorTrc.BT709
     return stream
 
 
-def _frame(pixels: np.ndarray, number: int, fps: int) -> av.VideoFrame:
-    """uint8 [H, W, 3] -> the frame in yuv420p, shown at ``number / fps`` seconds for one frame's time."""
-    rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+def _frame(pixels: np.ndarray, number: int, fps: int, encoding: Encoding) -> av.VideoFrame:
+    """uint8 [H, W, 3] -> the frame as it is encoded, shown at ``number / fps`` seconds for one frame's time."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    if not encoding.keeps_rgb:
+        colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+        frame = frame.reformat(format=encoding.pixels, **colours)
     frame.time_base, frame.pts, frame.duration = Fraction(1, fps), number, 1
     return frame
 
 
-def write_segment(path: Path, frames: np.ndarray, fps: int, crf: int) -> None:
-    """Encodes uint8 [T, H, W, 3] to an mp4 file that can be joined with others of the same size, fps and crf.
+def first_of(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The first frame, and all of them. Raises ValueError for none, or one that no encoder would take."""
+    each = iter(frames)
+    first = next(each, None)
+    if first is None:
+        raise ValueError("there must be at least one frame")
+    _check_frame(first)
+    return first, chain((first,), each)
+
+
+def encode(path: Path, frames: Iterable[np.ndarray], fps: int, encoding: Encoding, comment: str = "") -> None:
+    """Encodes frames, uint8 [H, W, 3] each, one after the other; holds no more of them than the encoder looks ahead.
+
+    Raises ValueError for frames that no encoder would take, and what FFmpeg raises.
+    """
+    first, frames = first_of(frames)
+    options = dict(encoding.container_options)
+    with av.open(str(path), "w", format=encoding.container, options=options) as container:
+        if comment:
+            container.metadata["comment"] = comment
+        stream = _encoder(container, first.shape[0], first.shape[1], fps, encoding)
+        for number, pixels in enumerate(frames):
+            container.mux(stream.encode(_frame(pixels, number, fps, encoding)))
+        container.mux(stream.encode())
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int, encoding: Encoding) -> None:
+    """Encodes uint8 [T, H, W, 3] to a file.
 
     Raises OutputFailed when it cannot be written, ValueError for frames that no encoder would take.
     """
-    _check_frames(frames)
-    with written_whole(path) as part, av.open(str(part), "w", format="mp4") as container:
-        stream = _encoder(container, frames.shape[1], frames.shape[2], fps, crf)
-        for number, pixels in enumerate(frames):
-            container.mux(stream.encode(_frame(pixels, number, fps)))
-        container.mux(stream.encode())
+    with written_whole(path) as part:
+        encode(part, frames, fps, encoding)
+
+
+def write_segment(path: Path, frames: np.ndarray, fps: int, crf: int) -> None:
+    """``write_video`` to an mp4 file that can be joined with others of the same size, fps and crf."""
+    write_video(path, frames, fps, h264(crf))
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The open mp4 file and its video stream. Raises UnusableInput; errors of the caller's block included."""
+    """The open file, mp4 or WebM, and its video stream. Raises UnusableInput; errors of the caller's block included."""
     try:
-        with path.open("rb") as file, av.open(file, "r", format="mp4") as container:
+        with path.open("rb") as file, av.open(file, "r", format=_container(file)) as container:
             if not container.streams.video:
                 raise UnusableInput(Message("video.none", file=str(path)))
             yield container, container.streams.video[0]
     except (OSError, av.FFmpegError) as error:
         reason = error.strerror or str(error)
         raise UnusableInput(Message("video.not_read", file=str(path), reason=reason)) from error
+
+
+def _container(file: IO[bytes]) -> str:
+    """FFmpeg's name of what reads the file: no other of its many ever sees it."""
+    head = file.read(len(IS_WEBM))
+    file.seek(0)
+    return "matroska" if head == IS_WEBM else "mp4"
 
 
 def _header(path: Path) -> bytes | None:
@@ -165,10 +236,18 @@ def read_frames(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
 
 
+def _length(container: InputContainer, stream: VideoStream) -> int:
+    """In the stream's unit of time. A WebM says it of the whole alone."""
+    if stream.duration is not None:
+        return stream.duration
+    seconds = Fraction(container.duration or 0, av.time_base)
+    return int(seconds / stream.time_base) if stream.time_base else 0
+
+
 def last_frame(path: Path) -> np.ndarray:
     """The frame shown last, uint8 [H, W, 3]; decodes from the last key frame on. Raises UnusableInput."""
     with reading(path) as (container, stream):
-        container.seek(stream.duration or 0, stream=stream)
+        container.seek(_length(container, stream), stream=stream)
         frames = deque(container.decode(stream), maxlen=1)
         if not frames:
             raise UnusableInput(Message("video.no_frame", file=str(path)))
@@ -178,7 +257,7 @@ def last_frame(path: Path) -> np.ndarray:
 def middle_frame(path: Path) -> np.ndarray:
     """The frame shown half way through, uint8 [H, W, 3]; decodes from the key frame before it. Raises UnusableInput."""
     with reading(path) as (container, stream):
-        middle = (stream.duration or 0) // 2
+        middle = _length(container, stream) // 2
         container.seek(middle, stream=stream)
         frames = container.decode(stream)
         shown = next(frames, None)
@@ -193,9 +272,10 @@ def middle_frame(path: Path) -> np.ndarray:
 
 def probe(path: Path) -> VideoInfo:
     """Frame count, rate, size and codec, from the header alone. Raises UnusableInput."""
-    with reading(path) as (_, stream):
+    with reading(path) as (container, stream):
         fps = stream.average_rate or Fraction(0)
-        return VideoInfo(stream.frames, fps, stream.width, stream.height, stream.codec_context.name)
+        frames = stream.frames or round(Fraction(container.duration or 0, av.time_base) * fps)
+        return VideoInfo(frames, fps, stream.width, stream.height, stream.codec_context.name)
 
 
 def frames_in(video: Path) -> int:

@@ -27,8 +27,8 @@ ALIASES = {"enable_magcache": "magcache", "teacache": "teacache"}
 """Older names, and of which step cache they say that it is on. The first goes before the second."""
 QUALITY_MODE = "quality_mode"
 """Another name of the decoding that is called quality."""
-_NO_NAMES = (VERSION, "fps", "loras", "output")
-"""Parts of a recipe that have no flat name, since they have one value, are no single value, or go with the kind."""
+_NO_NAMES = (VERSION, "fps", "loras")
+"""Parts of a recipe that have no flat name, since they have one value or are no single value."""
 
 
 @dataclass(frozen=True)
@@ -241,10 +241,7 @@ def _is_default(value: Any, info: FieldInfo) -> bool:
 
 
 def _flat_option(name: str, value: Any, recipe: type[BaseModel]) -> dict[str, Any]:
-    """The option's name, and its parameters by theirs; what is no option of the table is kept as it is.
-
-    A choice without a name of its own says its option only where that is not the usual one.
-    """
+    """The option's name, and its parameters by theirs; what is no option of the table is kept as it is."""
     info = recipe.model_fields[name]
     table = (choice_of(info) or OneOf({})).table
     option = value.get("name") if isinstance(value, Mapping) else None
@@ -253,6 +250,4 @@ def _flat_option(name: str, value: Any, recipe: type[BaseModel]) -> dict[str, An
     if not isinstance(option, str) or option not in table or value.keys() - {"name", *table[option].model_fields}:
         return {name: value}
     parameters = {f"{option}_{parameter}": given for parameter, given in value.items() if parameter != "name"}
-    if name not in _NO_NAMES:
-        return {name: option, **parameters}
-    return parameters if option == info.default.name else {name: value}
+    return {name: option, **parameters}

@@ -11,7 +11,7 @@ from ..jobs.job import Job
 from ..jobs.twins import reuses
 from ..words import Texts
 from .icons import svg
-from .screen import has_video
+from .screen import address, has_video, is_film
 
 UNFINISHED = ("failed", "cancelled", "interrupted")
 
@@ -57,16 +57,14 @@ def _takes_up(job: Job, texts: Texts) -> list[Offer]:
 
 
 def _with_video(job: Job, texts: Texts) -> list[Offer]:
-    progress = job.progress
-    address, name = f"media/{job.id}/video.mp4?v={progress.frames}", Path(progress.video or "").name
-    save = Offer("save", job.id, texts("queue.save"), saves=name, address=address)
+    save = Offer("save", job.id, texts("queue.save"), saves=Path(job.progress.video or "").name, address=address(job))
     again = [_offer(job, "again", texts)] if job.state == "done" else []
     return [save, *again, *_compared(job, texts), _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
 
 
 def _compared(job: Job, texts: Texts) -> list[Offer]:
     """Of a finished job that is compared with none."""
-    return [comparing(job, texts)] if job.state == "done" and not job.twin else []
+    return [comparing(job, texts)] if job.state == "done" and is_film(job) and not job.twin else []
 
 
 def comparing(job: Job, texts: Texts) -> Offer:

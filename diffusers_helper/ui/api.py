@@ -23,6 +23,7 @@ from ..models.table import Checkpoint
 from ..names import quoted
 from ..request import Recipe, Request
 from ..request.fields import PICTURE
+from ..request.output import output_by_suffix
 from .app_context import AppContext
 from .page import user_errors
 
@@ -89,7 +90,7 @@ def endpoints(context: AppContext, uploads: Path) -> dict[str, Callable[..., Any
         Parameters:
             job_id: the number of the job
         Returns:
-            the MP4 file
+            the file: until the job is done the MP4 of what it has, then what its output asks for
         """
         return _offered(job_id, queue.result(_number(job_id)), uploads)
 
@@ -155,7 +156,7 @@ def _offered(job_id: int, video: Path, uploads: Path) -> FileDataDict:
     return {
         "path": str(offered),
         "orig_name": video.name,
-        "mime_type": "video/mp4",
+        "mime_type": made.media_type if (made := output_by_suffix(video.suffix)) else None,
         "size": offered.stat().st_size,
         "is_stream": False,
         "meta": meta,

@@ -13,12 +13,13 @@ from PIL import Image
 
 from ..errors import InvalidCommand
 from ..jobs.job import Job, Keep
-from ..media.video import last_frame
+from ..media.stills import last_still
 from ..request import DRAW_A_SEED
 from ..request.fields import PICTURE
 from ..words import Message, Texts
 from .folders import is_at_this_machine, open_folder
-from .form import CACHE, Form
+from .form import Form
+from .options import CACHE
 from .page import Act, Page, inform
 
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -148,7 +149,7 @@ class Commands:
 
     def _last_frame(self, job: Job, value: str, texts: Texts) -> Filling:
         """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
-        pixels = last_frame(self._queue.result(job.id))
+        pixels = last_still(self._queue.result(job.id))
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form[PICTURE].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
         return Filling({PICTURE: frame})

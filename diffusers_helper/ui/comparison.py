@@ -17,7 +17,7 @@ from ..words import Texts
 from . import acts
 from .likenesses import Found, Likenesses
 from .phrases import duration, say
-from .screen import film, has_video
+from .screen import film, has_video, is_film
 from .speed import cache_in_words
 from .strips import reused
 
@@ -44,6 +44,8 @@ class Pair:
                 return texts(_unready(each), job=each.id, state=texts(f"job.state_{each.state}"))
             if not has_video(each):
                 return texts("job.twin_gone", job=each.id)
+            if not is_film(each):
+                return texts("job.twin_no_film", job=each.id)
         this, that = (_shape(each, texts) for each in (self.job, self.twin))
         return "" if this == that else texts("job.twin_unlike", one=this, other=that)
 

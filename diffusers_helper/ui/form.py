@@ -15,8 +15,10 @@ from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
 from ..request.fields import Field as FlatField
 from ..request.fields import fields as flat_fields
+from ..request.output import OUTPUTS
 from ..words import Texts
 from .app_context import AppContext, kinds_of, sizes_of
+from .options import Places, out_of_sight
 from .page import PRIVATE, Page
 from .phrases import number
 from .translation import worded
@@ -82,7 +84,8 @@ FIELDS: tuple[Field, ...] = (
     _number("cfg_rescale", 0.01),
     _field("negative_prompt", gr.Textbox, lines=2, max_lines=6),
     _number("latent_window", 1),
-    _number("mp4_crf", 1),
+    _field("output", gr.Radio),
+    *_parameters("output"),
     _number("preserved_memory_gb", 0.5),
 )
 """The flat values of a request that the page offers. The seed is a text: JavaScript's numbers end at 2^53."""
@@ -90,11 +93,6 @@ FIELDS: tuple[Field, ...] = (
 NAMES = tuple(field.name for field in FIELDS)
 OFFERED = ("kind", "size")
 """Fields whose choices the checkpoint decides."""
-CACHE = "step_cache"
-OF_CACHE = {
-    name: field.option.name for name, field in flat_fields(Recipe).items() if field.decided_by == CACHE and field.option
-}
-"""The parameters of step caches, and of which."""
 CHOICES = (*OFFERED, *(name for name, field in flat_fields(Recipe).items() if field.names and name not in OFFERED))
 """All fields of which one of several is chosen."""
 
@@ -102,6 +100,8 @@ FOLLOW_CHECKPOINT = ("seconds", "kind", "size")
 """Fields that another checkpoint sets: its defaults, and what it offers."""
 
 FITS_PICTURE = "fit"
+VIDEOS = tuple(name for name, made in OUTPUTS.items() if made.result == "video")
+"""The outputs of the kinds that the page offers."""
 LONGEST_NUMBER = 100
 """Characters; Python itself refuses to read numbers of thousands."""
 
@@ -117,7 +117,7 @@ class Form:
     Attributes:
         checkpoint: the name of the checkpoint that the form is for; None while there is none.
         resets: the reset buttons, by field.
-        caches: of each step cache the place of its parameters; only that of the chosen one is in sight.
+        places: of each option the place of its parameters; only that of the chosen one is in sight.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
             again, the draft comes back (starting.py).
@@ -127,7 +127,7 @@ class Form:
         self._page = page
         self._placed: dict[str, Component] = {}
         self.resets: dict[str, gr.Button] = {}
-        self.caches: dict[str, gr.Column] = {}
+        self.places = Places()
         names, now = page.context.installed_names, page.context.checkpoint
         self.checkpoint: gr.Dropdown = page.t(
             gr.Dropdown,
@@ -206,15 +206,9 @@ class Form:
         self.resets[name] = reset
         return component
 
-    def cache_place(self, option: str) -> gr.Column:
-        """The place for a step cache's parameters, to be opened and filled."""
-        classes = _classes(self.defaults[CACHE] == option)
-        self.caches[option] = gr.Column(elem_classes=classes, elem_id=f"of-{option}")
-        return self.caches[option]
-
-    def cache_updates(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """For ``caches``, in their order."""
-        return [gr.update(elem_classes=_classes(fields[CACHE] == option)) for option in self.caches]
+    def place_of(self, choice: str, option: str) -> gr.Column:
+        """The place for an option's parameters, to be opened and filled."""
+        return self.places.place(choice, option, self.defaults[choice])
 
     def _die(self, seed: Component) -> None:
         """A button that asks for another seed in each video."""
@@ -262,7 +256,7 @@ class Form:
         without what makes no sense in parameters that are out of sight.
         """
         fields = self.meant(dict(zip(NAMES, values, strict=True)))
-        away = {name for name, option in OF_CACHE.items() if option != fields[CACHE]}
+        away = out_of_sight(fields)
         return {name: value for name, value in fields.items() if name not in away or _is_allowed(name, value)}
 
     def meant(self, shown: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,11 +275,6 @@ class Form:
             InvalidRequest: no picture, or a field that is out of range; names it.
         """
         return Request.parse(self.fields_of(values))
-
-
-def _classes(is_shown: bool) -> list[str]:
-    """Of the place of a step cache's parameters. Of a column that is not visible, Gradio hides only what is in it."""
-    return ["fields", "of-cache", *([] if is_shown else ["away"])]
 
 
 def _is_allowed(name: str, value: Any) -> bool:
@@ -312,6 +301,8 @@ def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None
             return kinds_of(checkpoint)
         case "size":
             return (FITS_PICTURE, *sizes_of(checkpoint))
+        case "output":
+            return VIDEOS
     return flat_fields(Recipe)[name].names if name in CHOICES else None
 
 

@@ -19,7 +19,7 @@ from . import acts
 from .acts import Offer
 from .app_context import AppContext
 from .phrases import duration, number, say
-from .screen import has_video, picture_address
+from .screen import has_video, is_film, moving_address, picture_address, poster_address
 
 LONGEST_NUMBER = 10
 MOST_UNDONE = 3
@@ -218,16 +218,21 @@ def _media(job: Job, texts: Texts) -> str:
     if not has_video(job):
         why = say(texts, f"queue.{_without_video(job)}")
         return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
-    version = f"?v={job.progress.frames}"
     label = say(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
     seconds = say(
         texts, "queue.length", seconds=number(round(job.progress.frames / (job.progress.fps or job.request.fps), 1))
     )
     return (
-        f'<button type="button" class="q-media" data-act="show" data-job="{job.id}" data-wish="show={job.id}" '
-        f'data-film="media/{job.id}/video.mp4{version}">'
-        f'<img src="media/{job.id}/poster.jpg{version}" alt="{label}" loading="lazy"><span>{seconds}</span></button>'
+        f'<button type="button" class="q-media" data-act="show" data-job="{job.id}" data-wish="show={job.id}"'
+        f"{_plays(job)}>"
+        f'<img src="{poster_address(job)}" alt="{label}" loading="lazy"><span>{seconds}</span></button>'
     )
+
+
+def _plays(job: Job) -> str:
+    """What the page's script shows while somebody points at it."""
+    moving = moving_address(job)
+    return f' data-{"film" if is_film(job) else "moving"}="{moving}"' if moving else ""
 
 
 def _without_video(job: Job) -> str:

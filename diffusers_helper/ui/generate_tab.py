@@ -10,16 +10,17 @@ import gradio as gr
 from ..request.fields import PICTURE
 from . import checkpoint_line, machine
 from .commands import Commands
-from .form import CACHE, OF_CACHE, Form, changes
+from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
+from .options import CACHE, OF_OPTION, OUTPUT, options_of, parameters_of
 from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, user_errors
 from .speed import CUSTOM, LEVELS, PAIRS
 from .starting import connect, mode_bar, start_row
 
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "latent_window", CACHE, *OF_CACHE),
+    "sampling": ("kind", "seed", "steps", "latent_window", CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
-    "output": ("size", "mp4_crf"),
+    "output": ("size", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),
 }
 """The fields for those who know them, in groups."""
@@ -90,27 +91,38 @@ def _advanced(page: Page, form: Form) -> tuple[gr.Radio, gr.Button]:
                 page.t(gr.HTML, f"generate.group_{group}", html_template="<h2>${value}</h2>")
                 with gr.Row(elem_classes="fields"):
                     for name in names:
-                        if name not in OF_CACHE:
+                        if name not in OF_OPTION:
                             form.place_with_reset(name, elem_id=f"field-{name}")
                 if CACHE in names:
                     pair = _caches(page, form)
                     compare = page.t(gr.Button, "generate.compare", size="sm", elem_id="compare")
+                if OUTPUT in names:
+                    _outputs(form)
         _when_done(page)
     return pair, compare
 
 
 def _caches(page: Page, form: Form) -> gr.Radio:
     """The parameters of every step cache, what all have last; and what sets two of MagCache's at once."""
-    for option in dict.fromkeys(OF_CACHE.values()):
-        with form.cache_place(option):
+    for option in options_of(CACHE):
+        with form.place_of(CACHE, option):
             if option == "magcache":
                 pair = page.t(gr.Radio, "generate.magcache_pair", tuple(PAIRS), value=None, elem_id="magcache-pair")
-            names = [name for name, of in OF_CACHE.items() if of == option]
+            names = [name for name, of in parameters_of(CACHE).items() if of == option]
             for name in sorted(names, key=lambda name: name.endswith("_forecast")):
                 form.place_with_reset(name, elem_id=f"field-{name}")
     sets = [form["magcache_threshold"], form["magcache_k"]]
     pair.input(lambda chosen: list(PAIRS[chosen]), pair, sets, **PRIVATE, **NEWEST)
     return pair
+
+
+def _outputs(form: Form) -> None:
+    """The parameters of every output."""
+    for option in options_of(OUTPUT):
+        with form.place_of(OUTPUT, option):
+            for name, of in parameters_of(OUTPUT).items():
+                if of == option:
+                    form.place_with_reset(name, elem_id=f"field-{name}")
 
 
 def _when_done(page: Page) -> None:
@@ -147,7 +159,7 @@ def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
     settled.change(
         lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
         [page.language, form.checkpoint, *form.components],
-        [*shown, *(form[name] for name in IDLE), *form.caches.values(), *form.resets.values()],
+        [*shown, *(form[name] for name in IDLE), *form.places.columns.values(), *form.resets.values()],
         trigger_mode="always_last",
         **PRIVATE,
     )

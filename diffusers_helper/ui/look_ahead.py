@@ -90,7 +90,7 @@ def look_ahead(
     form: Form, context: AppContext, language: str, values: Sequence[Any], chosen: str | None = None
 ) -> list[Any]:
     """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, MagCache's pair, IDLE, the places
-    of step caches and the reset buttons."""
+    of options' parameters and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, context, texts, chosen)
@@ -101,6 +101,6 @@ def look_ahead(
         plan_html(fields, context, texts, chosen),
         gr.update(value=published_pair(fields)),
         *idle_updates(fields, texts),
-        *form.cache_updates(fields),
+        *form.places.updates(fields),
         *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),
     ]

@@ -127,14 +127,16 @@
     acts[act]();
   }
 
-  // A poster in the history plays while it is pointed at.
+  // A poster in the history plays while it is pointed at, or moves where the result is a picture that does.
   function hover(event) {
-    const poster = event.target.closest?.('[data-film]');
-    if (!poster || poster.querySelector('video')) return;
-    const video = document.createElement('video');
-    Object.assign(video, {src: poster.dataset.film, muted: true, loop: true, playsInline: true, autoplay: true});
-    poster.append(video);
-    poster.addEventListener('pointerleave', () => video.remove(), {once: true});
+    const poster = event.target.closest?.('[data-film], [data-moving]');
+    if (!poster || poster.querySelector('.moving')) return;
+    const {film: played, moving: shown} = poster.dataset;
+    const moving = document.createElement(played ? 'video' : 'img');
+    moving.className = 'moving';
+    Object.assign(moving, played ? {src: played, muted: true, loop: true, playsInline: true, autoplay: true} : {src: shown});
+    poster.append(moving);
+    poster.addEventListener('pointerleave', () => moving.remove(), {once: true});
   }
 
   document.addEventListener('click', pressed);

@@ -8,7 +8,7 @@ from itertools import islice
 from ..jobs.job import ENDED, Job
 from ..words import Texts
 from .phrases import number, say
-from .screen import has_video, picture_address
+from .screen import has_video, picture_address, poster_address
 
 MOST = 12
 
@@ -40,6 +40,5 @@ def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
 
 
 def _picture(job: Job, label: str) -> str:
-    poster = f"media/{job.id}/poster.jpg?v={job.progress.frames}"
-    address = picture_address(job, "start.png") if job.state == "running" else poster
+    address = picture_address(job, "start.png") if job.state == "running" else poster_address(job)
     return f'<img src="{address}" alt="{label}" loading="lazy">'

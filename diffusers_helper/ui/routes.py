@@ -31,7 +31,8 @@ from starlette.types import Receive, Scope, Send
 from ..errors import FramePackError, UnusableInput
 from ..media.pictures import media_type
 from ..media.places import lies_in
-from ..media.video import middle_frame
+from ..media.stills import middle_still
+from ..request.output import OUTPUTS
 from ..words import LANGUAGES
 from . import fragments
 from .app_context import AppContext
@@ -51,6 +52,9 @@ PAGE_NAME_CHARACTERS = 40
 READ_AT_ONCE_BYTES = 2**21
 
 POSTER_PIXELS = 640
+
+RESULTS = {f"video{made.suffix}": made.media_type for made in OUTPUTS.values()}
+"""What the result of a job is called here, by its suffix, and its type."""
 
 LEAST_FREE_BYTES = 500_000_000
 
@@ -158,10 +162,12 @@ class Media:
         if name == "log.txt":
             told = self._queue.events(job_id)
             return PlainTextResponse("\n".join(json.dumps(event) for event in told))
-        if name == "video.mp4":
-            return self._video(self._within(self._queue.result(job_id), ".mp4"), request)
+        if name in RESULTS:
+            suffix = Path(name).suffix
+            return self._result(self._within(self._queue.result(job_id), suffix), RESULTS[name], request)
         if name == "poster.jpg":
-            return self._poster(self._within(self._queue.result(job_id), ".mp4"), request)
+            result = self._queue.result(job_id)
+            return self._poster(self._within(result, _usual_suffix(result)), request)
         return self._picture(self._picture_file(job_id, name), request)
 
     def _picture_file(self, job_id: int, name: str) -> Path:
@@ -188,8 +194,8 @@ class Media:
             raise UnusableInput(f"{path.name} is not one of the files that are shown")
         return place
 
-    def _video(self, path: Path, request: Request) -> Response:
-        held = HeldFile(path, "video/mp4")
+    def _result(self, path: Path, media_type: str, request: Request) -> Response:
+        held = HeldFile(path, media_type)
         answer = _unless_known(held, request)
         if answer is not held:
             held.close()
@@ -202,7 +208,7 @@ class Media:
         known = _unless_known(Response(headers=headers), request)
         if known.status_code == 304:
             return known
-        picture, content = Image.fromarray(middle_frame(path)), io.BytesIO()
+        picture, content = Image.fromarray(middle_still(path)), io.BytesIO()
         picture.thumbnail((POSTER_PIXELS, POSTER_PIXELS))
         picture.save(content, "JPEG", quality=85)
         return Response(content.getvalue(), media_type="image/jpeg", headers=headers)
@@ -216,6 +222,11 @@ class Media:
             raise UnusableInput(f"{path.name} is no picture")
         headers = {**REVALIDATED, "ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"'}
         return _unless_known(Response(content, media_type=kind, headers=headers), request)
+
+
+def _usual_suffix(path: Path) -> str:
+    """That of a result; of another file one that it does not have."""
+    return path.suffix if f"video{path.suffix}" in RESULTS else next(iter(OUTPUTS.values())).suffix
 
 
 class HeldFile(FileResponse):

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from ..jobs.job import Job
+from ..request.output import Shown, output_by_suffix
 from ..words import Texts
 from .icons import svg
 from .phrases import say
@@ -29,8 +30,8 @@ def video(job: Job, texts: Texts, caption: str = "") -> str:
 
 
 def _start(job: Job) -> str:
-    address = picture_address(job, "start.png")
-    return f'<figure class="shot" data-shot="start"{_shape(job)}><img src="{address}" alt=""></figure>'
+    start = picture_address(job, "start.png")
+    return f'<figure class="shot" data-shot="start"{_shape(job)}><img src="{start}" alt=""></figure>'
 
 
 def picture_address(job: Job, name: str) -> str:
@@ -45,10 +46,37 @@ def _video(job: Job, texts: Texts, caption: str) -> str:
 
 
 def film(job: Job, shot: str, label: str, caption: str, how: str) -> str:
-    """The video of a job; ``label``, ``caption`` and ``how`` it plays are HTML."""
-    address = f"media/{job.id}/video.mp4?v={job.progress.frames}"
-    played = f'<video src="{address}" data-fps="{job.progress.fps}" aria-label="{label}" {how}></video>'
+    """The result of a job; ``label``, ``caption`` and ``how`` a video plays are HTML."""
+    if is_film(job):
+        played = f'<video src="{address(job)}" data-fps="{job.progress.fps}" aria-label="{label}" {how}></video>'
+    else:
+        played = f'<img src="{moving_address(job) or poster_address(job)}" alt="{label}">'
     return f'<figure class="shot" data-shot="{shot}"{_shape(job)}>{played}{caption}</figure>'
+
+
+def address(job: Job) -> str:
+    """Where the result is served: another address for each that a job has had."""
+    return escape(f"media/{job.id}/video{Path(job.progress.video or '').suffix}?v={job.progress.frames}")
+
+
+def poster_address(job: Job) -> str:
+    """Where a still of the result is served."""
+    return f"media/{job.id}/poster.jpg?v={job.progress.frames}"
+
+
+def moving_address(job: Job) -> str:
+    """Where the result is served if a browser shows it; else empty."""
+    return "" if _shown(job) == "still" else address(job)
+
+
+def is_film(job: Job) -> bool:
+    """Whether the result plays as a video, frame by frame."""
+    return _shown(job) == "film"
+
+
+def _shown(job: Job) -> Shown:
+    made = output_by_suffix(Path(job.progress.video or "").suffix)
+    return made.shown if made else "film"
 
 
 def preview(job: Job, texts: Texts) -> str:
@@ -96,15 +124,20 @@ def views(job: Job, texts: Texts, has_twin: bool = False, more: str = "") -> str
 def offered_views(job: Job, has_twin: bool = False) -> list[str]:
     """Those of VIEWS that there are, the best first."""
     video = has_video(job)
-    there = {"preview": has_preview(job), "video": video, "start": True, "both": video and job.state == "done"}
+    there = {
+        "preview": has_preview(job),
+        "video": video,
+        "start": True,
+        "both": video and is_film(job) and job.state == "done",
+    }
     there["compare"] = has_twin
     return [view for view in VIEWS if there[view]]
 
 
 def player(job: Job, texts: Texts) -> str:
-    """Buttons and a slider for the video, frame by frame; empty without one."""
+    """Buttons and a slider for the video, frame by frame; empty where none plays."""
     progress = job.progress
-    if not has_video(job):
+    if not (has_video(job) and is_film(job)):
         return ""
 
     def button(name: str) -> str:

@@ -22,6 +22,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..media.metadata import holds_settings, is_mp4
 from ..media.pictures import ACCEPTED_NAMES, describe, media_type
 from ..words import Texts
 from .guard import answer, route_path, say
@@ -206,10 +207,15 @@ def _refusal(path: Path, texts: Texts) -> str:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         return texts("upload.not_kept", name=repr(path.name), reason=error.strerror)
-    if media_type(head) or _MP4.match(head) or _begins_as_json(head):
+    if media_type(head) or _may_be_ours(head) or _begins_as_json(head):
         return ""
     kind = texts.said(describe(head)) if head else texts("upload.empty")
     return texts("upload.not_taken", name=repr(path.name), kind=kind, accepted=", ".join(ACCEPTED_NAMES))
+
+
+def _may_be_ours(head: bytes) -> bool:
+    """Of the many kinds of files that begin as an MP4, only videos."""
+    return _MP4.match(head) is not None if is_mp4(head) else holds_settings(head)
 
 
 def _texts(scope: Scope) -> Texts:

@@ -42,11 +42,11 @@ def place(tmp_path: Path, checkpoint: Checkpoint, port: int) -> Iterator[Served]
         yield served
 
 
-def in_sight(page: Any, *caches: str) -> None:
+def in_sight(page: Any, *options: str, group: str = "sampling") -> None:
     page.wait_for_function(
-        "shown => JSON.stringify([...document.querySelectorAll('.of-cache')]"
+        "([group, shown]) => JSON.stringify([...document.querySelectorAll(`#group-${group} .of-option`)]"
         ".filter(one => one.offsetHeight).map(one => one.id)) === JSON.stringify(shown)",
-        arg=[f"of-{cache}" for cache in caches],
+        arg=[group, [f"of-{option}" for option in options]],
     )
 
 

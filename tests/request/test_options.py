@@ -14,7 +14,7 @@ from diffusers_helper.errors import InvalidRequest, UnusableInput
 from diffusers_helper.presets import Preset, checked_values
 from diffusers_helper.request import Recipe, Request
 from diffusers_helper.request.fields import fields
-from diffusers_helper.request.output import Mp4, Png
+from diffusers_helper.request.output import Frames, Gif, Mp4, Png, Webm, Webp
 from diffusers_helper.sections.kinds import F1, FramePack, OneFrame
 
 CONTROL = {"role": "control", "path": "a.png", "index": 0}
@@ -34,6 +34,13 @@ CONTROL = {"role": "control", "path": "a.png", "index": 0}
         ({"one_frame_post": False}, "kind", OneFrame(post=False)),
         ({"kind": "one_frame"}, "output", Png()),
         ({"mp4_crf": 20}, "output", Mp4(crf=20)),
+        ({"output": "mp4", "mp4_pixels": "10bit"}, "output", Mp4(pixels="10bit")),
+        ({"output": "webm", "mp4_crf": 20}, "output", Webm()),
+        ({"webm_codec": "av1", "webm_crf": 30}, "output", Webm(codec="av1", crf=30)),
+        ({"output": "gif"}, "output", Gif()),
+        ({"webp_lossless": True}, "output", Webp(lossless=True)),
+        ({"output": "frames"}, "output", Frames()),
+        ({"kind": "one_frame", "output": "png"}, "output", Png()),
         ({}, "kind", FramePack()),
     ],
 )
@@ -55,6 +62,19 @@ def test_flat_values_choose_an_option(named: dict[str, Any], field: str, option:
         ({"kind": {"name": "video"}}, "kind: 'video' is not allowed; give 'framepack' or 'f1'"),
         ({"kind": None}, "kind: None is not allowed"),
         ({"output": {"name": "png"}}, "output: 'png' is not allowed; give a video, as framepack makes"),
+        ({"output": {"name": "avi"}}, "output: 'avi' is not allowed; give 'mp4' or 'webm' or 'gif' or 'webp' or"),
+        ({"output": {"name": "mp4", "pixels": "12bit"}}, "mp4_pixels: '12bit' is not allowed; give '8bit', '10bit' or"),
+        (
+            {"output": {"name": "webm", "codec": "vp8"}},
+            "webm_codec: 'vp8' is not allowed; give 'vp9', 'vp9_444', 'av1'",
+        ),
+        ({"output": {"name": "webm", "crf": 0}}, "webm_crf: 0 is not allowed; give a whole number from 1 to 63"),
+        (
+            {"output": {"name": "webp", "quality": 101}},
+            "webp_quality: 101 is not allowed; give a whole number from 0 to",
+        ),
+        ({"output": {"name": "webp", "lossless": 1}}, "webp_lossless: 1 is not allowed; give true or false"),
+        ({"output": {"name": "gif", "crf": 1}}, "gif_crf: is not a field"),
         ({"kind": {"name": "one_frame"}, "output": {"name": "mp4"}}, "output: 'mp4' is not allowed; give a picture"),
         ({"prompts": []}, "prompts: [] is not allowed; give times that follow each other"),
         ({"prompts": [{"text": "a", "from_second": 1}]}, "the first 0"),
@@ -173,10 +193,10 @@ def test_a_parameter_of_an_option_that_is_not_chosen_is_checked_too(named: dict[
         Recipe.parse(named)
 
 
-@pytest.mark.parametrize("output", [5, {"name": "gif"}, {"name": "mp4", "bitrate": 1}, {"name": "png"}])
-def test_an_output_that_has_no_flat_name_is_not_lost(output: Any) -> None:
+@pytest.mark.parametrize("output", [5, {"name": "avi"}, {"name": "mp4", "bitrate": 1}, {"name": "png"}])
+def test_an_output_that_is_none_is_refused_by_its_name(output: Any) -> None:
     preset = {"framepack_preset": 2, "name": "x", "values": {"output": output}}
-    with pytest.raises(UnusableInput, match="cannot hold 'output'"):
+    with pytest.raises(UnusableInput, match=r"output|mp4_bitrate"):
         Preset.from_json(json.dumps(preset))
 
 

@@ -27,7 +27,7 @@ def test_defaults_are_the_promised_ones() -> None:
         "latent_window": 9,
         "kind": {"name": "framepack"},
         "step_cache": {"name": "auto", "strength": "balanced"},
-        "output": {"name": "mp4", "crf": 16},
+        "output": {"name": "mp4", "crf": 16, "pixels": "8bit"},
         "loras": (),
         "size": None,
         "decoding": "lean",

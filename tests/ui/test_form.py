@@ -16,9 +16,8 @@ from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.media import pictures
 from diffusers_helper.request import SEED_MAX, Recipe, Request
 from diffusers_helper.request.fields import fields
-from diffusers_helper.ui import generate_tab
 from diffusers_helper.ui.draft import restored, upload_named
-from diffusers_helper.ui.form import NAMES, OF_CACHE, Form, defaults_of
+from diffusers_helper.ui.form import NAMES, Form, defaults_of
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import (
     IDLE,
@@ -29,14 +28,14 @@ from diffusers_helper.ui.look_ahead import (
     speed_update,
 )
 from diffusers_helper.ui.server import uploads_folder
-from diffusers_helper.ui.speed import CUSTOM, LEVELS, PAIRS, cache_in_words, level_of, published_pair
+from diffusers_helper.ui.speed import CUSTOM, LEVELS, level_of
 from diffusers_helper.ui.starting import Starting
 from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import make_picture
 from ..media.test_pictures import png_of_size
 from .serving import make_context, settings_for
-from .stage import Stage, answer, make_stage
+from .stage import Stage, make_stage
 
 OTHER: dict[str, Any] = {
     "picture": "/pictures/a.png",
@@ -68,7 +67,13 @@ OTHER: dict[str, Any] = {
     "cfg_rescale": 0.7,
     "negative_prompt": "blur",
     "latent_window": 5,
+    "output": "webm",
     "mp4_crf": 20,
+    "mp4_pixels": "444",
+    "webm_codec": "av1",
+    "webm_crf": 33,
+    "webp_quality": 50,
+    "webp_lossless": True,
     "preserved_memory_gb": 8.5,
 }
 """A value other than the default for every field."""
@@ -220,63 +225,6 @@ def test_what_has_no_effect_is_greyed_and_says_why(real_cfg: float, acts: bool) 
     for name, update in zip(IDLE, updates, strict=True):
         assert update["interactive"] is acts
         assert update["info"] == Texts("en")(f"generate.{name}_{'info' if acts else 'idle'}")
-
-
-@pytest.fixture(scope="module")
-def whole_form(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Form]:
-    """The form as the page places it, on a stage of its own."""
-    stage = make_stage(tmp_path_factory.mktemp("whole"))
-    with stage.page.blocks:
-        return stage, generate_tab.build(stage.page)
-
-
-@pytest.mark.parametrize("chosen", ["off", *dict.fromkeys(OF_CACHE.values())])
-def test_of_all_step_caches_only_the_chosen_one_is_in_sight(whole_form: tuple[Stage, Form], chosen: str) -> None:
-    _, form = whole_form
-    updates = dict(zip(form.caches, form.cache_updates({"step_cache": chosen}), strict=True))
-    shown = [option for option, update in updates.items() if "away" not in update["elem_classes"]]
-    assert shown == ([] if chosen == "off" else [chosen])
-    assert set(form.caches) == set(OF_CACHE.values())
-    for name, option in OF_CACHE.items():
-        for one in (form[name], form.resets[name]):
-            assert form.caches[option] in ancestors(one), "it goes with the place, and no gap is left"
-
-
-def ancestors(block: Any) -> list[Any]:
-    found = []
-    while block := block.parent:
-        found.append(block)
-    return found
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_published_pair_sets_both_of_its_fields_and_is_recognised(whole_form: tuple[Stage, Form], pair: str) -> None:
-    stage, form = whole_form
-    (radio,) = [one for one in stage.page.blocks.blocks.values() if one.elem_id == "magcache-pair"]
-    threshold, k = answer(stage, radio, "input", {radio: pair})
-    assert (threshold, k) == PAIRS[pair]
-    shown = values(form, step_cache="magcache", magcache_threshold=threshold, magcache_k=k)
-    told = look_ahead(form, stage.context, "en", shown)
-    assert told[4]["value"] == pair
-    assert published_pair({"magcache_threshold": threshold, "magcache_k": 99}) is None
-
-
-def test_what_nobody_sees_refuses_nothing(stage: Stage) -> None:
-    """A value of a step cache that was given up for another one stays in its field, out of sight."""
-    shown = values(stage.form, step_cache="teacache", magcache_threshold=None, picture=None)
-    assert json.loads(look_ahead(stage.form, stage.context, "en", shown)[0])["fields"] == {}
-    shown[NAMES.index("picture")] = "/pictures/a.png"
-    assert stage.form.request_of(shown).step_cache.name == "teacache"  # type: ignore[union-attr]
-    shown = values(stage.form, step_cache="magcache", magcache_threshold=None)
-    with pytest.raises(InvalidRequest, match=r"^magcache_threshold: "):
-        stage.form.request_of(shown)
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_step_cache_is_told_in_words(stage: Stage, language: str) -> None:
-    texts = Texts(language)
-    told = [cache_in_words({**stage.form.defaults, "step_cache": one}, texts) for one in ("off", *OF_CACHE.values())]
-    assert not {*told} & {"off", *OF_CACHE.values()}
 
 
 def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) -> None:

@@ -8,13 +8,16 @@ import json
 import pytest
 
 from diffusers_helper.errors import UnusableInput
-from diffusers_helper.ui.form import NAMES, OF_CACHE
+from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.options import OF_OPTION
 from diffusers_helper.ui.presets_tab import Presets, build
 from diffusers_helper.words import LANGUAGES
 
 from .stage import HOSTILE, Stage, click, tab_of
 from .test_fragments_queue import Seen
 
+OF_OTHERS = set(OF_OPTION) - {"auto_strength", "mp4_crf", "mp4_pixels"}
+"""The parameters of options that are not the usual ones."""
 EVERYTHING = ["settings", "prompt", "seed"]
 
 
@@ -39,7 +42,7 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
     assert "Mine" in shown
     answer = press(presets, "load", "Mine")
     filled = stage.filled(answer[1:])
-    idle = {"picture", *OF_CACHE}
+    idle = {"picture", "auto_strength", *OF_OTHERS}
     assert set(filled) == set(NAMES) - idle
     assert {name: filled[name] for name in filled if name not in idle} == {
         name: value for name, value in zip(NAMES, values, strict=True) if name not in idle
@@ -52,7 +55,7 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
     [
         (["prompt"], {"prompt", "negative_prompt"}),
         (["seed"], {"seed"}),
-        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed", *OF_CACHE} | {"auto_strength"}),
+        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed", *OF_OTHERS}),
     ],
 )
 def test_a_preset_keeps_what_was_ticked(stage: Stage, presets: Presets, parts: list[str], fields: set[str]) -> None:

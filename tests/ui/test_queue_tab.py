@@ -13,14 +13,15 @@ from starlette.requests import Request
 from diffusers_helper.errors import InvalidCommand, UnknownJob
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.ui.commands import Commands
-from diffusers_helper.ui.form import NAMES, OF_CACHE
+from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.options import OF_OPTION
 from diffusers_helper.ui.page import user_errors
 from diffusers_helper.ui.queue_tab import build
 from diffusers_helper.words import LANGUAGES, Texts
 
 from .stage import Stage, click, tab_of
 
-SAID = set(NAMES) - set(OF_CACHE) | {"auto_strength"}
+SAID = set(NAMES) - set(OF_OPTION) | {"auto_strength", "mp4_crf", "mp4_pixels"}
 """What a usual request says: of the step caches' parameters those of its own."""
 
 
