@@ -101,7 +101,7 @@ def as_on_a_gpu(plan: MemoryPlan, way: Way, transformer_bytes: int) -> MemoryPla
     """The plan, changed as ``way`` says; parts come and go where the transformer is swapped."""
     if way.stays is not None:
         held = int(way.stays * transformer_bytes)
-        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="whole")
+        plan = replace(plan, residency=dict.fromkeys(WEIGHTS_PARTS, "swapped"), resident_bytes=held, decode="chunks_4")
     return replace(plan, **way.plan)
 
 

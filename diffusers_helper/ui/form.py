@@ -84,6 +84,7 @@ FIELDS: tuple[Field, ...] = (
     _number("cfg_rescale", 0.01),
     _field("negative_prompt", gr.Textbox, lines=2, max_lines=6),
     _number("latent_window", 1),
+    _field("decoding", gr.Radio),
     _field("output", gr.Radio),
     *_parameters("output"),
     _number("preserved_memory_gb", 0.5),

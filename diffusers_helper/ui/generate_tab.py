@@ -20,7 +20,7 @@ from .starting import connect, mode_bar, start_row
 ADVANCED: Mapping[str, tuple[str, ...]] = {
     "sampling": ("kind", "seed", "steps", "latent_window", CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
-    "output": ("size", OUTPUT, *parameters_of(OUTPUT)),
+    "output": ("size", "decoding", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),
 }
 """The fields for those who know them, in groups."""

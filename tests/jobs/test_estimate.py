@@ -14,7 +14,7 @@ from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
 from tests.jobs_support import make_picture, make_request
 
-CLIPS = 37 + 69
+CLIPS = 37 + 41
 """Frames decoded for a video of two F1 sections: 10 and 18 latent frames."""
 
 
@@ -69,8 +69,8 @@ def test_an_estimate_is_learnt_from_what_this_machine_has_done(
     for change, expected in {
         ("steps", 20): preparing + 2 * sampling + decoding,
         ("real_cfg", 2.0): preparing + 2 * sampling + decoding,
-        ("seconds", 4.8): preparing + 2 * sampling + (37 + 3 * 69) / 10,
-        ("kind", "framepack"): preparing + sampling + (33 + 73) / 10,
+        ("seconds", 4.8): preparing + 2 * sampling + (37 + 3 * 41) / 10,
+        ("kind", "framepack"): preparing + sampling + (33 + 45) / 10,
         ("size", "256x128"): preparing + 2 * (sampling + decoding),
         ("step_cache", "off"): preparing + sampling * 20 / 15 + decoding,
     }.items():

@@ -162,6 +162,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "real_cfg": (*WRONG_NUMBERS, 0.9, 33),
     "cfg_rescale": (*WRONG_NUMBERS, -0.1, 1.1),
     "latent_window": (*WRONG_NUMBERS, 0, 65, 1.5),
+    "decoding": ("Lean", "", "other", 1, True, None, ["lean"]),
+    "quality_mode": (0, 1, "true", None, []),
     "kind": ("F1", "", "other", 1, True, ["f1"], {}),
     "step_cache": ("TeaCache", "", "other", 1, True, ["teacache"], {}),
     "teacache": (0, 1, "true", None, [], float("nan")),
@@ -187,7 +189,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 def test_every_field_is_tried() -> None:
     of_other_kinds = {name for name, field in fields(Recipe).items() if field.decided_by == "kind"}
-    assert set(WRONG) == {"schema_version", "fps", "teacache", *fields(Recipe)} - of_other_kinds
+    assert set(WRONG) == {"schema_version", "fps", "teacache", "quality_mode", *fields(Recipe)} - of_other_kinds
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])

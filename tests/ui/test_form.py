@@ -67,6 +67,7 @@ OTHER: dict[str, Any] = {
     "cfg_rescale": 0.7,
     "negative_prompt": "blur",
     "latent_window": 5,
+    "decoding": "quality",
     "output": "webm",
     "mp4_crf": 20,
     "mp4_pixels": "444",
