@@ -64,7 +64,8 @@ def test_where_python_takes_names_for_ascii_every_name_and_prompt_is_taken(tmp_p
     words = ("generate", "--json", "--image", "x", "--prompt", prompt, "--out", f"{name}.avi")
     done = subprocess.run(program.command(*words), env=variables, cwd=tmp_path, capture_output=True, check=False)
     (event,) = program.parsed(done.stdout.decode("ascii"))
-    assert (done.returncode, event["error"]) == (2, f"--out: {name}.avi is not the name of a .mp4 file")
+    assert done.returncode == 2
+    assert event["error"].startswith(f"--out: {name}.avi is not the name of a .mp4 file")
 
 
 def unheard(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
