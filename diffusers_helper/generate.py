@@ -263,6 +263,7 @@ def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[E
     with run.progress.decoding():
         faults.passing("decode")
         clip = run.engine.decode(newest(history, section, run.plan))
+        _check_pixels(clip, section)
         run.progress.path = run.result.add(section, clip)
     run.progress.frames = section.frames_after
     yield from run.notices()
@@ -332,6 +333,12 @@ def _preview_event(run: Run, section: SectionPlan, state: StepState) -> Preview:
 def _check_finite(state: StepState, section: SectionPlan) -> None:
     if not torch.isfinite(state.denoised).all():
         raise BrokenNumbers(Message("failure.broken_numbers", section=section.number + 1, step=state.step + 1))
+
+
+def _check_pixels(clip: Tensor, section: SectionPlan) -> None:
+    """They would become black frames."""
+    if not torch.isfinite(clip).all():
+        raise BrokenNumbers(Message("failure.broken_pixels", section=section.number + 1))
 
 
 def seeded(seed: int, purpose: str = "") -> torch.Generator:

@@ -216,6 +216,37 @@ def test_nan_is_told_and_never_shown(tmp_path: Path, picture: Path) -> None:
     assert last.path is None
 
 
+def test_pixels_that_are_no_numbers_are_told_and_never_shown(tmp_path: Path, picture: Path) -> None:
+    """The latents are kept: with another VAE the video ends without a step."""
+    poisoned = engine()
+    decode = poisoned.decode
+    poisoned.decode = lambda latents: decode(latents) * float("nan")  # type: ignore[method-assign]
+    last = list(generate(ask(picture), poisoned, tmp_path / "o", result=tmp_path / "v.mp4"))[-1]
+    assert isinstance(last, Failed)
+    assert last.exit_code == BrokenNumbers.exit_code
+    assert "section 1: the VAE produced NaN" in last.error
+    assert last.path is None
+    events = list(resume(Path(last.folder or ""), engine()))
+    assert isinstance(events[-1], Finished)
+    assert {event.section for event in events if isinstance(event, Step)} == {2, 3}
+
+
+@pytest.mark.parametrize("decoding", ["lean", "quality", "reference"])
+def test_however_it_is_decoded_a_broken_run_ends_in_the_same_frames(
+    tmp_path: Path, picture: Path, kind: str, decoding: str
+) -> None:
+    made = []
+    for name, breaks in (("whole", False), ("broken", True)):
+        request = ask(picture, kind=kind, decoding=decoding)
+        events = generate(request, engine(kind), tmp_path / name, result=tmp_path / f"{name}.mp4")
+        if breaks:
+            started, *_ = _until_second_section(events)
+            events = resume(Path(started.folder), engine(kind))
+        assert isinstance(list(events)[-1], Finished)
+        made.append(read_frames(tmp_path / f"{name}.mp4"))
+    assert np.array_equal(*made)
+
+
 def test_a_foreign_folder_is_not_resumed(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UnusableResumeFolder, match=r"no job\.json"):
