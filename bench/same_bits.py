@@ -3,8 +3,9 @@
     python -m bench.same_bits BEFORE [AFTER]
 
 ``BEFORE`` and ``AFTER`` are folders with a checkout each; AFTER is this one by default. Each request is a command
-line, which stays valid from version to version, with the pocket and the same picture. It passes when no bit of the
-latents and of the frames differs.
+line, which stays valid from version to version, with the pocket and the same picture. Where a checkout knows several
+ways to decode, it is asked for the original's, which the earliest ones have. It passes when no bit of the latents and of
+the frames differs.
 """
 
 from __future__ import annotations
@@ -63,11 +64,18 @@ def _made(flags: Sequence[str], checkout: Path) -> tuple[np.ndarray, np.ndarray]
         video, latents = Path(folder, "video.mp4"), Path(folder, "latents.safetensors")
         outputs = ("--out", str(video), "--save-latents", str(latents), "--output-dir", folder)
         command = [sys.executable, "-m", "diffusers_helper", "generate", "--image", str(PICTURE), "--seconds", "1"]
-        done = [*command, *ALIKE, *flags, *outputs]
+        done = [*command, *ALIKE, *flags, *_decoding(checkout), *outputs]
         subprocess.run(done, cwd=checkout, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with av.open(str(video)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         return load_file(latents)["latents"], np.stack(frames)
+
+
+def _decoding(checkout: Path) -> Sequence[str]:
+    """The flags that let a checkout decode as the original does."""
+    asked = [sys.executable, "-m", "diffusers_helper", "generate", "--help"]
+    told = subprocess.run(asked, cwd=checkout, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return ("--decoding", "reference") if "--decoding" in told else ()
 
 
 if __name__ == "__main__":
