@@ -7,7 +7,8 @@ latents at once, with its sliding windows off; *reference* what the original doe
 section twice, a cross-fade over all that two clips have in common. PSNR is of pixels from -1 to 1, as a mean over all
 frames and of the worst one. A *seam* is how much more two frames differ where a chunk, or a section, ends than the same
 two frames of the whole clip, over the same of all other frames: 1 shows nothing. Times are the median of runs that take
-turns. ``full_size`` counts operations and memory of the 13B checkpoint's VAE without a number, on the meta device.
+turns. ``full_size`` counts the operations of the 13B checkpoint's VAE without a number, on the meta device, and says
+what the memory plan counts for it, which ``tests/memory/test_cards.py`` holds to what its tensors take.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def latents_of(engine: Engine, kind: str, seconds: float = 4.8) -> Tensor:
 
 
 def chunks(vae: AutoencoderKLHunyuanVideo, made: dict[str, Tensor]) -> dict[str, Any]:
-    """Chunk size -> mean and worst PSNR against the whole clip, and seams, over both videos and all lengths of more than
+    """Chunk size -> mean and worst PSNR against the whole clip, and seams, over videos and all lengths of more than
     one chunk."""
     rows: dict[int, list[tuple[float, float, float]]] = {chunk: [] for chunk in CHUNKS}
     reference = []
@@ -125,8 +127,7 @@ def chunks(vae: AutoencoderKLHunyuanVideo, made: dict[str, Tensor]) -> dict[str,
                 reference.append(psnr(decode_clip(vae, part), expected))
             for chunk in range(1, min(length, CHUNKS.stop)):
                 clip = decode_in_chunks(vae, part, chunk)
-                size = math.ceil(length / math.ceil(length / chunk))
-                ends = [4 * latent - 3 for latent in range(size, length, size)]
+                ends = [4 * latent - 3 for latent in _ends(length, chunk)]
                 rows[chunk].append((psnr(clip, expected), worst(clip, expected), seam(clip, expected, ends)))
     table = {
         chunk: {
@@ -138,6 +139,12 @@ def chunks(vae: AutoencoderKLHunyuanVideo, made: dict[str, Tensor]) -> dict[str,
         for chunk, found in rows.items()
     }
     return {"lengths": LENGTHS, "reference_psnr": round(statistics.fmean(reference), 1), **table}
+
+
+def _ends(length: int, chunk: int) -> list[int]:
+    """The latent frames with which chunks begin that follow another."""
+    parts = torch.empty(length).tensor_split(math.ceil(length / chunk))
+    return list(accumulate(len(part) for part in parts))[:-1]
 
 
 def videos(vae: AutoencoderKLHunyuanVideo, made: dict[str, Tensor]) -> dict[str, Any]:
@@ -314,7 +321,7 @@ def _borders(plan: VideoPlan) -> list[int]:
 
 
 def full_size() -> dict[str, Any]:
-    """Operations for a section in the middle of a video, and what the decode holds at most, by the card's GiB."""
+    """Operations for a section in the middle of a video, and what the plan counts for its decode, by the card's GiB."""
     with torch.device("meta"):
         vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval()
     rows: dict[str, Any] = {
@@ -334,8 +341,12 @@ def _on_card(vae: AutoencoderKLHunyuanVideo, card: int) -> dict[str, Any]:
     decoder = usable[plan.decode]
     if not isinstance(decoder, Chunked):
         raise TypeError(f"a card of {card} GiB has no room to decode")
-    held = decoder.device_bytes(FULL_SIZE, workload)
-    return {"decoder": plan.decode, "tflop": _tflop(lambda: _chunked(vae, decoder)), "held_gb": round(held / 1e9, 2)}
+    planned = decoder.device_bytes(FULL_SIZE, workload)
+    return {
+        "decoder": plan.decode,
+        "tflop": _tflop(lambda: _chunked(vae, decoder)),
+        "planned_gb": round(planned / 1e9, 2),
+    }
 
 
 def _chunked(vae: AutoencoderKLHunyuanVideo, decoder: Chunked) -> None:

@@ -4,8 +4,8 @@
 
 ``BEFORE`` and ``AFTER`` are folders with a checkout each; AFTER is this one by default. Each request is a command
 line, which stays valid from version to version, with the pocket and the same picture. Where a checkout knows several
-ways to decode, it is asked for the original's, which the earliest ones have. It passes when no bit of the latents and of
-the frames differs.
+ways to decode, it is asked for that of the original, which the earliest ones have. It passes when no bit of the latents
+and of the frames differs.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def forecast_full_size(compute: Compute, constraints: Constraints, models_dir: P
     """The plan that a 13B checkpoint would get on this machine; raises OutOfMemory when it cannot run."""
     sizes = replace(FULL_SIZE, bytes_per_weight={part: BYTES[name] for part, name in dtype_names(compute).items()})
     machine, largest = probe_machine(compute, models_dir), Workload.of(*max(FRAMEPACK_BUCKETS, key=math.prod))
-    return plan_memory(Situation(machine, sizes, largest, constraints, tuple(decoders().values())))
+    usable = decoders("lean", constraints.chunk_size)
+    return plan_memory(Situation(machine, sizes, largest, constraints, tuple(usable.values())))
 
 
 def dtype_names(compute: Compute) -> dict[str, str]:

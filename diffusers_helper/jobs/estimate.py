@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
@@ -63,9 +63,14 @@ class Experience:
         return Paces(
             preparing=median(_preparing_seconds(job) for job in latest),
             step=median(_step_seconds(job) for job in latest),
-            frame=median(_frame_seconds(job) for job in latest),
+            frame=median(_frame_seconds(job) for job in self._decoded_as(recipe)),
             computed=self._computed_share(recipe),
         )
+
+    def _decoded_as(self, recipe: Recipe) -> Sequence[Job]:
+        """The latest jobs whose frames are decoded as those of ``recipe``; all of the latest where there are none."""
+        alike = [job for job in self.whole if job.request.decoding == recipe.decoding]
+        return (alike or self.whole)[:LATEST]
 
     def _computed_share(self, recipe: Recipe) -> float | None:
         """Of steps under the step cache that ``recipe`` asks for; None where no job had it."""

@@ -180,7 +180,7 @@ class Candidate:
         """Of a section, in operations: sampling, or the bus where it takes longer; and decoding."""
         operations = 2.0 * self.workload.tokens * (self.sizes.block_weights + self.sizes.other_weights)
         if not self.on_gpu:
-            return CPU_SLOWNESS * operations * self.workload.steps
+            return CPU_SLOWNESS * operations * (self.workload.steps + self.decoder.cost_in_steps)
         unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
         passing = 1 + PASSING * (1 - self.resident_blocks / self.sizes.blocks)
         step = passing * max(unpacked, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
@@ -209,7 +209,7 @@ class Situation:
     """What there is, and what it is wanted for.
 
     Attributes:
-        decoders: without a GPU the first one decodes.
+        decoders: without a GPU those that compute where all else does.
     """
 
     machine: Machine
@@ -221,8 +221,9 @@ class Situation:
     def candidates(self) -> Iterator[Candidate]:
         """Every one that the constraints and the rules allow; with more memory there is never one less."""
         if self.machine.vram_total == 0:
-            for precision in self._precisions():
-                yield self._candidate(False, precision, self.decoders[0], False, 0)
+            of_the_device = [each for each in self.decoders if each.uses_device]
+            for precision, decoder in product(self._precisions(), of_the_device):
+                yield self._candidate(False, precision, decoder, False, 0)
             return
         decoders = [each for each in self.decoders if self.constraints.decode in ("auto", each.name)]
         counts = range(self.parts.blocks + 1) if self.constraints.swap else (self.parts.blocks,)

@@ -29,7 +29,7 @@ STAY_ON_GPU: tuple[Precision, ...] = ("bnb8", "bnb4")
 TEXT_TOKENS = 900
 SPARE_RAM = 5 * 10**8
 REFERENCE_STEPS, LEAN_STEPS = 1.3, 0.56
-"""What decoding a section costs in whole frames, in sampling steps on the GPU: as the original does, 641 TFLOP, and
+"""What decoding a section costs in whole frames, in sampling steps on the GPU: as the original does, 652 TFLOP, and
 lean, 278 (``bench/results/decoding.json``)."""
 
 

@@ -110,8 +110,7 @@ class Planner:
         """The last plan ran out of memory. Until clearly more is free than now, where another program may have taken
         some meanwhile, no decoder that takes more than ``decoder`` is planned, and what else a ``Lesson`` says."""
         if decoder is not None:
-            fused = self._machine.fused_vae_attention
-            lesson["decode_bytes"] = decoder.device_bytes(self._sizes, self.workload, fused)
+            lesson["decode_bytes"] = self._device_bytes(decoder)
         self._learnt.learnt.append(Lesson(min(self._machine.vram_free, self._vram_free()), **lesson))
 
     def libraries_are_loaded(self) -> None:
@@ -119,9 +118,18 @@ class Planner:
         self._learnt.libraries_loaded = True
 
     def smaller_decoders(self, name: str) -> Iterator[DecoderCosts]:
-        """Those after ``name`` for which RAM has room now, with clips of the last plan's size."""
+        """Those after ``name`` that take less of the device, one after the other, and for which RAM has room now, with
+        clips of the last plan's size."""
         names = [each.name for each in self._decoders]
-        return filter(self._ram_has_room, self._decoders[names.index(name) + 1 :])
+        failed = self._device_bytes(self._decoders[names.index(name)])
+        for decoder in self._decoders[names.index(name) + 1 :]:
+            needed = self._device_bytes(decoder)
+            if (needed < failed or not decoder.uses_device) and self._ram_has_room(decoder):
+                yield decoder
+                failed = needed
+
+    def _device_bytes(self, decoder: DecoderCosts) -> int:
+        return decoder.device_bytes(self._sizes, self.workload, self._machine.fused_vae_attention)
 
     def _ram_has_room(self, decoder: DecoderCosts) -> bool:
         needed = decoder.ram_bytes(self._sizes, self.workload)

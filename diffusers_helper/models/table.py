@@ -35,7 +35,7 @@ FRAMEPACK_BUCKETS: tuple[tuple[int, int], ...] = (
 EVERY_KIND = ("framepack", "f1")
 """Of a checkpoint that does not say which."""
 LARGE_STEPS_PER_FRAME = LEAN_STEPS / 41
-"""Of the 13B checkpoints: after a section 18 latent frames are decoded, which are 69 of the video."""
+"""Of the 13B checkpoints: after a section 11 latent frames are decoded, which are 41 of the video."""
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def without_aliases(named: Mapping[str, Any]) -> dict[str, Any]:
         return {**found, "step_cache": chosen} if (asked and chosen) or asks_for_both(named) else found
     for name, cache in ALIASES.items():
         if cache in asked and asked[cache] != (found["step_cache"] == cache):
-            raise _contradicted(name, "step_cache", named)
+            raise _contradicted("an older name", name, "step_cache", named)
     return found
 
 
@@ -182,13 +182,13 @@ def _without_quality_mode(named: Mapping[str, Any]) -> Mapping[str, Any]:
         return named
     wished = _truth(named, QUALITY_MODE)
     if "decoding" in named and wished != (named["decoding"] == "quality"):
-        raise _contradicted(QUALITY_MODE, "decoding", named)
+        raise _contradicted("another name", QUALITY_MODE, "decoding", named)
     found = {name: value for name, value in named.items() if name != QUALITY_MODE}
-    return {**found, "decoding": "quality"} if wished else found
+    return {"decoding": "quality" if wished else "lean", **found}
 
 
-def _contradicted(name: str, of: str, named: Mapping[str, Any]) -> InvalidRequest:
-    words = f"{name}: is an older name of {of}, which is {quoted(named[of])}; leave it out"
+def _contradicted(what: str, name: str, of: str, named: Mapping[str, Any]) -> InvalidRequest:
+    words = f"{name}: is {what} of {of}, which is {quoted(named[of])}; leave it out"
     return InvalidRequest(words, [Problem(name, "other", named[name])])
 
 

@@ -66,7 +66,7 @@ def _step_cache_of_1(data: Mapping[str, Any]) -> Any:
 def _from_2(data: dict[str, Any]) -> dict[str, Any]:
     """Version 2 decoded as the original does. A request with its inputs may be of a video that was broken off, whose
     frames must not change half way; what holds a recipe alone makes a new video."""
-    return {**data, "decoding": "reference"} if "pictures" in data else data
+    return {"decoding": "reference", **data} if "pictures" in data else data
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}

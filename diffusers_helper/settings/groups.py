@@ -127,7 +127,8 @@ class Memory:
     )  # fmt: skip
     vae_chunk_size: int | None = knob(
         "FRAMEPACK_VAE_CHUNK_SIZE", "", chunk_size, "latent frames that are decoded at once at most, "
-        f"1 to {MOST_DECODED_AT_ONCE}; by default what the memory allows, up to 4, and 8 in quality mode",
+        f"1 to {MOST_DECODED_AT_ONCE}; by default what the memory allows, up to 4, and 8 in quality mode, which takes "
+        "no fewer than 4; the original's way of decoding has windows of its own",
     )  # fmt: skip
     cuda_alloc_conf: str = knob(
         ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", alloc_conf,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
@@ -43,29 +43,29 @@ def vae_decode_chunked(
 
     Args:
         chunk_size: latent frames that are decoded at once, 1 to 8; None takes what fits into the memory that is free.
-            When memory runs out it is halved, down to 1.
+            When memory runs out it is halved, down to 1, or 4 in quality mode.
         quality_mode: chunks of at least 4.
 
     Raises:
         UnusableArgument: latents without a frame, with numbers that are not finite; a chunk size that is none.
     """
     check_latents(latents)
-    chunk = usable_chunk_size(chunk_size) or automatic_chunk_size(vae, latents.shape[3], latents.shape[4], quality_mode)
-    chunk = max(chunk, QUALITY_LATENTS) if quality_mode else chunk
+    least = QUALITY_LATENTS if quality_mode else 1
+    chunk = max(usable_chunk_size(chunk_size) or automatic_chunk_size(vae, latents.shape, quality_mode), least)
     while True:
         try:
             return decode_in_chunks(vae, latents, chunk)
         except RuntimeError as error:
-            if chunk == 1 or not is_out_of_memory(error):
+            if chunk == least or not is_out_of_memory(error):
                 raise
-        chunk //= 2
+        chunk = max(chunk // 2, least)
         vram.free_unused()
         log.warning("decoding ran out of memory: it is tried again in chunks of %d latent frames", chunk)
 
 
 def check_latents(latents: Tensor) -> None:
     """Raises UnusableArgument for what is no clip, or would become a black one."""
-    if latents.ndim != 5 or not latents.shape[2]:
+    if latents.ndim != 5 or not latents.numel():
         raise UnusableArgument(f"latents must be [B, C, T, H, W] with at least one frame, not {list(latents.shape)}")
     if not torch.isfinite(latents).all():
         raise UnusableArgument(
@@ -83,20 +83,21 @@ def usable_chunk_size(value: int | None) -> int | None:
 
 
 def automatic_chunk_size(
-    vae: AutoencoderKLHunyuanVideo, rows: int, columns: int, quality_mode: bool = False, free_bytes: int | None = None
+    vae: AutoencoderKLHunyuanVideo, shape: Sequence[int], quality_mode: bool = False, free_bytes: int | None = None
 ) -> int:
-    """The largest chunk of latents of so many rows and columns that fits into what is free; 1 where none does.
+    """The largest chunk of latents of ``shape``, [B, C, T, H, W], that fits into what is free; 1 where none does.
 
     ``free_bytes``: of the device that computes; by default what it says. On the CPU memory is no matter.
     """
+    batch, _, latents, rows, columns = shape
     most = MOST_DECODED_AT_ONCE if quality_mode else USUAL_LATENTS
     if free_bytes is None:
         if vae.device.type != "cuda":
             return most
         free_bytes = vram.unused_bytes(vae.device)
-    pixels, channels = PIXELS_PER_LATENT**2 * rows * columns, int(vae.config.block_out_channels[0])
-    fitting = [n for n in range(1, most + 1) if chunked_values(pixels, channels, n) * vae.dtype.itemsize <= free_bytes]
-    return max(fitting, default=1)
+    pixels, channels = batch * PIXELS_PER_LATENT**2 * rows * columns, int(vae.config.block_out_channels[0])
+    needed = {n: chunked_values(pixels, channels, n, latents) * vae.dtype.itemsize for n in range(1, most + 1)}
+    return max((n for n, each in needed.items() if each <= free_bytes), default=1)
 
 
 def chunked_values(pixels: int, channels: int, chunk: int, latents: int = 18) -> float:
@@ -112,6 +113,7 @@ def chunked_values(pixels: int, channels: int, chunk: int, latents: int = 18) ->
     return frame * (per_value + KEYS_AND_VALUES * latents)
 
 
+@torch.no_grad()
 def decode_in_chunks(vae: AutoencoderKLHunyuanVideo, latents: Tensor, chunk: int, tile: int = 0) -> Tensor:
     """[B, C, T, H, W] scaled latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
 

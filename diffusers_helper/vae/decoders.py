@@ -179,8 +179,8 @@ def pixels_at_once(workload: Workload, tile: int) -> int:
 
 
 def decoders(decoding: Decoding = "lean", chunk_size: int | None = None) -> Mapping[str, Decoder]:
-    """By name, from the one that takes the most memory of the device to the one that takes the least. Without a GPU,
-    where there is no memory to be spared for the transformer, the first one decodes.
+    """By name, from the one that takes the most memory of the device to the one that takes the least; where frames are
+    too small to be cut, some take the same. Without a GPU the first one decodes for which RAM has room.
 
     ``chunk_size``: latent frames that are decoded at once at most, 1 to 8; None for what is usual. Quality never
     decodes fewer than 4 at once.
@@ -203,7 +203,7 @@ def _reference() -> Iterator[Decoder]:
 
 def _chunked(largest: int, least: int, steps: float) -> Iterator[Decoder]:
     """Whole frames in chunks of which each is half of the one before, then smaller and smaller tiles, then the CPU."""
-    chunks = [largest >> halved for halved in range(largest.bit_length()) if largest >> halved >= least]
+    chunks = [largest >> halved for halved in range(largest.bit_length()) if largest >> halved > least] + [least]
     for chunk in chunks:
         words = Message("decoder.chunks", chunk=chunk) if chunk < largest else None
         yield Chunked(f"chunks_{chunk}", words, steps * (1 + CHUNK_SHARE / chunk), chunk)

@@ -50,7 +50,11 @@ TABLE_BYTES = 2 * 25 * 12 * 60 * 3072 * 2
 """Of the modulation's table, in 16 bits: both branches, 25 steps, 12 vectors for each of 60 blocks at most."""
 
 
-WAYS: Mapping[str, Decoder] = {**decoders("reference"), **decoders("quality"), **decoders("lean")}
+WAYS: Mapping[str, Decoder] = decoders("lean") | {
+    f"{decoding} {name}": decoder
+    for decoding in ("reference", "quality")
+    for name, decoder in decoders(decoding).items()  # type: ignore[arg-type]
+}
 ON_DEVICE = [name for name, decoder in WAYS.items() if isinstance(decoder, (Chunked, Reference))]
 
 
@@ -212,7 +216,7 @@ def test_no_card_runs_out(
 def test_what_was_thought_too_little_is_too_little(decoding: Decoding) -> None:
     """Whole frames in 16 GiB, as an earlier plan had them, with all blocks away."""
     with pytest.raises(OutOfMemoryError):
-        replay(decoding("whole", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
+        replay(decoding("reference whole", False).steps, OrdinarySegments(int(0.985 * 16 * GIB - GB)))
 
 
 @pytest.mark.parametrize("how", ON_DEVICE)
@@ -231,7 +235,9 @@ def test_the_memory_of_decoding_is_counted(how: str, decoding: Decoding) -> None
 def test_the_memory_of_a_step_is_counted(precision: Precision, branches: int, steps_of: Any) -> None:
     """And not a seventh more."""
     workload, step = Workload.of(HEIGHT, WIDTH, cached=Cached(branches, branches)), steps_of[precision, branches]
-    way = Candidate(FULL_SIZE, workload, Constraints(), True, precision, WAYS["whole"], True, 0, segments_grow=False)
+    way = Candidate(
+        FULL_SIZE, workload, Constraints(), True, precision, WAYS["reference whole"], True, 0, segments_grow=False
+    )
     needed = smallest_card(step, ExpandableSegments)
     assert needed <= way.activation_bytes() < 1.14 * needed
     needed = smallest_card(step, OrdinarySegments)

@@ -218,6 +218,13 @@ def test_more_preserved_memory_keeps_fewer_blocks_on_the_gpu() -> None:
     assert counts[0] > counts[1] > counts[3] == 0
 
 
+def test_without_a_gpu_ram_decides_how_clips_are_decoded() -> None:
+    made = (or_none(machine(0, ram), IN_FLOAT32, USUAL, Constraints()) for ram in range(40, 180, 4))
+    found = list(dict.fromkeys(each.decode for each in made if each))
+    assert len(found) > 1
+    assert found == [name for name in reversed(DECODERS) if name in found], "the more there is, the more at once"
+
+
 def test_the_modulation_table_saves_a_quarter() -> None:
     large = machine(80, 128)
     with_table, without = (plan(large, modulation_table=table) for table in (True, False))

@@ -22,6 +22,7 @@ from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.planning import plan_video_memory, planner_for
 from diffusers_helper.request import Request
+from diffusers_helper.vae.decoders import decoders
 
 from .support import DECODERS, FLOAT32, as_if_on, made_request
 
@@ -145,3 +146,16 @@ def test_a_video_is_planned_with_a_step_cache_for_each_branch(
     made = planner()
     plan_video_memory(made, Request.parse({**made_request(photograph).flat(), **fields}), 640, 640)
     assert made.workload.cached == Cached(branches, branches)
+
+
+@pytest.mark.parametrize("decoding", ["lean", "quality", "reference"])
+@pytest.mark.parametrize("side", [160, 256, 512, 640])
+def test_what_takes_over_takes_less(planner: Any, photograph: Path, decoding: str, side: int) -> None:
+    """Frames that are too small to be cut are not tried again under another name."""
+    made = planner(precision="int8")
+    request = made_request(photograph).model_copy(update={"decoding": decoding})
+    plan_video_memory(made, request, side, side)
+    ladder = decoders(decoding)  # type: ignore[arg-type]
+    first = next(iter(ladder.values()))
+    needed = [each.device_bytes(made._sizes, made.workload) for each in (first, *made.smaller_decoders(first.name))]
+    assert needed == sorted(set(needed), reverse=True)

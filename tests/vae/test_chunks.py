@@ -167,10 +167,13 @@ def test_what_is_free_decides_the_chunk() -> None:
     with torch.device("meta"):
         full = AutoencoderKLHunyuanVideo().to(torch.float16)
     table = {2: 1, 4: 1, 6: 1, 8: 1, 10: 2, 12: 3, 16: 4, 24: 4, 48: 4, 80: 4}
-    sizes = {free: automatic_chunk_size(full, 80, 76, free_bytes=free * 10**9) for free in table}
+    sizes = {free: automatic_chunk_size(full, (1, 16, 18, 80, 76), free_bytes=free * 10**9) for free in table}
     assert sizes == table
-    quality = {free: automatic_chunk_size(full, 80, 76, True, free_bytes=free * 10**9) for free in (8, 16, 24, 80)}
-    assert quality == {8: 1, 16: 5, 24: 8, 80: 8}
+    quality = {
+        free: automatic_chunk_size(full, (1, 16, 18, 80, 76), True, free_bytes=free * 10**9) for free in (8, 16, 24, 80)
+    }
+    assert quality == {8: 1, 16: 5, 24: 8, 80: 8}, "which quality mode raises to 4"
+    assert automatic_chunk_size(full, (4, 16, 18, 80, 76), free_bytes=16 * 10**9) == 1
     assert chunked_values(640 * 608, FULL_SIZE.vae_channels, 4) * 2 < 14e9
 
 
@@ -203,6 +206,46 @@ def test_a_chunk_that_does_not_fit_is_halved(
     monkeypatch.setattr(chunks, "decode_in_chunks", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(torch.OutOfMemoryError):
         vae_decode_chunked(latents(3), tiny, 2)
+
+
+def test_quality_mode_is_not_halved_below_its_least(
+    tiny: AutoencoderKLHunyuanVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[int]()
+
+    def short(vae: Any, z: Tensor, chunk: int) -> Tensor:
+        asked.append(chunk)
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(chunks, "decode_in_chunks", short)
+    monkeypatch.setattr(vram, "free_unused", lambda: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        vae_decode_chunked(latents(2), tiny, 7, quality_mode=True)
+    assert asked == [7, 4]
+
+
+def test_a_vae_as_it_is_loaded_decodes_batches_and_keeps_no_gradients() -> None:
+    """Weights that could be trained, and no inference mode around the call."""
+    made = small_vae().requires_grad_(True)
+    both = torch.cat([latents(3), latents(3).flip(3)])
+    pixels = vae_decode_chunked(both, made, 2)
+    assert not pixels.requires_grad
+    alone = torch.cat([vae_decode_chunked(each[None], made, 2) for each in both])
+    assert (pixels - alone).abs().max() < 0.01
+
+
+@torch.inference_mode()
+def test_tiles_come_near_the_whole_frame(tiny: AutoencoderKLHunyuanVideo) -> None:
+    z = latents(3, 32, 30)
+    whole_frame, cut = (decode_in_chunks(tiny, z, 3, tile).float() for tile in (0, 2**14))
+    error = (whole_frame - cut).square().mean() / whole_frame.var()
+    assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2, 4, 6), (1, 4, 2, 0, 6), (1, 4, 4, 6)])
+def test_an_empty_side_is_no_clip(tiny: AutoencoderKLHunyuanVideo, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnusableArgument, match="must be"):
+        vae_decode_chunked(torch.zeros(shape), tiny)
 
 
 @pytest.mark.parametrize("size", [0, 9, -1, "x", 2.5, True])
