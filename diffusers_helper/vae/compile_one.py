@@ -82,7 +82,7 @@ def main(file: str, task: str) -> None:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read, which holds a lock that the end of a process wants
     os._exit(STOPPED)
 
 

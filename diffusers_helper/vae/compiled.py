@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 PROGRAM = Path(__file__).resolve().parent.parent.parent
 GIVE_UP_SECONDS = 5.0
 """What a process has to end after it was told."""
+OF_OTHER_PARTS = ("mid_block_add_attention", "scaling_factor")
+"""What a VAE's config says of other parts than the upper one."""
 LOADED = 8
 """How many are kept in memory. They hold no weights, so they are small; another one comes from disk again."""
 Compile: TypeAlias = Callable[[Task, Path], None]
@@ -60,7 +63,7 @@ class CompiledDecoders:
         self._beside = Beside()
         self._compile = compile or self._beside
         self._lock = threading.Lock()
-        self._loaded: dict[Key, Compiled | None] = {}
+        self._loaded: dict[Key, _Loaded | None] = {}
         self._threads: dict[Key, threading.Thread] = {}
         self._notices: list[Message] = []
 
@@ -73,8 +76,8 @@ class CompiledDecoders:
         with self._lock:
             if key not in self._loaded and key not in self._threads:
                 self._begin(key, Task(key.back_end, shape, key.dtype, str(vae.device), config_of(vae)))
-            compiled = self._loaded.get(key)
-        return None if compiled is None else _Following(compiled, vae, shape, lambda reason: self._give_up(key, reason))
+            loaded = self._loaded.get(key)
+        return None if loaded is None else _Following(loaded, vae, lambda reason: self._give_up(key, reason))
 
     def wait(self) -> None:
         """Until nothing is being compiled."""
@@ -96,7 +99,7 @@ class CompiledDecoders:
     def _begin(self, key: Key, task: Task) -> None:
         """Load what is on disk, else let a thread compile it."""
         if file := self.files.find(key):
-            return self._load(key, file)
+            return self._load(key, task, file)
         self._notices.append(Message("compiled.begins", shape=_shape_in_words(task.shape)))
         thread = threading.Thread(target=self._prepare, args=(key, task), daemon=True, name="compiling")
         self._threads[key] = thread
@@ -106,7 +109,7 @@ class CompiledDecoders:
         """In a thread: whoever has the lock compiles; the others find what it has made."""
         try:
             with tempfile.TemporaryDirectory(prefix="framepack_compiled_") as scratch, self.files.one_at_a_time():
-                self._load(key, self.files.find(key) or self._made(key, task, Path(scratch)))
+                self._load(key, task, self.files.find(key) or self._made(key, task, Path(scratch)))
         except (CompilingError, OSError) as error:
             if not self._beside.closed:
                 self._give_up(key, str(error))
@@ -122,9 +125,10 @@ class CompiledDecoders:
             self._tell(Message("compiled.not_kept", reason=error.said))
             return made
 
-    def _load(self, key: Key, file: Path) -> None:
+    def _load(self, key: Key, task: Task, file: Path) -> None:
         try:
-            self._loaded[key] = self._back_end.load(file)
+            like = expected(without_weights(task.config, getattr(torch, task.dtype)), task.shape)
+            self._loaded[key] = _Loaded(self._back_end.load(file), like, task.shape)
             for oldest in list(self._loaded)[:-LOADED]:
                 del self._loaded[oldest]
         except (RuntimeError, OSError, ImportError, ValueError) as error:
@@ -142,38 +146,49 @@ class CompiledDecoders:
         self._notices.append(notice)
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A compiled function, and the sizes and types of what it may be given, for chunks of a shape."""
+
+    function: Compiled
+    like: Given
+    shape: Shape
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """The size of what it makes."""
+        batch, latents, height, width = self.shape
+        return batch, 3, 4 * latents, 8 * height, 8 * width
+
+
 class _Following:
     """A compiled function for one clip, see ``streaming.Following``. It answers only to what it was compiled for."""
 
-    def __init__(
-        self, compiled: Compiled, vae: AutoencoderKLHunyuanVideo, shape: Shape, give_up: Callable[[str], None]
-    ) -> None:
-        self._compiled: Compiled | None = compiled
+    def __init__(self, loaded: _Loaded, vae: AutoencoderKLHunyuanVideo, give_up: Callable[[str], None]) -> None:
+        self._loaded, self._usable = loaded, True
         self._weights, self._device, self._give_up = weights_of(vae), vae.device, give_up
-        self._expected = expected(without_weights(vae.config, vae.dtype), shape)
-        self._pixels = (shape[0], 3, 4 * shape[1], 8 * shape[2], 8 * shape[3])
 
     def __call__(self, x: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]] | None:
         """See ``streaming.Following``."""
         given = Given(self._weights, x, list(before))
-        if self._compiled is None or not self._fits(given):
+        if not self._usable or not self._fits(given):
             return None
         try:
-            pixels, *kept = self._compiled(*(_in_order(part) for part in given))
+            pixels, *kept = self._loaded.function(*(_in_order(part) for part in given))
         except RuntimeError as error:
             self._drop(str(error))
             return None
-        if pixels.shape == self._pixels and _sizes(kept) == _sizes(self._expected.kept):
+        if pixels.shape == self._loaded.pixels and _sizes(kept) == _sizes(self._loaded.like.kept):
             return pixels, kept
-        self._drop(f"it made {list(pixels.shape)} of pixels, not {list(self._pixels)}")
+        self._drop(f"it made {list(pixels.shape)} of pixels, not {list(self._loaded.pixels)}")
         return None
 
     def _fits(self, given: Given) -> bool:
         on_device = all(tensor.device == self._device for tensor in given.all)
-        return on_device and _sizes(given.all) == _sizes(self._expected.all)
+        return on_device and _sizes(given.all) == _sizes(self._loaded.like.all)
 
     def _drop(self, reason: str) -> None:
-        self._compiled = None
+        self._usable = False
         self._give_up(reason)
 
 
@@ -226,7 +241,8 @@ class Beside:
 
 def key_of(vae: AutoencoderKLHunyuanVideo, shape: Shape, back_end: BackEnd) -> Key:
     """All that the compiled function depends on."""
-    config = hashlib.sha256(json.dumps(config_of(vae), sort_keys=True, default=str).encode()).hexdigest()
+    seen = {name: value for name, value in config_of(vae).items() if name not in OF_OTHER_PARTS}
+    config = hashlib.sha256(json.dumps(seen, sort_keys=True, default=str).encode()).hexdigest()
     dtype = str(vae.dtype).removeprefix("torch.")
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, {metadata.version('diffusers')}"
     versions = f"{versions} {back_end.version()}".strip()

@@ -87,7 +87,8 @@ def weights_of(vae: AutoencoderKLHunyuanVideo) -> list[Tensor]:
 def without_weights(config: Mapping[str, Any], dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
     """A VAE of this build that takes no memory."""
     with torch.device("meta"):
-        return AutoencoderKLHunyuanVideo.from_config(dict(config)).to(dtype).eval().requires_grad_(False)
+        vae = AutoencoderKLHunyuanVideo.from_config(dict(config)).eval().requires_grad_(False)
+    return nn.Module.to(vae, dtype)  # diffusers' own warns of layers that this model does not have
 
 
 @torch.no_grad()
