@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from .settings import Settings
-from .vae.compiled_files import CompiledFiles, Kept, compiled_folder
+
+if TYPE_CHECKING:
+    from .media.compiled_files import CompiledFiles, Kept
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def files_of(settings: Settings) -> CompiledFiles:
     """Where they are kept."""
+    from .media.compiled_files import CompiledFiles, compiled_folder
+
     return CompiledFiles(compiled_folder(settings.paths.models_dir), settings.decoders.compiled_limit)
 
 

@@ -9,12 +9,12 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
+from .media.compiled_files import CompiledFiles, compiled_folder
 from .models import compile as compiling
 from .settings import Decoders, resolve
 from .vae.back_ends import AOTInductor, BackEnd, TensorRT
 from .vae.chunks import check_latents, decode_in_chunks
 from .vae.compiled import CompiledDecoders
-from .vae.compiled_files import CompiledFiles, compiled_folder
 from .words import Message
 
 

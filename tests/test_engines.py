@@ -15,12 +15,12 @@ from diffusers_helper import cli
 from diffusers_helper.engine import Engine
 from diffusers_helper.engines import files_of
 from diffusers_helper.events import Notice
+from diffusers_helper.media.compiled_files import CompiledFiles, Key, compiled_folder
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.preparation import defaults
 from diffusers_helper.request import Recipe
 from diffusers_helper.settings import Settings, resolve, resolve_page
 from diffusers_helper.ui import compiled, system_tab
-from diffusers_helper.vae.compiled_files import CompiledFiles, Key, compiled_folder
 from diffusers_helper.words import LANGUAGES, Texts
 
 from .conftest import ROOT

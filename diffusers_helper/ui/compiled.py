@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from html import escape
 
-from ..vae.compiled_files import CompiledFiles, Kept
+from ..media.compiled_files import CompiledFiles, Kept
 from ..words import Texts
 from .phrases import say
 

@@ -26,10 +26,10 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from ..errors import OutputFailed
+from ..media.compiled_files import SUFFIX, CompiledFiles, Key
 from ..words import Message, plain
 from .back_ends import BackEnd, Compiled
 from .compile_one import Task
-from .compiled_files import SUFFIX, CompiledFiles, Key
 from .streaming import Following
 from .upper import Given, Shape, expected, weights_of, without_weights
 

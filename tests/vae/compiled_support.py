@@ -12,11 +12,11 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
+from diffusers_helper.media.compiled_files import CompiledFiles
 from diffusers_helper.vae.back_ends import Compiled
 from diffusers_helper.vae.chunks import chunk_sizes
 from diffusers_helper.vae.compile_one import Task
 from diffusers_helper.vae.compiled import CompiledDecoders, CompilingError
-from diffusers_helper.vae.compiled_files import CompiledFiles
 from diffusers_helper.vae.streaming import Following, StreamingDecoder
 from diffusers_helper.vae.upper import Given, PureUpperPart, without_weights
 from diffusers_helper.words import Message

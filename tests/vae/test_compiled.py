@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_helper.media.compiled_files import CompiledFiles
 from diffusers_helper.models import compile as compiling
 from diffusers_helper.vae.back_ends import AOTInductor, BackEnd, TensorRT
 from diffusers_helper.vae.chunks import decode_in_chunks
 from diffusers_helper.vae.compile_one import Task
 from diffusers_helper.vae.compiled import Beside, CompiledDecoders, CompilingError, config_of
-from diffusers_helper.vae.compiled_files import CompiledFiles
 
 from .compiled_support import CHUNK, PLENTY, SHAPE, decoded, latents_of, tiny_vae
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_helper.media.compiled_files import SUFFIX
 from diffusers_helper.settings import resolve
 from diffusers_helper.tensorrt_runtime import TensorRTLatentDecoder, compiled_decoders
 from diffusers_helper.vae.chunks import chunk_sizes, decode_in_chunks, vae_decode_chunked
 from diffusers_helper.vae.compiled import CompiledDecoders, CompilingError, key_of
-from diffusers_helper.vae.compiled_files import SUFFIX
 
 from .compiled_support import (
     CHUNK,

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import OutputFailed
-from ..media.files import make_folder, remove_partials, require_space, written_whole
+from .files import make_folder, remove_partials, require_space, written_whole
 
 log = logging.getLogger(__name__)
 
