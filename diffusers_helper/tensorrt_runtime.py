@@ -22,13 +22,16 @@ def compiled_decoders(
     chosen: Decoders, models_dir: Path, device: torch.device
 ) -> tuple[CompiledDecoders | None, tuple[Message, ...]]:
     """What the settings ask for, None where that is nothing or cannot be had, and what is said about it."""
-    notices = []
-    for back_end in _asked(chosen):
+    notices, asked = [], _asked(chosen)
+    for back_end in asked:
         if reason := why_not(back_end, device):
             notices.append(Message("compiled.refused", reason=reason))
-        else:
-            files = CompiledFiles(compiled_folder(models_dir), chosen.compiled_limit)
-            return CompiledDecoders(back_end, files), tuple(notices)
+            continue
+        if next(asked, None):
+            flags = {"first": "--enable-tensorrt", "second": "--compiled-vae"}
+            notices.append(Message("settings.goes_before", **flags))
+        files = CompiledFiles(compiled_folder(models_dir), chosen.compiled_limit)
+        return CompiledDecoders(back_end, files), tuple(notices)
     return None, tuple(notices)
 
 

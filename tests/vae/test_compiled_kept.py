@@ -237,7 +237,7 @@ def test_a_missing_compiler_is_said_and_nothing_is_compiled(tmp_path: Path, monk
     assert notice.startswith("Videos are decoded without a compiled decoder: there is no C++ compiler")
 
 
-def test_settings_choose_the_back_end_and_the_limit(tmp_path: Path) -> None:
+def test_settings_choose_the_back_end_and_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(**flags: str) -> tuple[CompiledDecoders | None, tuple[str, ...]]:
         settings = resolve(flags, {}, tmp_path / "none.json")
         found, notices = compiled_decoders(settings.decoders, tmp_path, torch.device("cpu"))
@@ -252,6 +252,11 @@ def test_settings_choose_the_back_end_and_the_limit(tmp_path: Path) -> None:
     assert "without a compiled decoder: " in notice
     found, (notice,) = chosen(enable_tensorrt="1", compiled_vae="1")
     assert found is not None, "the first that can serve does"
+    monkeypatch.setattr("diffusers_helper.vae.back_ends.TensorRT.why_not", lambda *_: None)
+    found, notices = chosen(enable_tensorrt="1", compiled_vae="1")
+    assert found is not None
+    assert found._back_end.name == "tensorrt"
+    assert notices == ("--enable-tensorrt goes before --compiled-vae, which has no effect.",)
 
 
 class TestTensorRTLatentDecoder:
