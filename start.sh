@@ -28,12 +28,15 @@ FramePack: a picture and a sentence become a video.
       standard   4-bit weights by bitsandbytes, xFormers, a quick start
       16gb       the same, and 8 GB of GPU memory preserved
       low-ram    the same as standard, for computers with little RAM
+      quality    auto, and videos that say nothing else are decoded in quality mode
+      tensorrt   auto, and the decoder compiled by TensorRT where the package torch-tensorrt is installed
       share      auto, with a public address behind a new password, which is printed
   bash start.sh page --help    lists the flags
   bash start.sh generate --image photo.jpg --prompt "the camera pans left" --out video.mp4
   bash start.sh doctor         what this machine has, and what is missing
   bash start.sh calibrate --image photo.jpg   measure what the step cache MagCache needs to know of a checkpoint
   bash start.sh download NAME  fetch a checkpoint
+  bash start.sh engines list   compiled decoders that are kept; "clear" removes them
   bash start.sh test           install the test tools and run the tests; further words go to pytest
 
 Any other word goes to "python -m diffusers_helper"; "bash start.sh generate --help" lists the flags.
@@ -297,6 +300,14 @@ use_preset() { # use_preset NAME FLAGS...
     if [[ $1 == pocket ]]; then by_default FRAMEPACK_CHECKPOINT=pocket; else choose_checkpoint "${@:2}"; fi
     case $1 in
         auto) use_less_ram_where_little ;;
+        quality)
+            use_less_ram_where_little
+            by_default FRAMEPACK_DECODING=quality
+            ;;
+        tensorrt)
+            use_less_ram_where_little
+            by_default FRAMEPACK_ENABLE_TENSORRT=1
+            ;;
         standard | 16gb | low-ram) use_gpu_preset "$@" ;;
         share)
             use_less_ram_where_little
@@ -348,11 +359,11 @@ case "${1:-page}" in
         cd "$home"
         exec "$python" -m pytest --numprocesses 2 --dist loadfile "$@"
         ;;
-    page | auto | pocket | standard | 16gb | low-ram | share | -*)
+    page | auto | pocket | standard | 16gb | low-ram | quality | tensorrt | share | -*)
         preset=auto
         case "${1:-}" in
             page) shift ;;
-            auto | pocket | standard | 16gb | low-ram | share)
+            auto | pocket | standard | 16gb | low-ram | quality | tensorrt | share)
                 preset=$1
                 shift
                 ;;

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from . import __version__, settings
+from . import __version__, engines, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--verify", action="store_true", help="check every file, and fetch damaged ones again")
     download.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     download.set_defaults(run=_download)
+    engines.add_arguments(commands.add_parser("engines", help="list or remove compiled decoders"))
     for command in commands.choices.values():
         settings.add_flags(command)
     return parser
@@ -242,7 +243,7 @@ def _begin(
         from .preparation import defaults, fit_pictures
 
         if not options.request:
-            request = Request.parse(_request_fields(options), defaults(checkpoint, chosen.sampling.default_step_cache))
+            request = Request.parse(_request_fields(options), defaults(checkpoint, chosen.sampling))
         pictures = fit_pictures(request, checkpoint)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))

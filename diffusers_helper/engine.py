@@ -46,7 +46,9 @@ from .request import Request
 from .sections.history import Context
 from .sections.plan import SectionPlan
 from .settings import Settings, resolve
+from .tensorrt_runtime import compiled_decoders
 from .vae.codec import LatentPosterior
+from .vae.compiled import CompiledDecoders
 from .vae.decoders import decoders
 from .vae.preview import LatentToRGB
 from .words import Message
@@ -155,8 +157,10 @@ class SectionDenoiser:
 class LentVae:
     """The VAE as decoders get it, see ``VaeSource``."""
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo, residency: Residency) -> None:
-        self._vae, self._residency = vae, residency
+    def __init__(
+        self, vae: AutoencoderKLHunyuanVideo, residency: Residency, compiled: CompiledDecoders | None = None
+    ) -> None:
+        self._vae, self._residency, self.compiled = vae, residency, compiled
         self._copy: Any = None
 
     @contextmanager
@@ -194,8 +198,9 @@ class Engine:
         planner: Planner,
         attention: Attention | None = None,
         notices: Sequence[Message] = (),
+        compiled: CompiledDecoders | None = None,
     ) -> None:
-        """``attention`` and ``notices`` are told with every video."""
+        """``attention`` and ``notices`` are told with every video; ``compiled`` decoders serve where they are ready."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
@@ -204,7 +209,7 @@ class Engine:
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
         self.degradation = Degradation(self.residency, planner, compute.device)
         self._measured = NOTHING_MEASURED
-        self._vae = LentVae(parts.vae, self.residency)
+        self._vae = LentVae(parts.vae, self.residency, compiled)
         self._decoders = decoders("lean", planner.constraints.chunk_size)
         self._encoders = Encoders(
             parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)
@@ -246,8 +251,9 @@ class Engine:
 
         parts = load_parts(checkpoint, compute, load)
         attention = apply_kernels(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
-        notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []))
-        return cls(checkpoint, compute, parts, planner, attention, notices)
+        compiled, refused = compiled_decoders(settings.decoders, models_dir, compute.device)
+        notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []), *refused)
+        return cls(checkpoint, compute, parts, planner, attention, notices, compiled)
 
     def __enter__(self) -> Engine:
         return self
@@ -261,7 +267,9 @@ class Engine:
 
     def close(self) -> None:
         """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
-        for good goes with the engine. No video can be made after that."""
+        for good goes with the engine. No video can be made after that, and no decoder is compiled any more."""
+        if self._vae.compiled:
+            self._vae.compiled.close()
         self.residency.close()
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
@@ -278,8 +286,8 @@ class Engine:
         return replace(self.residency.plan, remarks=tuple(remarks), notices=(*self._notices, *plan.notices))
 
     def notices(self) -> list[Message]:
-        """What was done about memory that ran out, since the last time."""
-        return self.degradation.notices()
+        """What was done about memory that ran out, and what is said of compiled decoders, since the last time."""
+        return [*self.degradation.notices(), *(self._vae.compiled.notices() if self._vae.compiled else ())]
 
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         """Encode the texts and the fitted pictures, uint8 [height, width, 3] each, of a request."""

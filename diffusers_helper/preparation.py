@@ -15,6 +15,7 @@ from .models.table import Checkpoint
 from .request import Picture, Request
 from .request.output import Gif, Mp4, Output, Video
 from .sections.plan import VideoPlan
+from .settings import Sampling
 from .words import Message
 
 TRAINED_WINDOW = 9
@@ -25,15 +26,16 @@ BYTES_PER_LOSSLESS_PIXEL = 3
 SPARE_BYTES = 32 * 2**20
 
 
-def defaults(checkpoint: Checkpoint | None, step_cache: str = "") -> dict[str, Any]:
+def defaults(checkpoint: Checkpoint | None, sampling: Sampling | None = None) -> dict[str, Any]:
     """The fields that have another default than the request's own.
 
     The checkpoint, where there is one, decides its best kind, and its length where it names one.
 
     Args:
-        step_cache: the one that the settings name; empty for none.
+        sampling: what the settings name.
     """
-    of_settings = {"step_cache": step_cache} if step_cache else {}
+    named = {"step_cache": sampling.default_step_cache, "decoding": sampling.default_decoding} if sampling else {}
+    of_settings = {name: value for name, value in named.items() if value}
     if checkpoint is None:
         return of_settings
     seconds = checkpoint.about.default_seconds

@@ -26,7 +26,7 @@ PROMISED = {"README", "QUICKSTART", "INSTALL", "FAQ", "OPTIMIZATIONS", "CHANGELO
 LATER = "## What comes later"
 FOLDERS = ("diffusers_helper/", "tests/", "tools/", "bench/", "docs/", "checkpoints/")
 SUFFIXES = (".py", ".md", ".sh", ".toml", ".txt")
-PRESETS = ("auto", "pocket", "standard", "16gb", "low-ram", "share")
+PRESETS = ("auto", "pocket", "standard", "16gb", "low-ram", "quality", "tensorrt", "share")
 MADE_BY_USE = ("outputs/",)
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
 

@@ -85,7 +85,7 @@ def test_a_process_without_flags_has_the_same_older_names(tmp_path: Path) -> Non
 def test_no_group_holds_an_older_name() -> None:
     chosen = settings.resolve_page({}, {}, Path("nowhere.json"))
     without_page = (chosen.paths, chosen.network, chosen.log, chosen.sampling, chosen.kernels, chosen.weights)
-    held = [name for group in (*without_page, chosen.memory, chosen.page) for name in vars(group)]
+    held = [name for group in (*without_page, chosen.memory, chosen.decoders, chosen.page) for name in vars(group)]
     assert sorted([*held, *OLDER]) == sorted(knob.name for knob in settings.PAGE_KNOBS)
 
 

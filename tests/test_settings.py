@@ -264,6 +264,6 @@ def test_a_process_without_flags_has_the_same_settings_by_its_environment(tmp_pa
         "FRAMEPACK_CHECKPOINT",
     }  # fmt: skip
     same = settings.resolve({}, {**environment, **variables}, file)
-    for group in ("paths", "network", "log", "kernels", "weights", "memory"):
+    for group in ("paths", "network", "log", "kernels", "weights", "memory", "decoders", "sampling"):
         assert getattr(same, group) == getattr(chosen, group)
     assert same.given == {name: chosen.given[name] for name in same.given}

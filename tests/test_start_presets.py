@@ -94,6 +94,8 @@ def on(chosen: PageSettings, name: str) -> bool:
             },
         ),
         ("share", {"checkpoint": "framepack", "share": True, "use_bnb": False}),
+        ("quality", {"checkpoint": "framepack", "default_decoding": "quality", "enable_tensorrt": False}),
+        ("tensorrt", {"checkpoint": "framepack", "default_decoding": "", "enable_tensorrt": True}),
     ],
 )
 def test_what_every_preset_comes_to(telling: Installation, preset: str, expected: dict[str, object]) -> None:

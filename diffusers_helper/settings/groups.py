@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ..caches.table import STEP_CACHES
 from ..limits import ALLOCATOR_VARIABLES, LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB
 from ..names import path_of
 from ..options import NONE
+from ..sections.plan import Decoding
 from .knob import knob
 from .parsing import (
     alloc_conf,
@@ -37,6 +39,7 @@ EXPANDABLE = "expandable_segments:True"
 
 LEVELS = ("debug", "info", "warning", "error")
 ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
+DECODINGS: tuple[str, ...] = get_args(Decoding)
 QUANTISATIONS = ("auto", "off", "int8", "fp8", "bnb8", "bnb4")
 
 
@@ -72,11 +75,16 @@ class Sampling:
 
     Attributes:
         default_step_cache: empty for the request's own default; older names are translated (older.py).
+        default_decoding: empty for the request's own default.
     """
 
     default_step_cache: str = knob(
         "FRAMEPACK_STEP_CACHE", "", or_nothing(one_of(NONE, *STEP_CACHES)), "step cache where flags and page name "
         f"none: {', '.join((NONE, *STEP_CACHES))}; by default auto",
+    )  # fmt: skip
+    default_decoding: str = knob(
+        "FRAMEPACK_DECODING", "", or_nothing(one_of(*DECODINGS)), "decoding where flags and page name none: "
+        f"{', '.join(DECODINGS)}; by default lean",
     )  # fmt: skip
 
 
@@ -133,6 +141,28 @@ class Memory:
     cuda_alloc_conf: str = knob(
         ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", alloc_conf,
         "how PyTorch manages GPU memory: name:value, with commas between", newer_variable=ALLOCATOR_VARIABLES[0],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decoders:
+    """Compiled decoders of the VAE.
+
+    Attributes:
+        enable_tensorrt: goes before ``compiled_vae`` where it can be had.
+        compiled_limit: bytes on disk.
+    """
+
+    compiled_vae: bool = knob(
+        "FRAMEPACK_COMPILED_VAE", "0", truth, "compile the VAE's decoder in the background, by PyTorch's AOTInductor, "
+        "and keep it for later starts",
+    )  # fmt: skip
+    enable_tensorrt: bool = knob(
+        "FRAMEPACK_ENABLE_TENSORRT", "0", truth, "the same by the package torch-tensorrt; goes before --compiled-vae"
+    )
+    compiled_limit: int = knob(
+        "FRAMEPACK_COMPILED_LIMIT", "5gb", size_bytes, "what compiled decoders may take on disk; the one that was used "
+        "last of all goes first",
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def translated(groups: Groups, older: OlderNames) -> tuple[Groups, Notices]:
         "attention": about_attention,
         "compile": about_compiling,
     }
-    sampling = Sampling(step_cache)
+    sampling = replace(groups.sampling, default_step_cache=step_cache)
     kernels = replace(kernels, attention=attention, compile=compiled)
     return Groups(sampling, replace(weights, quantise=quantise), kernels), notices
 

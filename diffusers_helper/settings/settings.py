@@ -14,7 +14,7 @@ from .. import faults
 from ..errors import InvalidSetting
 from ..names import is_text, shown
 from ..words import Message
-from .groups import EVERY_ADDRESS, Kernels, Log, Memory, Network, PageOptions, Paths, Sampling, Weights
+from .groups import EVERY_ADDRESS, Decoders, Kernels, Log, Memory, Network, PageOptions, Paths, Sampling, Weights
 from .knob import Knob, knobs_of
 from .older import Groups, Notices, OlderNames, translated
 from .parsing import truth
@@ -41,6 +41,7 @@ class Settings:
     kernels: Kernels
     weights: Weights
     memory: Memory
+    decoders: Decoders
     origin: Mapping[str, str]
     given: Mapping[str, str]
     from_flags: Mapping[str, str]

@@ -74,7 +74,7 @@ class AppContext:
 
     def defaults(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
         """The fields of a request that have another default than its own: by a checkpoint, and by the settings."""
-        return defaults(checkpoint, self.settings.sampling.default_step_cache)
+        return defaults(checkpoint, self.settings.sampling)
 
     @property
     def startup(self) -> Preset | None:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..engines import files_of
 from ..events import Failed
 from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
-from . import acts, bar, fetching, fragments_queue, machine, screen, strips
+from . import acts, bar, compiled, fetching, fragments_queue, machine, screen, strips
 from .app_context import AppContext
 from .calibration import calibration
 from .comparison import Pair, caption, comparison, pair_of, twin_shot
@@ -50,6 +51,7 @@ def render(context: AppContext, language: str, wish: Wish | None = None) -> dict
         "warnings": warnings(context, texts),
         "disk": machine_now(context, texts),
         "fetching": fetching.render(context.fetching, context.settings.paths, context.settings.network, texts),
+        "compiled": compiled.render(files_of(context.settings), texts),
     }
 
 

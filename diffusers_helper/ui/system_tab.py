@@ -8,6 +8,7 @@ from html import escape
 import gradio as gr
 
 from .. import doctor
+from ..engines import files_of
 from ..settings import Settings
 from ..words import Texts
 from .app_context import AppContext
@@ -22,6 +23,9 @@ def build(page: Page) -> None:
             live("disk")
             _title(page, "system.checkpoints")
             checkpoints = live("fetching")
+            _title(page, "system.compiled")
+            page.t(gr.Markdown, "system.compiled_hint", elem_classes="hint")
+            compiled = live("compiled")
             _title(page, "system.settings")
             page.t(gr.Markdown, "system.settings_hint", elem_classes="hint")
             settings = gr.HTML()
@@ -31,6 +35,7 @@ def build(page: Page) -> None:
             examine = page.t(gr.Button, "system.examine", elem_id="examine")
             report = gr.HTML(elem_id="report", min_height=0)
     checkpoints.click(user_errors(_fetch_command(page.context)), page.language, None, **CLICKS)
+    compiled.click(user_errors(_clear_command(page.context)), page.language, None, **CLICKS)
     page.spoken.change(
         lambda language: settings_table(page.context.settings, Texts(language)), page.spoken, settings, **PRIVATE
     )
@@ -52,6 +57,17 @@ def _fetch_command(context: AppContext) -> Callable[[str, gr.EventData], None]:
         elif act.name == "fetch_stop":
             context.fetching.stop()
             inform(texts("system.fetch_stopped"))
+
+    return carry_out
+
+
+def _clear_command(context: AppContext) -> Callable[[str, gr.EventData], None]:
+    """A click on the button that removes compiled decoders."""
+
+    def carry_out(language: str, event: gr.EventData) -> None:
+        if Act.of(event).name == "compiled_clear":
+            removed = files_of(context.settings).clear()
+            inform(Texts(language)("system.compiled_cleared", count=len(removed)))
 
     return carry_out
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
@@ -19,10 +20,18 @@ from ..limits import MOST_DECODED_AT_ONCE
 from ..memory import vram
 from ..memory.shortage import is_out_of_memory
 from .codec import PIXEL_DTYPE
-from .streaming import CONVOLVED_AT_ONCE, StreamingDecoder
+from .streaming import CONVOLVED_AT_ONCE, Following, StreamingDecoder
 from .tiles import PIXELS_PER_LATENT, Cut, cuts
 
 log = logging.getLogger(__name__)
+
+
+class CompiledSource(Protocol):
+    """Where compiled decoders come from (compiled.py)."""
+
+    def following(self, vae: AutoencoderKLHunyuanVideo, shape: tuple[int, int, int, int]) -> Following | None:
+        """One for chunks of B, T, H, W that follow others; None while there is none."""
+
 
 USUAL_LATENTS = 4
 """Latent frames in a chunk at most where nobody asks for more, which would gain nothing but take memory."""
@@ -114,24 +123,49 @@ def chunked_values(pixels: int, channels: int, chunk: int, latents: int = 18) ->
 
 
 @torch.no_grad()
-def decode_in_chunks(vae: AutoencoderKLHunyuanVideo, latents: Tensor, chunk: int, tile: int = 0) -> Tensor:
+def decode_in_chunks(
+    vae: AutoencoderKLHunyuanVideo,
+    latents: Tensor,
+    chunk: int,
+    tile: int = 0,
+    compiled: CompiledSource | None = None,
+    least: int = 1,
+) -> Tensor:
     """[B, C, T, H, W] scaled latents to [B, 3, F, 8 H, 8 W] pixels, about -1 to 1, float16 on the CPU.
 
     Args:
         chunk: latent frames at once; those of a clip are spread evenly.
         tile: decode frames in tiles of at most so many pixels, which overlap; 0 decodes them whole.
+        compiled: where a compiled decoder for full chunks may be had; see ``chunk_sizes``.
+        least: latent frames in a chunk that is not full, where a compiled decoder serves.
     """
     batch, _, frames, height, width = latents.shape
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
     rows, columns = cuts(height, width, tile)
-    size = (PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width)
-    clip = torch.zeros(batch, 3, 4 * frames - 3, *size, dtype=PIXEL_DTYPE)
+    following = compiled.following(vae, (batch, chunk, rows.size, columns.size)) if compiled else None
+    sizes = chunk_sizes(frames, chunk, least if following else None)
+    clip = torch.zeros(
+        batch, 3, 4 * frames - 3, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, dtype=PIXEL_DTYPE
+    )
     for down, top in enumerate(rows.starts):
         for across, left in enumerate(columns.starts):
             part = unscaled[..., top : top + rows.size, left : left + columns.size]
             weights = _weights(rows, down, columns, across)
-            _add(clip, top, left, _decoded(vae, part, chunk), weights)
+            _add(clip, top, left, _decoded(StreamingDecoder(vae, following), part, sizes), weights)
     return clip
+
+
+def chunk_sizes(frames: int, chunk: int, least: int | None = None) -> list[int]:
+    """How a clip of so many latent frames is cut into chunks.
+
+    Where ``least`` is None, evenly into as few as there can be. Else into full ones, which a compiled decoder can
+    serve, after what does not divide: that comes first, since it must be decoded plain anyway, and has ``least`` at
+    least where there are so many.
+    """
+    full = 0 if least is None else max((frames - least) // chunk, 0)
+    before = frames - full * chunk
+    count = math.ceil(before / chunk)
+    return [*(before // count + (number < before % count) for number in range(count)), *[chunk] * full]
 
 
 def _weights(rows: Cut, down: int, columns: Cut, across: int) -> Tensor | None:
@@ -141,10 +175,9 @@ def _weights(rows: Cut, down: int, columns: Cut, across: int) -> Tensor | None:
     return torch.outer(rows.weights(down, PIXELS_PER_LATENT), columns.weights(across, PIXELS_PER_LATENT))
 
 
-def _decoded(vae: AutoencoderKLHunyuanVideo, latents: Tensor, chunk: int) -> Iterator[Tensor]:
+def _decoded(decoder: StreamingDecoder, latents: Tensor, sizes: list[int]) -> Iterator[Tensor]:
     """The clip of unscaled latents, chunk by chunk, as it comes from the device."""
-    decoder = StreamingDecoder(vae)
-    for part in latents.tensor_split(math.ceil(latents.shape[2] / chunk), dim=2):
+    for part in latents.split(sizes, dim=2):
         yield decoder(part).to("cpu", PIXEL_DTYPE)
 
 

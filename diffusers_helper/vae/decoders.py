@@ -19,7 +19,7 @@ from torch import Tensor
 from ..limits import MOST_DECODED_AT_ONCE
 from ..memory.costs import LEAN_STEPS, REFERENCE_STEPS, DecoderCosts, PartSizes, Workload
 from ..words import Message
-from .chunks import QUALITY_LATENTS, USUAL_LATENTS, chunked_values, decode_in_chunks
+from .chunks import QUALITY_LATENTS, USUAL_LATENTS, CompiledSource, chunked_values, decode_in_chunks
 from .codec import decode_clip
 from .tiles import PIXELS_PER_LATENT, cuts
 
@@ -51,6 +51,10 @@ Decoding = Literal["lean", "quality", "reference"]
 
 class VaeSource(Protocol):
     """Where a decoder gets the VAE."""
+
+    @property
+    def compiled(self) -> CompiledSource | None:
+        """Where compiled decoders for it come from; None where none are wanted."""
 
     def on_device(self) -> AbstractContextManager[AutoencoderKLHunyuanVideo]:
         """Where it computes, while this lasts; the transformer has left as far as the plan says."""
@@ -97,13 +101,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class Chunked:
-    """So many latent frames at once that follow each other, of whole frames or of tiles of at most ``tile`` pixels."""
+    """So many latent frames at once that follow each other, of whole frames or of tiles of at most ``tile`` pixels.
+
+    Attributes:
+        least: latent frames in the first chunk, where those after it are decoded by a compiled decoder.
+    """
 
     name: str
     words: Message | None
     cost_in_steps: float
     chunk: int
     tile: int = 0
+    least: int = 1
     remark: Message | None = None
     uses_device: bool = True
 
@@ -123,7 +132,7 @@ class Chunked:
     def __call__(self, vae: VaeSource, latents: Tensor) -> Tensor:
         """See Decoder."""
         with vae.on_device() as model:
-            return decode_in_chunks(model, latents, self.chunk, self.tile)
+            return decode_in_chunks(model, latents, self.chunk, self.tile, vae.compiled, self.least)
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ class InRam:
     """A source whose device is the CPU."""
 
     source: VaeSource
+    compiled: None = None
 
     def on_device(self) -> AbstractContextManager[AutoencoderKLHunyuanVideo]:
         """See VaeSource."""
@@ -206,11 +216,11 @@ def _chunked(largest: int, least: int, steps: float) -> Iterator[Decoder]:
     chunks = [largest >> halved for halved in range(largest.bit_length()) if largest >> halved > least] + [least]
     for chunk in chunks:
         words = Message("decoder.chunks", chunk=chunk) if chunk < largest else None
-        yield Chunked(f"chunks_{chunk}", words, steps * (1 + CHUNK_SHARE / chunk), chunk)
+        yield Chunked(f"chunks_{chunk}", words, steps * (1 + CHUNK_SHARE / chunk), chunk, least=least)
     for chunk in chunks[-2:]:
         words = Message("decoder.tiles", chunk=chunk)
-        yield Chunked(f"tiles_{chunk}", words, TILED * steps * (1 + CHUNK_SHARE / chunk), chunk, tile=2**18)
-    small = Chunked("small_tiles", Message("decoder.small_tiles"), 1.1 * TILED * steps, chunks[-1], tile=2**17)
+        yield Chunked(f"tiles_{chunk}", words, TILED * steps * (1 + CHUNK_SHARE / chunk), chunk, 2**18, least)
+    small = Chunked("small_tiles", Message("decoder.small_tiles"), 1.1 * TILED * steps, chunks[-1], 2**17, least)
     yield small
-    yield Chunked("smallest_tiles", Message("decoder.smallest_tiles"), 1.5 * TILED * steps, chunks[-1], tile=2**14)
+    yield Chunked("smallest_tiles", Message("decoder.smallest_tiles"), 1.5 * TILED * steps, chunks[-1], 2**14, least)
     yield OnCpu("cpu", Message("decoder.cpu"), CPU_STEPS, small, Message("decoder.cpu_remark"))

@@ -11,10 +11,12 @@ Shapes: B batch, C channels, T frames of a chunk at the rate of its layer, H and
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,11 +28,19 @@ CONVOLVED_AT_ONCE = 2**27
 them into another order one more; of a whole chunk that would be the most there is."""
 
 
+class Following(Protocol):
+    """What serves the upper part of the decoder for chunks that follow others, in its place."""
+
+    def __call__(self, x: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]] | None:
+        """What ``StreamingDecoder.upper`` makes of ``x``, and the frames that its convolutions keep, from those that
+        they have kept before; None where it cannot. It changes nothing of what it is given."""
+
+
 class StreamingDecoder:
     """Decodes one clip, chunk by chunk. For another clip make another one."""
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
-        self._vae = vae
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, following: Following | None = None) -> None:
+        self._vae, self._following = vae, following
         self._frames_before: dict[Layer, Tensor] = {}
         self._keys_and_values: dict[Layer, tuple[Tensor, Tensor]] = {}
         self._at_start = True
@@ -40,17 +50,39 @@ class StreamingDecoder:
 
         Returns [B, 3, frames, 8 H, 8 W], about -1 to 1.
         """
+        x = self.lower(chunk)
+        done = None if self._at_start or self._following is None else self._following(x, self.kept())
+        if done is None:
+            pixels = self.upper(x)
+        else:
+            pixels, kept = done
+            self.follow(kept)
+        self._at_start = False
+        return pixels
+
+    def lower(self, chunk: Tensor) -> Tensor:
+        """A small part of the work, and the attention: latents to what the upper part takes, [B, channels, T, H, W]."""
+        x = self._convolve(self._vae.decoder.conv_in, self._vae.post_quant_conv(chunk))
+        return self._middle(self._vae.decoder.mid_block, x)
+
+    def upper(self, x: Tensor) -> Tensor:
+        """Nearly all of the work, in which only convolutions look back: to pixels as of ``__call__``."""
         decoder = self._vae.decoder
-        x = self._convolve(decoder.conv_in, self._vae.post_quant_conv(chunk))
-        x = self._middle(decoder.mid_block, x)
         for block in decoder.up_blocks:
             for resnet in block.resnets:
                 x = self._residual(resnet, x)
             for upsampler in block.upsamplers or ():
                 x = self._convolve(upsampler.conv, x, upsampler.upsample_factor)
-        x = self._convolve(decoder.conv_out, functional.silu(decoder.conv_norm_out(x), inplace=True))
+        return self._convolve(decoder.conv_out, functional.silu(decoder.conv_norm_out(x), inplace=True))
+
+    def kept(self) -> list[Tensor]:
+        """The frames that the upper part's convolutions keep after a chunk, in the order of ``_upper_convolutions``."""
+        return [self._frames_before[conv] for conv in _upper_convolutions(self._vae)]
+
+    def follow(self, kept: Sequence[Tensor]) -> None:
+        """Let the next chunk follow one that has kept this."""
+        self._frames_before.update(zip(_upper_convolutions(self._vae), kept, strict=True))
         self._at_start = False
-        return x
 
     def _middle(self, block: Layer, x: Tensor) -> Tensor:
         x = self._residual(block.resnets[0], x)
@@ -107,6 +139,12 @@ class StreamingDecoder:
             keys, values = torch.cat([before[0], keys], dim=1), torch.cat([before[1], values], dim=1)
         self._keys_and_values[attention] = keys, values
         return keys, values
+
+
+def _upper_convolutions(vae: AutoencoderKLHunyuanVideo) -> list[Layer]:
+    """Those of the upper part that look back."""
+    layers = (*vae.decoder.up_blocks.modules(), vae.decoder.conv_out)
+    return [layer for layer in layers if isinstance(layer, HunyuanVideoCausalConv3d) and layer.time_causal_padding[4]]
 
 
 def _frames_at_once(x: Tensor, factor: tuple[int, int, int] = (1, 1, 1)) -> int:

@@ -138,10 +138,10 @@ def test_decoding_comes_to_a_copy_on_the_cpu(
     made, ways, used = engine(change), list[tuple[int, int]](), list[nn.Module]()
     decode = failing(decoders.decode_in_chunks, 4)
 
-    def noted(vae: Any, latents: Any, chunk: int, tile: int) -> Any:
+    def noted(vae: Any, latents: Any, chunk: int, tile: int, *rest: Any) -> Any:
         ways.append((chunk, tile))
         used.append(vae)
-        return decode(vae, latents, chunk, tile)
+        return decode(vae, latents, chunk, tile, *rest)
 
     monkeypatch.setattr(decoders, "decode_in_chunks", noted)
     frames, events = video(made, photograph, tmp_path)

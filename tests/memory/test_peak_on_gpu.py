@@ -40,6 +40,8 @@ CUBLAS_BYTES = 2**26
 class Lent:
     """A VAE that is on the GPU for good."""
 
+    compiled = None
+
     def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
         self._vae = vae
 
