@@ -36,17 +36,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.machine import RESULTS, ROOT, machine
 from diffusers_helper.engine import Engine
 from diffusers_helper.generate import generate
-from diffusers_helper.media.video import join_segments, write_segment
+from diffusers_helper.limits import DecodingName
+from diffusers_helper.media.segments import Segments
+from diffusers_helper.media.video import write_segment
 from diffusers_helper.memory.candidates import Situation
 from diffusers_helper.memory.costs import Constraints, Machine, Workload
 from diffusers_helper.memory.plan import plan_memory
 from diffusers_helper.memory.units import GIB
 from diffusers_helper.models.sizes import FULL_SIZE
 from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.request import Request
+from diffusers_helper.request import Recipe, Request
+from diffusers_helper.request.output import Mp4
 from diffusers_helper.sections.history import newest
-from diffusers_helper.sections.kinds import KINDS
-from diffusers_helper.sections.plan import Decoding, VideoPlan
+from diffusers_helper.sections.plan import VideoPlan
 from diffusers_helper.vae.chunks import decode_in_chunks
 from diffusers_helper.vae.codec import decode_clip, in_tiles, to_frames
 from diffusers_helper.vae.decoders import LATENTS_AT_ONCE, Chunked, decoders
@@ -201,19 +203,10 @@ def whole(vae: AutoencoderKLHunyuanVideo, latents: Tensor) -> Tensor:
         vae.use_framewise_decoding = True
 
 
-class _Asked:
-    """What a plan depends on."""
-
-    latent_window, fps, prompts = WINDOW, FPS, ()
-
-    def __init__(self, seconds: float, decoding: Decoding) -> None:
-        self.seconds, self.decoding = seconds, decoding
-
-
-def plan_of(kind: str, latents: Tensor, decoding: Decoding) -> VideoPlan:
+def plan_of(kind: str, latents: Tensor, decoding: DecodingName) -> VideoPlan:
     """The sections that so many latents are of."""
     sections = (latents.shape[2] - 1) // WINDOW
-    return KINDS[kind]().plan(_Asked(sections * 4 * WINDOW / FPS, decoding), ())
+    return Recipe.parse({"kind": kind, "seconds": sections * 4 * WINDOW / FPS, "decoding": decoding}).plan()
 
 
 def histories(plan: VideoPlan, latents: Tensor) -> Iterator[tuple[Any, Tensor]]:
@@ -245,16 +238,12 @@ def as_the_original(plan: VideoPlan, latents: Tensor, decode: Decode) -> None:
 def as_segments(plan: VideoPlan, latents: Tensor, decode: Decode) -> None:
     """What became final is encoded once, and joined with what may still change."""
     stitcher, folder = Stitcher(plan.overlap_frames, plan.grows_at_front, plan.fade_frames), Path(tempfile.mkdtemp())
-    segments: list[Path] = []
+    segments = Segments(folder, FPS, Mp4(crf=CRF), plan.grows_at_front, comment="")
     for each, history in histories(plan, latents):
         settled = stitcher.add(decode(newest(history, each, plan)), each is plan.sections[-1])
-        segments.append(folder / f"{each.number}.mp4")
-        write_segment(segments[-1], to_frames(settled), FPS, CRF)
-        shown = list(segments)
-        if stitcher.tail is not None:
-            shown.append(folder / "tail.mp4")
-            write_segment(shown[-1], to_frames(stitcher.tail), FPS, CRF)
-        join_segments(shown, folder / "video.mp4", "", FPS)
+        segments.save(each.number, to_frames(settled))
+        tail = None if stitcher.tail is None else to_frames(stitcher.tail)
+        segments.join(folder / "video.mp4", each.number + 1, tail)
 
 
 def in_turns(ways: dict[str, Callable[[], object]]) -> dict[str, float]:

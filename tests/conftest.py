@@ -193,3 +193,13 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         nn.Module, "compile", lambda module, **options: compile_module(module, backend="eager", **options)
     )
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """One that costs nothing: of a single colour."""
+    from PIL import Image
+
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64), "teal").save(path)
+    return path

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from diffusers_helper.limits import DecodingName
 from diffusers_helper.request import TimedPrompt
 from diffusers_helper.sections.kinds import KINDS
-from diffusers_helper.sections.plan import Decoding, VideoPlan
+from diffusers_helper.sections.plan import VideoPlan
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Asked:
     latent_window: int = 9
     fps: int = 30
     prompts: tuple[TimedPrompt, ...] = (TimedPrompt(),)
-    decoding: Decoding = "reference"
+    decoding: DecodingName = "reference"
 
 
-def plan_video(kind: str, seconds: float, window: int = 9, decoding: Decoding = "reference") -> VideoPlan:
+def plan_video(kind: str, seconds: float, window: int = 9, decoding: DecodingName = "reference") -> VideoPlan:
     """The plan of a kind with its usual pictures."""
     return KINDS[kind]().plan(Asked(seconds, window, decoding=decoding), ())

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,20 +25,10 @@ from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import probe, read_frames
 from diffusers_helper.request import Request
 
+from .asking import ask
 from .parity.engine import PackEngine
 
 KINDS = {"framepack": "run_i2v", "f1": "run_f1"}
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    Image.new("RGB", (64, 64), "teal").save(path)
-    return path
-
-
-def ask(picture: Path, **fields: Any) -> Request:
-    return Request.parse({"picture": str(picture), "seconds": 3.6, "steps": 2, **fields})
 
 
 def engine(kind: str = "framepack") -> PackEngine:

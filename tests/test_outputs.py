@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from torch import Tensor
 
 from diffusers_helper.events import Event, Finished, Notice, SectionDone, Started, Step
@@ -20,6 +19,7 @@ from diffusers_helper.request import Request
 from diffusers_helper.request.output import Frames, Mp4, Webm
 from diffusers_helper.words import Texts
 
+from .asking import ask
 from .media.test_formats import frames_of
 from .parity.engine import PackEngine
 
@@ -35,17 +35,6 @@ FILES: dict[str, dict[str, Any]] = {
     "frames": {"output": "frames"},
 }
 FRAMES = 109
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    Image.new("RGB", (64, 64), "teal").save(path)
-    return path
-
-
-def ask(picture: Path, **fields: Any) -> Request:
-    return Request.parse({"picture": str(picture), "seconds": 3.6, "steps": 2, **fields})
 
 
 class Engine(PackEngine):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def write_output(target: Path, frames: Iterable[np.ndarray], fps: int, output: O
 
 
 def _mp4(path: Path, frames: Iterable[np.ndarray], fps: int, output: Mp4, comment: str) -> None:
-    made = h264(output.crf, _H264_PIXELS[output.pixels])
-    encode(path, frames, fps, Encoding(made.codec, made.pixels, made.options, "mp4", _AT_ONCE), comment)
+    encoding = replace(h264(output.crf, _H264_PIXELS[output.pixels]), container_options=_AT_ONCE)
+    encode(path, frames, fps, encoding, comment)
 
 
 def _webm(path: Path, frames: Iterable[np.ndarray], fps: int, output: Webm, comment: str) -> None:

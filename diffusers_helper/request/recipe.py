@@ -15,10 +15,10 @@ from ..caches.step_cache import StepCacheOption
 from ..caches.table import STEP_CACHES
 from ..errors import InvalidRequest
 from ..json_object import object_in
-from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB
+from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB, DecodingName
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
-from ..sections.plan import Decoding, VideoPlan
+from ..sections.plan import VideoPlan
 from .explain import refusal
 from .fields import PICTURE, data_of, flat, idle_of
 from .migrate import SCHEMA_VERSION, VERSION, as_present
@@ -63,7 +63,7 @@ class Recipe(BaseModel):
     step_cache: Annotated[StepCacheOption | None, OneOf(STEP_CACHES, optional=True)] = Field(
         AutoOption(), description="reuse transformer results on steps that change little"
     )
-    decoding: Decoding = Field(
+    decoding: DecodingName = Field(
         "lean",
         description="how latents become pixels: lean; quality, with more of what came before; or as the original",
     )

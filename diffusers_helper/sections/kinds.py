@@ -8,9 +8,10 @@ from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
+from ..limits import DecodingName
 from ..options import Option
 from .context import f1_context, i2v_context, one_frame_context
-from .plan import Decoding, Result, SectionPlan, VideoPlan, overlap_latents, video_frames
+from .plan import Result, SectionPlan, VideoPlan, overlap_latents, video_frames
 
 Role = Literal["start", "end", "key", "control"]
 """What a picture is for: the first frame, the last one, one in between, or something to look at."""
@@ -35,7 +36,7 @@ class Asked(Protocol):
     @property
     def prompts(self) -> Sequence[Timed]: ...
     @property
-    def decoding(self) -> Decoding: ...
+    def decoding(self) -> DecodingName: ...
 
 
 class Placed(Protocol):

@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..limits import DecodingName
 from .context import ContextPlan
 
 Result = Literal["video", "picture"]
-Decoding = Literal["lean", "quality", "reference"]
-"""How latents become pixels: each once, as far as that can be; with more of what came before; or as the original does,
-which decodes every section twice."""
-
-OVERLAP_LATENTS: Mapping[Decoding, int] = {"lean": 2, "quality": 4}
+OVERLAP_LATENTS: Mapping[DecodingName, int] = {"lean": 2, "quality": 4}
 """What is decoded again with the next section, so that it follows what came before; ``reference`` decodes a window."""
 FADE_FRAMES = 4
 """Over which one clip goes over into the next. Of two clips the earlier one in time knows what came before, so it is
 shown as long as it lasts; ``reference`` fades over all that is decoded again."""
 
 
-def overlap_latents(decoding: Decoding, window: int) -> int:
+def overlap_latents(decoding: DecodingName, window: int) -> int:
     """Latent frames of a section that are decoded again with the next one."""
     return min(OVERLAP_LATENTS.get(decoding, window), window)
 
@@ -74,7 +71,7 @@ class VideoPlan:
     result: Result = "video"
     begins_with: int | None = None
     extends_video: bool = False
-    decoding: Decoding = "reference"
+    decoding: DecodingName = "reference"
 
     @property
     def overlap_frames(self) -> int:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from ..caches.table import STEP_CACHES
-from ..limits import ALLOCATOR_VARIABLES, LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB
+from ..limits import ALLOCATOR_VARIABLES, LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB, DecodingName
 from ..names import path_of
 from ..options import NONE
-from ..sections.plan import Decoding
 from .knob import knob
 from .parsing import (
     alloc_conf,
@@ -39,7 +38,7 @@ EXPANDABLE = "expandable_segments:True"
 
 LEVELS = ("debug", "info", "warning", "error")
 ATTENTIONS = ("auto", "sdpa", "flash", "sage", "xformers")
-DECODINGS: tuple[str, ...] = get_args(Decoding)
+DECODINGS: tuple[str, ...] = get_args(DecodingName)
 QUANTISATIONS = ("auto", "off", "int8", "fp8", "bnb8", "bnb4")
 
 

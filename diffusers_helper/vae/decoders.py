@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from ..limits import MOST_DECODED_AT_ONCE
+from ..limits import MOST_DECODED_AT_ONCE, DecodingName
 from ..memory.costs import LEAN_STEPS, REFERENCE_STEPS, DecoderCosts, PartSizes, Workload
 from ..words import Message
 from .chunks import QUALITY_LATENTS, USUAL_LATENTS, CompiledSource, chunked_values, decode_in_chunks
@@ -44,9 +44,6 @@ TILED = 1.5
 """Tiles compute a twelfth more, and leave seams: they count as half as much again, so that blocks rather leave the GPU
 for a clip than that it is cut."""
 CPU_STEPS = 60.0
-
-Decoding = Literal["lean", "quality", "reference"]
-"""See ``sections/plan.py``, which this room does not know."""
 
 
 class VaeSource(Protocol):
@@ -188,7 +185,7 @@ def pixels_at_once(workload: Workload, tile: int) -> int:
     return min(workload.height, side) * min(workload.width, side)
 
 
-def decoders(decoding: Decoding = "lean", chunk_size: int | None = None) -> Mapping[str, Decoder]:
+def decoders(decoding: DecodingName = "lean", chunk_size: int | None = None) -> Mapping[str, Decoder]:
     """By name, from the one that takes the most memory of the device to the one that takes the least; where frames are
     too small to be cut, some take the same. Without a GPU the first one decodes for which RAM has room.
 

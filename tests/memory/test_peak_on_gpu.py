@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 
 from diffusers_helper.engine import Conditioning, Engine
+from diffusers_helper.limits import DecodingName
 from diffusers_helper.memory.candidates import LIBRARIES_BYTES, Candidate
 from diffusers_helper.memory.costs import Cached, Constraints, Machine, PartSizes, Workload
 from diffusers_helper.memory.vram import free_unused
@@ -25,7 +26,7 @@ from diffusers_helper.models.table import Checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.vae.decoders import Decoding, decoders
+from diffusers_helper.vae.decoders import decoders
 
 from .support import as_if_on, video
 
@@ -125,7 +126,7 @@ def test_a_step_at_full_width_stays_within_its_prediction() -> None:
     [(decoding, how) for decoding in ("reference", "lean", "quality") for how in decoders(decoding) if how != "cpu"],
 )
 @torch.inference_mode()
-def test_decoding_at_full_size_stays_within_its_prediction(decoding: Decoding, how: str) -> None:
+def test_decoding_at_full_size_stays_within_its_prediction(decoding: DecodingName, how: str) -> None:
     torch.manual_seed(0)
     with torch.device("cuda"):
         vae = AutoencoderKLHunyuanVideo().to(torch.float16).eval().requires_grad_(False)

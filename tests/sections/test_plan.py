@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusers_helper.limits import DecodingName
 from diffusers_helper.sections.context import ContextPlan, Source, one_frame_context
 from diffusers_helper.sections.kinds import padding_schedule, section_count
-from diffusers_helper.sections.plan import Decoding
 from tests.plans import plan_video
 
 seconds = st.floats(1, 120)
@@ -39,7 +39,9 @@ def test_every_section_adds_a_window_and_the_video_grows_steadily(kind: str, len
 
 
 @given(kinds, seconds, windows, decodings)
-def test_clip_and_video_overlap_by_what_both_have(kind: str, length: float, window: int, decoding: Decoding) -> None:
+def test_clip_and_video_overlap_by_what_both_have(
+    kind: str, length: float, window: int, decoding: DecodingName
+) -> None:
     plan = plan_video(kind, length, window, decoding)
     for before, section in pairwise(plan.sections):
         clip = 4 * section.decode_frames - 3
@@ -52,7 +54,7 @@ def test_clip_and_video_overlap_by_what_both_have(kind: str, length: float, wind
     [("lean", [9, 11, 11], 5, 4), ("quality", [9, 13, 13], 13, 4), ("reference", [9, 18, 18], 33, None)],
 )
 def test_what_is_decoded_again_depends_on_the_decoding(
-    kind: str, decoding: Decoding, decoded: list[int], overlap: int, fade: int | None
+    kind: str, decoding: DecodingName, decoded: list[int], overlap: int, fade: int | None
 ) -> None:
     """Of frames that two clips have the earlier clip's are shown, up to the last ones, over which it fades."""
     plan = plan_video(kind, 3.6, 9, decoding)

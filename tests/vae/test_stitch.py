@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_helper.sections.plan import Decoding
+from diffusers_helper.limits import DecodingName
 from diffusers_helper.vae.stitch import Stitcher, soft_append
 from tests.plans import plan_video
 
 
 def clips(
-    kind: str, seconds: float, window: int, decoding: Decoding = "lean"
+    kind: str, seconds: float, window: int, decoding: DecodingName = "lean"
 ) -> tuple[list[Tensor], bool, int, int | None]:
     plan = plan_video(kind, seconds, window, decoding)
     generator = torch.Generator().manual_seed(0)
@@ -21,7 +21,9 @@ def clips(
 @pytest.mark.parametrize("decoding", ["lean", "quality", "reference"])
 @pytest.mark.parametrize("kind", ["framepack", "f1"])
 @pytest.mark.parametrize(("seconds", "window"), [(1, 9), (2.4, 9), (6, 9), (2, 1), (3, 4)])
-def test_final_frames_are_those_of_the_whole_video(kind: str, seconds: float, window: int, decoding: Decoding) -> None:
+def test_final_frames_are_those_of_the_whole_video(
+    kind: str, seconds: float, window: int, decoding: DecodingName
+) -> None:
     made, at_front, overlap, fade = clips(kind, seconds, window, decoding)
     whole = made[0]
     for clip in made[1:]:
