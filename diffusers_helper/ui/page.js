@@ -231,7 +231,7 @@
     }
   }
 
-  // A second click on what starts jobs within a second is a double click and adds nothing.
+  // A second click on what starts jobs within a second is a double click and adds nothing, unless the form was changed.
   let started = -Infinity;
   function oncePerSecond(event) {
     if (!event.target.closest?.('#start, #compare')) return;
@@ -274,6 +274,7 @@
   document.addEventListener('click', toggleColours);
   document.addEventListener('click', onlyConnected, true);
   document.addEventListener('click', oncePerSecond, true);
+  document.addEventListener('input', () => { started = -Infinity; }, true);
   new MutationObserver(colour).observe(document.body, {attributes: true, attributeFilter: ['class']});
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', colour);
   colour();

@@ -345,3 +345,19 @@ def test_a_finished_video_is_told_as_this_browser_wishes(
         place.queue.pause()
     page.wait_for_timeout(100)
     assert page.evaluate("() => told") == ["sound", f"Job {job.id}: done"]
+
+
+def test_a_double_click_starts_one_job_and_a_change_another(place: Served, visit: Visit, tmp_path: Path) -> None:
+    page, before = visit(place), {job.id for job in place.queue.jobs()}
+
+    def added() -> list[str]:
+        return [job.request.prompts[0].text for job in place.queue.jobs() if job.id not in before]
+
+    choose(page, make_picture(tmp_path))
+    prompt(page).fill("clicked twice")
+    page.locator("#start").dblclick()
+    wait_until(added, "the job")
+    prompt(page).fill("changed at once")
+    page.locator("#start").click()
+    wait_until(lambda: "changed at once" in added(), "the other job")
+    assert added() == ["clicked twice", "changed at once"]
