@@ -11,6 +11,7 @@
   let kept;
   let words = {};
   let spoken; // The language in which it was said last what is wrong.
+  let refusals = 0; // How often it was said.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
   function keep(editing, values) {
@@ -65,6 +66,7 @@
     const {fields, insist, picture, language} = JSON.parse(text);
     const keepsPicture = !insist && picture === false && language === spoken; // What a refused start said of it stays true.
     spoken = language;
+    const mine = ++refusals;
     for (const old of document.querySelectorAll('.refused')) {
       if (!keepsPicture || old.id !== 'picture') clear(old);
     }
@@ -73,7 +75,8 @@
       openAdvanced();
       await framepack.later(300);
     }
-    for (const name of names) point(place(name), fields[name]);
+    // What was said meanwhile is newer, but for the picture, of which only a refused start speaks.
+    for (const name of names) if (mine === refusals || name === 'picture') point(place(name), fields[name]);
     if (insist) show(place(names[0]));
   }
 
