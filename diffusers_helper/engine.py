@@ -8,25 +8,24 @@ the road: what can be tried again with less is tried again here, and becomes a n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from .caches.step_cache import NOTHING_MEASURED, Measured, StepCache
 from .conditioning.prompt import PromptEmbedding
 from .denoise.denoiser import Denoiser, Guidance, TextInput
 from .encoders import Encoders
+from .lent_vae import LentVae
 from .memory import vram
-from .memory.degradation import Degradation
+from .memory.costs import Beside
+from .memory.degradation import Degradation, without_frames
 from .memory.lessons import Lessons
 from .memory.moves import load_model_chunked
 from .memory.placement import Site
@@ -154,33 +153,6 @@ class SectionDenoiser:
         return self.caches[0].ratios if self.caches[0] else ()
 
 
-class LentVae:
-    """The VAE as decoders get it, see ``VaeSource``."""
-
-    def __init__(
-        self, vae: AutoencoderKLHunyuanVideo, residency: Residency, compiled: CompiledDecoders | None = None
-    ) -> None:
-        self._vae, self._residency, self.compiled = vae, residency, compiled
-        self._copy: Any = None
-
-    @contextmanager
-    def on_device(self) -> Iterator[AutoencoderKLHunyuanVideo]:
-        """Where it computes; the transformer leaves before it where they take turns."""
-        self._residency.before_decoding()
-        with self._residency.visit("vae"):
-            yield self._vae
-
-    def in_ram(self) -> AutoencoderKLHunyuanVideo:
-        """The copy, made when it is first asked for."""
-        if self._copy is None:
-            self._copy = deepcopy(self._residency.at_home("vae")).to(torch.float32)
-        return self._copy
-
-    def forget(self) -> None:
-        """Let go of the copy."""
-        self._copy = None
-
-
 class Engine:
     """A checkpoint, ready to run. Whoever makes one closes it, or enters it.
 
@@ -211,6 +183,7 @@ class Engine:
         self._measured = NOTHING_MEASURED
         self._vae = LentVae(parts.vae, self.residency, compiled)
         self._decoders = decoders("lean", planner.constraints.chunk_size)
+        self._side_stream = vram.SideStream(compute.device)
         self._encoders = Encoders(
             parts, lambda part: self.residency.visit(part, on_demand=self.degradation.encode_on_demand)
         )
@@ -319,12 +292,43 @@ class Engine:
 
     def decode(self, latents: Tensor) -> Tensor:
         """[1, C, T, H, W] to a clip [1, 3, 4 T - 3, 8 H, 8 W], about -1 to 1, on the CPU."""
+        return self.degradation.attempt("decode", lambda: self._decode(latents))
 
-        @torch.inference_mode()
+    @torch.inference_mode()
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self._decoders[self.residency.plan.decode](self._vae, latents)
+
+    @property
+    def beside(self) -> Beside:
+        """What of a clip is made while the next section is sampled."""
+        return self.residency.plan.beside
+
+    def decode_beside(self, latents: Tensor) -> Callable[[], Tensor]:
+        """``decode``, to be called in another thread while the transformer samples. Nothing is tried again there: where
+        memory runs out, that is raised; then ``decode_alone`` and ``decode``."""
+        if not self._stays_for_decoding():
+            self.decode_alone()
+            clip = self.decode(latents)
+            return lambda: clip
+
         def decode() -> Tensor:
-            return self._decoders[self.residency.plan.decode](self._vae, latents)
+            try:
+                with self.degradation.undisturbed(), self._side_stream():
+                    return self._decode(latents)
+            except (RuntimeError, MemoryError) as error:
+                raise without_frames(error) from None
 
-        return self.degradation.attempt("decode", decode)
+        return decode
+
+    def _stays_for_decoding(self) -> bool:
+        """Whether decoding moves nothing: the VAE is where it decodes, and comes there first where the plan says so."""
+        if not self._decoders[self.residency.plan.decode].uses_device:
+            return True
+        return self.degradation.attempt("decode", lambda: self.residency.bring("vae")) and self.beside == "decoding"
+
+    def decode_alone(self) -> None:
+        """From now on nothing is sampled while a clip is decoded."""
+        self.degradation.decode_alone()
 
     def preview(self, latents: Tensor) -> np.ndarray:
         """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from . import faults
 from .caches.magcache import mean_of
+from .clips import ClipDecoder, Clips
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .engine import Conditioning, SectionDenoiser
@@ -68,7 +70,7 @@ from .workfolder import SavedSection, WorkFolder
 log = logging.getLogger(__name__)
 
 
-class GenerationEngine(Protocol):
+class GenerationEngine(ClipDecoder, Protocol):
     """What the road asks of an engine; see engine.py."""
 
     checkpoint: Checkpoint
@@ -79,7 +81,6 @@ class GenerationEngine(Protocol):
     def denoiser(
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor
     ) -> SectionDenoiser: ...
-    def decode(self, latents: Tensor) -> Tensor: ...
     def preview(self, latents: Tensor) -> np.ndarray: ...
     def notices(self) -> list[Message]: ...
     def peak_memory_mb(self) -> float: ...
@@ -155,6 +156,7 @@ class Run:
         work = Work.of(self.request, self.height * self.width)
         ratio = engine.checkpoint.steps_per_frame
         self.progress = Progress(work, ratio, known, len(saved), self.first_to_decode)
+        self.clips = Clips(engine, self.result, self.progress)
         if frames := frames_in(folder.video):
             self.progress.path, self.progress.frames = folder.video, frames
 
@@ -172,7 +174,8 @@ def _to_the_end(run: Run) -> Events:
     """The road, and the one event that ends it whatever happens."""
     folder = str(run.folder.path)
     try:
-        yield from _run_sections(run)
+        with closing(run.clips):
+            yield from _run_sections(run)
         yield Finished(**run.totals())
     except CancelRequested:
         yield Cancelled(**run.totals(), folder=folder)
@@ -213,6 +216,7 @@ def _run_sections(run: Run) -> Events:
         history = extend(history, latents, section, run.plan, pictures)
         if section.number >= run.first_to_decode:
             yield from _show_section(run, section, history)
+    yield from _shown(run)
     yield from _calibrated(run)
     run.folder.save_latents(history)
     run.progress.path = run.result.finish()
@@ -245,6 +249,8 @@ def _sample_section(
         run.progress.stepped(denoiser.last_step_computed)
         yield _step_event(run, section, state, denoiser.last_step_computed)
         yield _preview_event(run, section, state)
+        if run.clips.ready:
+            yield from _shown(run)
     if denoiser.ratios:
         run.ratios.append(denoiser.ratios)
     return state.denoised
@@ -258,17 +264,20 @@ def _restore(run: Run, section: SectionPlan) -> Tensor:
 
 
 def _show_section(run: Run, section: SectionPlan, history: Tensor) -> Iterator[Event]:
-    """Decode what is new and join it to the playable video so far."""
+    """Decode what is new and join it to the playable video so far, or begin to: the clip before is shown by then."""
+    yield from _shown(run)
     yield Decoding(**_place(run, section), **run.progress.forecast())
-    with run.progress.decoding():
-        faults.passing("decode")
-        clip = run.engine.decode(newest(history, section, run.plan))
-        _check_pixels(clip, section)
-        run.progress.path = run.result.add(section, clip)
-    run.progress.frames = section.frames_after
-    yield from run.notices()
-    path = str(run.progress.path)
-    yield SectionDone(**_place(run, section), frames=section.frames_after, path=path, **run.progress.forecast())
+    run.clips.begin(section, newest(history, section, run.plan))
+    if run.clips.ready:
+        yield from _shown(run)
+
+
+def _shown(run: Run) -> Iterator[Event]:
+    """The clip under way, if there is one, once it is in the video."""
+    if section := run.clips.finish():
+        yield from run.notices()
+        path = str(run.progress.path)
+        yield SectionDone(**_place(run, section), frames=section.frames_after, path=path, **run.progress.forecast())
 
 
 def _calibrated(run: Run) -> Iterator[Event]:
@@ -333,12 +342,6 @@ def _preview_event(run: Run, section: SectionPlan, state: StepState) -> Preview:
 def _check_finite(state: StepState, section: SectionPlan) -> None:
     if not torch.isfinite(state.denoised).all():
         raise BrokenNumbers(Message("failure.broken_numbers", section=section.number + 1, step=state.step + 1))
-
-
-def _check_pixels(clip: Tensor, section: SectionPlan) -> None:
-    """They would become black frames."""
-    if not torch.isfinite(clip).all():
-        raise BrokenNumbers(Message("failure.broken_pixels", section=section.number + 1))
 
 
 def seeded(seed: int, purpose: str = "") -> torch.Generator:

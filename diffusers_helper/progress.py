@@ -77,12 +77,16 @@ class Progress:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """The time spent inside counts as decoding the next clip, and what follows from that."""
+        """The time spent inside counts as decoding, and what follows from that."""
         began = self._clock()
         try:
             yield
         finally:
             self.seconds_decoding += self._clock() - began
+
+    def clip_is_done(self, frames: int, path: Path) -> None:
+        """The next clip is in the video at ``path``, which has so many frames with it."""
+        self.frames, self.path = frames, path
         self._frames_decoded += self._clips_to_come.pop(0)
 
     def forecast(self) -> Forecast:

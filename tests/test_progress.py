@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,7 @@ def told_and_left(
             tell()
             with progress.decoding():
                 clock.now += frames * FRAME * slower
+            progress.clip_is_done(frames, Path("video.mp4"))
             tell()
     return [(at / clock.now, forecast, clock.now - at) for at, forecast in told]
 

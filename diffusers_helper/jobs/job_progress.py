@@ -250,7 +250,8 @@ def _begun(progress: JobProgress, event: Started) -> JobProgress:
 
 
 def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> JobProgress:
-    moved = replace(progress, at=event)
+    """A section may be done while the next one is sampled: then the run is at that."""
+    moved = replace(progress, at=event) if event.section >= progress.section else progress
     match event:
         case Step():
             earlier = progress.computed if event.section == progress.section else ()

@@ -100,13 +100,14 @@ class Worker:
 
     def _follow(self, job: Job, execution: Execution) -> Ended:
         """Write down the events; returns the last one, which is not yet written down."""
+        wish = StopWish()
         with closing(execution.events()) as events:
             for event in events:
                 self._beat()
                 if isinstance(event, Ended):
                     return event
                 job = self._queue.record(job.id, event)
-                if self._stopping.is_set() or _stop_wanted(job, event):
+                if self._stopping.is_set() or wish.counts(job, event):
                     execution.cancel()
         return _failed(job, Message("failure.no_end"), 1)
 
@@ -153,11 +154,24 @@ class Workers:
         return all(stopped)
 
 
-def _stop_wanted(job: Job, event: Event) -> bool:
-    """Whether to stop at this event. After the last section only the finished video is left to be made: it is."""
-    if isinstance(event, Decoding | SectionDone) and event.section == event.sections:
-        return job.stop == "nothing"
-    return job.stop in ("now", "nothing") or (job.stop == "section" and isinstance(event, SectionDone))
+class StopWish:
+    """What a user's stop comes to at each event of a run."""
+
+    def __init__(self) -> None:
+        self._section: int | None = None
+
+    def counts(self, job: Job, event: Event) -> bool:
+        """Whether to stop at this event. After the last section only the finished video is left to be made: it is.
+
+        With the section that was running when the stop came: the one before it may be done after that.
+        """
+        if job.stop == "section" and self._section is None:
+            self._section = job.progress.section
+        if isinstance(event, Decoding | SectionDone) and event.section == event.sections:
+            return job.stop == "nothing"
+        if job.stop == "section":
+            return isinstance(event, SectionDone) and event.section >= (self._section or 0)
+        return job.stop in ("now", "nothing")
 
 
 def _failed(job: Job, error: Message, exit_code: int) -> Failed:

@@ -112,10 +112,16 @@ class Candidate:
         libraries = 0 if self.libraries_loaded else LIBRARIES_BYTES
         return libraries + max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
 
-    def _sampling_vram(self) -> int:
-        activations = self.step_bytes()
+    def vram_beside(self) -> int:
+        """The same, where a clip is decoded while the next section is sampled."""
+        libraries = 0 if self.libraries_loaded else LIBRARIES_BYTES
+        return libraries + self._sampling_vram(self.clip_bytes()) if self.on_gpu else 0
+
+    def _sampling_vram(self, beside: int = 0) -> int:
+        """``beside``: bytes that something else works with meanwhile."""
+        at_work = self.step_bytes() + beside
         chosen = self.resident_blocks and self.precision not in STAY_ON_GPU
-        free = max(self.constraints.preserved_bytes, activations) if chosen else activations
+        free = max(self.constraints.preserved_bytes, at_work) if chosen else at_work
         return self.weights_vram() + free + (self.sizes.bytes_of("vae") if self.vae_stays() else 0)
 
     def weights_vram(self) -> int:
@@ -161,6 +167,10 @@ class Candidate:
         if self.on_gpu:
             return parts + transformer + self.decoder.ram_bytes(self.sizes, self.workload)
         return parts + transformer + max(self.activation_bytes(), self.decoder.device_bytes(self.sizes, self.workload))
+
+    def ram_beside(self) -> int:
+        """The same, where a clip is decoded while the next section is sampled."""
+        return self.ram() if self.on_gpu else self.ram() + self.decoder.device_bytes(self.sizes, self.workload)
 
     def _is_mapped(self, part: str) -> bool:
         """What the CPU computes with it reads all the time: there it must fit."""

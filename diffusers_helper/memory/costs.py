@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from ..limits import LEAST_PRESERVED_GB
 from ..words import Message
@@ -164,6 +164,11 @@ class DecoderCosts(Protocol):
         """What it takes of RAM beside the parts, where the device is a GPU."""
 
 
+Beside: TypeAlias = Literal["nothing", "writing", "decoding"]
+"""What is done of a clip in a thread of its own while the next section is sampled: nothing, joining it to the video, or
+all of it."""
+
+
 @dataclass(frozen=True)
 class Constraints:
     """What settings and request ask for.
@@ -178,6 +183,7 @@ class Constraints:
             bitsandbytes cannot be anywhere else, so they do not heed it.
         decode: the name of a decoder, or "auto".
         chunk_size: latent frames that are decoded at once at most; None for what is usual.
+        beside: whether a clip may be made while the next section is sampled; None where there is a GPU.
     """
 
     precision: Precision | Literal["auto"] = "auto"
@@ -188,3 +194,4 @@ class Constraints:
     preserved_bytes: int = LEAST_PRESERVED_GB * GB
     decode: str = "auto"
     chunk_size: int | None = None
+    beside: bool | None = None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from contextlib import AbstractContextManager
+from threading import Lock
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -33,6 +35,7 @@ class Degradation:
 
     def __init__(self, residency: Residency, planner: Planner, device: torch.device) -> None:
         self._residency, self._planner, self._device = residency, planner, device
+        self._changing = Lock()
         self.begin()
 
     def begin(self) -> None:
@@ -54,8 +57,9 @@ class Degradation:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failure = _without_frames(error)
-            message = self.use_less("ram" if is_out_of_ram(failure) else stage)
+                failure = without_frames(error)
+            with self._changing:
+                message = self.use_less("ram" if is_out_of_ram(failure) else stage)
             if message is None:
                 try:
                     raise failure
@@ -63,6 +67,14 @@ class Degradation:
                     del failure  # which holds this frame now
             log.warning("%s", message)
             self._notices.append(message)
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """For another thread: while this lasts nobody is sent from the device; who has run out of memory waits."""
+        return self._changing
+
+    def decode_alone(self) -> None:
+        """Memory ran out where a clip was decoded while the next section was sampled: no more of that."""
+        self._notices.extend(self._alone())
 
     def notices(self) -> list[Message]:
         """Those since the last time."""
@@ -84,7 +96,13 @@ class Degradation:
             self._planner.learn(encode_on_demand=True)
             yield Message("memory.encode_on_demand")
 
+    def _alone(self) -> Iterator[Message]:
+        if self._residency.decode_alone():
+            self._planner.learn(alone=True)
+            yield Message("memory.decodes_alone")
+
     def _sample_fallbacks(self) -> Iterator[Message]:
+        yield from self._alone()
         self._residency.vae_leaves()
         self._planner.learn(vae_leaves=True)
         yield from self._free()
@@ -106,7 +124,7 @@ class Degradation:
             yield Message("memory.smaller_decoder", how=how)
 
 
-def _without_frames(error: BaseException) -> BaseException:
+def without_frames(error: BaseException) -> BaseException:
     """The error alone: the frames of its traceback, its cause and its context keep alive what must be freed."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -18,6 +18,7 @@ class Lesson:
         resident_bytes: the most that blocks get which stay there.
         vae_leaves: the VAE is on the GPU only while it works, whatever the plan says.
         take_turns: the transformer leaves the GPU while a clip is decoded, whatever the plan says.
+        alone: nothing is sampled while a clip is decoded, whatever the plan says.
         encode_on_demand: the encoders' weights come to the GPU as they are used.
     """
 
@@ -26,6 +27,7 @@ class Lesson:
     resident_bytes: float = math.inf
     vae_leaves: bool = False
     take_turns: bool = False
+    alone: bool = False
     encode_on_demand: bool = False
 
     def holds(self, vram_free: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ..errors import OutOfMemory
 from ..words import Message, joined
 from .candidates import Candidate, Situation
-from .costs import STAY_ON_GPU, Cached, Constraints, Machine, Place, Precision, Workload
+from .costs import STAY_ON_GPU, Beside, Cached, Constraints, Machine, Place, Precision, Workload
 from .units import GB
 
 SMALL_WINDOW = 3
@@ -29,6 +29,7 @@ class MemoryPlan:
         resident_bytes: of the blocks that stay.
         decode: the name of the decoder; ``decoder_words`` are its words.
         take_turns: the transformer leaves the GPU while a clip is decoded.
+        beside: what is done of a clip while the next section is sampled.
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
         free_vram_bytes, free_ram_bytes: what was there to plan with.
         read_again_bytes: of encoders, which are read from disk again for a new prompt, because RAM is short.
@@ -49,6 +50,7 @@ class MemoryPlan:
     peak_ram_bytes: int
     free_vram_bytes: int
     free_ram_bytes: int
+    beside: Beside = "nothing"
     read_again_bytes: int = 0
     notices: tuple[Message, ...] = ()
     remarks: tuple[Message, ...] = ()
@@ -57,7 +59,8 @@ class MemoryPlan:
     def why(self) -> Message:
         """The plan for people."""
         again = (Message("memory.read_again", again=self.read_again_bytes),) if self.read_again_bytes else ()
-        return joined(self._how(), *again, *self.remarks)
+        beside = (Message("memory.decodes_beside"),) if self.beside == "decoding" else ()
+        return joined(self._how(), *beside, *again, *self.remarks)
 
     def _how(self) -> Message:
         ram = {"ram": self.peak_ram_bytes, "ram_free": self.free_ram_bytes}
@@ -80,7 +83,15 @@ class MemoryPlan:
     def with_vae_lent(self) -> MemoryPlan:
         """The same, but a VAE that would stay on the GPU is there only while it works."""
         stays = self.residency["vae"] == "gpu"
-        return replace(self, residency={**self.residency, "vae": "swapped"}) if stays else self
+        return replace(self.alone(), residency={**self.residency, "vae": "swapped"}) if stays else self
+
+    def in_turns(self) -> MemoryPlan:
+        """The same, but the transformer leaves while a clip is decoded."""
+        return replace(self.alone(), take_turns=True)
+
+    def alone(self) -> MemoryPlan:
+        """The same, but nothing is sampled while a clip is decoded."""
+        return replace(self, beside="writing") if self.beside == "decoding" else self
 
 
 def weights(precision: Precision) -> Message:
@@ -116,6 +127,7 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
     if chosen.on_gpu and chosen.vae_stays():
         residency["vae"] = "gpu"
     residency["transformer"] = "gpu" if chosen.stays else "swapped" if chosen.on_gpu else "cpu"
+    beside = _beside(chosen, machine)
     return MemoryPlan(
         precision=chosen.precision,
         modulation_table=chosen.constraints.modulation_table,
@@ -126,13 +138,23 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
         take_turns=chosen.take_turns,
         decode=chosen.decoder.name,
         decoder_words=chosen.decoder.words,
-        peak_vram_bytes=chosen.vram(),
-        peak_ram_bytes=chosen.ram(),
+        peak_vram_bytes=max(chosen.vram(), chosen.vram_beside() if beside == "decoding" else 0),
+        peak_ram_bytes=chosen.ram_beside() if beside == "decoding" else chosen.ram(),
         free_vram_bytes=machine.vram_free,
         free_ram_bytes=machine.ram_free,
+        beside=beside,
         read_again_bytes=_read_again(chosen, machine),
         notices=tuple(_notices(chosen, machine, constraints)),
     )
+
+
+def _beside(chosen: Candidate, machine: Machine) -> Beside:
+    """As much as is asked for and has room; unasked nothing where the CPU computes, which writes too."""
+    asked = chosen.constraints.beside
+    if asked is False or (asked is None and not chosen.on_gpu):
+        return "nothing"
+    fits = chosen.vram_beside() <= machine.vram_free and chosen.ram_beside() <= machine.ram_free
+    return "decoding" if fits and not chosen.take_turns else "writing"
 
 
 def _read_again(chosen: Candidate, machine: Machine) -> int:

@@ -94,8 +94,9 @@ class Planner:
             made = plan_memory(situation)
         except OutOfMemory:
             made = plan_memory(replace(situation, machine=replace(machine, lessons=())))
+        made = made.alone() if any(lesson.alone for lesson in lessons) else made
         made = made.with_vae_lent() if any(lesson.vae_leaves for lesson in lessons) else made
-        return replace(made, take_turns=made.take_turns or any(lesson.take_turns for lesson in lessons))
+        return made.in_turns() if any(lesson.take_turns for lesson in lessons) else made
 
     def _lessons(self) -> Iterator[Lesson]:
         """Those that hold for what is free now."""

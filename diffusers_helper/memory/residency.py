@@ -74,6 +74,12 @@ class Residency:
             return weights_on_demand(loan.model, self._device)
         return self._lent(loan, stays=self.plan.residency[part] == "gpu")
 
+    def bring(self, part: str) -> bool:
+        """Let a part come that is on the device for good; returns whether it is where it computes."""
+        with self.visit(part):
+            pass
+        return self.plan.residency[part] == "cpu" or self.loans[part].away
+
     @contextmanager
     def _lent(self, loan: Loan, stays: bool) -> Iterator[None]:
         loan.go(self._device)
@@ -133,7 +139,12 @@ class Residency:
 
     def take_turns(self) -> None:
         """Whatever the plan says, the transformer leaves as far as it can while a clip is decoded."""
-        self.plan = replace(self.plan, take_turns=True)
+        self.plan = self.plan.in_turns()
+
+    def decode_alone(self) -> bool:
+        """Whatever the plan says, nothing is sampled while a clip is decoded; returns whether that is new."""
+        before, self.plan = self.plan, self.plan.alone()
+        return self.plan is not before
 
     def decode_by(self, decoder: str) -> None:
         """Whatever the plan says, this decoder decodes."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -68,6 +70,27 @@ def empty_cache() -> None:
     """Give PyTorch's cache back to the driver."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+class SideStream:
+    """A stream of its own on a GPU, for what another thread computes there beside the main one; elsewhere nothing.
+
+    It is one and the same all along, since PyTorch keeps freed memory for the stream that had it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """While this lasts, this thread computes there; it is over when all of that is computed."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
 
 
 def forget_peak(device: torch.device) -> None:

@@ -47,6 +47,7 @@ def constraints_of(weights: Weights, memory: Memory) -> Constraints:
         small_host_copy=memory.small_host_copy,
         preserved_bytes=int(memory.least_preserved_gb * GB),
         chunk_size=memory.vae_chunk_size,
+        beside={"on": True, "off": False}.get(memory.decode_beside),
     )
 
 

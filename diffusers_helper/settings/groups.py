@@ -137,6 +137,10 @@ class Memory:
         f"1 to {MOST_DECODED_AT_ONCE}; by default what the memory allows, up to 4, and 8 in quality mode, which takes "
         "no fewer than 4; the original's way of decoding has windows of its own",
     )  # fmt: skip
+    decode_beside: str = knob(
+        "FRAMEPACK_DECODE_BESIDE", "auto", one_of("auto", "on", "off"), "make a section's frames while the next one is "
+        "sampled: auto where there is a GPU, decoding too if its memory has room for both; on also without a GPU",
+    )  # fmt: skip
     cuda_alloc_conf: str = knob(
         ALLOCATOR_VARIABLES[1], EXPANDABLE if sys.platform == "linux" else "", alloc_conf,
         "how PyTorch manages GPU memory: name:value, with commas between", newer_variable=ALLOCATOR_VARIABLES[0],

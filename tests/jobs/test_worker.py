@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffusers_helper.errors import UnusableCheckpoint
-from diffusers_helper.events import Ended, Event, Failed, Preview, SectionDone, Started
+from diffusers_helper.events import Ended, Event, Failed, Preview, SectionDone, Started, Step
 from diffusers_helper.forecast import UNKNOWN
 from diffusers_helper.jobs.executor import Execution, LocalExecutor
 from diffusers_helper.jobs.job import ENDED, Job, Keep
 from diffusers_helper.jobs.queue import JobQueue
-from diffusers_helper.jobs.worker import Worker
+from diffusers_helper.jobs.worker import StopWish, Worker
 from diffusers_helper.media.video import probe
 from diffusers_helper.request import Request
 from tests.jobs_support import Hold, ScriptedExecutor, at_step, make_picture, make_request, wait_until
@@ -263,3 +264,23 @@ def test_the_heartbeat_tells_a_worker_that_hangs(queue: JobQueue, request_: Requ
     hold.go.set()
     wait_until(lambda: worker.heartbeat_age_seconds() < before + 0.05)
     assert worker.stop(5)
+
+
+def test_a_stop_after_the_section_means_the_one_that_is_sampled() -> None:
+    """The one before may be done only after the stop has come."""
+
+    def job_at(event: Event) -> Job:
+        request = Request.parse({"picture": "-", "seconds": 3.6, "steps": 2})
+        return replace(Job(1, request, "running", 0.0, 0.0), stop="section").after(event, 0.0)
+
+    wish = StopWish()
+    job = job_at(Step(section=2, sections=3, step=1, steps=2, computed=True))
+    assert not wish.counts(job, Preview(section=2, step=1, path="p"))
+    for section, counts in ((1, False), (2, True)):
+        done = SectionDone(section=section, sections=3, frames=1, path="v")
+        job = job.after(done, 0.0)
+        assert wish.counts(job, done) is counts
+        assert job.progress.section == 2, "what is sampled is where the run is"
+        assert job.progress.sections_done == section
+    last = SectionDone(section=3, sections=3, frames=1, path="v")
+    assert not wish.counts(job, last)

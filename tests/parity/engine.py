@@ -5,7 +5,7 @@ It drives the product's own road in a fraction of a second, so other tests use i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusers_helper.caches.step_cache import Measured
 from diffusers_helper.conditioning.prompt import PromptEmbedding
 from diffusers_helper.engine import Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
-from diffusers_helper.memory.costs import Place
+from diffusers_helper.memory.costs import Beside, Place
 from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.models.load import Compute
 from diffusers_helper.models.table import Checkpoint
@@ -39,6 +39,8 @@ class PackCheckpoint(Checkpoint):
 
 class PackEngine:
     """One recorded run, as an engine. Keeps the contexts it was asked with and the clips it decoded."""
+
+    beside: Beside = "nothing"
 
     def __init__(self, name: str) -> None:
         height, width = (8 * cells for cells in pack.record(name)["latent_hw"])
@@ -72,6 +74,12 @@ class PackEngine:
         clip = 0.8 * torch.tanh(latents[:, :3, (f + 3) // 4])
         self.decoded.append(clip + (0.2 * f / max(frames - 1, 1)).view(1, 1, -1, 1, 1))
         return self.decoded[-1]
+
+    def decode_beside(self, latents: Tensor) -> Callable[[], Tensor]:
+        return lambda: self.decode(latents)
+
+    def decode_alone(self) -> None:
+        self.beside = "nothing"
 
     def preview(self, latents: Tensor) -> np.ndarray:
         return LatentToRGB().strip(latents)
