@@ -41,6 +41,7 @@ from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
 from .models.weights import constraints_of, load_transformer, why_no_products
 from .planning import plan_video_memory, planner_for
+from .previews import linear_map, previews_for
 from .request import Request
 from .sections.history import Context
 from .sections.plan import SectionPlan
@@ -49,7 +50,7 @@ from .tensorrt_runtime import compiled_decoders
 from .vae.codec import LatentPosterior
 from .vae.compiled import CompiledDecoders
 from .vae.decoders import decoders
-from .vae.preview import LatentToRGB
+from .vae.preview import Previews
 from .words import Message
 
 log = logging.getLogger(__name__)
@@ -171,12 +172,14 @@ class Engine:
         attention: Attention | None = None,
         notices: Sequence[Message] = (),
         compiled: CompiledDecoders | None = None,
+        previews: Previews | None = None,
     ) -> None:
-        """``attention`` and ``notices`` are told with every video; ``compiled`` decoders serve where they are ready."""
+        """``attention`` and ``notices`` are told with every video; ``compiled`` decoders serve where they are ready;
+        without ``previews`` there are those of the checkpoint's linear map."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
-        self._to_rgb = LatentToRGB(*checkpoint.latent_rgb) if checkpoint.latent_rgb else LatentToRGB()
+        self._previews = previews or Previews(linear_map(checkpoint))
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
         self.degradation = Degradation(self.residency, planner, compute.device)
@@ -225,8 +228,10 @@ class Engine:
         parts = load_parts(checkpoint, compute, load)
         attention = apply_kernels(parts.transformer, compute.device, compute.transformer_dtype, settings.kernels)
         compiled, refused = compiled_decoders(settings.decoders, models_dir, compute.device)
-        notices = (*settings.every_notice(), *attention.notices, *([no_products] if no_products else []), *refused)
-        return cls(checkpoint, compute, parts, planner, attention, notices, compiled)
+        previews, unusable = previews_for(checkpoint, settings.decoders, models_dir, compute)
+        found = (*attention.notices, *([no_products] if no_products else []), *refused, *unusable)
+        notices = (*settings.every_notice(), *found)
+        return cls(checkpoint, compute, parts, planner, attention, notices, compiled, previews)
 
     def __enter__(self) -> Engine:
         return self
@@ -259,8 +264,10 @@ class Engine:
         return replace(self.residency.plan, remarks=tuple(remarks), notices=(*self._notices, *plan.notices))
 
     def notices(self) -> list[Message]:
-        """What was done about memory that ran out, and what is said of compiled decoders, since the last time."""
-        return [*self.degradation.notices(), *(self._vae.compiled.notices() if self._vae.compiled else ())]
+        """What was done about memory that ran out, and what is said of compiled decoders and of previews, since the
+        last time."""
+        compiled = self._vae.compiled.notices() if self._vae.compiled else ()
+        return [*self.degradation.notices(), *compiled, *self._previews.notices()]
 
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning:
         """Encode the texts and the fitted pictures, uint8 [height, width, 3] each, of a request."""
@@ -331,8 +338,8 @@ class Engine:
         self.degradation.decode_alone()
 
     def preview(self, latents: Tensor) -> np.ndarray:
-        """[1, C, T, H, W] to the frames side by side, uint8 [H, T * W, 3]."""
-        return self._to_rgb.strip(latents)
+        """[1, C, T, H, W] to its frames side by side, a cell for each: uint8 [rows, T * columns, 3]."""
+        return self._previews.strip(latents)
 
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""

@@ -17,6 +17,7 @@ from .parsing import (
     chunk_size,
     devices,
     endpoint,
+    file_or,
     gb,
     host,
     login,
@@ -149,11 +150,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Decoders:
-    """Compiled decoders of the VAE.
+    """Compiled decoders of the VAE, and what stands for it in previews.
 
     Attributes:
         enable_tensorrt: goes before ``compiled_vae`` where it can be had.
         compiled_limit: bytes on disk.
+        preview_decoder: auto, off or the path of a file.
     """
 
     compiled_vae: bool = knob(
@@ -166,6 +168,10 @@ class Decoders:
     compiled_limit: int = knob(
         "FRAMEPACK_COMPILED_LIMIT", "5gb", size_bytes, "what compiled decoders may take on disk; the one that was used "
         "last of all goes first",
+    )  # fmt: skip
+    preview_decoder: str = knob(
+        "FRAMEPACK_PREVIEW_DECODER", "auto", file_or("auto", "off"), "safetensors file of TAEHV, a tiny decoder for "
+        "previews; auto is taehv.safetensors in the models folder where it is there, off none",
     )  # fmt: skip
 
 

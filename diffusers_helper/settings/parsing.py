@@ -35,6 +35,18 @@ def or_nothing(parse: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: text and parse(text)
 
 
+def file_or(*words: str) -> Callable[[str], str]:
+    """One of these words, in letters of either case, or the path of a file."""
+
+    def parse(text: str) -> str:
+        if text.lower() in words:
+            return text.lower()
+        path_of(text)
+        return text
+
+    return parse
+
+
 def checkpoint(text: str) -> str:
     """A name, or the path of a folder."""
     path_of(text)
