@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from . import __version__, engines, settings
+from . import __version__, engines, lora_command, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     engines.add_arguments(commands.add_parser("engines", help="list or remove compiled decoders"))
     for command in commands.choices.values():
         settings.add_flags(command)
+    lora_command.add_arguments(commands.add_parser("lora", help="what a LoRA's file is, or the same in another form"))
     return parser
 
 

@@ -291,10 +291,8 @@ class Engine:
     ) -> SectionDenoiser:
         """See ``section_denoiser``."""
         attempt: Attempt = partial(self.degradation.attempt, "sample")
-        transformer, compute, measured = self.parts.transformer, self._compute, self._measured
-        made = attempt(
-            lambda: section_denoiser(transformer, compute, request, conditioning, section, context, sigmas, measured)
-        )
+        asked = (request, conditioning, section, context, sigmas, self._measured)
+        made = attempt(lambda: section_denoiser(self.parts.transformer, self._compute, *asked))
         return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -334,7 +332,7 @@ class Engine:
         return self.degradation.attempt("decode", lambda: self.residency.bring("vae")) and self.beside == "decoding"
 
     def decode_alone(self) -> None:
-        """From now on nothing is sampled while a clip is decoded."""
+        """From now on clips are decoded while nothing is sampled."""
         self.degradation.decode_alone()
 
     def preview(self, latents: Tensor) -> np.ndarray:

@@ -99,6 +99,10 @@ class UnusableCheckpoint(UnusableInput):
     """The checkpoint is unknown, incomplete or damaged."""
 
 
+class UnusableLora(UnusableInput):
+    """The file is no LoRA, is damaged, or is of another model; names the file, and the key where it is about one."""
+
+
 class UnusableResumeFolder(UnusableInput):
     """The folder to resume from is not one of ours, is damaged, or belongs to another checkpoint."""
 
