@@ -39,6 +39,7 @@ import sys, diffusers_helper
 print("the page", sys.argv[1:], __name__)
 """
 HOME = "home with a space"
+PIP = f"{os.sep}site-packages{os.sep}pip{os.sep}"
 
 
 @dataclass
@@ -132,5 +133,17 @@ def once_installed(tmp_path_factory: pytest.TempPathFactory, empty_venv: Path) -
 @pytest.fixture
 def ready(tmp_path: Path, once_installed: Path) -> Installation:
     """Installed; nothing is to be done before the program starts."""
-    folder = shutil.copytree(once_installed, tmp_path / "ready", symlinks=True)
+    return installed_copy(once_installed, tmp_path / "ready")
+
+
+def installed_copy(done: Path, folder: Path) -> Installation:
+    """What is in ``done``, at another place. Of pip, which no test writes into, the files are the same ones."""
+    shutil.copytree(done, folder, symlinks=True, copy_function=_copy)
     return Installation(folder / HOME, folder / "tools", folder / "wheels")
+
+
+def _copy(source: str, target: str) -> None:
+    if PIP in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)

@@ -14,16 +14,22 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT
-from .installation import Installation
+from .installation import Installation, installed_copy
+
+
+@pytest.fixture(scope="module")
+def once_forgotten(once_installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = installed_copy(once_installed, tmp_path_factory.mktemp("forgotten") / "first")
+    python = here.home / ".venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "small"], check=True)
+    (here.home / ".venv" / "installed-run").unlink()
+    return here.home.parent
 
 
 @pytest.fixture
-def forgotten(ready: Installation) -> Installation:
+def forgotten(once_forgotten: Path, tmp_path: Path) -> Installation:
     """An environment that says nothing of what was installed into it: somebody's own, perhaps."""
-    python = ready.home / ".venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "small"], check=True)
-    (ready.home / ".venv" / "installed-run").unlink()
-    return ready
+    return installed_copy(once_forgotten, tmp_path / "forgotten")
 
 
 def test_the_scripts_are_bash() -> None:

@@ -15,7 +15,7 @@ from diffusers_helper.models.table import CHECKPOINTS, repository_folder
 from diffusers_helper.settings import PageSettings, resolve_page
 
 from .conftest import ROOT
-from .installation import Installation
+from .installation import Installation, installed_copy
 
 TELL_VARIABLES = "import json, os; print(json.dumps(dict(os.environ)))"
 GPU = "echo 'GPU 0: NVIDIA Something (UUID: GPU-1)'"
@@ -26,26 +26,47 @@ STANDARD = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def telling(ready: Installation) -> Installation:
-    """The page tells its variables; there is a GPU, with a PyTorch, packages and a downloaded checkpoint for it."""
-    (ready.home / "demo_gradio.py").write_text(TELL_VARIABLES)
-    ready.tool("nvidia-smi", GPU)
-    stamp = ready.home / ".venv" / "installed-run"
+@pytest.fixture(scope="module")
+def told_once(once_installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what ``telling`` is; to be copied, with our package compiled."""
+    here = installed_copy(once_installed, tmp_path_factory.mktemp("telling") / "first")
+    (here.home / "demo_gradio.py").write_text(TELL_VARIABLES)
+    here.tool("nvidia-smi", GPU)
+    stamp = here.home / ".venv" / "installed-run"
     stamp.write_text(stamp.read_text().replace("cpu", "cuda", 1))
-    site = next((ready.home / ".venv" / "lib").glob("python*/site-packages"))
+    site = next((here.home / ".venv" / "lib").glob("python*/site-packages"))
     (site / "torch.py").write_text(TORCH)
     for needed in ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions"):
         place = Path(str(find_spec(needed).origin))  # type: ignore[union-attr]
         place = place.parent if place.name == "__init__.py" else place
         (site / place.name).symlink_to(place)
     without = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "diffusers_helper", ready.home / "diffusers_helper", ignore=without, dirs_exist_ok=True)
-    (ready.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
-    ready.wheel("bitsandbytes", "1.0")
-    ready.wheel("xformers", "1.0", "import sys; sys.modules['xformers.ops'] = sys")
-    download(ready, "framepack")
-    return ready
+    shutil.copytree(ROOT / "diffusers_helper", here.home / "diffusers_helper", ignore=without, dirs_exist_ok=True)
+    (here.home / "requirements-optional.txt").write_text("# why\nbitsandbytes==1.0\nxformers==1.0\nmcp==1.0\n")
+    here.wheel("bitsandbytes", "1.0")
+    here.wheel("xformers", "1.0", "import sys; sys.modules['xformers.ops'] = sys")
+    download(here, "framepack")
+    resolved(here)
+    return here.home.parent
+
+
+@pytest.fixture
+def telling(told_once: Path, tmp_path: Path) -> Installation:
+    """The page tells its variables; there is a GPU, with a PyTorch, packages and a downloaded checkpoint for it."""
+    return installed_copy(told_once, tmp_path / "telling")
+
+
+@pytest.fixture(scope="module")
+def equipped_once(told_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = installed_copy(told_once, tmp_path_factory.mktemp("equipped") / "first")
+    resolved(here, "standard")
+    return here.home.parent
+
+
+@pytest.fixture
+def equipped(equipped_once: Path, tmp_path: Path) -> Installation:
+    """The same, after a start that has brought the optional packages."""
+    return installed_copy(equipped_once, tmp_path / "equipped")
 
 
 def download(here: Installation, name: str) -> None:
@@ -98,29 +119,28 @@ def on(chosen: PageSettings, name: str) -> bool:
         ("tensorrt", {"checkpoint": "framepack", "default_decoding": "", "enable_tensorrt": True}),
     ],
 )
-def test_what_every_preset_comes_to(telling: Installation, preset: str, expected: dict[str, object]) -> None:
-    chosen, said = resolved(telling, preset)
+def test_what_every_preset_comes_to(equipped: Installation, preset: str, expected: dict[str, object]) -> None:
+    chosen, said = resolved(equipped, preset)
     assert {name: chosen.given[name] for name in expected} == {name: str(value) for name, value in expected.items()}
     assert "an NVIDIA GPU and a downloaded framepack" in said or preset == "pocket"
 
 
-@pytest.mark.parametrize("preset", ["standard", "16gb", "low-ram"])
-def test_a_preset_installs_what_it_uses_once(telling: Installation, preset: str) -> None:
-    said = resolved(telling, preset)[1]
+def test_a_preset_installs_what_it_uses_once(telling: Installation) -> None:
+    """Which presets use it, the test above shows."""
+    said = resolved(telling, "standard")[1]
     assert [telling.installed(name) for name in ("bitsandbytes", "xformers", "torch")] == ["1.0", "1.0", "1.0"]
     assert "bitsandbytes==1.0 comes too" in said
-    again = resolved(telling, preset)[1]
+    again = resolved(telling, "standard")[1]
     assert "bitsandbytes" not in again
     assert "xformers" not in again
 
 
-def test_a_changed_pin_is_installed(telling: Installation) -> None:
-    resolved(telling, "standard")
-    telling.wheel("bitsandbytes", "2.0")
-    pins = telling.home / "requirements-optional.txt"
+def test_a_changed_pin_is_installed(equipped: Installation) -> None:
+    equipped.wheel("bitsandbytes", "2.0")
+    pins = equipped.home / "requirements-optional.txt"
     pins.write_text(pins.read_text().replace("bitsandbytes==1.0", "bitsandbytes==2.0"))
-    resolved(telling, "standard")
-    assert (telling.installed("bitsandbytes"), telling.installed("xformers")) == ("2.0", "1.0")
+    resolved(equipped, "standard")
+    assert (equipped.installed("bitsandbytes"), equipped.installed("xformers")) == ("2.0", "1.0")
 
 
 @pytest.mark.parametrize("package", ["bitsandbytes", "xformers"])
@@ -166,10 +186,11 @@ def test_offline_nothing_is_installed_and_the_page_starts(telling: Installation,
         "off",
     )
     assert "bitsandbytes cannot be installed now" in said
-    telling.variables = {}
-    resolved(telling, "standard")
-    telling.variables = {"HF_HUB_OFFLINE": "true"}
-    assert on(resolved(telling, "standard")[0], "use_bnb"), "what is installed serves offline"
+
+
+def test_what_is_installed_serves_offline(equipped: Installation) -> None:
+    equipped.variables = {"HF_HUB_OFFLINE": "true"}
+    assert on(resolved(equipped, "standard")[0], "use_bnb")
 
 
 def test_xformers_comes_from_the_index_of_pytorchs_cuda(telling: Installation) -> None:
@@ -272,9 +293,9 @@ def test_without_a_gpu_auto_is_the_pocket(ready: Installation) -> None:
     assert "no NVIDIA GPU" in said
 
 
-def test_a_variable_goes_before_a_preset(telling: Installation) -> None:
-    telling.variables = {"FRAMEPACK_CHECKPOINT": "framepack-f1", "FRAMEPACK_BNB_LOAD_IN_4BIT": "0"}
-    chosen, _ = resolved(telling, "16gb")
+def test_a_variable_goes_before_a_preset(equipped: Installation) -> None:
+    equipped.variables = {"FRAMEPACK_CHECKPOINT": "framepack-f1", "FRAMEPACK_BNB_LOAD_IN_4BIT": "0"}
+    chosen, _ = resolved(equipped, "16gb")
     assert (chosen.paths.checkpoint, on(chosen, "bnb_load_in_4bit"), on(chosen, "use_bnb")) == (
         "framepack-f1",
         False,

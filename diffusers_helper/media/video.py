@@ -27,6 +27,7 @@ from .. import faults
 from ..errors import UnusableInput
 from ..words import Message
 from .files import written_whole
+from .priority import usual_priority
 
 Packets = Generator[tuple[int, "Packet[VideoStream]"], None, None]
 """(number of the frame, packet); a file is open meanwhile."""
@@ -133,6 +134,8 @@ def encode(path: Path, frames: Iterable[np.ndarray], fps: int, encoding: Encodin
         if comment:
             container.metadata["comment"] = comment
         stream = _encoder(container, first.shape[0], first.shape[1], fps, encoding)
+        with usual_priority():
+            stream.codec_context.open(strict=False)
         for number, pixels in enumerate(frames):
             container.mux(stream.encode(_frame(pixels, number, fps, encoding)))
         container.mux(stream.encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -56,11 +57,13 @@ def cut(length: int, count: int) -> Cut:
     return Cut(length, size, tuple(round(number * room / max(count - 1, 1)) for number in range(count)))
 
 
+@lru_cache(maxsize=256)
 def cuts(rows: int, columns: int, tile: int) -> tuple[Cut, Cut]:
     """The latent rows and columns of a frame, cut so that a tile has at most ``tile`` pixels where that can be had; 0
     does not cut.
 
     Of the grids that are fine enough the one that computes least is taken, of those the one with the fewest tiles.
+    Remembered, since a memory plan asks for each of its candidates.
     """
     if not tile:
         return cut(rows, 1), cut(columns, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import weakref
 import zipfile
 from collections.abc import Iterator
@@ -84,6 +86,11 @@ def frames_of(path: Path) -> list[np.ndarray]:
     return [pixels for pixels, _ in pictures(path)]
 
 
+def priorities() -> set[int]:
+    """How the system schedules the threads of this process."""
+    return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+
+
 def psnr(one: list[np.ndarray], other: list[np.ndarray]) -> float:
     error = np.mean([(this.astype(float) - that) ** 2 for this, that in zip(one, other, strict=True)])
     return float(10 * np.log10(255**2 / error)) if error else np.inf
@@ -108,6 +115,20 @@ def test_a_film_has_the_codec_the_pixels_and_the_rate(tmp_path: Path, name: str)
         assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (1, 1)
         times = [frame.time for frame in container.decode(stream)]
     assert times == pytest.approx([number / FPS for number in range(COUNT)], abs=0.001)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have such priorities on Linux alone")
+def test_no_encoder_computes_before_other_programs(tmp_path: Path) -> None:
+    """Where root runs it, the one of AV1 would make real-time threads of its own and of the one that opens it."""
+    met: set[int] = set()
+
+    def watched() -> Iterator[np.ndarray]:
+        for frame in clip(3):
+            yield frame
+            met.update(priorities())
+
+    written(tmp_path, "webm, av1", watched())
+    assert met | priorities() == {os.sched_getscheduler(os.getppid())}
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, COUNT])
