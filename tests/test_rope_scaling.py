@@ -22,7 +22,7 @@ from .asking import ask
 from .parity.engine import PackEngine
 
 KINDS = {"framepack": "run_i2v", "f1": "run_f1"}
-CACHES = ["off", "teacache", "magcache", "easycache", "first_block"]
+CACHES = ["off", "auto", "teacache", "magcache", "easycache", "seacache", "first_block"]
 RATIOS = {"magcache_mag_ratios": "1, 1, 1, 1, 1, 1"}
 
 
