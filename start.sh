@@ -37,6 +37,7 @@ FramePack: a picture and a sentence become a video.
   bash start.sh calibrate --image photo.jpg   measure what the step cache MagCache needs to know of a checkpoint
   bash start.sh download NAME  fetch a checkpoint
   bash start.sh engines list   compiled decoders that are kept; "clear" removes them
+  bash start.sh lora-ema A.safetensors B.safetensors --output-file M.safetensors   average the LoRA files of one training
   bash start.sh test           install the test tools and run the tests; further words go to pytest
 
 Any other word goes to "python -m diffusers_helper"; "bash start.sh generate --help" lists the flags.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .caches.step_cache import NOTHING_MEASURED, Measured, StepCache
 from .conditioning.prompt import PromptEmbedding
-from .denoise.denoiser import Denoiser, Guidance, TextInput
+from .denoise.denoiser import Denoiser, Guidance, RopeScaling, TextInput
 from .encoders import Encoders
 from .lent_vae import LentVae
 from .memory import vram
@@ -371,6 +371,7 @@ def section_denoiser(
         compute.transformer_dtype,
         compute.device,
         branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
+        rope=RopeScaling(request.rope_scaling_factor, request.rope_scaling_timestep_threshold),
     )
     table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
     return SectionDenoiser(denoise, caches, sigmas, table)

@@ -16,7 +16,9 @@ from .names import path_of, quoted, shown
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .lora import LinearShapes, LoRA, Passport
+    from .lora.layers import LinearShapes
+    from .lora.passport import Passport
+    from .lora.reading import LoRA
 
 SUFFIX = ".safetensors"
 FORM_NAMES = ("diffusers", "musubi")
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(options: argparse.Namespace, chosen: Settings) -> int:
-    from .lora import passport_of
+    from .lora.passport import passport_of
 
     fits, lora = _read(options.file, chosen)
     passport = passport_of(lora, fits)
@@ -52,7 +54,7 @@ def _info(options: argparse.Namespace, chosen: Settings) -> int:
 
 
 def _convert(options: argparse.Namespace, chosen: Settings) -> int:
-    from .lora import write_lora
+    from .lora.writing import write_lora
 
     target = _path(options.target)
     if target.suffix.lower() != SUFFIX:
@@ -66,7 +68,7 @@ def _convert(options: argparse.Namespace, chosen: Settings) -> int:
 
 def _read(file: str, chosen: Settings) -> tuple[str, LoRA]:
     """The LoRA, and the checkpoint that it fits: the one that is asked for, or else the full size or the pocket."""
-    from .lora import read_fitting
+    from .lora.reading import read_fitting
 
     return read_fitting(_path(file), _transformers(chosen))
 

@@ -12,13 +12,14 @@ from .errors import InvalidRequest, Problem
 from .media.fit import choose_bucket, resize_and_crop
 from .media.pictures import open_picture
 from .models.table import Checkpoint
-from .request import Picture, Request
+from .request import Picture, Recipe, Request
 from .request.output import Gif, Mp4, Output, Video
 from .sections.plan import VideoPlan
 from .settings import Sampling
 from .words import Message
 
 TRAINED_WINDOW = 9
+USUAL_ROPE_FACTOR = 2
 BYTES_PER_LATENT_VALUE = 4
 LATENT_VALUES_PER_PIXEL = 16 / 64
 BYTES_PER_VIDEO_PIXEL = 0.5
@@ -65,14 +66,20 @@ def fit_pictures(request: Request, checkpoint: Checkpoint) -> tuple[np.ndarray, 
 def video_size(size: str | None, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
     """(height, width) of the video that ``checkpoint`` makes of a picture: the size asked for, else the nearest shape.
 
-    Raises KeyError for a size that it does not make.
+    Raises ValueError for a text that is no size.
     """
-    return _sizes(checkpoint)[size] if size else choose_bucket(height, width, checkpoint.buckets)
+    return size_of(size) if size else choose_bucket(height, width, checkpoint.buckets)
 
 
-def _sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    """The sizes the checkpoint makes, "WIDTHxHEIGHT" -> (height, width)."""
-    return {f"{width}x{height}": (height, width) for height, width in checkpoint.buckets}
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT". Raises ValueError."""
+    width, height = map(int, text.split("x"))
+    return height, width
+
+
+def makes_size(size: str | None, rope_factor: float, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint makes a request's size under its RoPE scaling."""
+    return size is None or checkpoint.makes(*size_of(size), rope_factor)
 
 
 def check_offered(request: Request, checkpoint: Checkpoint) -> None:
@@ -86,11 +93,20 @@ def check_offered(request: Request, checkpoint: Checkpoint) -> None:
         message = f"kind: {kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
         raise InvalidRequest(message, [problem])
     _refuse_without_ratios(request, checkpoint)
-    sizes = _sizes(checkpoint)
-    if request.size is not None and request.size not in sizes:
-        problem = Problem("size", "choice", request.size, {"choices": tuple(sizes)})
-        message = f"size: {request.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}"
-        raise InvalidRequest(message, [problem])
+    refuse_size(request, checkpoint)
+
+
+def refuse_size(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Raises InvalidRequest when the checkpoint does not make the size that is asked for."""
+    if makes_size(recipe.size, recipe.rope_scaling_factor, checkpoint):
+        return
+    sizes = tuple(f"{width}x{height}" for height, width in checkpoint.buckets)
+    problem = Problem("size", "choice", recipe.size, {"choices": sizes})
+    message = (
+        f"size: {recipe.size!r} is not made by {checkpoint.name}; give one of {', '.join(sizes)}, "
+        "or with rope_scaling_factor above 1 also sides up to that many times as long, in steps of 16"
+    )
+    raise InvalidRequest(message, [problem])
 
 
 def _refuse_without_ratios(request: Request, checkpoint: Checkpoint) -> None:
@@ -137,6 +153,8 @@ def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_to
         yield Message("notice.without_real_cfg")
     if prompt_tokens_cut:
         yield Message("notice.prompt_cut", tokens=prompt_tokens_cut)
+    if request.rope_scaling_factor > USUAL_ROPE_FACTOR:
+        yield Message("notice.rope_scaling", usual=USUAL_ROPE_FACTOR, chosen=request.rope_scaling_factor)
     if request.latent_window != TRAINED_WINDOW:
         yield Message("notice.latent_window", trained=TRAINED_WINDOW, chosen=request.latent_window)
     if request.step_cache:

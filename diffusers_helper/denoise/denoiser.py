@@ -38,6 +38,21 @@ class Guidance:
     rescale: float = 0.0
 
 
+@dataclass(frozen=True)
+class RopeScaling:
+    """By what the model's rows and columns are divided, and down to which timestep, sigma * 1000.
+
+    Early steps lay out the picture, so the factor acts on these alone; the default never does anything.
+    """
+
+    factor: float = 1.0
+    threshold: float = 0.0
+
+    def at(self, sigma: Tensor) -> float:
+        """The factor at a noise level, a scalar float32."""
+        return self.factor if float(sigma * 1000) >= self.threshold else 1.0
+
+
 class Denoiser:
     """Clean prediction of noisy latents, for one section.
 
@@ -46,6 +61,7 @@ class Denoiser:
         conditioning: further keyword arguments of the transformer, the same on every step and branch.
         positive, negative: the text of the two CFG branches; ``negative`` is needed only for real CFG above 1.
         branch_inputs: keyword arguments of each branch, where state such as a step cache goes.
+        rope: handed to both branches as ``rope_factor``, anew at each step.
         dtype, device: of the transformer.
     """
 
@@ -59,11 +75,12 @@ class Denoiser:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         branch_inputs: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
+        rope: RopeScaling = RopeScaling(),
     ) -> None:
         self._transformer = transformer
         if guidance.real_cfg != 1 and negative is None:
             raise ValueError("real CFG needs the text of the negative branch")
-        self._guidance = guidance
+        self._guidance, self._rope = guidance, rope
         self._dtype, self._device = dtype, device
         shared = {name: self._rounded(value) for name, value in conditioning.items()}
         self._positive = {**shared, **self._text(positive), **branch_inputs[0]}
@@ -95,7 +112,7 @@ class Denoiser:
         }
 
     def _velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
-        noisy = {"hidden_states": x, **self._levels(sigma, x.shape[0])}
+        noisy = {"hidden_states": x, **self._levels(sigma, x.shape[0]), "rope_factor": self._rope.at(sigma)}
         positive = self._transformer(**noisy, **self._positive)
         if self._guidance.real_cfg == 1 or self._negative is None:
             return positive

@@ -20,7 +20,7 @@ from ..memory.costs import LEAN_STEPS
 from ..names import is_text, path_of, quoted, shown
 from ..settings import ROOT
 from ..words import Message, joined, plain
-from .about import About, describe_large, read_description
+from .about import SIDE_STEP, About, describe_large, read_description
 from .calibrations import keep_ratios, kept_ratios
 
 WEIGHTS_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
@@ -121,6 +121,12 @@ class Checkpoint:
     about: About = field(default_factory=About)
     shipped: Measured = NOTHING_MEASURED
     calibrations: Path | None = None
+
+    def makes(self, height: int, width: int, rope_factor: float = 1.0) -> bool:
+        """Whether it makes this size: one of ``buckets``, or under RoPE scaling one between it and so many times it."""
+        most = max(rope_factor, 1)
+        is_near = any(1 <= height / rows <= most and 1 <= width / columns <= most for rows, columns in self.buckets)
+        return is_near and height % SIDE_STEP == 0 == width % SIDE_STEP
 
     def measured(self) -> Measured:
         """What is known for its step caches; this machine's calibrations are read when they are first asked for."""

@@ -1,8 +1,9 @@
 """diffusers' FramePack transformer with a forward pass that can skip its blocks and leave out context levels.
 
 The parameters, their names and the config are diffusers' own, so the reference's checkpoints load key by key. Only
-``forward`` is written here, because three things must happen in the middle of it and no hook reaches there: a context
-level may be absent, a step cache may skip blocks, and the output projection runs in float32.
+``forward`` is written here, because four things must happen in the middle of it and no hook reaches there: a context
+level may be absent, a step cache may skip blocks, rows and columns may be scaled, and the output projection runs in
+float32.
 
 Shapes: B batch, C latent channels, T latent frames, H and W latent rows and columns, N tokens, D width, L text tokens.
 The image stream is packed as [4x context, 2x context, clean context, target]; the text stream as [image, text].
@@ -23,10 +24,9 @@ from torch.nn import functional
 from ..caches.step_cache import BlockPass, StepCache
 from ..memory.swap import BlockSource, BlockSwap
 from ..memory.transport import Transport
+from .rotary import Rotary, rotary_table
 
 log = logging.getLogger(__name__)
-
-Rotary = tuple[Tensor, Tensor]
 
 KERNEL_2X = (2, 2, 2)
 KERNEL_4X = (4, 4, 4)
@@ -95,6 +95,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         latents_history_4x: Tensor | None = None,
         indices_latents_history_4x: Tensor | None = None,
         step_cache: StepCache | None = None,
+        rope_factor: float = 1.0,
     ) -> Tensor:
         """Predict the velocity, [B, C, T, H, W] in float32.
 
@@ -110,12 +111,14 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
             latents_clean, latents_history_2x, latents_history_4x: [B, C, any, H, W], or None for no such tokens.
             indices_*: [any] int64, their time indices.
             step_cache: called with the pass over the blocks, in their place.
+            rope_factor: the rows and columns of all image tokens are divided by it, see rotary.py.
         """
         target = self.x_embedder(hidden_states)
         context = self.clean_x_embedder(latents_clean, latents_history_2x, latents_history_4x)
         tokens = torch.cat([part for part in (*reversed(context), target) if part is not None], dim=1)
         rotary = self._packed_rotary(
             hidden_states,
+            rope_factor,
             (indices_latents_history_4x, KERNEL_4X),
             (indices_latents_history_2x, KERNEL_2X),
             (indices_latents_clean, None),
@@ -146,10 +149,13 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         image = self.image_projection(image_embeds)
         return torch.cat([image, text], dim=1), torch.cat([mask.new_ones(image.shape[:2]), mask], dim=1)
 
-    def _packed_rotary(self, latents: Tensor, *levels: tuple[Tensor | None, tuple[int, int, int] | None]) -> Rotary:
+    def _packed_rotary(
+        self, latents: Tensor, factor: float, *levels: tuple[Tensor | None, tuple[int, int, int] | None]
+    ) -> Rotary:
         """cos and sin of all image tokens, [N, head width] each, in the order of ``levels``.
 
-        A level is its time indices and the kernel by which its tokens are coarser than the target's.
+        Rows and columns are divided by ``factor`` on every level. A level is its time indices and the kernel by which
+        its tokens are coarser than the target's.
         """
         height, width = latents.shape[-2:]
         grid = (height // self.config.patch_size, width // self.config.patch_size)
@@ -157,7 +163,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         for indices, kernel in levels:
             if indices is None:
                 continue
-            table = self.rope(frame_indices=indices, height=height, width=width, device=latents.device)
+            table = rotary_table(self.rope, indices, grid, latents.device, factor)
             tables.append(table if kernel is None else tuple(_pool_rotary(part, grid, kernel) for part in table))
         cos, sin = zip(*tables, strict=True)
         return torch.cat(cos), torch.cat(sin)

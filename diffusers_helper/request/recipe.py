@@ -57,6 +57,16 @@ class Recipe(BaseModel):
     latent_window: int = Field(
         9, ge=1, le=64, description="latent frames per section; other values than 9 are untrained"
     )
+    rope_scaling_factor: float = Field(
+        1.0,
+        ge=0.1,
+        le=10,
+        description="rows and columns are divided by it, for sizes above the trained ones; 1 is off, up to 2 is usual; "
+        "for f1 and one_frame, experimental for framepack",
+    )
+    rope_scaling_timestep_threshold: float = Field(
+        400.0, ge=0, le=1000, description="RoPE scaling acts on timesteps from 1000 down to this one"
+    )
     kind: Annotated[Kind, OneOf(KINDS)] = Field(
         FramePack(), description="framepack plans from the end, f1 goes forward"
     )

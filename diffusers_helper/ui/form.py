@@ -11,6 +11,7 @@ from gradio.components import Component
 
 from ..errors import InvalidRequest
 from ..models.table import Checkpoint
+from ..preparation import makes_size
 from ..request import DRAW_A_SEED, Recipe, Request
 from ..request.fields import PICTURE
 from ..request.fields import Field as FlatField
@@ -74,7 +75,7 @@ FIELDS: tuple[Field, ...] = (
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
     _field("kind", gr.Radio),
-    _field("size", gr.Dropdown),
+    _field("size", gr.Dropdown, allow_custom_value=True),
     _field("seed", gr.Textbox, max_lines=1),
     _number("steps", 1),
     _field("step_cache", gr.Radio),
@@ -84,6 +85,8 @@ FIELDS: tuple[Field, ...] = (
     _number("cfg_rescale", 0.01),
     _field("negative_prompt", gr.Textbox, lines=2, max_lines=6),
     _number("latent_window", 1),
+    _number("rope_scaling_factor", 0.05),
+    _number("rope_scaling_timestep_threshold", 50),
     _field("decoding", gr.Radio),
     _field("output", gr.Radio),
     *_parameters("output"),
@@ -228,28 +231,23 @@ class Form:
             for name in self.resets
         ]
 
-    def offers(self, name: str, value: Any, chosen: str | None = None) -> bool:
-        """Whether a field can have this value with the checkpoint that the page shows."""
-        return _offers(self._page.context.shown(chosen), name, value)
+    def offered(self, fields: Mapping[str, Any], chosen: str | None = None) -> dict[str, Any]:
+        """Those of ``fields`` that can have their value with the checkpoint that the page shows."""
+        return _offered(self._page.context.shown(chosen), fields)
 
     def values_of(self, fields: Mapping[str, Any], chosen: str | None = None) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
 
         So does a kind or a size that the checkpoint does not make which the page shows.
         """
-        checkpoint = self._page.context.shown(chosen)
-        return [
-            _shown(name, fields[name]) if name in fields and _offers(checkpoint, name, fields[name]) else gr.skip()
-            for name in NAMES
-        ]
+        offered = self.offered(fields, chosen)
+        return [_shown(name, offered[name]) if name in offered else gr.skip() for name in NAMES]
 
     def values_for(self, fields: Mapping[str, Any], checkpoint: Checkpoint, texts: Texts) -> list[Any]:
         """The same for another checkpoint, with what it offers."""
+        offered = _offered(checkpoint, fields)
         return [
-            self._update(name, fields[name], checkpoint, texts)
-            if name in fields and _offers(checkpoint, name, fields[name])
-            else gr.skip()
-            for name in NAMES
+            self._update(name, offered[name], checkpoint, texts) if name in offered else gr.skip() for name in NAMES
         ]
 
     def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
@@ -307,9 +305,16 @@ def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None
     return flat_fields(Recipe)[name].names if name in CHOICES else None
 
 
-def _offers(checkpoint: Checkpoint | None, name: str, value: Any) -> bool:
-    choices = _choices(name, checkpoint)
-    return choices is None or _shown(name, value) in choices
+def _offered(checkpoint: Checkpoint | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``fields`` that a checkpoint makes; RoPE scaling among them allows larger sizes."""
+    factor = fields.get("rope_scaling_factor", 1.0)
+
+    def is_offered(name: str, value: Any) -> bool:
+        choices = _choices(name, checkpoint)
+        larger = name == "size" and checkpoint is not None and makes_size(value, factor, checkpoint)
+        return choices is None or larger or _shown(name, value) in choices
+
+    return {name: value for name, value in fields.items() if is_offered(name, value)}
 
 
 def in_words(name: str, shown: Any, texts: Texts) -> str:

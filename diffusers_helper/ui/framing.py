@@ -45,7 +45,7 @@ class Framing:
 
 
 def framing_of(picture: str, size: str | None, checkpoint: Checkpoint) -> Framing:
-    """How ``checkpoint`` frames the file ``picture``. Raises UnusablePicture; KeyError for a size it does not make."""
+    """How ``checkpoint`` frames the file ``picture``. Raises UnusablePicture; ValueError for no size."""
     path = Path(picture)
     try:
         shape = _shape(picture, path.stat().st_mtime_ns)

@@ -17,8 +17,9 @@ from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, user
 from .speed import CUSTOM, LEVELS, PAIRS
 from .starting import connect, mode_bar, start_row
 
+ROPE = ("rope_scaling_factor", "rope_scaling_timestep_threshold")
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "latent_window", CACHE, *parameters_of(CACHE)),
+    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "decoding", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
-from ..preparation import beyond_seconds
+from ..models.table import Checkpoint
+from ..preparation import beyond_seconds, refuse_size
 from ..request import Recipe
 from ..request.fields import PICTURE
 from ..words import Texts
@@ -30,10 +31,12 @@ def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     return gr.update(value=level_of(fields), info=sets)
 
 
-def problems_of(fields: Mapping[str, Any]) -> Sequence[Problem]:
-    """What is wrong with the form but for a missing picture."""
+def problems_of(fields: Mapping[str, Any], checkpoint: Checkpoint | None) -> Sequence[Problem]:
+    """What is wrong with the form but for a missing picture; of what the checkpoint makes the size."""
     try:
-        Recipe.parse(_without_picture(fields))
+        recipe = Recipe.parse(_without_picture(fields))
+        if checkpoint:
+            refuse_size(recipe, checkpoint)
     except InvalidRequest as error:
         return error.problems
     return ()
@@ -45,14 +48,14 @@ def _without_picture(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def plan_html(fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None) -> str:
     """What will be made and how long it takes; or which fields stand in the way."""
-    if problems := problems_of(fields):
+    checkpoint = context.shown(chosen)
+    if problems := problems_of(fields, checkpoint):
         names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
         return f'<p class="plan wrong">{html.escape(texts("refusal.plan", fields=names))}</p>'
     recipe = Recipe.parse(_without_picture(fields))
     plan = recipe.plan()
     length = texts("generate.plan_length", seconds=f"{plan.frames / recipe.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
-    checkpoint = context.shown(chosen)
     seconds = context.queue.estimate(recipe, checkpoint.source if checkpoint else "")
     if seconds is None:
         time = texts("generate.plan_time_unknown")
@@ -74,7 +77,7 @@ def framing_html(
         return framing_of(fields[PICTURE], fields["size"], checkpoint).as_html(texts), ()
     except UnusablePicture as error:
         return "", error.problems
-    except KeyError:  # Another checkpoint has been chosen since; the form says so.
+    except ValueError:  # What stands there is no size; the form says so.
         return "", ()
 
 
@@ -95,7 +98,7 @@ def look_ahead(
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, context, texts, chosen)
     return [
-        quiet((*unusable, *problems_of(fields)), PICTURE in fields, texts),
+        quiet((*unusable, *problems_of(fields, context.shown(chosen))), PICTURE in fields, texts),
         framing,
         speed_update(fields, texts),
         plan_html(fields, context, texts, chosen),

@@ -125,7 +125,8 @@ class Presets:
     def _load(self, name: str, chosen: str | None, texts: Texts) -> list[Any]:
         preset = self._store.load(name)
         inform(texts("presets.loaded", name=preset.name))
-        values = {name: value for name, value in preset.values.items() if not self._form.offers(name, value, chosen)}
+        offered = self._form.offered(preset.values, chosen)
+        values = {name: value for name, value in preset.values.items() if name not in offered}
         _warn([texts("presets.not_offered", field=texts(f"generate.{field}"), value=values[field]) for field in values])
         return [*self._form.values_of(preset.values, chosen), gr.Tabs(selected="generate")]
 

@@ -108,7 +108,7 @@ class Restore:
         """The comparison as HTML; nothing before there is a file."""
         if found is None:
             return ""
-        fields = self._usable(found, chosen)
+        fields = self._form.offered(found.fields, chosen)
         refused = {name: value for name, value in found.fields.items() if name not in fields}
         return found_html(found, fields, refused, self._form.fields_of(values), Texts(language))
 
@@ -116,16 +116,12 @@ class Restore:
         """Fills the form with what was chosen and shows it. Raises UnusableInput."""
         texts, act = Texts(language), Act.of(event)
         wanted = {"prompt": {"prompt"}, "seed": {"seed"}}.get(act.name, set(act.value.split()))
-        usable = self._usable(found, chosen) if found else {}
-        fields = {name: value for name, value in usable.items() if name in wanted}
+        told = found.fields if found else {}
+        fields = self._form.offered({name: value for name, value in told.items() if name in wanted}, chosen)
         if not found or not fields:
             raise UnusableInput(Message("restore.none_ticked"))
         inform(texts("restore.taken", count=len(fields)))
         return [*self._form.values_of(fields, chosen), gr.Tabs(selected="generate")]
-
-    def _usable(self, found: Found, chosen: str | None) -> dict[str, Any]:
-        """What the form can take: not a kind or a size that this checkpoint does not make."""
-        return {name: value for name, value in found.fields.items() if self._form.offers(name, value, chosen)}
 
 
 def found_html(

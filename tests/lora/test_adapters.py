@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_helper.lora import Adapter, Dense, LoHa, LoKr, LowRank
-from diffusers_helper.lora.adapters import Rows
+from diffusers_helper.lora.adapters import Adapter, Dense, LoHa, LoKr, LowRank, Rows
 
 from .building import random
 

@@ -14,8 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_helper.errors import UnusableLora
-from diffusers_helper.lora import passport_of, read_lora
 from diffusers_helper.lora.bases import full_size_shapes
+from diffusers_helper.lora.passport import passport_of
+from diffusers_helper.lora.reading import read_lora
 from diffusers_helper.words import LANGUAGES, Texts
 
 from . import building

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffusers_helper import cli
-from diffusers_helper.lora import FORMS
 from diffusers_helper.lora.bases import shapes_in
+from diffusers_helper.lora.writing import FORMS
 from diffusers_helper.lora_command import FORM_NAMES
 
 from .building import Built, random

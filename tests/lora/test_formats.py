@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_helper.lora import Dora, LoHa, LoRA, read_fitting, read_lora
+from diffusers_helper.lora.adapters import Dora, LoHa
 from diffusers_helper.lora.bases import full_size_shapes, linear_shapes, shapes_in
 from diffusers_helper.lora.dialects import written_names
+from diffusers_helper.lora.reading import LoRA, read_fitting, read_lora
 from tests.models.tiny import tiny_transformer
 
 from . import building

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffusers_helper.errors import UnusableLora
-from diffusers_helper.lora import Passport, passport_of, read_lora
+from diffusers_helper.lora.passport import Passport, passport_of
+from diffusers_helper.lora.reading import read_lora
 
 from . import building
 from .building import SHAPES, Built

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusers_helper.errors import OutputFailed, UnusableLora
-from diffusers_helper.lora import FormName, read_lora, write_lora
+from diffusers_helper.lora.reading import read_lora
+from diffusers_helper.lora.writing import FormName, write_lora
 
 from . import building
 from .building import SHAPES, Built, underscored

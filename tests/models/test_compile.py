@@ -73,6 +73,21 @@ def test_steps_of_the_modulation_table_compile_nothing_again(tmp_path: Path) -> 
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@pytest.mark.usefixtures("tracer")
+def test_rope_scaling_compiles_nothing_again(tmp_path: Path) -> None:
+    """It changes numbers that the blocks are handed, so scaled and plain steps share their graphs."""
+    transformer, inputs = tiny_transformer(), tiny_inputs()
+    factors = (1.0, 1.5, 1.0, 2.0, 1.5)
+    with torch.inference_mode():
+        plain = [transformer(**inputs, rope_factor=factor) for factor in factors]
+        apply_kernels(transformer, CPU, torch.float32, kernels(tmp_path))
+        transformer(**inputs)
+        graphs = counters["stats"]["unique_graphs"]
+        for factor, expected in zip(factors, plain, strict=True):
+            torch.testing.assert_close(transformer(**inputs, rope_factor=factor), expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
 def test_fast_start_goes_before_compile(tmp_path: Path) -> None:
     transformer = tiny_transformer()
     asked = chosen(tmp_path, fast_start="1")

@@ -162,6 +162,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "real_cfg": (*WRONG_NUMBERS, 0.9, 33),
     "cfg_rescale": (*WRONG_NUMBERS, -0.1, 1.1),
     "latent_window": (*WRONG_NUMBERS, 0, 65, 1.5),
+    "rope_scaling_factor": (*WRONG_NUMBERS, 0, -1, 0.05, 10.1),
+    "rope_scaling_timestep_threshold": (*WRONG_NUMBERS, -0.1, 1000.1),
     "decoding": ("Lean", "", "other", 1, True, None, ["lean"]),
     "quality_mode": (0, 1, "true", None, []),
     "kind": ("F1", "", "other", 1, True, ["f1"], {}),

@@ -67,6 +67,8 @@ OTHER: dict[str, Any] = {
     "cfg_rescale": 0.7,
     "negative_prompt": "blur",
     "latent_window": 5,
+    "rope_scaling_factor": 1.25,
+    "rope_scaling_timestep_threshold": 500,
     "decoding": "quality",
     "output": "webm",
     "mp4_crf": 20,
@@ -198,7 +200,7 @@ def test_what_is_wrong_is_said_in_the_language_of_the_page(stage: Stage, languag
         "seed": texts("refusal.seed_whole_number", low=-1, high=SEED_MAX),
         "seconds": texts("refusal.number", low=1, high=120),
         "steps": texts("refusal.whole_number", low=1, high=100),
-        "size": texts("refusal.other"),
+        "size": texts("refusal.size_other"),
     }
 
 
@@ -206,7 +208,20 @@ def test_a_size_of_another_checkpoint_is_refused_with_those_of_this_one(stage: S
     shown = values(stage.form, picture=str(make_picture(tmp_path)))
     shown[NAMES.index("size")] = "640x640"
     said, refused = Starting(stage.context, stage.form).add("en", "scripted", *shown)
-    assert (said, json.loads(refused)["fields"]) == ("", {"size": "This checkpoint makes: 64x64."})
+    assert (said, json.loads(refused)["fields"]) == ("", {"size": Texts("en")("refusal.size_choice", choices="64x64")})
+    assert json.loads(look_ahead(stage.form, stage.context, "en", shown)[0])["fields"] == json.loads(refused)["fields"]
+
+
+def test_under_rope_scaling_a_larger_size_is_typed_shown_and_sent(stage: Stage, tmp_path: Path) -> None:
+    shown = values(stage.form, picture=str(make_picture(tmp_path)), size="80x96", rope_scaling_factor=1.5)
+    size = stage.form["size"]
+    assert size.preprocess(size.postprocess(shown[NAMES.index("size")])) == "80x96"
+    assert stage.form.request_of(shown).size == "80x96"
+    assert json.loads(look_ahead(stage.form, stage.context, "en", shown)[0])["fields"] == {}
+    assert "80 × 96" in look_ahead(stage.form, stage.context, "en", shown)[1]
+    for refused in ({"size": "80x96"}, {"size": "80x96", "rope_scaling_factor": 1.4}, {"size": "48x64"}):
+        alone = dict(zip(NAMES, stage.form.values_of(refused), strict=True))
+        assert alone["size"] == gr.skip()
 
 
 @pytest.mark.parametrize("level", LEVELS)

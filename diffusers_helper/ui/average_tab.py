@@ -1,0 +1,180 @@
+"""The tab that averages the LoRA files of one training, and draws what each counts; as the command lora-ema.
+
+Files come from the LoRA folder below the models folder alone: a page names them, and what it names is looked up among
+those that lie there. The average goes into the same folder, under a name that no file has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import UnusableInput
+from ..lora.shares import DEFAULT_BETA, Profile, shares
+from ..names import is_text, quoted
+from ..words import Message, Texts
+from .form import changes
+from .page import COMMAND, NEWEST, PRIVATE, Page, inform, user_errors
+from .phrases import say
+
+FOLDER = "lora"
+SUFFIX = ".safetensors"
+LONGEST_NAME = 200
+RULES = ("beta", "sigma_rel")
+
+
+@dataclass(frozen=True)
+class KnownSetting:
+    """One beta for the epochs from ``first`` to ``last``, or a power function for whatever is ticked."""
+
+    beta: float | None = None
+    first: int = 0
+    last: int = 0
+    sigma_rel: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The same in every language."""
+        return f"σ_rel {self.sigma_rel:g}" if self.sigma_rel else f"{self.first}–{self.last}: β {self.beta:g}"
+
+    def ticks(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` whose last number is one of its epochs."""
+        return [name for name in names if self.first <= int((re.findall(r"\d+", name) or ["-1"])[-1][:9]) <= self.last]
+
+
+KNOWN = (
+    KnownSetting(0.9, 15, 30), KnownSetting(0.95, 10, 30), KnownSetting(0.8, 15, 25),
+    KnownSetting(sigma_rel=0.2), KnownSetting(sigma_rel=0.25), KnownSetting(sigma_rel=0.15),
+)  # fmt: skip
+
+
+def build(page: Page) -> None:
+    """The files on the left; the rule, what each counts, and where the average goes on the right."""
+    page.t(gr.Markdown, "average.intro")
+    averages = Averages(page.context.settings.paths.models_dir / FOLDER)
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            files = page.t(gr.CheckboxGroup, "average.files", tuple, value=[], elem_id="average-files")
+        with gr.Column(scale=6, min_width=300):
+            with gr.Row(elem_classes="offers"):
+                buttons = [gr.Button(setting.name, size="sm", min_width=90) for setting in KNOWN]
+            rule = page.t(gr.Radio, "average.rule", RULES, value=RULES[0], elem_id="average-rule")
+            with gr.Row():
+                beta = page.t(gr.Number, "average.beta", value=DEFAULT_BETA, step=0.01, min_width=90)
+                beta2 = page.t(gr.Number, "average.beta2", value=None, step=0.01, min_width=90)
+                sigma_rel = page.t(gr.Number, "average.sigma_rel", value=0.2, step=0.01, min_width=90)
+            plot = gr.HTML("", elem_id="average-shares")
+            name = page.t(gr.Textbox, "average.name", max_lines=1, elem_id="average-name")
+            make = page.t(gr.Button, "average.make", variant="primary", elem_id="average-make")
+    knobs: list[Any] = [rule, beta, beta2, sigma_rel]
+    for button, setting in zip(buttons, KNOWN, strict=True):
+        button.click(lambda chosen, of=setting: averages.take(of, chosen), files, [files, *knobs], **PRIVATE)
+    asked = [files, *knobs, page.language]
+    gr.on(changes([files, *knobs, page.spoken]), averages.shown, asked, plot, **PRIVATE, **NEWEST)
+    page.tabs.select(averages.listed, [files, page.language], [files, plot], **PRIVATE)
+    making = {**COMMAND, "show_progress": "full"}
+    make.click(user_errors(averages.make), [files, *knobs, name, page.language], [files, name], **making)
+
+
+class Averages:
+    """What the tab does, with the files below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def listed(self, chosen: Sequence[str], language: str) -> list[Any]:
+        """The files that can be chosen, those that are and are still there; and what is said where there are none."""
+        names = list(self._files())
+        texts = Texts(language)
+        empty = "" if names else f'<p class="q-empty">{say(texts, "average.empty", folder=str(self._folder))}</p>'
+        return [gr.update(choices=names, value=[each for each in chosen if each in names]), empty or gr.skip()]
+
+    def take(self, setting: KnownSetting, chosen: Sequence[str]) -> list[Any]:
+        """For files, rule, beta, beta2 and sigma_rel: what a click on a setting sets."""
+        files = setting.ticks(list(self._files())) or list(chosen)
+        if setting.sigma_rel:
+            return [files, "sigma_rel", gr.skip(), gr.skip(), setting.sigma_rel]
+        return [files, "beta", setting.beta, None, gr.skip()]
+
+    def shown(
+        self,
+        chosen: Sequence[str],
+        rule: str,
+        beta: float | None,
+        beta2: float | None,
+        sigma_rel: float | None,
+        language: str,
+    ) -> str:
+        """A bar for each chosen file, the oldest first; or what is wrong."""
+        texts, names = Texts(language), [name for name in self._files() if name in chosen]
+        try:
+            counts = shares(_profile(rule, beta, beta2, sigma_rel).betas(len(names))) if names else ()
+        except UnusableInput as error:
+            return f'<p class="q-error" role="alert">{escape(texts.said(error.said))}</p>'
+        return shares_html(dict(zip(names, counts, strict=True)), texts)
+
+    def make(
+        self,
+        chosen: Sequence[str],
+        rule: str,
+        beta: float | None,
+        beta2: float | None,
+        sigma_rel: float | None,
+        name: str,
+        language: str,
+    ) -> list[Any]:
+        """Write the average; its name joins the list. Raises UnusableInput, OutputFailed."""
+        from ..lora.ema import average
+
+        profile, known = _profile(rule, beta, beta2, sigma_rel), self._files()
+        if gone := [each for each in chosen if each not in known]:
+            raise UnusableInput(Message("ema.gone", file=quoted(gone[0])))
+        made = average([file for each, file in known.items() if each in chosen], self._output(name), profile)
+        inform(Texts(language)("average.made", name=made.output.name))
+        return [self.listed(chosen, language)[0], ""]
+
+    def _files(self) -> Mapping[str, Path]:
+        """Name as seen from the folder -> file, the oldest first. No link leads out of it."""
+        root, found = self._folder.resolve(), []
+        for file in root.rglob(f"*{SUFFIX}"):
+            with suppress(OSError):
+                hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+                if not hidden and is_text(file) and file.is_file() and file.resolve().is_relative_to(root):
+                    found.append((file.stat().st_mtime_ns, file.relative_to(root).as_posix()))
+        return {name: root / name for _, name in sorted(found)}
+
+    def _output(self, given: str) -> Path:
+        """Where the average goes: a new file of the folder itself. Raises UnusableInput."""
+        name = given.strip().removesuffix(SUFFIX)
+        plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
+        if not name or not plain or len(name.encode()) > LONGEST_NAME:
+            raise UnusableInput(Message("ema.no_name", name=quoted(given)))
+        output = self._folder.resolve() / f"{name}{SUFFIX}"
+        if output.exists() or output.is_symlink():
+            raise UnusableInput(Message("ema.name_taken", name=output.name))
+        return output
+
+
+def _profile(rule: str, beta: float | None, beta2: float | None, sigma_rel: float | None) -> Profile:
+    """The rule that is chosen; the numbers of the other one have no effect. Raises UnusableInput."""
+    if rule == "sigma_rel":
+        return Profile(sigma_rel=sigma_rel or 0.0)
+    return Profile(DEFAULT_BETA if beta is None else beta, beta2)
+
+
+def shares_html(counts: Mapping[str, float], texts: Texts) -> str:
+    """What each file counts; names may come from strangers and are escaped."""
+    if not counts:
+        return f'<p class="q-dim">{say(texts, "average.none_chosen")}</p>'
+    rows = "".join(
+        f'<li><bdi>{escape(name)}</bdi><progress max="1" value="{share:.4f}"></progress><span>{share:.1%}</span></li>'
+        for name, share in counts.items()
+    )
+    return f'<h3 class="r-head">{say(texts, "average.counts")}</h3><ul class="shares">{rows}</ul>'

@@ -1,0 +1,56 @@
+"""Averages of LoRA files, and sizes that are typed, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.jobs_support import make_picture
+from tests.lora.test_ema import UP, lora, write
+
+from .conftest import Serve, Visit
+
+
+def test_files_that_came_later_are_ticked_weighed_and_averaged(serve: Serve, visit: Visit, tmp_path: Path) -> None:
+    page = visit(serve(models_dir=str(tmp_path)))
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    write(folder, {f"style-{epoch:06}": lora(epoch) for epoch in (10, 15, 20)})
+    page.get_by_role("tab", name="Average LoRAs").click()
+    page.locator("#average-files label", has_text="style-000010").wait_for()
+    page.get_by_role("button", name="15–25: β 0.8").click()
+    bars = page.locator("#average-shares li")
+    bars.nth(1).wait_for()
+    assert [" ".join(each.split()) for each in bars.all_inner_texts()] == [
+        "style-000015.safetensors 80.0%",
+        "style-000020.safetensors 20.0%",
+    ]
+    page.locator("#average-name textarea, #average-name input").fill("mean")
+    page.locator("#average-make").click()
+    page.locator("#average-files label", has_text="mean.safetensors").wait_for()
+    mean = load_file(folder / "mean.safetensors")[UP]
+    assert mean.allclose(0.8 * lora(15)[UP] + 0.2 * lora(20)[UP])
+
+
+@pytest.mark.parametrize("size", ["64x96", "96x96"])
+def test_under_rope_scaling_a_larger_size_is_typed(serve: Serve, visit: Visit, tmp_path: Path, size: str) -> None:
+    place = serve()
+    place.queue.pause()
+    page = visit(place)
+    page.locator("#picture input[type=file]").set_input_files(make_picture(tmp_path))
+    page.locator("#advanced > button").click()
+    field = page.locator("#field-size input")
+    field.fill(size)
+    field.press("Enter")
+    page.locator("#field-size", has_text="With RoPE scaling above 1").wait_for()
+    page.locator("#field-rope_scaling_factor input").fill("1.5")
+    page.locator("#plan", has_text=size.replace("x", " × ")).or_(
+        page.locator("#framing", has_text="×")
+    ).first.wait_for()
+    page.locator("#start").click()
+    page.get_by_role("tab", name="Queue").click()
+    page.locator(".q-row").first.wait_for()
+    (job,) = place.queue.jobs()
+    assert (job.request.size, job.request.rope_scaling_factor) == (size, 1.5)
