@@ -49,20 +49,20 @@ class Clips:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="framepack-clip")
         self.under_way: SectionPlan | None = None
         self._path: Future[Path] = Future()
-        self._alone: Callable[[], Path] = self._path.result
+        self._alone: Callable[[], Path] | None = None
 
     def begin(self, section: SectionPlan, latents: Tensor) -> None:
         """Make the clip of ``section`` from ``latents``, [1, C, T, H, W]; what is done beside goes on after this."""
-        decode = partial(self._decoder.decode, latents)
-        self._alone = partial(self._add, section, decode)
+        decode, self._alone = partial(self._decoder.decode, latents), None
         with self._progress.decoding():
             match self._decoder.beside:
                 case "decoding":
+                    self._alone = partial(self._add, section, decode)
                     self._path = self._thread.submit(self._add, section, self._decoder.decode_beside(latents))
                 case "writing":
                     self._path = self._thread.submit(self._result.add, section, decoded(section, decode))
                 case "nothing":
-                    self._path = done(self._alone())
+                    self._path = done(self._add(section, decode))
         self.under_way = section
 
     @property
@@ -96,7 +96,7 @@ class Clips:
         try:
             return self._path.result()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._decoder.beside != "decoding":
+            if self._alone is None or not is_out_of_memory(error):
                 raise
         self._decoder.decode_alone()
         return self._alone()

@@ -149,9 +149,11 @@ def test_cancel_waits_for_the_clip_under_way(picture: Path, kind: str, tmp_path:
     assert probe(Path(last.path)).frames == last.frames == (33 if kind == "framepack" else 37)
 
 
+@pytest.mark.parametrize("sampling_too", [False, True])
 def test_where_memory_runs_out_the_clip_is_made_alone(
-    picture: Path, kind: str, plain: np.ndarray, tmp_path: Path
+    sampling_too: bool, picture: Path, kind: str, plain: np.ndarray, tmp_path: Path
 ) -> None:
+    """Also where sampling has run out of it at the same time, and ended what was beside it."""
     made = engine(kind)
     decode_beside = made.decode_beside
 
@@ -159,6 +161,7 @@ def test_where_memory_runs_out_the_clip_is_made_alone(
         decode_beside(latents)
 
         def decode() -> Tensor:
+            made.beside = "writing" if sampling_too else "decoding"
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         return decode
