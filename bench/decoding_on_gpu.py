@@ -33,7 +33,7 @@ from diffusers_helper.vae.chunks import decode_in_chunks
 from diffusers_helper.vae.codec import decode_clip
 from diffusers_helper.vae.decoders import Chunked, Decoder, Reference, decoders
 
-FULL, DRY = (640, 608), (32, 48)
+FULL, DRY = (640, 608), (16, 24)
 TINY = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 DECODED = {"reference": (9, 18), "lean": (9, 11), "quality": (13,)}
 """Latent frames: of a first section, and of one in the middle."""

