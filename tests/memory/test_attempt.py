@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from threading import Lock
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ class NoFallback(Degradation):
     """Looks whether what was made is there still."""
 
     def __init__(self, made: Made) -> None:
-        self.made, self.alive = made, list[bool]()
+        self.made, self.alive, self._changing = made, list[bool](), Lock()
 
     def use_less(self, shortage: str) -> str | None:
         self.alive.append(self.made[-1]() is not None)
