@@ -4,8 +4,8 @@
     for module, adapter in lora.adapters.items():
         weight += strength * adapter.delta(weight)
 
-An adapter's factors serve beside a linear too: ``LowRank.down`` and ``up``, times ``scale``. Knows the checkpoints'
-transformers, and neither engine nor requests.
+Beside a linear it acts by ``adapter.outputs(x)``, see beside.py. Knows the checkpoints' transformers, and neither
+engine nor requests.
 """
 
 from .adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank
