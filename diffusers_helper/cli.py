@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from . import __version__, engines, lora_command, lora_ema, settings
+from . import __version__, engines, lora_command, lora_ema, lora_flag, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
@@ -109,9 +109,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         if field.name == "decoding":
             words = "the same as --decoding quality"
             wishes.add_argument("--quality-mode", action="store_const", const=True, default=None, help=words)
-    parser.add_argument(
-        "--request", metavar="FILE.json", help="the whole video as JSON; - reads it from standard input"
-    )
+    lora_flag.add_flag(wishes)
+    words = "the whole video as JSON; - reads it from standard input"
+    parser.add_argument("--request", metavar="FILE.json", help=words)
     words = "where the video goes, and by its suffix what it is; by default into the output folder"
     parser.add_argument("--out", help=words)
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
@@ -180,6 +180,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     _name_files(options)
     if options.resume:
         _check_resume(options, chosen)
+    options.shelf = lora_flag.take(options, chosen)
     request = None if options.resume else _request(options)
     _check_outputs(options, chosen, request)
     show: Show = JsonLines() if options.json else ProgressBars()
@@ -247,6 +248,7 @@ def _begin(
         if not options.request:
             request = Request.parse(_request_fields(options), defaults(checkpoint, chosen.sampling))
         pictures = fit_pictures(request, checkpoint)
+        lora_flag.check(request, checkpoint, options.shelf, chosen)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
     if asks_for_both(_given_fields(options)):
@@ -254,7 +256,7 @@ def _begin(
     from .engine import Engine
     from .generate import generate, resume
 
-    engine = loaded.enter_context(Engine.load(checkpoint, chosen))
+    engine = loaded.enter_context(Engine.load(checkpoint, chosen, shelf=options.shelf))
     if stop.received:
         raise KeyboardInterrupt
     if request is None:
@@ -309,7 +311,7 @@ def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
 
 def _request_names() -> list[str]:
     """What the command line calls the parts of a request."""
-    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE]
+    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE, "loras"]
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .caches.step_cache import NOTHING_MEASURED, Measured, StepCache
-from .conditioning.prompt import PromptEmbedding
-from .denoise.denoiser import Denoiser, Guidance, RopeScaling, TextInput
+from .caches.step_cache import NOTHING_MEASURED
 from .encoders import Encoders
 from .lent_vae import LentVae
+from .lora.shelf import Shelf, shelf_folder
+from .loras import Loras
 from .memory import vram
 from .memory.costs import Beside
 from .memory.degradation import Degradation, without_frames
@@ -34,7 +33,6 @@ from .memory.planner import Planner
 from .memory.residency import Residency
 from .models.attention import Attention, allow_fused_kernels
 from .models.load import Compute, Parts, choose_compute, load_parts
-from .models.modulation import ModulationTable
 from .models.shards import WeightFilter
 from .models.speed import apply_kernels
 from .models.table import Checkpoint
@@ -43,115 +41,17 @@ from .models.weights import constraints_of, load_transformer, why_no_products
 from .planning import plan_video_memory, planner_for
 from .previews import linear_map, previews_for
 from .request import Request
+from .section_denoiser import Attempt, Conditioning, EncodedPicture, SectionDenoiser, section_denoiser
 from .sections.history import Context
 from .sections.plan import SectionPlan
 from .settings import Settings, resolve
 from .tensorrt_runtime import compiled_decoders
-from .vae.codec import LatentPosterior
 from .vae.compiled import CompiledDecoders
 from .vae.decoders import decoders
 from .vae.preview import Previews
 from .words import Message
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EncodedPicture:
-    """A picture, encoded. Tensors on the CPU.
-
-    Attributes:
-        tokens: [1, image tokens, D].
-        latent: distribution of its latent, [1, C, 1, H, W].
-    """
-
-    tokens: Tensor
-    latent: LatentPosterior
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """A request, encoded. Tensors on the CPU.
-
-    Attributes:
-        prompts: of the positive branch, in the request's order.
-        negative: of the negative branch, None when real CFG is 1.
-        pictures: in the request's order.
-    """
-
-    prompts: tuple[PromptEmbedding, ...]
-    negative: PromptEmbedding | None
-    pictures: tuple[EncodedPicture, ...]
-
-    @property
-    def tokens_cut(self) -> int:
-        """Tokens of the prompts that were too many for the model."""
-        return sum(prompt.tokens_cut for prompt in self.prompts)
-
-
-class Attempt(Protocol):
-    """Does work, again where that makes sense."""
-
-    def __call__(self, work: Callable[[], T]) -> T: ...
-
-
-def once(work: Callable[[], T]) -> T:
-    """Do it and no more."""
-    return work()
-
-
-@dataclass(frozen=True)
-class SectionDenoiser:
-    """The denoiser of one section, and how often its step cache computed.
-
-    Attributes:
-        caches: the step caches of the CFG branches, the positive one first.
-        sigmas: the noise levels of its steps, [steps].
-        table: of the transformer's modulation.
-        ready: lets the transformer come to the device if it is not there.
-        attempt: how a step is done; one that is tried again begins anew, with the step caches as they were.
-    """
-
-    denoise: Denoiser
-    caches: tuple[StepCache | None, StepCache | None]
-    sigmas: Tensor
-    table: ModulationTable | None = None
-    ready: Callable[[], None] = field(default=lambda: None)
-    attempt: Attempt = once
-
-    def begin(self) -> None:
-        """Before the first step: make the modulation table's rows for the noise levels."""
-
-        def make_rows() -> None:
-            self.ready()
-            if self.table is not None:
-                self.table.prepare(self.denoise.time_inputs(self.sigmas))
-
-        self.attempt(make_rows)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """One evaluation of the model; see ``Denoiser``."""
-        restores = [cache.state() for cache in self.caches if cache]
-
-        def step() -> Tensor:
-            for restore in restores:
-                restore()
-            self.ready()
-            return self.denoise(x, sigma)
-
-        return self.attempt(step)
-
-    @property
-    def last_step_computed(self) -> bool:
-        """Whether the positive branch ran all blocks; what the negative one did is not told."""
-        positive = self.caches[0]
-        return positive is None or positive.computed[-1]
-
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """What a calibration has measured of the positive branch, a number per step; empty where there is none."""
-        return self.caches[0].ratios if self.caches[0] else ()
 
 
 class Engine:
@@ -173,12 +73,14 @@ class Engine:
         notices: Sequence[Message] = (),
         compiled: CompiledDecoders | None = None,
         previews: Previews | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         """``attention`` and ``notices`` are told with every video; ``compiled`` decoders serve where they are ready;
-        without ``previews`` there are those of the checkpoint's linear map."""
+        without ``previews`` there are those of the checkpoint's linear map; without ``shelf`` there is no LoRA."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
+        self._loras = Loras(parts.transformer, checkpoint, compute, shelf or Shelf())
         self._previews = previews or Previews(linear_map(checkpoint))
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
@@ -198,12 +100,14 @@ class Engine:
         chosen: Settings | None = None,
         lessons: Lessons | None = None,
         weight_filter: WeightFilter | None = None,
+        shelf: Shelf | None = None,
     ) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
         Args:
             lessons: of the engines of this process before it; it adds its own.
             weight_filter: stands between the transformer's files and its weights, see ``load_transformer``.
+            shelf: where LoRAs are found; in the folder of this installation when left out.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
@@ -231,7 +135,8 @@ class Engine:
         previews, unusable = previews_for(checkpoint, settings.decoders, models_dir, compute)
         found = (*attention.notices, *([no_products] if no_products else []), *refused, *unusable)
         notices = (*settings.every_notice(), *found)
-        return cls(checkpoint, compute, parts, planner, attention, notices, compiled, previews)
+        shelf = shelf or Shelf(shelf_folder(models_dir))
+        return cls(checkpoint, compute, parts, planner, attention, notices, compiled, previews, shelf)
 
     def __enter__(self) -> Engine:
         return self
@@ -250,18 +155,34 @@ class Engine:
             self._vae.compiled.close()
         self.residency.close()
 
+    def check(self, request: Request) -> None:
+        """Raises UnusableLora where one of the request's LoRAs cannot be used here; changes nothing."""
+        self._loras.open(request.loras)
+
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
-        """Plan the memory of a video, for frames of this size; raises OutOfMemory when it cannot be made."""
+        """Plan the memory of a video, for frames of this size, and put its LoRAs beside the weights, and no others.
+
+        Raises:
+            OutOfMemory: it cannot be made.
+            UnusableLora: see ``check``; and for NaN and infinite weights.
+        """
         vram.forget_peak(self._compute.device)
         self._measured = self.checkpoint.measured()
-        plan = plan_video_memory(self.planner, request, height, width, self._measured)
+        loras = self._loras.open(request.loras)
+        self._loras.keep(loras)
+        plan = plan_video_memory(self.planner, request, height, width, self._measured, self._loras.bytes_of(loras))
         self._decoders = decoders(request.decoding, self.planner.constraints.chunk_size)
         self.residency.follow(plan)
         self.degradation.begin()
         self._vae.forget()
+        self.degradation.attempt("sample", lambda: self._loras.attach(loras))
         kernel = Message("attention.by", kernel=self._attention.kernel.title) if self._attention else None
         remarks = filter(None, (self.residency.transformer.copies, kernel, self._compute.unused_gpu))
-        return replace(self.residency.plan, remarks=tuple(remarks), notices=(*self._notices, *plan.notices))
+        return replace(
+            self.residency.plan,
+            remarks=tuple(remarks),
+            notices=(*self._notices, *plan.notices, *self._loras.notices(loras)),
+        )
 
     def notices(self) -> list[Message]:
         """What was done about memory that ran out, and what is said of compiled decoders and of previews, since the
@@ -342,59 +263,3 @@ class Engine:
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
         return vram.peak_memory_mb(self._compute.device)
-
-
-def section_denoiser(
-    transformer: FramePackTransformer,
-    compute: Compute,
-    request: Request,
-    conditioning: Conditioning,
-    section: SectionPlan,
-    context: Context,
-    sigmas: Tensor,
-    measured: Measured,
-) -> SectionDenoiser:
-    """A denoiser for one section, with its own step-cache state for each CFG branch.
-
-    Args:
-        context: the latents of the section's context plan.
-        sigmas: the noise levels of its steps, [steps].
-        measured: what is known of the checkpoint for step caches.
-    """
-    caches = _step_cache(request, sigmas, measured), _step_cache(request, sigmas, measured)
-    denoise = Denoiser(
-        transformer,
-        {"image_embeds": conditioning.pictures[section.picture].tokens, **_context_inputs(context)},
-        _text_input(conditioning.prompts[section.prompt]),
-        _text_input(conditioning.negative) if conditioning.negative else None,
-        Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
-        compute.transformer_dtype,
-        compute.device,
-        branch_inputs=({"step_cache": caches[0]}, {"step_cache": caches[1]}),
-        rope=RopeScaling(request.rope_scaling_factor, request.rope_scaling_timestep_threshold),
-    )
-    table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
-    return SectionDenoiser(denoise, caches, sigmas, table)
-
-
-def _step_cache(request: Request, sigmas: Tensor, measured: Measured) -> StepCache | None:
-    return request.step_cache.make(sigmas.tolist(), measured) if request.step_cache else None
-
-
-def _text_input(embedding: PromptEmbedding) -> TextInput:
-    mask = torch.ones(embedding.tokens.shape[:2], dtype=torch.bool)
-    return TextInput(embedding.tokens, mask, embedding.pooled)
-
-
-def _context_inputs(context: Context) -> dict[str, Tensor | None]:
-    """A section's context under the names of diffusers' transformer."""
-    names = {
-        "target_index": "indices_latents",
-        "latents": "latents_clean",
-        "index": "indices_latents_clean",
-        "latents_2x": "latents_history_2x",
-        "index_2x": "indices_latents_history_2x",
-        "latents_4x": "latents_history_4x",
-        "index_4x": "indices_latents_history_4x",
-    }
-    return {name: getattr(context, field) for field, name in names.items()}

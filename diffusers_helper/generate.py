@@ -28,7 +28,6 @@ from .caches.magcache import mean_of
 from .clips import ClipDecoder, Clips
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
-from .engine import Conditioning, SectionDenoiser
 from .errors import (
     BrokenNumbers,
     CancelRequested,
@@ -62,6 +61,7 @@ from .models.table import Checkpoint
 from .preparation import bytes_needed, fit_pictures, notices
 from .progress import Progress
 from .request import Request
+from .section_denoiser import Conditioning, SectionDenoiser
 from .sections.history import Context, extend, gather_context, initial_history, newest
 from .sections.plan import SectionPlan
 from .words import Message
@@ -76,6 +76,7 @@ class GenerationEngine(ClipDecoder, Protocol):
     checkpoint: Checkpoint
     fingerprint: str
 
+    def check(self, request: Request) -> None: ...
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning: ...
     def denoiser(
@@ -111,6 +112,7 @@ def generate(
         FramePackError: the request cannot be started; nothing was written.
     """
     request = request.with_seed()
+    engine.check(request)
     pictures = fit_pictures(request, engine.checkpoint) if pictures is None else pictures
     height, width = pictures[0].shape[:2]
     needed_bytes = bytes_needed(request.plan(), height, width, request.output)
@@ -125,10 +127,12 @@ def resume(path: Path, engine: GenerationEngine, known: Paces = UNKNOWN) -> Even
 
     Raises:
         UnusableResumeFolder: it is foreign, damaged, or of another checkpoint.
+        UnusableLora: a LoRA that it was begun with is not there any more, or is another file.
     """
     folder = WorkFolder.reopen(path)
     if folder.manifest.fingerprint != engine.fingerprint:
         raise UnusableResumeFolder(Message("resume.other_weights", folder=str(path), checkpoint=engine.checkpoint.name))
+    engine.check(folder.request)
     return _to_the_end(Run(folder, engine, folder.load_pictures(), folder.load_sections(), known))
 
 

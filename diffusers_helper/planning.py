@@ -54,13 +54,21 @@ def planner_for(
 
 
 def plan_video_memory(
-    planner: Planner, request: Request, height: int, width: int, measured: Measured = NOTHING_MEASURED
+    planner: Planner,
+    request: Request,
+    height: int,
+    width: int,
+    measured: Measured = NOTHING_MEASURED,
+    lora_bytes: int = 0,
 ) -> MemoryPlan:
     """For frames of this size; raises OutOfMemory when it cannot be made.
 
-    ``measured``: of the checkpoint, for its step caches.
+    Args:
+        measured: of the checkpoint, for its step caches.
+        lora_bytes: what the request's LoRAs take beside the weights.
     """
-    workload, preserved = workload_of(request, height, width, measured), int(request.preserved_memory_gb * GB)
+    workload = replace(workload_of(request, height, width, measured), lora_bytes=lora_bytes)
+    preserved = int(request.preserved_memory_gb * GB)
     usable = decoders(request.decoding, planner.constraints.chunk_size)
     return planner.for_video(workload, preserved, tuple(usable.values()))
 

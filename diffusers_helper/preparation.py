@@ -119,7 +119,6 @@ def _refuse_without_ratios(request: Request, checkpoint: Checkpoint) -> None:
 def _refuse_unbuilt(request: Request) -> None:
     """What a request has a place for, and no part of this version carries out, is refused rather than left out."""
     unbuilt = {
-        "loras": "this version applies no LoRA; leave it out" if request.loras else "",
         "video": "this version goes on from no video; leave it out" if request.video else "",
         "pictures": _why_not(request.pictures),
     }

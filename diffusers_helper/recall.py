@@ -66,6 +66,10 @@ class Recalled:
     checkpoint: str = ""
 
 
+_NOT_IN_FORM = {"prompts": "several_prompts", "loras": "loras"}
+"""Parts of a recipe that have no place in the form, where they say something -> the note about that."""
+
+
 @dataclass
 class _Found:
     """What a reader makes of a file before the values are checked."""
@@ -153,7 +157,7 @@ def _of_recipe(source: Origin, data: Mapping[str, Any]) -> _Found:
     known = fields(Recipe)
     found = _Found(source, {key: value for key, value in values.items() if key in known})
     found.ignored = [key for key in values if key not in known]
-    found.notes = ["several_prompts"] if "prompts" in values else []
+    found.notes = [note for key, note in _NOT_IN_FORM.items() if key in values]
     return found
 
 

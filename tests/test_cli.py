@@ -317,7 +317,7 @@ def test_the_picture_is_decoded_once_on_its_way(
 ) -> None:
     engine, decoded = PackEngine("run_i2v_single"), []
     monkeypatch.setattr("diffusers_helper.models.table.find_checkpoint", lambda *_: engine.checkpoint)
-    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_: engine)
+    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_, **__: engine)
     opened = preparation.open_picture
     monkeypatch.setattr(preparation, "open_picture", lambda path: (decoded.append(path), opened(path))[1])
     out = tmp_path / "video.mp4"
@@ -347,7 +347,7 @@ def test_the_engine_is_closed_however_the_program_ends(
 
     engine = Watched("run_i2v_single")
     monkeypatch.setattr("diffusers_helper.models.table.find_checkpoint", lambda *_: engine.checkpoint)
-    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_: engine)
+    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_, **__: engine)
     out = tmp_path / "video.mp4"
     arguments = ["generate", "--image", str(photograph), "--steps", "1", "--seconds", "1", "--out", str(out)]
     assert cli.main(arguments) == code

@@ -4,7 +4,7 @@
     for module, adapter in lora.adapters.items():
         weight += strength * adapter.delta(weight)
 
-An adapter's factors serve beside a linear too: ``LowRank.down`` and ``up``, times ``scale``. ``ema`` makes several
-files of one training their average; ``shares``, how much each counts, needs no torch. Knows the checkpoints'
-transformers, and neither engine nor requests.
+Beside a linear it acts by ``adapter.outputs(x)``, see beside.py. ``ema`` makes several files of one training their
+average; ``shares``, how much each counts, needs no torch. Knows the checkpoints' transformers, and neither engine nor
+requests.
 """

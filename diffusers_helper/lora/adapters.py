@@ -13,10 +13,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from typing_extensions import Self
 
 Rows = tuple[tuple[int, int], ...]
@@ -36,6 +37,8 @@ class Adapter(ABC):
     """
 
     kind: ClassVar[str]
+    needs_weight: ClassVar[bool] = False
+    """Whether the delta depends on the linear's own weight."""
     alpha: float | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +66,19 @@ class Adapter(ABC):
     @abstractmethod
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """The change of the weight, scaled: float32 [O, I]. ``weight``: the linear's own; only DoRA needs it."""
+
+    def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """What is added to the linear's outputs: [..., I] to [..., O], in the numbers of x.
+
+        The delta is made anew at each call: with rank R and N tokens (R + 1) / N of what the linear computes, and then
+        it is multiplied like a second weight. ``weight``: see ``delta``.
+        """
+        return functional.linear(x, self.delta(weight).to(x.dtype))
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same with its factors in other numbers on another device."""
+        moved: dict[str, Any] = {name: tensor.to(device, dtype) for name, tensor in self.factors().items()}
+        return dataclasses.replace(self, **moved)
 
     @abstractmethod
     def rows(self, rows: Rows) -> Adapter:
@@ -102,6 +118,11 @@ class LowRank(Adapter):
         """See Adapter; alpha / rank * up @ down (Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1)."""
         return self.scale * (self.up.float() @ self.down.float())
 
+    def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See Adapter; by its factors, R (O + I) / (O I) of what the linear computes."""
+        inner = functional.linear(x, self.down.to(x.dtype)) * self.scale
+        return functional.linear(inner, self.up.to(x.dtype))
+
     def rows(self, rows: Rows) -> Self:
         return dataclasses.replace(self, up=_take(self.up, rows))
 
@@ -122,6 +143,7 @@ class Dora(LowRank):
     """
 
     kind = "DoRA"
+    needs_weight = True
     magnitude: Tensor
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
@@ -132,6 +154,13 @@ class Dora(LowRank):
         changed = weight.float() + super().delta()
         lengths = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
         return changed * (self.magnitude.float().reshape(-1, 1) / lengths) - weight.float()
+
+    def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        return Adapter.outputs(self, x, weight)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """See Adapter. The magnitude keeps its numbers: the whole weight is multiplied with it."""
+        return dataclasses.replace(super().on(device, dtype), magnitude=self.magnitude.to(device))
 
     def rows(self, rows: Rows) -> Self:
         return dataclasses.replace(self, up=_take(self.up, rows), magnitude=_take(self.magnitude, rows))

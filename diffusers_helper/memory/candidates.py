@@ -125,9 +125,9 @@ class Candidate:
         return self.weights_vram() + free + (self.sizes.bytes_of("vae") if self.vae_stays() else 0)
 
     def weights_vram(self) -> int:
-        """Of the transformer, while it samples."""
+        """Of the transformer, while it samples, and of LoRAs beside it."""
         buffers = 0 if self.all_resident else SWAP_BUFFERS * self._largest_block_bytes()
-        return self.other_bytes() + self.resident_bytes() + buffers
+        return self.other_bytes() + self.resident_bytes() + buffers + self.workload.lora_bytes
 
     def vae_stays(self) -> bool:
         return not self.take_turns and self.decoder.uses_device
@@ -137,10 +137,10 @@ class Candidate:
         return self._held_while_decoding() + vae + self.clip_bytes()
 
     def _held_while_decoding(self) -> int:
-        """Of the transformer: what is packed leaves as a whole, else what is no block stays."""
+        """Of the transformer: what is packed leaves as a whole, else what is no block stays; so do LoRAs."""
         if not self.take_turns:
             return self.weights_vram()
-        return 0 if self.precision in STAY_ON_GPU else self.other_bytes()
+        return self.workload.lora_bytes + (0 if self.precision in STAY_ON_GPU else self.other_bytes())
 
     def decode_bytes(self) -> int:
         """Of the GPU, to work with."""
@@ -166,7 +166,8 @@ class Candidate:
             transformer -= min(self.resident_bytes(), self.block_bytes())
         if self.on_gpu:
             return parts + transformer + self.decoder.ram_bytes(self.sizes, self.workload)
-        return parts + transformer + max(self.activation_bytes(), self.decoder.device_bytes(self.sizes, self.workload))
+        at_work = max(self.activation_bytes(), self.decoder.device_bytes(self.sizes, self.workload))
+        return parts + transformer + self.workload.lora_bytes + at_work
 
     def ram_beside(self) -> int:
         """The same, where a clip is decoded while the next section is sampled."""

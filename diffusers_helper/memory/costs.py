@@ -108,6 +108,7 @@ class Workload:
         height, width, frames: of the clip, in pixels and frames.
         tokens, target_tokens: of one transformer call, and the target's among them.
         cached: what the step caches of all CFG branches keep from step to step; the branches run one after the other.
+        lora_bytes: what LoRAs have beside the transformer's weights; it stays while clips are decoded.
     """
 
     height: int
@@ -117,6 +118,7 @@ class Workload:
     steps: int = 25
     frames: int = 73
     cached: Cached = TEACACHE
+    lora_bytes: int = 0
 
     @property
     def cached_tokens(self) -> int:

@@ -201,12 +201,16 @@ def _shortage(candidate: Candidate, machine: Machine) -> tuple[int, int]:
 
 def _remedy(situation: Situation) -> Message:
     workload = situation.workload
-    smaller = Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached)
+    smaller = replace(
+        Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached),
+        lora_bytes=workload.lora_bytes,
+    )
     free = replace(situation.constraints, precision="auto", swap=True, decode="auto")
     in_4_bits = replace(free, precision="bnb4", bnb_cpu_offload=True)
     tries = (
         (Message("memory.fits_by_default"), replace(situation, constraints=free)),
         (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached=Cached()))),
+        (Message("memory.fits_without_loras"), replace(situation, workload=replace(workload, lora_bytes=0))),
         (Message("memory.fits_small_window", window=SMALL_WINDOW), replace(situation, workload=smaller)),
         (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )

@@ -30,6 +30,11 @@ def compile_blocks(transformer: FramePackTransformer, whole: bool = True) -> Non
         block.compile(fullgraph=whole, dynamic=True)
 
 
+def is_compiled(transformer: FramePackTransformer) -> bool:
+    """Whether its blocks are; what is hooked into them would not act then."""
+    return any(block._compiled_call_impl is not None for block in transformer.blocks)
+
+
 def why_not(device: torch.device) -> Message | None:
     """What this machine lacks to compile; None when nothing."""
     if not any(shutil.which(name) for name in _compilers(device)):

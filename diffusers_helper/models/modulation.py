@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,12 @@ log = logging.getLogger(__name__)
 
 ROWS_MAX = 256
 """Steps times branches of one request; a row of the 13B transformer is 2 MB."""
+
+
+class Change(Protocol):
+    """What is added to a linear's outputs y [B, O] for its inputs x [B, D]; it may overwrite y."""
+
+    def __call__(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor: ...
 
 
 class TabulatedLinear(nn.Module):
@@ -85,12 +92,18 @@ class ModulationTable:
             if isinstance(linear, TabulatedLinear)
         }
         self._rows: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
+        self._changes: Mapping[str, Change] = {}
         self.rows_made = 0
 
     @property
     def nbytes(self) -> int:
         """What the rows take of the device."""
         return sum(output.nbytes for row in self._rows.values() for output in row)
+
+    def change(self, changes: Mapping[str, Change]) -> None:
+        """From now on the outputs are those of changed linears, by name; every row is made anew."""
+        self._changes = dict(changes)
+        self._rows.clear()
 
     @torch.inference_mode()
     def prepare(self, inputs: Iterable[Mapping[str, Tensor | None]]) -> None:
@@ -136,7 +149,9 @@ class ModulationTable:
     def _outputs(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """[1, O] of one linear for each input [1, D]; never as one batch, which would round differently."""
         weight, bias = (self._weights[f"{name}.{part}"].to(inputs[0]) for part in ("weight", "bias"))
-        return [functional.linear(vector, weight, bias) for vector in inputs]
+        outputs = [functional.linear(vector, weight, bias) for vector in inputs]
+        change = self._changes.get(name)
+        return [change(x, y, weight) for x, y in zip(inputs, outputs, strict=True)] if change else outputs
 
 
 def _key(vector: Tensor) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from ..caches.step_cache import BlockPass, StepCache
@@ -182,9 +183,13 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
                 yield tokens
 
     def _project(self, tokens: Tensor, temb: Tensor, shape: torch.Size) -> Tensor:
-        """Final norm in the model's dtype, projection in float32, tokens [B, N, D] back to latents [B, C, T, H, W]."""
+        """Final norm in the model's dtype, projection in float32, tokens [B, N, D] back to latents [B, C, T, H, W].
+
+        The projection is called as a module, so that what is hooked to it acts.
+        """
         tokens = self.norm_out(tokens, temb)
-        patches = functional.linear(tokens.float(), self.proj_out.weight.float(), self.proj_out.bias.float())
+        weights = {name: weight.float() for name, weight in self.proj_out.named_parameters()}
+        patches = functional_call(self.proj_out, weights, (tokens.float(),))
         batch, _, frames, height, width = shape
         p = self.config.patch_size
         patches = patches.reshape(batch, frames, height // p, width // p, -1, p, p)

@@ -129,7 +129,9 @@ class Starting:
         if queue.job(editing).state != "queued":
             raise InvalidCommand(Message("queue.too_late", job=editing))
         try:
-            job = queue.edit(editing, self._form.request_of(values), self._context.source(chosen))
+            kept = {"loras": queue.job(editing).request.loras}  # the form has no place for them
+            request = self._form.request_of(values).model_copy(update=kept)
+            job = queue.edit(editing, request, self._context.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts), gr.skip()
         return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0

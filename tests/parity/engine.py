@@ -50,6 +50,9 @@ class PackEngine:
         self.contexts: list[Context] = []
         self._values = pack.tensors(name)
 
+    def check(self, request: Request) -> None:
+        """It takes any request."""
+
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         residency: dict[str, Place] = {"transformer": "cpu", "vae": "cpu"}
         nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(MemoryPlan) if field.type == "int"), 0)
