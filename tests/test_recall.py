@@ -214,3 +214,9 @@ def test_prompts_with_times_are_told_as_what_the_form_cannot_take(tmp_path: Path
     prompts = [{"text": "a", "from_second": 0}, {"text": "b", "from_second": 2}]
     found = recall(json_file(tmp_path, {"schema_version": 2, "prompts": prompts}))
     assert (found.fields, found.ignored, found.notes) == ({"prompt": "a"}, ("prompts",), ("several_prompts",))
+
+
+def test_loras_are_told_as_what_the_form_cannot_take(tmp_path: Path) -> None:
+    loras = [{"name": "style", "sha256": "a" * 64, "weight": 0.5}]
+    found = recall(json_file(tmp_path, {"schema_version": 3, "prompts": [{"text": "a"}], "loras": loras}))
+    assert (found.fields, found.ignored, found.notes) == ({"prompt": "a"}, ("loras",), ("loras",))

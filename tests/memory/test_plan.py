@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.memory.candidates import Candidate
-from diffusers_helper.memory.costs import STAY_ON_GPU, Constraints, Machine, PartSizes, Workload
+from diffusers_helper.memory.costs import STAY_ON_GPU, Constraints, Machine, PartSizes, Precision, Workload
 from diffusers_helper.memory.lessons import Lesson
 from diffusers_helper.memory.plan import MemoryPlan
 from diffusers_helper.memory.units import GB, GIB
@@ -296,3 +296,29 @@ def test_what_could_not_be_had_is_said() -> None:
     assert "there is no GPU" in str(plan(machine(0, 160), IN_FLOAT32, preserved_bytes=8 * GB).notices[0])
     assert "128 GB of preserved GPU memory" in str(plan(machine(12, 64), preserved_bytes=128 * GB).notices[0])
     assert "cannot leave" in str(plan(machine(12, 64), precision="bnb4", preserved_bytes=11 * GB).notices[0])
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("precision", ["as_is", "int8", "bnb4"])
+def test_loras_are_on_the_gpu_while_anything_of_the_video_is_made(precision: Precision, turns: bool) -> None:
+    """Beside the weights while it samples, and left there while it decodes."""
+    resident = FULL_SIZE.blocks if precision == "bnb4" else 10
+    needed = [
+        Candidate(
+            FULL_SIZE,
+            replace(USUAL, lora_bytes=size),
+            Constraints(),
+            True,
+            precision,
+            next(iter(DECODERS.values())),
+            turns,
+            resident,
+        ).vram()
+        for size in (0, GB)
+    ]
+    assert needed[1] - needed[0] == GB
+
+
+def test_a_refusal_says_where_it_would_fit_without_loras() -> None:
+    with pytest.raises(OutOfMemory, match="would fit without LoRAs"):
+        plan(machine(6, 64), workload=replace(USUAL, lora_bytes=40 * GB))
