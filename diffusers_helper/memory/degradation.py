@@ -74,7 +74,9 @@ class Degradation:
 
     def decode_alone(self) -> None:
         """Memory ran out where a clip was decoded while the next section was sampled: no more of that."""
-        self._notices.extend(self._alone())
+        for message in self._alone():
+            log.warning("%s", message)
+            self._notices.append(message)
 
     def notices(self) -> list[Message]:
         """Those since the last time."""

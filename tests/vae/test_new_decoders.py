@@ -95,11 +95,11 @@ def test_one_that_costs_more_takes_over_when_memory_runs_out(
     dear = Grey()
     dear.cost_in_steps = 99.0
     add(dear)
-    monkeypatch.setattr(decoders, "decode_in_chunks", failing(decoders.decode_in_chunks, 5))
+    monkeypatch.setattr(decoders, "decode_in_chunks", failing(decoders.decode_in_chunks, 6))
     frames, events = video(load(), photograph, tmp_path)
     assert is_grey(frames)
-    less = ("chunks of 2", "chunks of 1")
-    assert are_said(("freed", *less, "on the CPU", "now clips are decoded without a picture."), events)
+    less = ("beside the sampling", "freed", "chunks of 2", "chunks of 1")
+    assert are_said((*less, "on the CPU", "now clips are decoded without a picture."), events)
 
 
 @pytest.mark.parametrize("memory_gb", [23, 3])
