@@ -260,7 +260,7 @@ def request_of(
         yield from ()
 
     monkeypatch.setattr("diffusers_helper.generate.generate", begin)
-    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_: _Nothing())
+    monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_, **__: _Nothing())
 
     def parse(*arguments: str) -> tuple[Request, str]:
         cli.main(["generate", "--image", str(photograph), *arguments])
