@@ -93,6 +93,7 @@ def test_only_the_chosen_step_cache_s_fields_are_in_sight(page: Any) -> None:
     page.get_by_role("option", name="日本語").click()
     page.locator("#start", has_text="開始").wait_for()
     in_sight(page, "magcache")
+    page.locator("#speed", has_text="ステップ").wait_for()  # what the level sets, said anew by the server
     page.locator("#speed input[value=exact]").check()
     in_sight(page)
     page.reload()
