@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from PIL import Image
 from skimage import data
 
 from bench.machine import RESULTS, ROOT, machine
+from bench.turns import in_own_process, turns
 from diffusers_helper.engine import Engine
 from diffusers_helper.events import Finished
 from diffusers_helper.generate import generate
@@ -40,8 +39,7 @@ def main() -> None:
     if options.one:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
-    turns = [way for number in range(options.repeats) for way in (WAYS if number % 2 == 0 else WAYS[::-1])]
-    report = _report(options, [{"way": way, **_in_own_process(way)} for way in turns])
+    report = _report(options, [{"way": way, **_in_own_process(way)} for way in turns(WAYS, options.repeats)])
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     if options.write:
         (RESULTS / "beside.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -59,11 +57,7 @@ def _options() -> argparse.Namespace:
 
 
 def _in_own_process(way: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.beside", *sys.argv[1:], "--one"]
-    environment = {**os.environ, "FRAMEPACK_DECODE_BESIDE": way}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(ended.stdout)
-    return result
+    return in_own_process("bench.beside", *sys.argv[1:], "--one", FRAMEPACK_DECODE_BESIDE=way)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from PIL import Image
 from skimage import data
 
 from bench.machine import RESULTS, ROOT, machine
+from bench.turns import in_own_process, turns
 from diffusers_helper.memory.host import peak_process_memory_mb
 from diffusers_helper.models.load import choose_compute
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
@@ -43,8 +43,7 @@ def main() -> None:
     if options.side:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
-    turns = [side for number in range(options.repeats) for side in (SIDES if number % 2 == 0 else SIDES[::-1])]
-    report = _report(options, [_in_own_process(side, options) for side in turns])
+    report = _report(options, [_in_own_process(side, options) for side in turns(SIDES, options.repeats)])
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     if options.write:
         (RESULTS / "pipeline.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -63,9 +62,7 @@ def _options() -> argparse.Namespace:
 
 def _in_own_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
     values = ("--checkpoint", options.checkpoint, "--steps", str(options.steps), "--sections", str(options.sections))
-    command = [sys.executable, "-m", "bench.pipeline", "--side", side, *values]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return {"side": side, **json.loads(done.stdout.splitlines()[-1])}
+    return {"side": side, **in_own_process("bench.pipeline", "--side", side, *values)}
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
