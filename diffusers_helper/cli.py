@@ -19,7 +19,6 @@ from . import __version__, engines, lora_command, lora_ema, lora_flag, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
-from .names import path_of, quoted
 from .request import Recipe, Request
 from .request.fields import ALIASES, PICTURE, QUALITY_MODE, Field, asks_for_both, fields
 from .request.output import OUTPUTS, output_by_suffix
@@ -215,11 +214,8 @@ def _name_files(options: argparse.Namespace) -> None:
     for name in FILES:
         text = getattr(options, name)
         if text is not None:
-            try:
-                setattr(options, name, path_of(text))
-            except ValueError as error:
-                flag = RENAMED.get(name, name).replace("_", "-")
-                raise InvalidRequest(f"--{flag}={quoted(text)}: {error}") from None
+            flag = RENAMED.get(name, name).replace("_", "-")
+            setattr(options, name, settings.given_path(text, f"--{flag}"))
 
 
 def _begin(

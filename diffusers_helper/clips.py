@@ -38,16 +38,12 @@ class ClipDecoder(Protocol):
 
 
 class Clips:
-    """One clip at a time, begun and finished between two events of the road.
-
-    Attributes:
-        under_way: the section whose clip has begun and is not in the result yet, as far as anybody was told.
-    """
+    """One clip at a time, begun and finished between two events of the road."""
 
     def __init__(self, decoder: ClipDecoder, result: GrowingResult, progress: Progress) -> None:
         self._decoder, self._result, self._progress = decoder, result, progress
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="framepack-clip")
-        self.under_way: SectionPlan | None = None
+        self._under_way: SectionPlan | None = None
         self._path: Future[Path] = Future()
         self._alone: Callable[[], Path] | None = None
 
@@ -63,21 +59,21 @@ class Clips:
                     self._path = self._thread.submit(self._result.add, section, decoded(section, decode))
                 case "nothing":
                     self._path = done(self._add(section, decode))
-        self.under_way = section
+        self._under_way = section
 
     @property
     def ready(self) -> bool:
         """Whether there is one that is only to be finished."""
-        return self.under_way is not None and self._path.done()
+        return self._under_way is not None and self._path.done()
 
     def finish(self) -> SectionPlan | None:
         """Wait for the clip under way; returns its section, None where there is none.
 
         Where memory has run out beside the sampling, it is made now.
         """
-        section = self.under_way
+        section = self._under_way
         if section is not None:
-            self.under_way = None
+            self._under_way = None
             with self._progress.decoding():
                 path = self._wait()
             self._progress.clip_is_done(section.frames_after, path)

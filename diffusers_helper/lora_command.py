@@ -7,20 +7,19 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import settings
 from .errors import InvalidRequest, UnusableCheckpoint
-from .names import path_of, quoted, shown
-from .settings import Settings
+from .lora.shelf import SUFFIX
+from .names import shown
+from .settings import Settings, given_path
 
 if TYPE_CHECKING:
     from .lora.layers import LinearShapes
     from .lora.passport import Passport
     from .lora.reading import LoRA
 
-SUFFIX = ".safetensors"
 FORM_NAMES = ("diffusers", "musubi")
 MOST_UNMATCHED, MOST_BLOCKS, MOST_SETTINGS, LONGEST_LINE = 5, 10, 40, 100
 BLOCK_LEVELS = 2
@@ -56,7 +55,7 @@ def _info(options: argparse.Namespace, chosen: Settings) -> int:
 def _convert(options: argparse.Namespace, chosen: Settings) -> int:
     from .lora.writing import write_lora
 
-    target = _path(options.target)
+    target = given_path(options.target)
     if target.suffix.lower() != SUFFIX:
         raise InvalidRequest(f"{shown(target)} is not the name of a {SUFFIX} file")
     _, lora = _read(options.file, chosen)
@@ -70,7 +69,7 @@ def _read(file: str, chosen: Settings) -> tuple[str, LoRA]:
     """The LoRA, and the checkpoint that it fits: the one that is asked for, or else the full size or the pocket."""
     from .lora.reading import read_fitting
 
-    return read_fitting(_path(file), _transformers(chosen))
+    return read_fitting(given_path(file), _transformers(chosen))
 
 
 def _transformers(chosen: Settings) -> Mapping[str, LinearShapes]:
@@ -89,13 +88,6 @@ def _transformers(chosen: Settings) -> Mapping[str, LinearShapes]:
         return full_size
     own = {checkpoint.name: shapes_in(checkpoint.folders["transformer"])}
     return own if chosen.origin["checkpoint"] == "flag" else {**full_size, **own}
-
-
-def _path(text: str) -> Path:
-    try:
-        return path_of(text)
-    except ValueError as error:
-        raise InvalidRequest(f"{quoted(text)}: {error}") from None
 
 
 def _lines(passport: Passport) -> Iterator[str]:

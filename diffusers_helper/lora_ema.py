@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidRequest
 from .lora.shares import DEFAULT_BETA, Profile
-from .names import path_of, quoted, shown
-from .settings import Settings
+from .names import shown
+from .settings import Settings, given_path
 from .words import Message
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Carry it out; returns the exit code."""
-    profile, output = _profile(options), _path("--output-file", options.output_file)
-    files = [_path("file", text) for text in options.files]
+    profile, output = _profile(options), given_path(options.output_file, "--output-file")
+    files = [given_path(text, "file") for text in options.files]
     from .lora.ema import average, by_age
 
     made = average(files if options.no_sort else by_age(files), output, profile)
@@ -47,13 +46,6 @@ def _profile(options: argparse.Namespace) -> Profile:
     if options.sigma_rel is not None and (options.beta is not None or options.beta2 is not None):
         raise InvalidRequest(Message("ema.two_rules"))
     return Profile(DEFAULT_BETA if options.beta is None else options.beta, options.beta2, options.sigma_rel)
-
-
-def _path(what: str, text: str) -> Path:
-    try:
-        return path_of(text)
-    except ValueError as error:
-        raise InvalidRequest(f"{what}={quoted(text)}: {error}") from None
 
 
 def _lines(made: Averaged) -> list[str]:

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidRequest
-from .names import path_of, quoted, shown
+from .names import shown
 from .request import Request
-from .settings import Settings
+from .settings import Settings, given_path
 from .words import Message
 
 if TYPE_CHECKING:
@@ -54,10 +53,7 @@ def split_weight(text: str) -> tuple[str, float]:
 
 def _file(text: str, shelf: Shelf) -> Path:
     """The file of that path, else the one of that name on the shelf."""
-    try:
-        path = path_of(text)
-    except ValueError as error:
-        raise InvalidRequest(f"--lora={quoted(text)}: {error}") from None
+    path = given_path(text, "--lora")
     return path if path.exists() else shelf.path(text) or path
 
 

@@ -22,9 +22,9 @@ from ..media.files import require_space, require_writable, written_whole
 from ..names import shown
 from ..words import Message
 from .shares import Profile, shares
+from .shelf import SUFFIX
 from .streamed import Layout, write_streamed
 
-SUFFIX = ".safetensors"
 ALPHA = ".alpha"
 FEWEST = 2
 Shape = tuple[int, ...]

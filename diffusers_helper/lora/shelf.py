@@ -1,22 +1,21 @@
 """The shelf: the folder where a user keeps LoRAs, and how the file of a request's LoRA is found.
 
 A request says which file by its content, so one that was moved or renamed is found again, and one that was changed is
-not taken for it. Needs no other room of the program than the names of files and the words.
+not taken for it. Needs no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UnusableLora
+from ..media.files import sha256_of
 from ..names import is_text, shown
 from ..words import Message
 
 SUFFIX = ".safetensors"
-READ_AT_ONCE = 2**20
 
 
 def shelf_folder(models_dir: Path) -> Path:
@@ -35,16 +34,16 @@ class Shelf:
         self.folder, self._outside = folder, tuple(outside)
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
-    def names(self) -> tuple[str, ...]:
-        """Of the files in the folder and its sub-folders, as seen from it, with slashes; sorted.
+    def files(self) -> dict[str, Path]:
+        """Name -> file, of those in the folder and its sub-folders: as seen from it, with slashes; sorted.
 
         A link that leads out of the folder is none of them, nor is a name that is not UTF-8.
         """
-        return tuple(sorted(self._name(path) for path in self._files()))
+        return dict(sorted((self._name(path), path) for path in self._files()))
 
     def path(self, name: str) -> Path | None:
-        """The file of this name in the folder; None where ``names`` has no such."""
-        return next((path for path in self._files() if self._name(path) == name), None)
+        """The file of this name in the folder; None where ``files`` has no such."""
+        return self.files().get(name)
 
     def name_of(self, path: Path) -> str:
         """What a file is called in a request: as on the shelf where it lies there, else its own name."""
@@ -64,7 +63,7 @@ class Shelf:
         found = path.stat()
         key = (path, found.st_size, found.st_mtime_ns)
         if key not in self._hashes:
-            self._hashes[key] = _sha256(path)
+            self._hashes[key] = sha256_of(path)
         return self._hashes[key]
 
     def find(self, name: str, sha256: str) -> Path:
@@ -113,11 +112,3 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(READ_AT_ONCE):
-            digest.update(piece)
-    return digest.hexdigest()

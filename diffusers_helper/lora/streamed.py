@@ -1,4 +1,4 @@
-"""A safetensors file written tensor by tensor, with the two hashes by which other programs know a LoRA.
+"""A safetensors file written tensor by tensor, and the two hashes by which other programs know a LoRA.
 
 The file: 8 bytes with the header's length, the header as JSON, then the tensors' bytes without gaps. The hashes stand
 in the header and are made of what follows it, so they are filled in at the end; their lengths are known. Both are
@@ -31,18 +31,21 @@ def write_streamed(target: Path, layout: Layout, metadata: Mapping[str, str], te
     Args:
         metadata: kept but for the two hashes, which are computed.
     """
-    digest, legacy = hashlib.sha256(), _Window()
-    legacy.update(_header(layout, {name: text for name, text in metadata.items() if name.startswith("ss_")}))
+    hashes = KohyaHashes(_header(layout, of_the_training(metadata)))
     empty = {**metadata, MODEL_HASH: "0" * 64, LEGACY_HASH: "0" * 8}
     with target.open("w+b") as file:
         file.write(_header(layout, empty))
         for tensor in tensors:
             content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
             file.write(content)
-            digest.update(content)
-            legacy.update(content)
+            hashes.update(content)
         file.seek(0)
-        file.write(_header(layout, {**empty, MODEL_HASH: digest.hexdigest(), LEGACY_HASH: legacy.hexdigest()}))
+        file.write(_header(layout, {**empty, **hashes.metadata()}))
+
+
+def of_the_training(metadata: Mapping[str, str]) -> dict[str, str]:
+    """All metadata that the legacy hash knows of."""
+    return {name: text for name, text in metadata.items() if name.startswith("ss_")}
 
 
 def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
@@ -56,16 +59,24 @@ def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-class _Window:
-    """The legacy hash of a file that passes by."""
+class KohyaHashes:
+    """Both hashes of a file that passes by."""
 
-    def __init__(self) -> None:
-        self._digest, self._passed = hashlib.sha256(), 0
+    def __init__(self, header: bytes) -> None:
+        """``header``: with its length before it, of a file with the metadata ``of_the_training`` alone."""
+        self._model, self._legacy, self._passed = hashlib.sha256(), hashlib.sha256(), 0
+        self._look(header)
 
     def update(self, content: bytes | memoryview) -> None:
-        first = LEGACY_FROM - self._passed
-        self._digest.update(content[max(first, 0) : max(first + LEGACY_BYTES, 0)])
-        self._passed += len(content)
+        """The next bytes of the tensors."""
+        self._model.update(content)
+        self._look(content)
 
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()[:8]
+    def metadata(self) -> dict[str, str]:
+        """The hashes of what has passed."""
+        return {MODEL_HASH: self._model.hexdigest(), LEGACY_HASH: self._legacy.hexdigest()[:8]}
+
+    def _look(self, content: bytes | memoryview) -> None:
+        first = LEGACY_FROM - self._passed
+        self._legacy.update(content[max(first, 0) : max(first + LEGACY_BYTES, 0)])
+        self._passed += len(content)

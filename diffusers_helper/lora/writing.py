@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from .adapters import Adapter, Dora, LoHa, LoKr, LowRank
 from .file import refused
 from .peft_config import METADATA_KEY, written_config
 from .reading import LoRA
+from .streamed import KohyaHashes, of_the_training
 
 FormName = Literal["diffusers", "musubi"]
-LEGACY_HASH_FROM, LEGACY_HASH_BYTES = 0x100000, 0x10000
 
 
 @dataclass(frozen=True)
@@ -109,15 +108,11 @@ def _metadata(lora: LoRA, form: Form) -> dict[str, str]:
 
 
 def _with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata with the hashes that kohya's programs keep in it, where it has some: they are of the tensors as they
-    lie in the file, the older one of a piece of a file that has no other metadata than theirs."""
+    """The metadata, kohya's hashes made anew where it has some: they are of the tensors as they lie in the file."""
     if not any(key.startswith("sshs_") for key in metadata):
         return dict(metadata)
-    plain = save(dict(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
-    body = plain[8 + int.from_bytes(plain[:8], "little") :]
-    piece = plain[LEGACY_HASH_FROM : LEGACY_HASH_FROM + LEGACY_HASH_BYTES]
-    hashes = {
-        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
-        "sshs_legacy_hash": hashlib.sha256(piece).hexdigest()[:8],
-    }
-    return {key: hashes.get(key, value) for key, value in metadata.items()}
+    plain = save(dict(tensors), of_the_training(metadata))
+    begin = 8 + int.from_bytes(plain[:8], "little")
+    hashes = KohyaHashes(plain[:begin])
+    hashes.update(plain[begin:])
+    return {key: hashes.metadata().get(key, value) for key, value in metadata.items()}

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import OutputFailed
-from .files import make_folder, remove_partials, require_space, written_whole
+from .files import make_folder, remove_partials, require_space, sha256_of, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -172,11 +172,7 @@ def _read(description: Path) -> Kept | None:
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.sha256()
-            while block := opened.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(file)
     except OSError as error:
         return f"unreadable: {error}"
 

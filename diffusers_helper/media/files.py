@@ -7,6 +7,7 @@ Also where they go: one folder per day and one stem per job. Everything in this 
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import math
 import os
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PARTIAL_NAME = re.compile(r"\.(\d+)_[0-9a-f]{12}\.part(\.\w+)?")
 """Who writes it (the process), chance, and the suffix."""
+HASHED_AT_ONCE = 2**20
+"""Bytes of a file."""
 
 _NO_PERMISSION = Message("files.no_permission")
 _FOLDER_GONE = Message("files.folder_gone")
@@ -83,6 +86,15 @@ def written_whole(target: Path, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def sha256_of(file: Path) -> str:
+    """Of its content, in hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(HASHED_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def nearest_existing(folder: Path) -> Path:

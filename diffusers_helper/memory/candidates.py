@@ -109,13 +109,15 @@ class Candidate:
 
     def vram(self) -> int:
         """The most that is needed at once on the GPU."""
-        libraries = 0 if self.libraries_loaded else LIBRARIES_BYTES
-        return libraries + max(self._sampling_vram(), self._decoding_vram()) if self.on_gpu else 0
+        return self._with_libraries(max(self._sampling_vram(), self._decoding_vram()))
 
     def vram_beside(self) -> int:
         """The same, where a clip is decoded while the next section is sampled."""
-        libraries = 0 if self.libraries_loaded else LIBRARIES_BYTES
-        return libraries + self._sampling_vram(self.clip_bytes()) if self.on_gpu else 0
+        return self._with_libraries(self._sampling_vram(self.clip_bytes()))
+
+    def _with_libraries(self, needed: int) -> int:
+        """Of the GPU; nothing where there is none."""
+        return needed + (0 if self.libraries_loaded else LIBRARIES_BYTES) if self.on_gpu else 0
 
     def _sampling_vram(self, beside: int = 0) -> int:
         """``beside``: bytes that something else works with meanwhile."""

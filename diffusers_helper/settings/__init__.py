@@ -15,6 +15,7 @@ from .groups import (
     Weights,
 )
 from .older import XFORMERS_MODES
+from .parsing import given_path
 from .settings import KNOBS, PAGE_KNOBS, PageSettings, Settings, add_flags, resolve, resolve_page
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "Weights",
     "add_flags",
+    "given_path",
     "resolve",
     "resolve_page",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
+from ..errors import InvalidRequest
 from ..limits import LEAST_PRESERVED_GB, MOST_DECODED_AT_ONCE, MOST_PRESERVED_GB
-from ..names import path_of
+from ..names import path_of, quoted
 
 _ALLOC_PAIR = r"[a-z0-9_]+:([A-Za-z0-9_.-]+|\[(\d+|>):\d+(,(\d+|>):\d+)*\])"
 
@@ -17,6 +19,14 @@ def truth(text: str) -> bool:
     if text.lower() not in (*yes, *no):
         raise ValueError(f"allowed are {', '.join((*yes, *no))}")
     return text.lower() in yes
+
+
+def given_path(text: str, what: str = "") -> Path:
+    """The path that was given on the command line for ``what``. Raises InvalidRequest, which names it."""
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{what}{what and '='}{quoted(text)}: {error}") from None
 
 
 def one_of(*words: str) -> Callable[[str], str]:

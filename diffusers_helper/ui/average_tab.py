@@ -18,14 +18,13 @@ import gradio as gr
 
 from ..errors import UnusableInput
 from ..lora.shares import DEFAULT_BETA, Profile, shares
-from ..names import is_text, quoted
+from ..lora.shelf import SUFFIX, Shelf, shelf_folder
+from ..names import quoted
 from ..words import Message, Texts
 from .form import changes
 from .page import COMMAND, NEWEST, PRIVATE, Page, inform, user_errors
 from .phrases import say
 
-FOLDER = "lora"
-SUFFIX = ".safetensors"
 LONGEST_NAME = 200
 RULES = ("beta", "sigma_rel")
 
@@ -58,7 +57,7 @@ KNOWN = (
 def build(page: Page) -> None:
     """The files on the left; the rule, what each counts, and where the average goes on the right."""
     page.t(gr.Markdown, "average.intro")
-    averages = Averages(page.context.settings.paths.models_dir / FOLDER)
+    averages = Averages(shelf_folder(page.context.settings.paths.models_dir))
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             files = page.t(gr.CheckboxGroup, "average.files", tuple, value=[], elem_id="average-files")
@@ -76,15 +75,15 @@ def build(page: Page) -> None:
     knobs: list[Any] = [rule, beta, beta2, sigma_rel]
     for button, setting in zip(buttons, KNOWN, strict=True):
         button.click(lambda chosen, of=setting: averages.take(of, chosen), files, [files, *knobs], **PRIVATE)
-    asked = [files, *knobs, page.language]
+    asked = [page.language, files, *knobs]
     gr.on(changes([files, *knobs, page.spoken]), averages.shown, asked, plot, **PRIVATE, **NEWEST)
     page.tabs.select(averages.listed, [files, page.language], [files, plot], **PRIVATE)
     making = {**COMMAND, "show_progress": "full"}
-    make.click(user_errors(averages.make), [files, *knobs, name, page.language], [files, name], **making)
+    make.click(user_errors(averages.make), [page.language, name, files, *knobs], [files, name], **making)
 
 
 class Averages:
-    """What the tab does, with the files below ``folder``."""
+    """What the tab does, with the files below ``folder``. The ``knobs`` are rule, beta, beta2 and sigma_rel."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,37 +102,20 @@ class Averages:
             return [files, "sigma_rel", gr.skip(), gr.skip(), setting.sigma_rel]
         return [files, "beta", setting.beta, None, gr.skip()]
 
-    def shown(
-        self,
-        chosen: Sequence[str],
-        rule: str,
-        beta: float | None,
-        beta2: float | None,
-        sigma_rel: float | None,
-        language: str,
-    ) -> str:
+    def shown(self, language: str, chosen: Sequence[str], *knobs: Any) -> str:
         """A bar for each chosen file, the oldest first; or what is wrong."""
         texts, names = Texts(language), [name for name in self._files() if name in chosen]
         try:
-            counts = shares(_profile(rule, beta, beta2, sigma_rel).betas(len(names))) if names else ()
+            counts = shares(_profile(*knobs).betas(len(names))) if names else ()
         except UnusableInput as error:
             return f'<p class="q-error" role="alert">{escape(texts.said(error.said))}</p>'
         return shares_html(dict(zip(names, counts, strict=True)), texts)
 
-    def make(
-        self,
-        chosen: Sequence[str],
-        rule: str,
-        beta: float | None,
-        beta2: float | None,
-        sigma_rel: float | None,
-        name: str,
-        language: str,
-    ) -> list[Any]:
+    def make(self, language: str, name: str, chosen: Sequence[str], *knobs: Any) -> list[Any]:
         """Write the average; its name joins the list. Raises UnusableInput, OutputFailed."""
         from ..lora.ema import average
 
-        profile, known = _profile(rule, beta, beta2, sigma_rel), self._files()
+        profile, known = _profile(*knobs), self._files()
         if gone := [each for each in chosen if each not in known]:
             raise UnusableInput(Message("ema.gone", file=quoted(gone[0])))
         made = average([file for each, file in known.items() if each in chosen], self._output(name), profile)
@@ -141,14 +123,13 @@ class Averages:
         return [self.listed(chosen, language)[0], ""]
 
     def _files(self) -> Mapping[str, Path]:
-        """Name as seen from the folder -> file, the oldest first. No link leads out of it."""
-        root, found = self._folder.resolve(), []
-        for file in root.rglob(f"*{SUFFIX}"):
+        """Name on the shelf -> file, the oldest first; what is hidden, as a half-written file is, left out."""
+        found = []
+        for name, file in Shelf(self._folder).files().items():
             with suppress(OSError):
-                hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-                if not hidden and is_text(file) and file.is_file() and file.resolve().is_relative_to(root):
-                    found.append((file.stat().st_mtime_ns, file.relative_to(root).as_posix()))
-        return {name: root / name for _, name in sorted(found)}
+                if name.endswith(SUFFIX) and not any(part.startswith(".") for part in name.split("/")):
+                    found.append((file.stat().st_mtime_ns, name, file))
+        return {name: file for _, name, file in sorted(found)}
 
     def _output(self, given: str) -> Path:
         """Where the average goes: a new file of the folder itself. Raises UnusableInput."""

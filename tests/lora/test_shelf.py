@@ -31,11 +31,11 @@ def test_files_of_the_folder_and_its_sub_folders_are_on_it(tmp_path: Path) -> No
     for name in ("b.safetensors", "people/🦊 fox.SafeTensors", LONG, "notes.txt", "old.pt"):
         put(tmp_path / "lora" / name, name)
     shelf = Shelf(tmp_path / "lora")
-    assert set(shelf.names()) == {"b.safetensors", "people/🦊 fox.SafeTensors", LONG}
-    for name in shelf.names():
+    assert set(shelf.files()) == {"b.safetensors", "people/🦊 fox.SafeTensors", LONG}
+    for name in shelf.files():
         assert shelf.path(name) == tmp_path / "lora" / name
         assert shelf.find(name, hash_of(name)) == tmp_path / "lora" / name
-    assert Shelf(tmp_path / "none").names() == Shelf().names() == ()
+    assert Shelf(tmp_path / "none").files() == Shelf().files() == {}
 
 
 def test_nothing_outside_of_the_folder_is_on_it(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_nothing_outside_of_the_folder_is_on_it(tmp_path: Path) -> None:
     (folder / "ring.safetensors").symlink_to(folder / "ring.safetensors")
     (folder / "within.safetensors").symlink_to(folder / "real.safetensors")
     shelf = Shelf(folder)
-    assert shelf.names() == ("real.safetensors", "within.safetensors")
+    assert tuple(shelf.files()) == ("real.safetensors", "within.safetensors")
     for name in ("../secret.safetensors", str(secret), "link.safetensors", "linked/secret.safetensors"):
         assert shelf.path(name) is None
         with pytest.raises(UnusableLora, match="No LoRA with the content"):
@@ -56,7 +56,7 @@ def test_nothing_outside_of_the_folder_is_on_it(tmp_path: Path) -> None:
 def test_a_shelf_that_is_a_link_itself_is_one(tmp_path: Path) -> None:
     put(tmp_path / "big disk" / "a.safetensors")
     (tmp_path / "lora").symlink_to(tmp_path / "big disk", target_is_directory=True)
-    assert Shelf(tmp_path / "lora").names() == ("a.safetensors",)
+    assert tuple(Shelf(tmp_path / "lora").files()) == ("a.safetensors",)
 
 
 def test_a_file_that_was_renamed_or_moved_is_found_by_its_content(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_known_width_keeps_what_is_ticked(averages: Averages) -> None:
     ],
 )
 def test_bars_say_what_each_file_counts(averages: Averages, knobs: tuple[Any, ...], counts: list[str]) -> None:
-    seen = Seen(averages.shown(names(15, 10, 20), *knobs, "en"))
+    seen = Seen(averages.shown("en", names(15, 10, 20), *knobs))
     assert [row.get("value") for row in seen.all("progress")]
     for name, share in zip(names(10, 15, 20), counts, strict=True):
         assert f"{name}{share}" in seen.text.replace(" ", "")
@@ -95,21 +95,21 @@ def test_bars_say_what_each_file_counts(averages: Averages, knobs: tuple[Any, ..
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_wrong_is_said_in_the_place_of_the_bars(averages: Averages, language: str) -> None:
-    assert Texts(language)("average.none_chosen") in averages.shown([], *HALF, language)
+    assert Texts(language)("average.none_chosen") in averages.shown(language, [], *HALF)
     for knobs in (("beta", 2.0, None, None), ("sigma_rel", None, None, 0.5), ("sigma_rel", None, None, None)):
-        assert 'role="alert"' in averages.shown(names(10, 15), *knobs, language)
+        assert 'role="alert"' in averages.shown(language, names(10, 15), *knobs)
 
 
 def test_names_of_files_are_escaped(folder: Path) -> None:
     hostile = HOSTILE.replace("/", "") + ".safetensors"
     (folder / hostile).write_bytes(b"")
-    assert "<img" not in Averages(folder).shown([hostile], *HALF, "en")
+    assert "<img" not in Averages(folder).shown("en", [hostile], *HALF)
 
 
 def test_the_average_is_made_in_the_folder(averages: Averages, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("diffusers_helper.ui.average_tab.inform", told.append)
-    update, name = averages.make(names(15, 10), *HALF, " mean ü ", "en")
+    update, name = averages.make("en", " mean ü ", names(15, 10), *HALF)
     assert told == ["mean ü.safetensors is made."]
     assert name == ""
     assert "mean ü.safetensors" in update["choices"]
@@ -139,7 +139,7 @@ def test_no_other_file_is_read_or_written(
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in folder.parent.rglob("*")}
     with pytest.raises(UnusableInput, match=words):
-        averages.make(chosen, *HALF, name, "en")
+        averages.make("en", name, chosen, *HALF)
     assert {file: file.stat().st_mtime_ns for file in folder.parent.rglob("*")} == before
 
 
