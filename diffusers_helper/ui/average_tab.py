@@ -72,6 +72,7 @@ def build(page: Page) -> None:
             plot = gr.HTML("", elem_id="average-shares")
             name = page.t(gr.Textbox, "average.name", max_lines=1, elem_id="average-name")
             make = page.t(gr.Button, "average.make", variant="primary", elem_id="average-make")
+    page.opened(lambda: None, None, beta2)  # Gradio shows an empty number as 0, and sends it, until it is set
     knobs: list[Any] = [rule, beta, beta2, sigma_rel]
     for button, setting in zip(buttons, KNOWN, strict=True):
         button.click(lambda chosen, of=setting: averages.take(of, chosen), files, [files, *knobs], **PRIVATE)

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from diffusers_helper.lora.shares import Profile, shares
 from tests.jobs_support import make_picture
 from tests.lora.test_ema import UP, lora, write
 
 from .conftest import Serve, Visit
+
+SHARES = shares(Profile().betas(3))
 
 
 def test_files_that_came_later_are_ticked_weighed_and_averaged(serve: Serve, visit: Visit, tmp_path: Path) -> None:
@@ -32,6 +35,21 @@ def test_files_that_came_later_are_ticked_weighed_and_averaged(serve: Serve, vis
     page.locator("#average-files label", has_text="mean.safetensors").wait_for()
     mean = load_file(folder / "mean.safetensors")[UP]
     assert mean.allclose(0.8 * lora(15)[UP] + 0.2 * lora(20)[UP])
+
+
+def test_untouched_numbers_count_the_files_as_the_command_does(serve: Serve, visit: Visit, tmp_path: Path) -> None:
+    """The second beta is empty, not 0, by which the last file alone would count."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    write(folder, {f"style-{epoch:06}": lora(epoch) for epoch in (10, 15, 20)})
+    page = visit(serve(models_dir=str(tmp_path)))
+    page.get_by_role("tab", name="Average LoRAs").click()
+    for epoch in (10, 15, 20):
+        page.locator("#average-files label", has_text=f"style-{epoch:06}").click()
+    bars = page.locator("#average-shares li")
+    bars.nth(2).wait_for()
+    assert [each.split()[-1] for each in bars.all_inner_texts()] == [f"{share:.1%}" for share in SHARES]
+    assert page.get_by_label("β of the last file").input_value() == ""
 
 
 @pytest.mark.parametrize("size", ["64x96", "96x96"])
