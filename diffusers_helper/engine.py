@@ -31,13 +31,14 @@ from .memory.placement import Site
 from .memory.plan import MemoryPlan
 from .memory.planner import Planner
 from .memory.residency import Residency
+from .memory.units import GB
 from .models.attention import Attention, allow_fused_kernels
+from .models.kept_weights import Made
 from .models.load import Compute, Parts, choose_compute, load_parts
-from .models.shards import WeightFilter
 from .models.speed import apply_kernels
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
-from .models.weights import constraints_of, load_transformer, why_no_products
+from .models.weights import TransformerWeights, constraints_of, finished, weights_of, why_no_products
 from .planning import plan_video_memory, planner_for
 from .previews import linear_map, previews_for
 from .request import Request
@@ -74,13 +75,16 @@ class Engine:
         compiled: CompiledDecoders | None = None,
         previews: Previews | None = None,
         shelf: Shelf | None = None,
+        weights: TransformerWeights | None = None,
     ) -> None:
         """``attention`` and ``notices`` are told with every video; ``compiled`` decoders serve where they are ready;
-        without ``previews`` there are those of the checkpoint's linear map; without ``shelf`` there is no LoRA."""
+        without ``previews`` there are those of the checkpoint's linear map; without ``shelf`` there is no LoRA; without
+        ``weights`` nothing that is merged is kept."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
         self._compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
-        self._loras = Loras(parts.transformer, checkpoint, compute, shelf or Shelf())
+        weights = weights or TransformerWeights(checkpoint, compute, planner.plan)
+        self._loras = Loras(parts.transformer, checkpoint, weights, shelf or Shelf())
         self._previews = previews or Previews(linear_map(checkpoint))
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
         self.residency = Residency(site, parts.beside_transformer(), planner.plan)
@@ -99,14 +103,12 @@ class Engine:
         checkpoint: Checkpoint,
         chosen: Settings | None = None,
         lessons: Lessons | None = None,
-        weight_filter: WeightFilter | None = None,
         shelf: Shelf | None = None,
     ) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
         Args:
             lessons: of the engines of this process before it; it adds its own.
-            weight_filter: stands between the transformer's files and its weights, see ``load_transformer``.
             shelf: where LoRAs are found; in the folder of this installation when left out.
 
         Raises:
@@ -122,9 +124,10 @@ class Engine:
         no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
+        weights = weights_of(checkpoint, compute, planner.plan, settings, no_products)
+
         def load(checkpoint: Checkpoint, compute: Compute) -> FramePackTransformer:
-            asked = (planner.plan, settings.weights, models_dir, no_products, weight_filter)
-            transformer = load_transformer(checkpoint, compute, *asked)
+            transformer = weights.load()
             if planner.plan.residency["transformer"] == "gpu":
                 load_model_chunked(transformer, compute.device)
             return transformer
@@ -136,7 +139,7 @@ class Engine:
         found = (*attention.notices, *([no_products] if no_products else []), *refused, *unusable)
         notices = (*settings.every_notice(), *found)
         shelf = shelf or Shelf(shelf_folder(models_dir))
-        return cls(checkpoint, compute, parts, planner, attention, notices, compiled, previews, shelf)
+        return cls(checkpoint, compute, parts, planner, attention, notices, compiled, previews, shelf, weights)
 
     def __enter__(self) -> Engine:
         return self
@@ -157,10 +160,26 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raises UnusableLora where one of the request's LoRAs cannot be used here; changes nothing."""
-        self._loras.open(request.loras)
+        self._loras.open(request)
+
+    def merge(self, request: Request) -> Made[None]:
+        """Let the weights be those with the LoRAs that a request wants merged, and no others; yields while they are
+        made. Broken off, it begins again with the next request.
+
+        Raises:
+            UnusableLora: see ``check``; and for NaN and infinite weights.
+            OutOfMemory: neither RAM nor the disk has room for them.
+        """
+        loras = self._loras.open(request)
+        if self._loras.is_merged(loras):
+            return
+        self._loras.check_numbers(loras)
+        self.residency.release_transformer()
+        yield from self._loras.merge(loras, int(request.preserved_memory_gb * GB))
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
-        """Plan the memory of a video, for frames of this size, and put its LoRAs beside the weights, and no others.
+        """Plan the memory of a video, for frames of this size, and let its LoRAs act, and no others; it merges those to
+        be merged if ``merge`` was not asked to.
 
         Raises:
             OutOfMemory: it cannot be made.
@@ -168,7 +187,8 @@ class Engine:
         """
         vram.forget_peak(self._compute.device)
         self._measured = self.checkpoint.measured()
-        loras = self._loras.open(request.loras)
+        finished(self.merge(request))
+        loras = self._loras.open(request)
         self._loras.keep(loras)
         plan = plan_video_memory(self.planner, request, height, width, self._measured, self._loras.bytes_of(loras))
         self._decoders = decoders(request.decoding, self.planner.constraints.chunk_size)

@@ -1,8 +1,8 @@
 """What a running generation says: small, typed, JSON-able. Pictures and videos travel as paths.
 
-The iterator that ``generate`` returns yields ``Started``, ``Plan``, then per section ``Step`` and ``Preview``, one
-``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after a calibration, and ends with exactly
-one ``Finished``, ``Failed`` or ``Cancelled``.
+The iterator that ``generate`` returns yields ``Started``, where LoRAs are merged ``Merging``, ``Plan``, then per
+section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
+a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
@@ -70,6 +70,14 @@ class Started(Event):
     folder: AnyText
     seed: int
     sections_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merging(Event):
+    """LoRAs are being merged into the weights; ``share`` of that is done, from 0 to 1."""
+
+    event: ClassVar[str] = "merging"
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +259,7 @@ class Downloaded(Event):
 EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
-        Started, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
+        Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
         Downloading, Downloaded,
     )
 }  # fmt: skip

@@ -45,6 +45,7 @@ from .events import (
     Events,
     Failed,
     Finished,
+    Merging,
     Notice,
     Plan,
     Preview,
@@ -77,6 +78,7 @@ class GenerationEngine(ClipDecoder, Protocol):
     fingerprint: str
 
     def check(self, request: Request) -> None: ...
+    def merge(self, request: Request) -> Generator[float, None, None]: ...
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan: ...
     def encode(self, request: Request, pictures: Sequence[np.ndarray]) -> Conditioning: ...
     def denoiser(
@@ -202,6 +204,7 @@ def _said(error: Exception) -> Message:
 
 def _run_sections(run: Run) -> Events:
     yield Started(folder=str(run.folder.path), seed=run.request.seed, sections_done=len(run.saved))
+    yield from _merged(run)
     memory = run.engine.prepare(run.request, run.height, run.width)
     yield _plan_event(run, memory)
     faults.passing("encode")
@@ -224,6 +227,16 @@ def _run_sections(run: Run) -> Events:
     yield from _calibrated(run)
     run.folder.save_latents(history)
     run.progress.path = run.result.finish()
+
+
+def _merged(run: Run) -> Iterator[Event]:
+    """The request's LoRAs in the weights, where they are merged; told for each percent."""
+    told = -1
+    with closing(run.engine.merge(run.request)) as shares:
+        for share in shares:
+            if int(100 * share) > told:
+                told = int(100 * share)
+                yield Merging(share=share)
 
 
 def _picture_latents(request: Request, conditioning: Conditioning) -> tuple[Tensor, ...]:

@@ -13,3 +13,5 @@ ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 DecodingName = Literal["lean", "quality", "reference"]
 """How latents become pixels: each once, as far as that can be; with more of what came before; or as the original does,
 which decodes every section twice."""
+LoraMode = Literal["auto", "beside", "merged"]
+"""How LoRAs act: beside the linears, in their weights, or as suits."""

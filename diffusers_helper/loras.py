@@ -1,4 +1,5 @@
-"""A request's LoRAs: found on the shelf, held against the checkpoint, put beside its transformer's linears."""
+"""A request's LoRAs: found on the shelf, held against the checkpoint, beside its transformer's linears or merged into
+its weights."""
 
 from __future__ import annotations
 
@@ -7,21 +8,30 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from .errors import UnusableLora
 from .lora.bases import shapes_in
-from .lora.beside import BesideLinears, bytes_beside, without_weight
+from .lora.beside import BesideLinears, bytes_beside, without_weight, work_beside
 from .lora.file import refused, shown_key
 from .lora.layers import LinearShapes
+from .lora.merge import Merge
 from .lora.reading import LoRA, read_lora
 from .lora.shelf import Shelf
 from .models.compile import is_compiled
-from .models.load import Compute
+from .models.kept_weights import Made
 from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
-from .request import Lora
+from .models.weights import TransformerWeights
+from .request import Lora, Request
 from .words import Message
 
 MOST_KEYS_TOLD = 3
+MOST_BESIDE, MOST_WORK_BESIDE = 4, 0.25
+"""LoRAs beside the linears, and their work as a share of what these compute; what is more is merged by itself. How many
+counts too, since each reads and writes the tokens once more, whatever its rank is."""
+NOTHING = ""
+"""The content of the weights that nothing is merged into."""
 
 
 @dataclass(frozen=True)
@@ -50,59 +60,120 @@ def open_loras(asked: Sequence[Lora], shapes: LinearShapes, shelf: Shelf) -> tup
     return tuple(Opened(each, path, read_lora(path, shapes)) for each, path in found)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A request's LoRAs, opened, and how they act.
+
+    Attributes:
+        why_merged: None where they act beside the linears.
+    """
+
+    opened: tuple[Opened, ...] = ()
+    why_merged: Message | None = None
+
+    @property
+    def acting(self) -> tuple[Opened, ...]:
+        """A LoRA of weight 0 is left out: nothing is computed for it, and no bit differs."""
+        return tuple(each for each in self.opened if each.asked.weight)
+
+    @property
+    def beside(self) -> tuple[Opened, ...]:
+        """Those beside the linears."""
+        return () if self.why_merged else self.acting
+
+    def merge(self, device: torch.device) -> Merge | None:
+        """What is merged, by arithmetic on ``device``; None for nothing."""
+        if not self.why_merged or not self.acting:
+            return None
+        return Merge(tuple((each.asked.sha256, each.lora, each.asked.weight) for each in self.acting), device)
+
+
 class Loras:
     """The LoRAs of one transformer, for one job after the other.
 
     What a job's LoRAs consist of stays where the transformer computes until a job comes that does not ask for it; so
-    another weight costs nothing, and nothing of it travels with blocks that are swapped.
+    another weight costs nothing, and nothing of it travels with blocks that are swapped. What is merged stays in the
+    weights until a job comes that asks for other LoRAs or weights of them, or for none.
     """
 
     def __init__(
-        self, transformer: FramePackTransformer, checkpoint: Checkpoint, compute: Compute, shelf: Shelf
+        self, transformer: FramePackTransformer, checkpoint: Checkpoint, weights: TransformerWeights, shelf: Shelf
     ) -> None:
-        self._transformer, self._checkpoint, self._shelf = transformer, checkpoint, shelf
-        self._dtype = compute.transformer_dtype
-        self._beside = BesideLinears(transformer, compute.device, compute.transformer_dtype)
+        self._transformer, self._checkpoint, self._weights, self._shelf = transformer, checkpoint, weights, shelf
+        self._device, self._dtype = weights.compute.device, weights.compute.transformer_dtype
+        self._beside = BesideLinears(transformer, self._device, self._dtype)
+        self._merged: str | None = NOTHING
 
     @cached_property
     def _shapes(self) -> LinearShapes:
         """Of the linears as the checkpoint has them, whatever stands in their places now."""
         return shapes_in(self._checkpoint.folders["transformer"])
 
-    def open(self, asked: Sequence[Lora]) -> tuple[Opened, ...]:
+    def open(self, request: Request) -> Chosen:
         """Those of a request; changes nothing.
 
         Raises:
             UnusableLora: one is not there, is another file by now, is none, is of another model, or cannot act here.
         """
-        if not asked:
-            return ()
+        if not request.loras:
+            return Chosen()
+        opened = open_loras(request.loras, self._shapes, self._shelf)
+        if request.lora_mode == "merged":
+            return Chosen(opened, Message("lora.merged_as_asked"))
+        if refusal := self._why_not_beside(opened):
+            if request.lora_mode == "beside":
+                raise refusal
+            return Chosen(opened, Message("lora.no_place"))
+        much = request.lora_mode == "auto" and self._is_much_work([each.lora for each in Chosen(opened).acting])
+        return Chosen(opened, Message("lora.much_work") if much else None)
+
+    def _is_much_work(self, loras: Sequence[LoRA]) -> bool:
+        return len(loras) > MOST_BESIDE or work_beside(loras, self._shapes) > MOST_WORK_BESIDE
+
+    def _why_not_beside(self, opened: Sequence[Opened]) -> UnusableLora | None:
         if is_compiled(self._transformer):
-            raise UnusableLora(Message("lora.compiled"))
-        opened = open_loras(asked, self._shapes, self._shelf)
+            return UnusableLora(Message("lora.compiled"))
         for each in opened:
             if module := without_weight(each.lora, self._transformer):
-                raise refused(each.path, Message("lora.no_weight", module=module))
-        return opened
+                return refused(each.path, Message("lora.no_weight", module=module))
+        return None
 
-    def keep(self, opened: Sequence[Opened]) -> None:
+    def is_merged(self, chosen: Chosen) -> bool:
+        """Whether the weights are those that these ask for."""
+        wanted = chosen.merge(self._device)
+        return self._merged == (wanted.content if wanted else NOTHING)
+
+    def check_numbers(self, chosen: Chosen) -> None:
+        """Read all that is to be merged; raises UnusableLora for NaN and infinite weights."""
+        if wanted := chosen.merge(self._device):
+            wanted.check()
+
+    def merge(self, chosen: Chosen, preserved_bytes: int) -> Made[None]:
+        """Let the weights be those that these ask for, and nothing beside them; see ``TransformerWeights.change``."""
+        wanted = chosen.merge(self._device)
+        self._beside.keep(())
+        self._merged = None
+        yield from self._weights.change(self._transformer, wanted, preserved_bytes)
+        self._merged = wanted.content if wanted else NOTHING
+
+    def keep(self, chosen: Chosen) -> None:
         """Detach all; what these consist of may stay where it is."""
-        self._beside.keep(each.asked.sha256 for each in _acting(opened))
+        self._beside.keep(each.asked.sha256 for each in chosen.beside)
 
-    def bytes_of(self, opened: Sequence[Opened]) -> int:
-        """What they take where the transformer computes."""
-        different = {each.asked.sha256: each.lora for each in _acting(opened)}
+    def bytes_of(self, chosen: Chosen) -> int:
+        """What they take beside the linears where the transformer computes."""
+        different = {each.asked.sha256: each.lora for each in chosen.beside}
         return bytes_beside(different.values(), self._dtype)
 
-    def attach(self, opened: Sequence[Opened]) -> None:
-        """Put them beside the linears, and nothing else. Raises UnusableLora for NaN and infinite weights."""
-        self._beside.attach([(each.asked.sha256, each.lora, each.asked.weight) for each in _acting(opened)])
+    def attach(self, chosen: Chosen) -> None:
+        """Put those beside the linears that act there, and nothing else. Raises UnusableLora for NaN and infinite
+        weights."""
+        self._beside.attach([(each.asked.sha256, each.lora, each.asked.weight) for each in chosen.beside])
 
-    def notices(self, opened: Sequence[Opened]) -> list[Message]:
+    def notices(self, chosen: Chosen) -> list[Message]:
         """What is to know of them."""
-        return [notice for each in opened for notice in each.notices(self._shelf)]
-
-
-def _acting(opened: Sequence[Opened]) -> list[Opened]:
-    """A LoRA of weight 0 is left out: nothing is computed for it, and no bit differs."""
-    return [each for each in opened if each.asked.weight]
+        told = [notice for each in chosen.opened for notice in each.notices(self._shelf)]
+        if chosen.why_merged and chosen.acting:
+            where = Message("lora.on_gpu" if self._device.type == "cuda" else "lora.on_cpu")
+            told.append(Message("lora.merged", count=len(chosen.acting), where=where, reason=chosen.why_merged))
+        return told

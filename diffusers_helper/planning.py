@@ -19,8 +19,8 @@ from .memory.plan import MemoryPlan, plan_memory
 from .memory.planner import Planner
 from .memory.units import GB
 from .models.attention import VAE_HEAD_WIDTH, attention_is_fused
+from .models.kept_weights import kept_bytes, quantised_folder
 from .models.load import Compute
-from .models.quantised_file import kept_bytes, quantised_folder
 from .models.sizes import BYTES, FULL_SIZE, part_sizes
 from .models.table import FRAMEPACK_BUCKETS, WEIGHTS_PARTS, Checkpoint
 from .request import Request

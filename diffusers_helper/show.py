@@ -18,6 +18,7 @@ from .events import (
     Event,
     Failed,
     Finished,
+    Merging,
     Notice,
     Plan,
     SectionDone,
@@ -81,6 +82,8 @@ class ProgressBars:
                 _say(f"section {event.section} of {event.sections} done: {event.frames} frames so far in {event.path}")
             case Downloading():
                 self._bytes(event)
+            case Merging():
+                self._merging(event)
             case Calibrated():
                 self._close()
                 _say(_suggested(event))
@@ -95,6 +98,11 @@ class ProgressBars:
         self._bar.update(event.step - self._bar.n)
         if event.step == event.steps:
             self._close()
+
+    def _merging(self, event: Merging) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=100, desc="merging LoRAs", unit="%", bar_format="{desc}: {percentage:.0f}%|{bar}|")
+        self._bar.update(int(100 * event.share) - self._bar.n)
 
     def _bytes(self, event: Downloading) -> None:
         if self._bar is None:

@@ -21,7 +21,6 @@ from diffusers_helper.lora.bases import shapes_in
 from diffusers_helper.lora.shelf import Shelf
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.media.video import read_frames
-from diffusers_helper.models.compile import compile_blocks
 from diffusers_helper.models.load import load_as_it_is, load_parts
 from diffusers_helper.models.modulation import tabulate
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
@@ -251,16 +250,6 @@ def test_broken_numbers_fail_the_job_alone(
     assert "broken.safetensors" in last.error
     assert "NaN or infinity" in last.error
     assert np.array_equal(run(ask(picture, folder), made, tmp_path)[0], plain)
-
-
-def test_compiled_blocks_refuse_them(
-    made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path, nothing_compiled: None
-) -> None:
-    put(folder / "style.safetensors", tensors(checkpoint))
-    compile_blocks(made.parts.transformer)
-    with pytest.raises(UnusableLora, match="without --compile"):
-        generate(ask(picture, folder, ("style.safetensors", 1.0)), made, tmp_path / "out")
-    made.check(ask(picture, folder))
 
 
 @pytest.mark.parametrize(

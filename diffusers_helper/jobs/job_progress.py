@@ -14,6 +14,7 @@ from ..events import (
     Event,
     Failed,
     Finished,
+    Merging,
     Notice,
     Plan,
     Preview,
@@ -23,7 +24,7 @@ from ..events import (
     Timed,
 )
 
-Phase: TypeAlias = Literal["loading", "encoding", "sampling", "decoding"]
+Phase: TypeAlias = Literal["loading", "merging", "encoding", "sampling", "decoding"]
 
 FORM = 2
 """Of a progress as JSON; ``migrate.py`` knows the earlier one."""
@@ -35,6 +36,7 @@ class JobProgress:
 
     Attributes:
         loading: a run has begun and has not told that it has ``started``.
+        merging: while LoRAs are merged into the weights.
         at: where the run is; None until its first step.
         step: the latest of the run.
         computed: of the running section's steps, in order; False where the step cache served.
@@ -52,6 +54,7 @@ class JobProgress:
     started: Started | None = None
     plan: Plan | None = None
     loading: bool = False
+    merging: Merging | None = None
     at: Step | Decoding | SectionDone | None = None
     step: Step | None = None
     calibrated: Calibrated | None = None
@@ -69,7 +72,7 @@ class JobProgress:
 
     def to_go_on_with(self) -> JobProgress:
         """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
-        return replace(self, at=None, step=None, computed=(), notices=(), ended=None, seconds_left=None)
+        return replace(self, merging=None, at=None, step=None, computed=(), notices=(), ended=None, seconds_left=None)
 
     def without_results(self) -> JobProgress:
         """When what it had made is away."""
@@ -80,6 +83,8 @@ class JobProgress:
         """What a running job is at."""
         if self.loading or self.started is None:
             return "loading"
+        if self.merging:
+            return "merging"
         if self.at is None:
             return "encoding"
         return "decoding" if self.is_decoding else "sampling"
@@ -224,7 +229,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
     match event:
         case Started():
             return _begun(progress, event)
-        case Plan() | Calibrated():
+        case Merging() | Plan() | Calibrated():
             return _told(progress, event)
         case Notice():
             return replace(progress, notices=(*progress.notices, event))
@@ -243,6 +248,7 @@ def _begun(progress: JobProgress, event: Started) -> JobProgress:
         progress.to_go_on_with(),
         started=event,
         loading=False,
+        merging=None,
         section_done=None,
         discarded=False,
         seconds_left=progress.seconds_left,
@@ -261,11 +267,17 @@ def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> Jo
     return moved
 
 
-def _told(progress: JobProgress, event: Plan | Calibrated) -> JobProgress:
-    return replace(progress, plan=event) if isinstance(event, Plan) else replace(progress, calibrated=event)
+def _told(progress: JobProgress, event: Merging | Plan | Calibrated) -> JobProgress:
+    match event:
+        case Merging():
+            return replace(progress, merging=event)
+        case Plan():
+            return replace(progress, plan=event, merging=None)
+        case Calibrated():
+            return replace(progress, calibrated=event)
 
 
 def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     playable = event if event.path else progress.playable
     preview = None if isinstance(event, Finished) else progress.preview
-    return replace(progress, ended=event, playable=playable, preview=preview, seconds_left=None)
+    return replace(progress, merging=None, ended=event, playable=playable, preview=preview, seconds_left=None)

@@ -59,6 +59,11 @@ class Adapter(ABC):
         return None
 
     @property
+    def work(self) -> int:
+        """Multiplications for each token, beside the linear."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def scale(self) -> float:
         """alpha over rank."""
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
@@ -74,6 +79,10 @@ class Adapter(ABC):
         it is multiplied like a second weight. ``weight``: see ``delta``.
         """
         return functional.linear(x, self.delta(weight).to(x.dtype))
+
+    def merge_into(self, changed: Tensor, strength: float, weight: Tensor) -> None:
+        """Add the delta, times ``strength``, to ``changed``, float32 [O, I], in place. ``weight``: the linear's own."""
+        changed.add_(self.delta(weight), alpha=strength)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same with its factors in other numbers on another device."""
@@ -114,6 +123,10 @@ class LowRank(Adapter):
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def work(self) -> int:
+        return self.rank * sum(self.shape)
+
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """See Adapter; alpha / rank * up @ down (Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1)."""
         return self.scale * (self.up.float() @ self.down.float())
@@ -122,6 +135,9 @@ class LowRank(Adapter):
         """See Adapter; by its factors, R (O + I) / (O I) of what the linear computes."""
         inner = functional.linear(x, self.down.to(x.dtype)) * self.scale
         return functional.linear(inner, self.up.to(x.dtype))
+
+    def merge_into(self, changed: Tensor, strength: float, weight: Tensor) -> None:
+        changed.addmm_(self.up.float(), self.down.float(), alpha=strength * self.scale)
 
     def rows(self, rows: Rows) -> Self:
         return dataclasses.replace(self, up=_take(self.up, rows))
@@ -146,6 +162,10 @@ class Dora(LowRank):
     needs_weight = True
     magnitude: Tensor
 
+    @property
+    def work(self) -> int:
+        return self.shape[0] * self.shape[1]
+
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """See Adapter; Liu et al. 2024, https://arxiv.org/abs/2402.09353, equation 5, less the weight. Raises
         ValueError without the weight."""
@@ -157,6 +177,9 @@ class Dora(LowRank):
 
     def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return Adapter.outputs(self, x, weight)
+
+    def merge_into(self, changed: Tensor, strength: float, weight: Tensor) -> None:
+        Adapter.merge_into(self, changed, strength, weight)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         """See Adapter. The magnitude keeps its numbers: the whole weight is multiplied with it."""

@@ -19,6 +19,7 @@ from ..models.modulation import ModulationTable, TabulatedLinear
 from ..models.quantise import QuantisedLinear
 from ..models.transformer import FramePackTransformer
 from .adapters import Adapter
+from .layers import LinearShapes
 from .reading import LoRA
 
 COPIES_OF_DELTA = 4
@@ -113,6 +114,12 @@ def without_weight(lora: LoRA, transformer: FramePackTransformer) -> str | None:
         if adapter.needs_weight and not isinstance(linear, TabulatedLinear) and own_weight(linear) is None:
             return module
     return None
+
+
+def work_beside(loras: Iterable[LoRA], shapes: LinearShapes) -> float:
+    """What they compute beside the linears, as a share of what all linears of these shapes compute."""
+    added = sum(adapter.work for lora in loras for adapter in lora.outline.values())
+    return added / sum(rows * columns for rows, columns in shapes.values())
 
 
 def bytes_beside(loras: Iterable[LoRA], dtype: torch.dtype) -> int:

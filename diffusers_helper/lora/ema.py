@@ -19,11 +19,12 @@ from torch import Tensor
 
 from ..errors import UnusableInput
 from ..media.files import require_space, require_writable, written_whole
+from ..models.streamed_file import Layout
 from ..names import shown
 from ..words import Message
 from .shares import Profile, shares
 from .shelf import SUFFIX
-from .streamed import Layout, write_streamed
+from .streamed import write_streamed
 
 ALPHA = ".alpha"
 FEWEST = 2

@@ -115,6 +115,10 @@ class Residency:
     def close(self) -> None:
         """All parts are ordinary models in RAM again, or where they are for good, as blocks without a copy in RAM are;
         nothing is locked. No plan can be followed after that."""
+        self.release_transformer()
+
+    def release_transformer(self) -> None:
+        """Its weights may be changed until a plan is followed again; nothing that can leave is on the device."""
         self.clear()
         self.transformer.close()
         self.transformer = Placement(self.transformer.site)

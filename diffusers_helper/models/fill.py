@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,23 +27,33 @@ def empty_transformer(folder: Path, dtype: torch.dtype) -> FramePackTransformer:
     return transformer
 
 
-def fill(transformer: FramePackTransformer, source: WeightSource, folder: Path) -> FramePackTransformer:
-    """Give it its weights, on the CPU, in the numbers that it has been shaped for; what has them already is taken as it
-    is, mapped if it is mapped. Returns it in evaluation mode.
+def fill(
+    transformer: FramePackTransformer,
+    source: WeightSource,
+    folder: Path,
+    made: Mapping[str, torch.Tensor] | None = None,
+) -> FramePackTransformer:
+    """Give it its weights, where they are, in the numbers that it has been shaped for; what has them already is taken
+    as it is, mapped if it is mapped. Returns it in evaluation mode.
 
     Args:
-        source: has all of its names; others are ignored.
+        source: has all of its names but those of ``made``; others are ignored.
         folder: where they come from, for errors.
+        made: weights that the source does not have as they shall be.
 
     Raises:
         UnusableCheckpoint: a weight is missing or of another shape, or a file is damaged.
     """
     shapes = transformer.state_dict()
-    missing = [name for name in shapes if name not in source]
+    ready = made or {}
+    missing = [name for name in shapes if name not in ready and name not in source]
     if missing:
         told = Message("checkpoint.lacks_many", folder=str(folder), count=len(missing), name=missing[0])
         raise UnusableCheckpoint(joined(told, Message("checkpoint.fetch_files")))
-    weights = {name: shaped(source, name, shape.shape, folder).to(shape.dtype) for name, shape in shapes.items()}
+    weights = {
+        name: ready[name] if name in ready else shaped(source, name, slot.shape, folder).to(slot.dtype)
+        for name, slot in shapes.items()
+    }
     transformer.load_state_dict(weights, assign=True)
     return transformer.eval().requires_grad_(False)
 

@@ -100,6 +100,11 @@ class ModulationTable:
         """What the rows take of the device."""
         return sum(output.nbytes for row in self._rows.values() for output in row)
 
+    def read_from(self, weights: Mapping[str, Tensor]) -> None:
+        """From now on the linears' weights are these, name -> tensor; every row is made anew."""
+        self._weights = weights
+        self._rows.clear()
+
     def change(self, changes: Mapping[str, Change]) -> None:
         """From now on the outputs are those of changed linears, by name; every row is made anew."""
         self._changes = dict(changes)

@@ -219,6 +219,16 @@ def quantise(
         setattr(transformer.get_submodule(parent), child, made.requires_grad_(False))
 
 
+def unpack(transformer: FramePackTransformer, dtype: torch.dtype) -> None:
+    """Put empty linears in the place of those that bitsandbytes has packed."""
+    for name, linear in quantisable(transformer).items():
+        if type(linear) is not nn.Linear:
+            parent, _, child = name.rpartition(".")
+            shape, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
+            empty = nn.Linear(*shape, bias=has_bias, device="meta", dtype=dtype).requires_grad_(False)
+            setattr(transformer.get_submodule(parent), child, empty)
+
+
 def bitsandbytes() -> ModuleType:
     """The library; raises UnusableInput when it is missing or broken."""
     if find_spec("bitsandbytes") is None:

@@ -1,15 +1,15 @@
 """The one source of a part's weights: its files as a mapping, name -> tensor.
 
 Whatever has this form can stand between the files and a model, such as weights that something is added to: see
-``WeightFilter``.
+``WeightChange``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -20,9 +20,23 @@ from .table import FETCH_AGAIN
 
 INDEX = "*.safetensors.index.json"
 WeightSource = Mapping[str, Tensor]
-"""Name -> tensor, on the CPU; asked for one tensor after the other, and for some more than once."""
-WeightFilter = Callable[[WeightSource], WeightSource]
-"""Makes another source of a source: of the same names and shapes."""
+"""Name -> tensor, asked for one tensor after the other, and for some more than once."""
+
+
+class WeightChange(Protocol):
+    """Stands between the files and every use of their weights: makes another source of a source, of the same names and
+    shapes."""
+
+    @property
+    def content(self) -> str:
+        """What it does, in a few characters of a file's name: the same for the same change and for no other."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """The weights that it changes."""
+
+    def __call__(self, source: WeightSource) -> WeightSource:
+        """The changed source. Its tensors may be in float32, and on the device that computes."""
 
 
 class Shards(Mapping[str, Tensor]):

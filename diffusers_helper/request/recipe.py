@@ -15,7 +15,7 @@ from ..caches.step_cache import StepCacheOption
 from ..caches.table import STEP_CACHES
 from ..errors import InvalidRequest
 from ..json_object import object_in
-from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB, DecodingName
+from ..limits import LEAST_PRESERVED_GB, MOST_PRESERVED_GB, DecodingName, LoraMode
 from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
 from ..sections.plan import VideoPlan
@@ -79,6 +79,11 @@ class Recipe(BaseModel):
     )
     output: Annotated[Output, OneOf(OUTPUTS)] = Field(Mp4(), description="the file that is made")
     loras: tuple[Lora, ...] = Field((), max_length=MOST_LORAS, strict=False, description="adapters of the weights")
+    lora_mode: LoraMode = Field(
+        "auto",
+        description="how LoRAs act: beside the weights, merged into them, or auto, which is beside unless that cannot "
+        "be or is much work",
+    )
     size: str | None = Field(
         None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$", description="WIDTHxHEIGHT; by default fits the picture"
     )

@@ -109,7 +109,11 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Weights:
-    """The numbers of the transformer's weights."""
+    """The numbers of the transformer's weights, and LoRAs in them.
+
+    Attributes:
+        merged_limit: bytes on disk.
+    """
 
     quantise: str = knob(
         "FRAMEPACK_QUANTISE", "auto", one_of(*QUANTISATIONS), "numbers of the transformer's weights: "
@@ -120,6 +124,14 @@ class Weights:
         "multiply int8 or fp8 weights as they are, where the GPU can: faster, less exact",
     )  # fmt: skip
     bnb_cpu_offload: bool = knob("FRAMEPACK_BNB_CPU_OFFLOAD", "0", truth, "4-bit weights leave the GPU for decoding")
+    merged_limit: int = knob(
+        "FRAMEPACK_MERGED_LIMIT", "40gb", size_bytes, "what weights with merged LoRAs may take on disk; those "
+        "that were used last of all go first, and where it is too little, they are held in RAM",
+    )  # fmt: skip
+    lora_vram_strategy: str = knob(
+        "FRAMEPACK_LORA_VRAM_STRATEGY", "KeepUntilFull", one_of("KeepUntilFull", "Rotate"), "what of the weights stays "
+        "on the GPU while LoRAs are merged into them: the first ones until it is full, or always the latest",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

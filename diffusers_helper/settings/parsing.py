@@ -30,12 +30,13 @@ def given_path(text: str, what: str = "") -> Path:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of these words, in letters of either case."""
+    """One of these words, in letters of either case; as it stands here."""
+    known = {word.lower(): word for word in words}
 
     def parse(text: str) -> str:
-        if text.lower() not in words:
+        if text.lower() not in known:
             raise ValueError(f"allowed are {', '.join(words)}")
-        return text.lower()
+        return known[text.lower()]
 
     return parse
 

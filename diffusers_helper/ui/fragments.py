@@ -148,6 +148,7 @@ def _doing(job: Job, texts: Texts) -> str:
             "sections": progress.sections,
             "step": progress.step_number,
             "steps": progress.steps,
+            "percent": int(100 * progress.merging.share) if progress.merging else 0,
         }
         return say(texts, f"job.phase_{progress.phase}", **place)
     if not progress.width:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffusers_helper.caches.teacache import TeaCacheOption
 from diffusers_helper.lora.adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank
-from diffusers_helper.lora.beside import Added, BesideLinears, bytes_beside, own_weight, without_weight
+from diffusers_helper.lora.beside import Added, BesideLinears, bytes_beside, own_weight, without_weight, work_beside
 from diffusers_helper.lora.reading import LoRA
 from diffusers_helper.memory.transport import ThreadTransport
 from diffusers_helper.models.modulation import tabulate
@@ -265,3 +265,13 @@ def test_the_bytes_are_of_the_factors_as_they_compute() -> None:
     assert (
         bytes_beside([lora_of({"a": Dense(diff=random(ROWS, COLUMNS))})], torch.bfloat16) == (2 + 16) * ROWS * COLUMNS
     )
+
+
+def test_work_is_counted_by_kind() -> None:
+    """Of one linear among two that are as large, beside which all is computed."""
+    shapes = {"a": (ROWS, COLUMNS), "b": (ROWS, COLUMNS)}
+    factors = 3 * (ROWS + COLUMNS)
+    expected = {"low rank": factors, **dict.fromkeys(("DoRA", "LoHa", "LoKr", "dense"), ROWS * COLUMNS)}
+    for kind, make in KINDS_OF_ADAPTER.items():
+        lora = lora_of({"a": make()})
+        assert work_beside([lora, lora], shapes) == 2 * expected[kind] / (2 * ROWS * COLUMNS)

@@ -227,7 +227,7 @@ def test_a_broken_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(streamed, "_header", full)
+    monkeypatch.setattr(streamed, "header", full)
     with pytest.raises(OutputFailed, match="the disk is full"):
         average(files, tmp_path / "mean.safetensors", Profile())
     assert sorted(tmp_path.iterdir()) == sorted(files)

@@ -14,6 +14,7 @@ import torch
 from diffusers_helper.lora.adapters import Dora, LoHa
 from diffusers_helper.lora.bases import full_size_shapes, linear_shapes, shapes_in
 from diffusers_helper.lora.dialects import written_names
+from diffusers_helper.lora.merge import Merge
 from diffusers_helper.lora.reading import LoRA, read_fitting, read_lora
 from tests.models.tiny import tiny_transformer
 
@@ -125,6 +126,10 @@ def test_a_file_means_what_its_format_says(name: str, tmp_path: Path) -> None:
         assert adapter.shape == lora.outline[module].shape == SHAPES[module]
         assert adapter.delta().dtype == torch.float32
         torch.testing.assert_close(adapter.delta().double(), delta, rtol=1e-6, atol=1e-6 * float(delta.abs().max()))
+        weight = random(*SHAPES[module])
+        merged = Merge((("content", lora, -0.5),), torch.device("cpu"))({f"{module}.weight": weight})
+        found, expected = merged[f"{module}.weight"].double(), weight.double() - 0.5 * delta
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
 def test_musubis_form_and_the_original_form_of_one_lora_give_the_same_weights(tmp_path: Path) -> None:

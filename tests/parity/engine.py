@@ -5,7 +5,7 @@ It drives the product's own road in a fraction of a second, so other tests use i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -52,6 +52,9 @@ class PackEngine:
 
     def check(self, request: Request) -> None:
         """It takes any request."""
+
+    def merge(self, request: Request) -> Generator[float, None, None]:
+        yield from ()
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         residency: dict[str, Place] = {"transformer": "cpu", "vae": "cpu"}

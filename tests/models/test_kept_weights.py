@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_helper.errors import UnusableCheckpoint
+from diffusers_helper.memory.filling import KeepUntilFull
 from diffusers_helper.models.fill import empty_transformer, fill
+from diffusers_helper.models.kept_weights import Keeping, kept_file, made_slots, made_weights
 from diffusers_helper.models.modulation import tabulate
 from diffusers_helper.models.quantise import KINDS, Quantisation, quantise
-from diffusers_helper.models.quantised_file import kept_file, quantised_weights
 from diffusers_helper.models.shards import Shards
 from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.models.weights import finished
 
 from ..parity import pack
 from .test_swapped_transformer import inputs, velocity
@@ -32,8 +34,9 @@ def load(
     quantise(transformer, precision)
     if table:
         tabulate(transformer, source)
-    file = kept_file(cache, "content", precision, torch.float32)
-    return fill(transformer, quantised_weights(transformer, source, folder, file), folder)
+    keeping = Keeping(kept_file(cache, "content", precision, torch.float32))
+    asked = (made_slots(transformer), keeping, KeepUntilFull(torch.device("cpu")))
+    return fill(transformer, source, folder, finished(made_weights(transformer, source, folder, *asked)))
 
 
 @pytest.fixture
@@ -54,18 +57,18 @@ def test_the_first_and_the_second_start_are_the_same_model(
     expected = velocity(in_memory, inputs())
     caplog.set_level(logging.INFO)
     assert torch.equal(velocity(load(tmp_path / "cache", precision, table), inputs()), expected)
-    assert "quantising" in caplog.text
+    assert "making the weights" in caplog.text
     caplog.clear()
     assert torch.equal(velocity(load(tmp_path / "cache", precision, table), inputs()), expected)
-    assert "quantising" not in caplog.text
+    assert "making the weights" not in caplog.text
 
 
 def test_the_file_serves_with_a_table_and_without(tmp_path: Path) -> None:
     load(tmp_path, table=True)
     (file,) = tmp_path.iterdir()
-    before = file.stat().st_mtime_ns
+    before = file.stat().st_ino
     load(tmp_path, table=False)
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_ino == before
     assert not any(".norm1.linear" in name for name in load_file(file))
 
 
@@ -86,7 +89,7 @@ def test_a_full_disk_costs_only_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("diffusers_helper.models.quantised_file.save_file", full)
+    monkeypatch.setattr("diffusers_helper.models.kept_weights.content", full)
     load(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -104,4 +107,4 @@ def test_what_is_wrong_with_the_checkpoint_is_named(damage: str, model: Path, tm
     words = {"missing": "lacks", "shape": "promises", "fp8": "16 bits", "truncated": "damaged"}[damage]
     with pytest.raises(UnusableCheckpoint, match=words):
         load(tmp_path / "cache", folder=model)
-    assert not (tmp_path / "cache").exists()
+    assert not any((tmp_path / "cache").glob("**/*"))
