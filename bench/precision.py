@@ -36,7 +36,7 @@ from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.quantise import KINDS, quantisable
 from diffusers_helper.models.table import WEIGHTS_PARTS, find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
-from diffusers_helper.models.weights import constraints_of, load_transformer, why_no_products
+from diffusers_helper.models.weights import constraints_of, weights_of, why_no_products
 from diffusers_helper.planning import planner_for
 from diffusers_helper.request import Request
 from diffusers_helper.sections.history import gather_context
@@ -131,8 +131,8 @@ class Section:
         plan_video, planner.plan = planner.for_video, change(planner.plan)
         planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
         no_products = why_no_products(planner.plan, self._compute, settings.weights, settings.kernels)
-        asked = (planner.plan, settings.weights, self._models_dir, no_products)
-        parts = load_parts(self._checkpoint, self._compute, lambda *where: load_transformer(*where, *asked))
+        weights = weights_of(self._checkpoint, self._compute, planner.plan, settings, no_products)
+        parts = load_parts(self._checkpoint, self._compute, lambda *where: weights.load())
         return Engine(self._checkpoint, self._compute, parts, planner)
 
     def make(self, way: Way) -> tuple[Tensor, Tensor]:

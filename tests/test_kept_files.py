@@ -54,7 +54,7 @@ def test_results_tell_their_settings(file: str) -> None:
 def test_a_request_is_read() -> None:
     text = (KEPT / "request.json").read_text()
     request = Request.from_json(text)
-    unscaled = {"rope_scaling_factor": 1.0, "rope_scaling_timestep_threshold": 400.0}
+    unscaled = {"rope_scaling_factor": 1.0, "rope_scaling_timestep_threshold": 400.0, "lora_mode": "auto"}
     told = {**RECALLED, **unscaled, "mp4_pixels": "8bit", "decoding": "reference"}
     assert request.flat() == {"picture": json.loads(text)["picture"], **told}
     assert Request.from_json(request.to_json()) == request

@@ -18,10 +18,9 @@ from diffusers_helper.memory.units import GB
 from diffusers_helper.models.load import load_parts
 from diffusers_helper.models.sizes import FULL_SIZE, part_sizes
 from diffusers_helper.models.table import WEIGHTS_PARTS, Checkpoint, find_checkpoint
-from diffusers_helper.models.weights import load_transformer
+from diffusers_helper.models.weights import TransformerWeights
 from diffusers_helper.planning import plan_video_memory, planner_for
 from diffusers_helper.request import Request
-from diffusers_helper.settings import resolve
 
 from .memory.support import FLOAT32, as_if_on
 
@@ -56,13 +55,14 @@ def test_weights_in_the_numbers_of_their_file_are_mapped(pocket: Path) -> None:
 def test_a_transformer_loaded_by_its_plan_is_mapped_too_and_its_file_once(pocket: Path, tmp_path: Path) -> None:
     checkpoint, compute = find_checkpoint("pocket", pocket), replace(FLOAT32, transformer_dtype=torch.bfloat16)
     plan = planner_for(checkpoint, compute, Constraints(precision="as_is"), tmp_path).plan
-    transformer = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none").weights, tmp_path, "")
+    loaded = TransformerWeights(checkpoint, compute, plan, models_dir=tmp_path)
+    transformer = loaded.load()
     weights = [tensor for tensor in transformer.parameters() if tensor.nbytes > 2**16]
     assert all(mapped_file(tensor).endswith(".safetensors") for tensor in weights)
     lines = Path("/proc/self/maps").read_text().splitlines()
     file = mapped_file(weights[0])
     before = sum(line.endswith(file) for line in lines)
-    again = load_transformer(checkpoint, compute, plan, resolve({}, {}, tmp_path / "none").weights, tmp_path, "")
+    again = loaded.load()
     lines = Path("/proc/self/maps").read_text().splitlines()
     assert sum(line.endswith(file) for line in lines) <= before + 2, "not once for every tensor"
     assert len(list(again.parameters())) > 100

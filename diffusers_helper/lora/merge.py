@@ -80,6 +80,10 @@ class _Merged(Mapping[str, Tensor]):
             adapter.merge_into(changed, strength, weight)
         return changed
 
+    def __contains__(self, name: object) -> bool:
+        """Without merging."""
+        return name in self._source
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._source)
 

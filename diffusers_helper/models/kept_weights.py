@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,16 +151,18 @@ def made_weights(
 def _through_file(
     made: Iterator[tuple[str, Tensor]], slots: Mapping[str, Tensor], keeping: Keeping, filling: Filling
 ) -> Made[dict[str, Tensor]]:
-    """Written as they come. Raises OutputFailed."""
+    """Each is written while the next is made. Raises OutputFailed."""
     head = header(layout_of(slots), {}, ALIGNMENT_BYTES)
     keeping.make_room(len(head) + sum(slot.nbytes for slot in slots.values()))
-    with written_whole(keeping.file) as part, part.open("wb") as opened:
-        opened.write(head)
+    with written_whole(keeping.file) as part, part.open("wb") as opened, ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(opened.write, head)
         for number, (name, tensor) in enumerate(made, start=1):
-            opened.write(content(tensor))
+            writing.result()
+            writing = writer.submit(opened.write, content(tensor))
             filling.put(name, tensor)
             filling.home.clear()
             yield number / len(slots)
+        writing.result()
     return {**(_from_file(keeping.file, slots) or {}), **filling.there}
 
 

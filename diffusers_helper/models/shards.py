@@ -68,6 +68,10 @@ class Shards(Mapping[str, Tensor]):
             raise damaged(self._part, file, error) from error
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        """Without reading."""
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

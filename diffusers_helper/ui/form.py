@@ -87,6 +87,7 @@ FIELDS: tuple[Field, ...] = (
     _number("latent_window", 1),
     _number("rope_scaling_factor", 0.05),
     _number("rope_scaling_timestep_threshold", 50),
+    _field("lora_mode", gr.Radio),
     _field("decoding", gr.Radio),
     _field("output", gr.Radio),
     *_parameters("output"),

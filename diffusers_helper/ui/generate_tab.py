@@ -19,7 +19,7 @@ from .starting import connect, mode_bar, start_row
 
 ROPE = ("rope_scaling_factor", "rope_scaling_timestep_threshold")
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, CACHE, *parameters_of(CACHE)),
+    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, "lora_mode", CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "decoding", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),

@@ -55,6 +55,17 @@ def test_several_are_summed_and_each_sees_the_files_weight_alone() -> None:
     assert relative(merge(*loras)(weights())[f"{LAYER}.weight"], expected) < 1e-6
 
 
+def test_a_weight_is_merged_once_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, merged = KINDS_OF_ADAPTER["low rank"](), list[float]()
+    monkeypatch.setattr(type(adapter), "merge_into", lambda self, changed, strength, weight: merged.append(strength))
+    made = merge((A, lora_of({LAYER: adapter}), 0.5))(weights())
+    assert f"{LAYER}.weight" in made
+    assert "nothing" not in made
+    assert not merged
+    made[f"{LAYER}.weight"]
+    assert merged == [0.5]
+
+
 def test_its_content_says_which_files_how_strongly_and_in_which_order() -> None:
     lora = lora_of({LAYER: KINDS_OF_ADAPTER["low rank"]()})
     one = merge((A, lora, 0.5), (B, lora, 1.0))

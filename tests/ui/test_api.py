@@ -186,6 +186,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "size": ("0x0", "64", "64x", "64x64x64", "-64x64", "64 x 64", "9999999x64", 64, True, [64, 64], "65x65", "640x480"),
     "fps": (29, 31, 0, -30, "30", None, float("inf")),
     "preserved_memory_gb": (*WRONG_NUMBERS, 5.9, 129),
+    "lora_mode": ("", "Merged", "fused", 1, None),
 }
 
 

@@ -70,6 +70,7 @@ OTHER: dict[str, Any] = {
     "rope_scaling_factor": 1.25,
     "rope_scaling_timestep_threshold": 500,
     "decoding": "quality",
+    "lora_mode": "merged",
     "output": "webm",
     "mp4_crf": 20,
     "mp4_pixels": "444",
