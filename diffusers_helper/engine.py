@@ -230,9 +230,10 @@ class Engine:
     def denoiser(
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor
     ) -> SectionDenoiser:
-        """See ``section_denoiser``."""
+        """See ``section_denoiser``. LoRAs get the weights of this section."""
         attempt: Attempt = partial(self.degradation.attempt, "sample")
         asked = (request, conditioning, section, context, sigmas, self._measured)
+        attempt(lambda: self._loras.turn_to(section))
         made = attempt(lambda: section_denoiser(self.parts.transformer, self._compute, *asked))
         return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from .models.table import Checkpoint
 
 
+WEIGHTS = ("weight", "weight_at_end")
+"""Of a LoRA, in the order in which they are written."""
+
+
 def add_flag(parser: argparse._ArgumentGroup) -> None:
     """Its values are texts until ``take`` has found the files."""
     words = (
-        "a LoRA beside the weights, a file or its name on the shelf, and how strongly it acts (default 1); repeatable"
+        "a LoRA, a file or its name on the shelf, and how strongly it acts (default 1); FILE:WEIGHT:WEIGHT goes from "
+        "the one to the other, section by section; repeatable"
     )
     parser.add_argument("--lora", dest="loras", metavar="FILE:WEIGHT", action="append", help=words)
 
@@ -36,19 +41,29 @@ def take(options: argparse.Namespace, chosen: Settings) -> Shelf | None:
     from .lora.shelf import Shelf, shelf_folder
 
     folder = shelf_folder(chosen.paths.models_dir)
-    given = [(_file(file, Shelf(folder)), weight) for file, weight in map(split_weight, options.loras)]
+    given = [(_file(file, Shelf(folder)), weights) for file, weights in map(split_weights, options.loras)]
     shelf = Shelf(folder, [path for path, _ in given])
-    options.loras = [_lora(path, weight, shelf) for path, weight in given]
+    options.loras = [_lora(path, weights, shelf) for path, weights in given]
     return shelf
 
 
-def split_weight(text: str) -> tuple[str, float]:
-    """File and weight; a colon that no number follows belongs to the file's name."""
-    file, _, weight = text.rpartition(":")
+def split_weights(text: str) -> tuple[str, dict[str, float]]:
+    """File, and what it says of a request's LoRA; a colon that no number follows belongs to the file's name."""
+    file, weights = text, list[float]()
+    while len(weights) < len(WEIGHTS):
+        before, _, number = file.rpartition(":")
+        if not before or not _is_number(number):
+            break
+        file, weights = before, [float(number), *weights]
+    return file, dict(zip(WEIGHTS, weights, strict=False))
+
+
+def _is_number(text: str) -> bool:
     try:
-        return (file, float(weight)) if file else (text, 1.0)
+        float(text)
     except ValueError:
-        return text, 1.0
+        return False
+    return True
 
 
 def _file(text: str, shelf: Shelf) -> Path:
@@ -57,12 +72,12 @@ def _file(text: str, shelf: Shelf) -> Path:
     return path if path.exists() else shelf.path(text) or path
 
 
-def _lora(path: Path, weight: float, shelf: Shelf) -> dict[str, Any]:
+def _lora(path: Path, weights: dict[str, float], shelf: Shelf) -> dict[str, Any]:
     from .lora.file import open_lora, refused
 
     open_lora(path)
     try:
-        return {"name": shelf.name_of(path), "sha256": shelf.sha256(path), "weight": weight}
+        return {"name": shelf.name_of(path), "sha256": shelf.sha256(path), **weights}
     except OSError as error:
         raise refused(path, Message("lora.not_read", reason=error.strerror or shown(error))) from None
 

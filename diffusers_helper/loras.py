@@ -24,6 +24,7 @@ from .models.table import Checkpoint
 from .models.transformer import FramePackTransformer
 from .models.weights import TransformerWeights
 from .request import Lora, Request
+from .sections.plan import SectionPlan
 from .words import Message
 
 MOST_KEYS_TOLD = 3
@@ -74,7 +75,7 @@ class Chosen:
     @property
     def acting(self) -> tuple[Opened, ...]:
         """A LoRA of weight 0 is left out: nothing is computed for it, and no bit differs."""
-        return tuple(each for each in self.opened if each.asked.weight)
+        return tuple(each for each in self.opened if each.asked.acts)
 
     @property
     def beside(self) -> tuple[Opened, ...]:
@@ -102,6 +103,7 @@ class Loras:
         self._transformer, self._checkpoint, self._weights, self._shelf = transformer, checkpoint, weights, shelf
         self._device, self._dtype = weights.compute.device, weights.compute.transformer_dtype
         self._beside = BesideLinears(transformer, self._device, self._dtype)
+        self._attached: tuple[Opened, ...] = ()
         self._merged: str | None = NOTHING
 
     @cached_property
@@ -118,17 +120,24 @@ class Loras:
         if not request.loras:
             return Chosen()
         opened = open_loras(request.loras, self._shapes, self._shelf)
+        changing = next((each.name for each in request.loras if each.weight_at_end is not None), None)
         if request.lora_mode == "merged":
+            if changing is not None:
+                raise UnusableLora(Message("lora.changes", name=changing))
             return Chosen(opened, Message("lora.merged_as_asked"))
+        if request.lora_mode == "auto" and changing is None:
+            return Chosen(opened, self._why_merged(opened))
         if refusal := self._why_not_beside(opened):
-            if request.lora_mode == "beside":
-                raise refusal
-            return Chosen(opened, Message("lora.no_place"))
-        much = request.lora_mode == "auto" and self._is_much_work([each.lora for each in Chosen(opened).acting])
-        return Chosen(opened, Message("lora.much_work") if much else None)
+            raise refusal
+        return Chosen(opened)
 
-    def _is_much_work(self, loras: Sequence[LoRA]) -> bool:
-        return len(loras) > MOST_BESIDE or work_beside(loras, self._shapes) > MOST_WORK_BESIDE
+    def _why_merged(self, opened: Sequence[Opened]) -> Message | None:
+        """Why these are merged where that is left to this program; None where they are not."""
+        if self._why_not_beside(opened):
+            return Message("lora.no_place")
+        loras = [each.lora for each in Chosen(tuple(opened)).acting]
+        much = len(loras) > MOST_BESIDE or work_beside(loras, self._shapes) > MOST_WORK_BESIDE
+        return Message("lora.much_work") if much else None
 
     def _why_not_beside(self, opened: Sequence[Opened]) -> UnusableLora | None:
         if is_compiled(self._transformer):
@@ -168,7 +177,16 @@ class Loras:
     def attach(self, chosen: Chosen) -> None:
         """Put those beside the linears that act there, and nothing else. Raises UnusableLora for NaN and infinite
         weights."""
-        self._beside.attach([(each.asked.sha256, each.lora, each.asked.weight) for each in chosen.beside])
+        self._attached = chosen.beside
+        self._attach_at(0.0)
+
+    def turn_to(self, section: SectionPlan) -> None:
+        """What is attached gets the weights of this section; nothing is read for it."""
+        if any(each.asked.weight_at_end is not None for each in self._attached):
+            self._attach_at(section.place)
+
+    def _attach_at(self, place: float) -> None:
+        self._beside.attach([(each.asked.sha256, each.lora, each.asked.weight_at(place)) for each in self._attached])
 
     def notices(self, chosen: Chosen) -> list[Message]:
         """What is to know of them."""

@@ -172,6 +172,26 @@ def test_compiled_blocks_take_them_merged_without_being_compiled_again(
     assert torch.equal(run(ask(picture, folder), made, tmp_path)[0], plain)
 
 
+def test_weights_that_change_are_never_merged(
+    made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path
+) -> None:
+    def changing(mode: str) -> Request:
+        given = ask(picture, folder, STYLE, lora_mode=mode).model_dump(mode="json")
+        return Request.from_data({**given, "loras": [{**given["loras"][0], "weight_at_end": 0.0}]})
+
+    put(
+        folder / STYLE[0],
+        {
+            name: each.repeat(1, 40) if "_B" in name else each.repeat(40, 1)
+            for name, each in tensors(checkpoint).items()
+        },
+    )
+    with pytest.raises(UnusableLora, match="changes from section to section"):
+        made.check(changing("merged"))
+    assert merging(run(ask(picture, folder, STYLE), made, tmp_path)[1]), "much work"
+    assert not merging(run(changing("auto"), made, tmp_path)[1])
+
+
 def test_much_work_beside_is_merged_unless_asked_otherwise(
     made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,8 @@ class BesideLinears:
                 }
         parts: dict[str, list[tuple[float, Adapter]]] = {}
         for content, _, strength in loras:
+            if not strength:
+                continue
             for module, adapter in self._loaded[content].items():
                 parts.setdefault(module, []).append((strength, adapter))
         self._set({module: Added(tuple(each)) for module, each in parts.items()})

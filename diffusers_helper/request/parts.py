@@ -31,6 +31,21 @@ class Lora(BaseModel):
     name: Text = Field(min_length=1, description="what people call it")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of its file, in hexadecimal digits")
     weight: float = Field(default=1.0, ge=-10, le=10, description="how strongly it acts")
+    weight_at_end: float | None = Field(
+        default=None,
+        ge=-10,
+        le=10,
+        description="how strongly it acts in the last section; sections before go evenly from the weight to this one",
+    )
+
+    @property
+    def acts(self) -> bool:
+        """Whether it ever does."""
+        return bool(self.weight or self.weight_at_end)
+
+    def weight_at(self, place: float) -> float:
+        """That of a section, by its ``SectionPlan.place``."""
+        return self.weight if self.weight_at_end is None else self.weight + (self.weight_at_end - self.weight) * place
 
 
 def wrong(field: str, allowed: str, given: Any) -> InitErrorDetails:

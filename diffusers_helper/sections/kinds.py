@@ -79,7 +79,7 @@ class FramePack(Kind):
         paddings = padding_schedule(section_count(asked.seconds, window, asked.fps))
         again = overlap_latents(asked.decoding, window)
         sections = tuple(_i2v_section(number, padding, window, again, start) for number, padding in enumerate(paddings))
-        return with_prompts(VideoPlan(window, sections, grows_at_front=True, decoding=asked.decoding), asked)
+        return in_time(VideoPlan(window, sections, grows_at_front=True, decoding=asked.decoding), asked)
 
 
 class F1(Kind):
@@ -93,7 +93,7 @@ class F1(Kind):
         numbers = range(section_count(asked.seconds, window, asked.fps))
         again = overlap_latents(asked.decoding, window)
         sections = tuple(_f1_section(number, window, again, start) for number in numbers)
-        return with_prompts(VideoPlan(window, sections, begins_with=start, decoding=asked.decoding), asked)
+        return in_time(VideoPlan(window, sections, begins_with=start, decoding=asked.decoding), asked)
 
 
 class OneFrame(Kind):
@@ -144,15 +144,17 @@ def padding_schedule(sections: int) -> tuple[int, ...]:
     return (3, *([2] * (sections - 3)), 1, 0)
 
 
-def with_prompts(plan: VideoPlan, asked: Asked) -> VideoPlan:
-    """The plan, each section with the prompt that holds at its middle: a prompt begins at the nearest section."""
+def in_time(plan: VideoPlan, asked: Asked) -> VideoPlan:
+    """The plan, each section with its place, and with the prompt that holds at its middle: a prompt begins at the
+    nearest section."""
     starts = [prompt.from_second * asked.fps for prompt in asked.prompts]
-    before, sections = 0, []
+    before, sections, last = 0, [], max(len(plan.sections) - 1, 1)
     for section in plan.sections:
         middle = (before + section.frames_after) / 2
         at = plan.frames - middle if plan.grows_at_front else middle
         held = sum(start <= at for start in starts)
-        sections.append(replace(section, prompt=max(held - 1, 0)))
+        earlier = len(plan.sections) - 1 - section.number if plan.grows_at_front else section.number
+        sections.append(replace(section, prompt=max(held - 1, 0), place=earlier / last))
         before = section.frames_after
     return replace(plan, sections=tuple(sections))
 

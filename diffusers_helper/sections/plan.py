@@ -38,6 +38,7 @@ class SectionPlan:
         decode_frames: how many latent frames of the history are decoded, at its front or back.
         frames_after: length of the video when the section is done.
         prompt: the prompt that it follows.
+        place: where it is among all sections in time, from 0, the first, to 1, the last.
         picture: the picture whose image tokens it sees.
         prepends: the picture whose latent is put in front of the result; None for none.
     """
@@ -48,6 +49,7 @@ class SectionPlan:
     decode_frames: int
     frames_after: int
     prompt: int = 0
+    place: float = 0.0
     picture: int = 0
     prepends: int | None = None
 

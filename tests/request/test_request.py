@@ -33,6 +33,7 @@ def test_defaults_are_the_promised_ones() -> None:
         "loras": (),
         "size": None,
         "decoding": "lean",
+        "lora_mode": "auto",
         "fps": 30,
         "preserved_memory_gb": 6.0,
         "pictures": ({"role": "start", "path": "photo.png", "at_second": None, "index": None, "mask": None},),
