@@ -124,12 +124,11 @@ class Averages:
         return [self.listed(chosen, language)[0], ""]
 
     def _files(self) -> Mapping[str, Path]:
-        """Name on the shelf -> file, the oldest first; what is hidden, as a half-written file is, left out."""
+        """Name on the shelf -> file, the oldest first."""
         found = []
         for name, file in Shelf(self._folder).files().items():
             with suppress(OSError):
-                if name.endswith(SUFFIX) and not any(part.startswith(".") for part in name.split("/")):
-                    found.append((file.stat().st_mtime_ns, name, file))
+                found.append((file.stat().st_mtime_ns, name, file))
         return {name: file for _, name, file in sorted(found)}
 
     def _output(self, given: str) -> Path:
