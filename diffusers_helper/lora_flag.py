@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from .models.table import Checkpoint
 
 
+FIELD = "loras"
+"""What a request calls them; their flag is another, since it names files."""
+
+
 def add_flag(parser: argparse._ArgumentGroup) -> None:
     """Its values are texts until ``take`` has found the files."""
     words = (
         "a LoRA beside the weights, a file or its name on the shelf, and how strongly it acts (default 1); repeatable"
     )
-    parser.add_argument("--lora", dest="loras", metavar="FILE:WEIGHT", action="append", help=words)
+    parser.add_argument("--lora", dest=FIELD, metavar="FILE:WEIGHT", action="append", help=words)
 
 
 def take(options: argparse.Namespace, chosen: Settings) -> Shelf | None:

@@ -66,7 +66,7 @@ class Recalled:
     checkpoint: str = ""
 
 
-_NOT_IN_FORM = {"prompts": "several_prompts", "loras": "loras"}
+_NOT_IN_FORM = {"prompts": "several_prompts"}
 """Parts of a recipe that have no place in the form, where they say something -> the note about that."""
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
 REST = 20
-"""The folder is left alone for so many times as long as looking at it took: it may lie on a slow disk."""
+"""The folder is left alone for so many times as long as walking it took: it may lie on a slow disk."""
 TELL_SECONDS = 0.5
 """How often it is told what was read meanwhile, while many headers are read."""
 
@@ -136,7 +136,7 @@ class Watch:
         if file is None:
             return Message("lora.not_on_shelf", name=name, folder=self.shelf.place)
         if file.problem:
-            return file.problem
+            return Message("lora.of_file", name=name, reason=file.problem)
         content = self._known(file)
         if content is None:
             self._hash([file.stamp.path])
@@ -171,15 +171,16 @@ class Watch:
         threading.Thread(target=self._look_now, name="lora shelf", daemon=True).start()
 
     def _look_now(self) -> None:
-        began = self._clock()
+        began, took = self._clock(), 0.0
         try:
-            self._read_all(self._listed(), self._checkpoints())
+            listed = self._listed()
+            took = self._clock() - began
+            self._read_all(listed, self._checkpoints())
         except Exception:
             log.exception("the folder %s cannot be looked at", self.shelf.place)
         finally:
-            now = self._clock()
             with self._changed:
-                self._next_look = now + max(LOOK_SECONDS, REST * (now - began))
+                self._next_look = self._clock() + max(LOOK_SECONDS, REST * took)
                 self._is_looking = False
 
     def _listed(self) -> list[OnShelf]:
@@ -235,7 +236,8 @@ class Watch:
             try:
                 self.shelf.sha256(path)
             except OSError as error:
-                problem = Message("lora.not_read", reason=error.strerror or shown(error))
+                reason = Message("lora.not_read", reason=error.strerror or shown(error))
+                problem = Message("lora.of_file", name=self.shelf.name_of(path), reason=reason)
             with self._changed:
                 if problem and (stamp := _stamp(path)):
                     self._unreadable[stamp] = problem

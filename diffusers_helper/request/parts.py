@@ -11,6 +11,7 @@ from ..options import STRICT
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 1, 120
 MOST_CHARACTERS = 10_000
+LARGEST_WEIGHT = 10
 Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
 
 
@@ -30,7 +31,7 @@ class Lora(BaseModel):
 
     name: Text = Field(min_length=1, description="what people call it")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of its file, in hexadecimal digits")
-    weight: float = Field(default=1.0, ge=-10, le=10, description="how strongly it acts")
+    weight: float = Field(default=1.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT, description="how strongly it acts")
 
 
 def wrong(field: str, allowed: str, given: Any) -> InitErrorDetails:
