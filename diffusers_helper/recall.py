@@ -140,8 +140,12 @@ def _of_json(data: Mapping[str, Any]) -> _Found:
 
 
 def _of_ours(recipe: Mapping[str, Any]) -> _Found:
-    """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures."""
+    """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures.
+
+    One that names no LoRAs was made without.
+    """
     found = _of_recipe("framepack", _object("request", recipe))
+    found.fields.setdefault("loras", ())
     checkpoint = recipe.get("checkpoint")
     found.checkpoint = checkpoint[:SHOWN_CHARACTERS] if isinstance(checkpoint, str) else ""
     found.ignored += [key for key in recipe if key not in ("version", "checkpoint", "request")]

@@ -18,6 +18,7 @@ from ..words import Message, Texts
 from . import acts
 from .acts import Offer
 from .app_context import AppContext
+from .loras import in_words
 from .phrases import duration, number, say
 from .screen import has_video, is_film, moving_address, picture_address, poster_address
 
@@ -286,6 +287,8 @@ def _facts(job: Job, texts: Texts) -> str:
         job.request.kind.name,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
+    if job.request.loras:
+        facts.append(say(texts, "queue.loras", loras=in_words(lora.model_dump() for lora in job.request.loras)))
     if job.state in ENDED and job.progress.totals.seconds_total:
         facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)

@@ -45,7 +45,8 @@ def build(page: Page, form: Form) -> gr.HTML:
     chosen.click(None, None, kept, js="() => framepack.chosenLoras()", **EVERY_TIME)
     gr.on(changes([kept]), None, kept, None, js="text => framepack.loras(text)", **EVERY_TIME)
     find.change(None, find, None, js="lora => framepack.wish({lora})", **EVERY_TIME)
-    form.checkpoint.change(None, form.checkpoint, None, js="model => framepack.wish({model})", **EVERY_TIME)
+    told = [form.checkpoint.change, page.spoken.change]
+    gr.on(told, None, form.checkpoint, None, js="model => framepack.wish({model})", **EVERY_TIME)
     return hints
 
 
@@ -98,6 +99,8 @@ def _hints(
     meant = watch.meant(name, lora["sha256"])
     if meant is None:
         yield _line(say(texts, "shelf.looking", name=name))
+    if isinstance(meant, Meant) and meant.name != name:
+        yield _line(escape(texts.said(Message("lora.moved", name=name, found=meant.name))))
     label = label_of(lora, watch)
     if label is None:
         return

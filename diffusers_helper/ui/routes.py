@@ -236,12 +236,14 @@ class LoraPictures:
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
+        self._one = anyio.CapacityLimiter(1)
+        """A large picture takes a hundred MB while it is decoded."""
 
     async def answer(self, request: Request) -> Response:
         """The picture, which stays what it is: another one has another key."""
         key = request.path_params["key"]
         try:
-            content = await anyio.to_thread.run_sync(self._small, key)
+            content = await anyio.to_thread.run_sync(self._small, key, limiter=self._one)
         except (FramePackError, OSError):
             return JSONResponse({"detail": "there is no such picture"}, 404, headers=NO_STORE)
         return Response(content, media_type="image/jpeg", headers=KEPT)

@@ -16,6 +16,7 @@ from diffusers_helper.ui import loras
 from diffusers_helper.ui.commands import Commands
 from diffusers_helper.ui.draft import restored
 from diffusers_helper.ui.form import NAMES
+from diffusers_helper.ui.fragments_queue import render
 from diffusers_helper.ui.look_ahead import look_ahead
 from diffusers_helper.ui.lora_section import hints_html, taken
 from diffusers_helper.ui.presets_tab import Presets
@@ -252,6 +253,24 @@ def test_settings_that_no_request_takes_are_not_offered(stage: Stage) -> None:
     wild = {"recommended_steps": "1e300", "recommended_guidance": "nan"}
     put_on_shelf(stage.folder, NAME, Built(building.peft().tensors, metadata=wild))
     assert hints(stage, chosen()).text.strip() == ""
+
+
+def test_a_new_name_is_told(stage: Stage) -> None:
+    content = put_on_shelf(stage.folder, "new.safetensors", building.peft())
+    looked(stage.context.loras)
+    watch = stage.context.loras
+    assert watch.wait(lambda: watch.meant("old.safetensors", content) is not None, 20)
+    said = hints_html(
+        {**stage.form.defaults, "loras": [chosen("old.safetensors", sha256=content)]}, stage.context, Texts("en")
+    )
+    assert "The LoRA old.safetensors was found as new.safetensors" in Seen(said).text
+
+
+def test_a_job_s_loras_stand_among_its_facts(stage: Stage) -> None:
+    stage.add(loras=[chosen(HOSTILE, 0.35, "a" * 64)])
+    seen = Seen(render(stage.context, Texts("en"))["queue"])
+    assert f"LoRA: {HOSTILE} × 0.35" in seen.text
+    assert [image for image in seen.all("img") if "onerror" in image] == []
 
 
 def test_another_model_and_what_has_no_effect_is_told(stage: Stage) -> None:
