@@ -113,6 +113,10 @@ class Watch:
         """The file of that name."""
         return next((each for each in self.files() if each.name == name), None)
 
+    def content_of(self, file: OnShelf) -> str:
+        """The SHA-256 of a file's content where it is known already; else empty."""
+        return self._known(file) or ""
+
     def picture(self, key: str) -> Stamp | None:
         """The picture that is asked for by this key."""
         return next((each.picture for each in self._entries or () if key and each.picture_key == key), None)

@@ -21,7 +21,12 @@
   function show() {
     const place = document.querySelector('[data-chosen]');
     if (place) draw(place);
-    for (const box of document.querySelectorAll('[data-lora]')) box.checked = chosen.some(one => one.name === box.dataset.lora);
+    for (const box of document.querySelectorAll('[data-lora]')) box.checked = chosen.some(one => isOf(one, box));
+  }
+
+  // What came from a recipe means a content, under whatever name; what was ticked means a name.
+  function isOf(one, {dataset}) {
+    return one.sha256 && dataset.content ? one.sha256 === dataset.content : one.name === dataset.lora;
   }
 
   // Rows stay as long as they are the same LoRAs, so that a weight can be typed.
@@ -72,7 +77,7 @@
   function ticked(event) {
     const name = event.target.dataset?.lora;
     if (name === undefined) return;
-    chosen = event.target.checked ? [...chosen, {name, weight: 1}] : chosen.filter(one => one.name !== name);
+    chosen = event.target.checked ? [...chosen, {name, weight: 1}] : chosen.filter(one => !isOf(one, event.target));
     change();
   }
 

@@ -30,7 +30,7 @@ def render(context: AppContext, texts: Texts, wish: Wish) -> str:
     if not found:
         return f'<p class="q-empty">{say(texts, "shelf.none_found")}</p>'
     name = checkpoint.name if checkpoint else ""
-    rows = "".join(_row(each, name, texts) for each in found[: wish.shelf])
+    rows = "".join(_row(each, watch.content_of(each), name, texts) for each in found[: wish.shelf])
     return f'<ul class="l-list" data-parts="shelf">{rows}</ul>{more_of("shelf", wish.shelf, len(found), texts)}'
 
 
@@ -42,10 +42,11 @@ def _takes(find: str, file: OnShelf) -> bool:
     return all(word in text for word in find.casefold().split())
 
 
-def _row(file: OnShelf, checkpoint: str, texts: Texts) -> str:
-    """One file: what it is, and a box to tick where it can be used."""
+def _row(file: OnShelf, content: str, checkpoint: str, texts: Texts) -> str:
+    """One file: what it is, and a box to tick where it can be used; its ``content`` as far as it is known."""
     wrong = file.problem or (unfit(file.label, checkpoint) if file.label else None)
-    box = f'<input type="checkbox" data-lora="{escape(file.name)}"{" disabled" if wrong else ""}>'
+    marks = f'data-lora="{escape(file.name)}" data-content="{content}"'
+    box = f'<input type="checkbox" {marks}{" disabled" if wrong else ""}>'
     about = "".join(_about(file.label, checkpoint, texts)) if file.label else ""
     reading = "" if file.label or file.problem else f'<span class="l-line">{say(texts, "shelf.reading")}</span>'
     reason = _refusal(file, wrong, checkpoint, texts) if wrong else ""

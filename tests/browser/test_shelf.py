@@ -140,6 +140,8 @@ def test_a_video_and_a_job_bring_their_loras_back(serve: Serve, visit: Visit, tm
     page.locator("#restore-found [data-act=some]").click()
     weight(page).wait_for()
     assert weight(page).input_value() == "0.35"
+    page.locator("#lora-hints", has_text="was found as renamed.safetensors").wait_for()
+    page.locator("#lora-list :checked").wait_for()
     again = start(page, place, tmp_path).request
     assert again.loras == (Lora(name="renamed.safetensors", sha256=content, weight=0.35),)
     assert again.seed == job.request.seed
