@@ -21,7 +21,7 @@ from ..words import Message, joined
 LORAS = "loras"
 PATIENCE_SECONDS = 10.0
 """How long Start waits for files that are being read; one of a few GB takes seconds."""
-LONGEST_TEXT = 100_000
+LONGEST_TEXT = 1_000_000
 Chosen: TypeAlias = Mapping[str, Any]
 """Name, weight and content of a LoRA as a request has them; the content is empty where the name alone counts."""
 
