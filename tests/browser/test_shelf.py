@@ -148,7 +148,7 @@ def test_a_video_and_a_job_bring_their_loras_back(serve: Serve, visit: Visit, tm
     (shelf_of(tmp_path) / "renamed.safetensors").unlink()
     page.locator("#loras li").get_by_role("button").click()
     open_tab(page, "Queue")
-    page.locator(f"[data-act=use][data-job='{job.id}']").click()
+    page.locator(f"#history [data-act=use][data-job='{job.id}']").click()
     weight(page).wait_for()
     page.locator("#loras .refusal", has_text=f"No LoRA with the content of {STYLE}").wait_for()
     values = json.loads(page.evaluate("() => sessionStorage.getItem('framepack.form')"))["values"]
