@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffusers_helper.jobs.checkpoints import Checkpoints
     from diffusers_helper.jobs.executor import Executor
     from diffusers_helper.jobs.queue import JobQueue
+    from diffusers_helper.lora.shelf import Shelf
     from diffusers_helper.models.table import Checkpoint
     from diffusers_helper.words import Message
 
@@ -67,6 +68,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     from diffusers_helper.jobs.checkpoints import Checkpoints
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.jobs.worker import Workers
+    from diffusers_helper.lora.shelf import Shelf, shelf_folder
     from diffusers_helper.models.table import find_checkpoint
     from diffusers_helper.presets import PresetStore
     from diffusers_helper.ui.app import build_page, launch_options
@@ -83,7 +85,8 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     )
     queue = JobQueue(paths.output_dir, checkpoints.get)
     server.empty_uploads(paths.output_dir)
-    workers = Workers(queue, _executors(chosen, checkpoints, queue))
+    shelf = Shelf(shelf_folder(paths.models_dir))
+    workers = Workers(queue, _executors(chosen, checkpoints, queue, shelf))
     context = AppContext(
         queue=queue,
         settings=chosen,
@@ -91,6 +94,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
         presets=presets,
         warnings=server.warnings(chosen.page),
         worker_heartbeat=workers.heartbeat_age_seconds,
+        shelf=shelf,
     )
     page = server.PageServer(context, build_page(context), launch_options(context))
     page.open()
@@ -107,7 +111,7 @@ def _run(chosen: PageSettings, stop: StopSignal) -> int:
     return 0 if wished else 1
 
 
-def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) -> Mapping[str, Executor]:
+def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue, shelf: Shelf) -> Mapping[str, Executor]:
     """What carries out the jobs, by name: this process, or one for each device that was asked for."""
     from diffusers_helper.jobs.executor import LocalExecutor
     from diffusers_helper.jobs.process_executor import process_executors
@@ -120,7 +124,7 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue) 
         """``lessons`` are those of the engines before."""
         from diffusers_helper.engine import Engine
 
-        return Engine.load(checkpoint, chosen, lessons)
+        return Engine.load(checkpoint, chosen, lessons, shelf=shelf)
 
     return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces)}
 

@@ -99,7 +99,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     wishes = parser.add_argument_group("the video")
     wishes.add_argument("--image", dest=PICTURE, help="path of the start picture")
     for field in fields(Recipe).values():
-        _add_field(wishes, field)
+        if field.name != lora_flag.FIELD:
+            _add_field(wishes, field)
         if field.name == "step_cache":
             words = "the same as --step-cache teacache, or off"
             wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
@@ -307,7 +308,7 @@ def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
 
 def _request_names() -> list[str]:
     """What the command line calls the parts of a request."""
-    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE, "loras"]
+    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE]
 
 
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:

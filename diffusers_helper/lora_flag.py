@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .models.table import Checkpoint
 
 
+FIELD = "loras"
+"""What a request calls them; their flag is another, since it names files."""
 WEIGHTS = ("weight", "weight_at_end")
 """Of a LoRA, in the order in which they are written."""
 
@@ -26,7 +28,7 @@ def add_flag(parser: argparse._ArgumentGroup) -> None:
         "a LoRA, a file or its name on the shelf, and how strongly it acts (default 1); FILE:WEIGHT:WEIGHT goes from "
         "the one to the other, section by section; repeatable"
     )
-    parser.add_argument("--lora", dest="loras", metavar="FILE:WEIGHT", action="append", help=words)
+    parser.add_argument("--lora", dest=FIELD, metavar="FILE:WEIGHT", action="append", help=words)
 
 
 def take(options: argparse.Namespace, chosen: Settings) -> Shelf | None:

@@ -66,7 +66,7 @@ class Recalled:
     checkpoint: str = ""
 
 
-_NOT_IN_FORM = {"prompts": "several_prompts", "loras": "loras"}
+_NOT_IN_FORM = {"prompts": "several_prompts"}
 """Parts of a recipe that have no place in the form, where they say something -> the note about that."""
 
 
@@ -140,8 +140,12 @@ def _of_json(data: Mapping[str, Any]) -> _Found:
 
 
 def _of_ours(recipe: Mapping[str, Any]) -> _Found:
-    """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures."""
+    """From ``{"version", "checkpoint", "request"}``, which stands in our videos and pictures.
+
+    One that names no LoRAs was made without.
+    """
     found = _of_recipe("framepack", _object("request", recipe))
+    found.fields.setdefault("loras", ())
     checkpoint = recipe.get("checkpoint")
     found.checkpoint = checkpoint[:SHOWN_CHARACTERS] if isinstance(checkpoint, str) else ""
     found.ignored += [key for key in recipe if key not in ("version", "checkpoint", "request")]

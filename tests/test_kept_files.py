@@ -31,7 +31,7 @@ RECALLED = {
     "prompt": "the camera pans left", "negative_prompt": "", "seed": 7, "seconds": 1.0, "steps": 3,
     "distilled_guidance": 10.0, "real_cfg": 1.0, "cfg_rescale": 0.0, "latent_window": 9, "kind": "f1",
     "step_cache": "off", "output": "mp4", "mp4_crf": 20, "size": None, "decoding": "lean",
-    "preserved_memory_gb": 6.0,
+    "preserved_memory_gb": 6.0, "loras": (),
 }  # fmt: skip
 
 
@@ -43,10 +43,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("file", ["video.mp4", "picture.png", "request.json"])
 def test_results_tell_their_settings(file: str) -> None:
-    """A recipe makes a new video, decoded as today; a request may be of one that has begun."""
+    """A recipe makes a new video, decoded as today, without LoRAs where it names none; a request may be of one that has
+    begun."""
     found = recall(KEPT / file)
-    recipe = {name: value for name, value in RECALLED.items() if name != "decoding"}
-    expected = {**RECALLED, "decoding": "reference"} if file == "request.json" else recipe
+    of_result, of_request = (
+        {key: RECALLED[key] for key in RECALLED if key != other} for other in ("decoding", "loras")
+    )
+    expected = {**of_request, "decoding": "reference"} if file == "request.json" else of_result
     assert (found.source, found.fields, found.not_taken) == ("framepack", expected, ())
     assert found.checkpoint == ("" if file == "request.json" else "pocket")
 

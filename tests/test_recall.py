@@ -216,7 +216,13 @@ def test_prompts_with_times_are_told_as_what_the_form_cannot_take(tmp_path: Path
     assert (found.fields, found.ignored, found.notes) == ({"prompt": "a"}, ("prompts",), ("several_prompts",))
 
 
-def test_loras_are_told_as_what_the_form_cannot_take(tmp_path: Path) -> None:
+def test_loras_come_with_their_contents_and_weights(tmp_path: Path) -> None:
     loras = [{"name": "style", "sha256": "a" * 64, "weight": 0.5}]
     found = recall(json_file(tmp_path, {"schema_version": 3, "prompts": [{"text": "a"}], "loras": loras}))
-    assert (found.fields, found.ignored, found.notes) == ({"prompt": "a"}, ("loras",), ("loras",))
+    assert (found.fields, found.ignored, found.notes) == ({"prompt": "a", "loras": tuple(loras)}, (), ())
+
+
+def test_a_lora_that_is_none_is_not_taken(tmp_path: Path) -> None:
+    loras = [{"name": "style", "sha256": "/etc/passwd", "weight": 0.5}]
+    found = recall(json_file(tmp_path, {"schema_version": 3, "prompts": [{"text": "a"}], "loras": loras}))
+    assert (found.fields, [each.field for each in found.not_taken]) == ({"prompt": "a"}, ["loras"])

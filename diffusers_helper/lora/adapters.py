@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Self
 
-Rows = tuple[tuple[int, int], ...]
-"""Ranges of rows, from (included) to (excluded), in the order in which they are taken."""
+from .dialects import DENSE, DORA, LOHA, LOKR, LOW_RANK
+from .layers import Rows
+
 ROWS_AT_ONCE = 1024
 
 
@@ -111,7 +112,7 @@ class Adapter(ABC):
 class LowRank(Adapter):
     """LoRA: up [O, R] times down [R, I]."""
 
-    kind = "low rank"
+    kind = LOW_RANK
     down: Tensor
     up: Tensor
 
@@ -158,7 +159,7 @@ class Dora(LowRank):
     Lengths over the rows only, as peft has them: over the columns a layer could not be cut by rows.
     """
 
-    kind = "DoRA"
+    kind = DORA
     needs_weight = True
     magnitude: Tensor
 
@@ -199,7 +200,7 @@ class Dora(LowRank):
 class LoHa(Adapter):
     """The elementwise product of two low ranks: a [O, R], b [R, I]."""
 
-    kind = "LoHa"
+    kind = LOHA
     w1_a: Tensor
     w1_b: Tensor
     w2_a: Tensor
@@ -230,7 +231,7 @@ class LoHa(Adapter):
 class LoKr(Adapter):
     """The Kronecker product of w1 and w2, each whole or a low rank, a times b."""
 
-    kind = "LoKr"
+    kind = LOKR
     w1: Tensor | None = None
     w1_a: Tensor | None = None
     w1_b: Tensor | None = None
@@ -273,7 +274,7 @@ class LoKr(Adapter):
 class Dense(Adapter):
     """The delta itself [O, I]: a part of what cannot be cut otherwise, or a difference as it was extracted."""
 
-    kind = "dense"
+    kind = DENSE
     diff: Tensor
 
     @property

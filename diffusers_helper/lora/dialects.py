@@ -2,6 +2,7 @@
 
 Names with underscores in the place of dots are ambiguous, since names have underscores of their own. So nothing is
 taken apart: every name that the transformer's layers can have is written out, and a key is one of them or none.
+Needs no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank
 from .layers import Layer, LinearShapes, Naming, layers_of
 
 
@@ -47,20 +47,22 @@ DIALECTS = (
 )
 """kohya and LyCORIS write as musubi; peft and finetrainers as diffusers; diffusion-pipe and ComfyUI as HunyuanVideo."""
 
-Factor = tuple[type[Adapter], str] | None
+Factor = tuple[str, str] | None
+LOW_RANK, DORA, LOHA, LOKR, DENSE, OF_EACH = "low rank", "DoRA", "LoHa", "LoKr", "dense", ""
+"""The kinds of adapters, as they are called; alpha belongs to each."""
 FACTORS: Mapping[str, Factor] = {
-    "lora_down": (LowRank, "down"),
-    "lora_up": (LowRank, "up"),
-    "lora_A": (LowRank, "down"),
-    "lora_B": (LowRank, "up"),
-    "lora.down": (LowRank, "down"),
-    "lora.up": (LowRank, "up"),
-    "dora_scale": (Dora, "magnitude"),
-    "lora_magnitude_vector": (Dora, "magnitude"),
-    **{f"hada_{name}": (LoHa, name) for name in ("w1_a", "w1_b", "w2_a", "w2_b")},
-    **{f"lokr_{name}": (LoKr, name) for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
-    "diff": (Dense, "diff"),
-    "alpha": (Adapter, "alpha"),
+    "lora_down": (LOW_RANK, "down"),
+    "lora_up": (LOW_RANK, "up"),
+    "lora_A": (LOW_RANK, "down"),
+    "lora_B": (LOW_RANK, "up"),
+    "lora.down": (LOW_RANK, "down"),
+    "lora.up": (LOW_RANK, "up"),
+    "dora_scale": (DORA, "magnitude"),
+    "lora_magnitude_vector": (DORA, "magnitude"),
+    **{f"hada_{name}": (LOHA, name) for name in ("w1_a", "w1_b", "w2_a", "w2_b")},
+    **{f"lokr_{name}": (LOKR, name) for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
+    "diff": (DENSE, "diff"),
+    "alpha": (OF_EACH, "alpha"),
     **dict.fromkeys(("lora_mid", "hada_t1", "hada_t2", "lokr_t2", "scale_weight"), None),
 }
 """What stands behind a layer's name -> whose factor it is. None: one without which the others would be wrong, and that

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from .adapters import Rows
+from ..words import Message
 
+Rows = tuple[tuple[int, int], ...]
+"""Ranges of rows, from (included) to (excluded), in the order in which they are taken."""
 LinearShapes = Mapping[str, tuple[int, int]]
 """Of a transformer's linears: diffusers' name of the module -> (rows out, columns in)."""
 Naming = Literal["FramePack", "HunyuanVideo"]
@@ -96,6 +98,14 @@ class Layer:
     naming: Naming
     shape: tuple[int, int]
     parts: tuple[Part, ...]
+
+    def misfit(self, keys: str, found: tuple[int, int]) -> Message:
+        """What is said of tensors whose delta has another shape."""
+        return Message("lora.shape", keys=keys, found=_size(found), layer=self.name, wanted=_size(self.shape))
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def layers_of(shapes: LinearShapes) -> Iterator[Layer]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from ..words import Message, joined
+from .header import shown_key
 
 BASE_KEYS = ("ss_base_model_version", "modelspec.architecture", "base_model", "ss_sd_model_name")
 
@@ -47,6 +50,13 @@ def foreign_model(keys: Iterable[str], metadata: Mapping[str, str]) -> str:
     """The other model that it was made for; empty where it may be one of ours."""
     named = base_model(keys, metadata)
     return named if named in {model.name for model in FOREIGN} else ""
+
+
+def nothing_matches(keys: Collection[str], metadata: Mapping[str, str]) -> Message:
+    """What is said of a file none of whose keys names anything in a checkpoint."""
+    told = Message("lora.nothing_matches", count=len(keys), key=shown_key(next(iter(keys), "-")))
+    foreign = foreign_model(keys, metadata)
+    return joined(told, Message("lora.made_for", model=foreign)) if foreign else told
 
 
 def _looks_like(keys: Iterable[str]) -> str:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .adapters import Adapter
 from .dialects import DIALECTS, is_of_text_encoder
 from .origin import base_model, foreign_model
-from .peft_config import METADATA_KEY
 from .reading import LoRA
-
-TRIGGER_KEYS = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_words", "trigger_word", "ss_trigger_words")
-TITLE_KEYS = ("modelspec.title", "ss_output_name", "name")
-NOTE_KEYS = ("modelspec.description", "ss_training_comment", "description")
-TAGS_KEY = "ss_tag_frequency"
-SETTINGS_PREFIX = "ss_"
-ONE_FRAME_KEYS = ("fp_1f_target_index", "fp_1f_clean_indices", "fp_1f_no_post", "fp_latent_window_size")
-"""As musubi writes them for each of its data sets."""
-MOST_TAGS = 10
-LONGEST_SETTING = 300
+from .said import said_in
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ def passport_of(lora: LoRA, fits: str = "") -> Passport:
     """Read every adapter once, one after the other. Raises UnusableLora for NaN and infinite weights."""
     keys, outline, metadata = tuple(lora.adapters), lora.outline.values(), lora.metadata
     named = (*lora.unmatched, *keys)
-    base = base_model(named, metadata)
+    base, said = base_model(named, metadata), said_in(metadata)
     return Passport(
         file=lora.path.name,
         file_bytes=lora.file_bytes,
@@ -120,11 +109,11 @@ def passport_of(lora: LoRA, fits: str = "") -> Passport:
         unmatched=lora.unmatched,
         of_text_encoders=sum(map(is_of_text_encoder, lora.unmatched)),
         effects=tuple(_effect(module, adapter) for module, adapter in lora.adapters.items()),
-        title=_first(metadata, TITLE_KEYS),
-        notes=_first(metadata, NOTE_KEYS),
-        trigger_words=_trigger_words(metadata),
-        one_frame=_one_frame(metadata),
-        settings=_settings(metadata),
+        title=said.title,
+        notes=said.notes,
+        trigger_words=said.trigger_words,
+        one_frame=said.one_frame,
+        settings=said.settings,
     )
 
 
@@ -143,59 +132,3 @@ def _sorted(counted: Counter[Any]) -> Mapping[Any, int]:
 
 def _dtype(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str:
-    return next((metadata[key] for key in keys if metadata.get(key, "None") != "None"), "")
-
-
-def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Those that the file names, else the tags that stood at most of its training pictures."""
-    if said := _first(metadata, TRIGGER_KEYS):
-        return (said,)
-    counted: Counter[str] = Counter()
-    folders = _json(metadata.get(TAGS_KEY, ""))
-    for tags in folders.values() if isinstance(folders, dict) else ():
-        if isinstance(tags, dict):
-            counted.update({str(tag): times for tag, times in tags.items() if isinstance(times, int)})
-    return tuple(tag.strip() for tag, _ in counted.most_common(MOST_TAGS))
-
-
-def _one_frame(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Of the first data set that names them, wherever in the metadata it stands."""
-    found: dict[str, Any] = {}
-    for key, value in _entries(_json(metadata.get("ss_datasets", ""))):
-        if key in ONE_FRAME_KEYS and value is not None:
-            found.setdefault(key, value)
-    return found
-
-
-def _entries(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of every object within."""
-    pending = [content]
-    while pending:
-        each = pending.pop(0)
-        if isinstance(each, dict):
-            yield from each.items()
-        if isinstance(each, dict | list):
-            pending += each.values() if isinstance(each, dict) else each
-
-
-def _settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Of the training, but for what is long: lists of pictures and tags."""
-    return {
-        key.removeprefix(SETTINGS_PREFIX): value
-        for key, value in sorted(metadata.items())
-        if key.startswith((SETTINGS_PREFIX, "modelspec."))
-        and key != METADATA_KEY
-        and value not in ("None", "", "{}")
-        and len(value) <= LONGEST_SETTING
-    }
-
-
-def _json(text: str) -> Any:
-    """What a text holds; None where it is no JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -13,17 +13,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..words import Message, joined
-from .adapters import Adapter, Dora, LowRank
-from .dialects import FACTORS, Dialect, split_key, written_names
+from ..words import Message
+from .adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank
+from .dialects import DORA, FACTORS, LOW_RANK, OF_EACH, Dialect, split_key, written_names
 from .file import DTYPES, LoraFile, open_lora, refused, shown_key
 from .layers import Layer, LinearShapes, Part
-from .origin import foreign_model
+from .origin import nothing_matches
 from .peft_config import PeftConfig, read_config
 
 Keys = Mapping[str, str]
 """Factor -> key in the file."""
 ALPHA = "alpha"
+KINDS: Mapping[str, type[Adapter]] = {of.kind: of for of in (LowRank, Dora, LoHa, LoKr, Dense)}
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,15 @@ class _Group:
 
     layer: Layer
     dialect: Dialect
-    kinds: set[type[Adapter]] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
     keys: dict[str, str] = field(default_factory=dict)
 
     def kind(self) -> type[Adapter] | None:
         """The one kind that all its factors belong to, alpha to each; None for several, or alpha alone."""
-        kinds = self.kinds - {Adapter}
-        if Dora in kinds:
-            kinds -= {LowRank}
-        return kinds.pop() if len(kinds) == 1 else None
+        kinds = self.kinds - {OF_EACH}
+        if DORA in kinds:
+            kinds -= {LOW_RANK}
+        return KINDS[kinds.pop()] if len(kinds) == 1 else None
 
 
 class _ProblemError(Exception):
@@ -143,7 +144,7 @@ def _sound(found: _Findings) -> LoRA:
     if found.problems:
         raise refused(file.path, found.problems[0])
     if not found.sketches:
-        raise refused(file.path, _nothing_matches(file))
+        raise refused(file.path, nothing_matches(file.tensors, file.metadata))
     return LoRA(
         file.path,
         file.size,
@@ -154,13 +155,6 @@ def _sound(found: _Findings) -> LoRA:
         tuple(found.dialects),
         len(file.tensors),
     )
-
-
-def _nothing_matches(file: LoraFile) -> Message:
-    example = shown_key(next(iter(file.tensors), "-"))
-    told = Message("lora.nothing_matches", count=len(file.tensors), key=example)
-    foreign = foreign_model(file.tensors, file.metadata)
-    return joined(told, Message("lora.made_for", model=foreign)) if foreign else told
 
 
 def _examine(file: LoraFile, shapes: LinearShapes) -> _Findings:
@@ -225,8 +219,7 @@ def _whole(file: LoraFile, group: _Group, config: PeftConfig) -> Sketch:
     except (ValueError, TypeError):
         raise _ProblemError(Message("lora.incomplete", keys=_listed(file, group.keys))) from None
     if outline.shape != layer.shape:
-        shapes = {"found": _size(outline.shape), "wanted": _size(layer.shape)}
-        raise _ProblemError(Message("lora.shape", keys=_listed(file, factors), layer=layer.name, **shapes))
+        raise _ProblemError(layer.misfit(_listed(file, factors), outline.shape))
     if isinstance(outline, LowRank) and alpha is None:
         return replace(whole, alpha=config.alpha_of(layer.name, outline.rank))
     return whole
@@ -248,7 +241,3 @@ def _twice(first: str, second: str) -> Message:
 
 def _listed(file: LoraFile, keys: Keys) -> str:
     return ", ".join(f"{shown_key(key)} {list(file.tensors[key].shape)}" for key in keys.values())
-
-
-def _size(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"

@@ -16,6 +16,8 @@ from ..names import is_text, shown
 from ..words import Message
 
 SUFFIX = ".safetensors"
+PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
+"""What a picture beside a LoRA has in the place of its suffix; the first goes before the others."""
 
 
 def shelf_folder(models_dir: Path) -> Path:
@@ -37,9 +39,17 @@ class Shelf:
     def files(self) -> dict[str, Path]:
         """Name -> file, of those in the folder and its sub-folders: as seen from it, with slashes; sorted.
 
-        A link that leads out of the folder is none of them, nor is a name that is not UTF-8.
+        A link that leads out of the folder is none of them, nor is what is hidden, as a half-written file is, nor a
+        name that is not UTF-8.
         """
         return dict(sorted((self._name(path), path) for path in self._files()))
+
+    def pictures(self) -> dict[str, Path]:
+        """Name of a LoRA's file without its suffix -> the picture that lies beside it."""
+        found: dict[str, Path] = {}
+        for ending in reversed(PICTURES):
+            found.update((self._name(path)[: -len(ending)], path) for path in self._files(ending))
+        return found
 
     def path(self, name: str) -> Path | None:
         """The file of this name in the folder; None where ``files`` has no such."""
@@ -60,11 +70,14 @@ class Shelf:
 
     def sha256(self, path: Path) -> str:
         """Of a file's content, in hexadecimal digits; read again when its size or time is another. Raises OSError."""
-        found = path.stat()
-        key = (path, found.st_size, found.st_mtime_ns)
+        key = _stamp(path)
         if key not in self._hashes:
             self._hashes[key] = sha256_of(path)
         return self._hashes[key]
+
+    def known_sha256(self, path: Path) -> str:
+        """The same where it was read before; empty where it was not. Raises OSError."""
+        return self._hashes.get(_stamp(path), "")
 
     def find(self, name: str, sha256: str) -> Path:
         """The file of this content, wherever it lies: where the name says, or else under another one.
@@ -77,9 +90,12 @@ class Shelf:
         for _, path in candidates:
             if self._has(path, sha256):
                 return path
-        if any(called == name for called, _ in candidates):
-            raise UnusableLora(Message("lora.changed", name=name, folder=self.place, sha256=sha256[:12]))
-        raise UnusableLora(Message("lora.vanished", name=name, folder=self.place, sha256=sha256[:12]))
+        raise UnusableLora(self.not_found(name, sha256, any(called == name for called, _ in candidates)))
+
+    def not_found(self, name: str, sha256: str, has_name: bool) -> Message:
+        """What is said where no file has a content. ``has_name``: one has the name."""
+        code = {"name": name, "folder": self.place, "sha256": sha256[:12]}
+        return Message("lora.changed" if has_name else "lora.vanished", **code)
 
     def _has(self, path: Path, sha256: str) -> bool:
         try:
@@ -87,22 +103,30 @@ class Shelf:
         except OSError:
             return False
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self, ending: str = SUFFIX) -> Iterator[Path]:
         if self.folder is None:
             return
         inside = self.folder.resolve()
-        for place, _, names in os.walk(self.folder):
-            for path in (Path(place) / name for name in names):
-                if path.suffix.lower() == SUFFIX and is_text(path) and _is_within(path, inside):
+        for place, folders, names in os.walk(self.folder):
+            folders[:] = (name for name in folders if not name.startswith("."))
+            for path in (Path(place, name) for name in names if name.lower().endswith(ending)):
+                if not path.name.startswith(".") and is_text(path) and _is_within(path, inside):
                     yield path
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder or path.parent).as_posix()
 
 
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """A file as it is now. Raises OSError."""
+    found = path.stat()
+    return path, found.st_size, found.st_mtime_ns
+
+
 def _is_within(path: Path, folder: Path) -> bool:
+    """Of a file that was found there: what is no link lies where it was found."""
     try:
-        return path.is_file() and path.resolve().is_relative_to(folder)
+        return path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(folder))
     except (OSError, RuntimeError):  # a ring of links
         return False
 

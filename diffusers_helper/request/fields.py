@@ -27,8 +27,8 @@ ALIASES = {"enable_magcache": "magcache", "teacache": "teacache"}
 """Older names, and of which step cache they say that it is on. The first goes before the second."""
 QUALITY_MODE = "quality_mode"
 """Another name of the decoding that is called quality."""
-_NO_NAMES = (VERSION, "fps", "loras")
-"""Parts of a recipe that have no flat name, since they have one value or are no single value."""
+_NO_NAMES = (VERSION, "fps")
+"""Parts of a recipe that have no flat name, since they have one value."""
 
 
 @dataclass(frozen=True)

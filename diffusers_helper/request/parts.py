@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..options import STRICT
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 1, 120
 MOST_CHARACTERS = 10_000
+LARGEST_WEIGHT = 10
 Text = Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]
 
 
@@ -30,13 +31,18 @@ class Lora(BaseModel):
 
     name: Text = Field(min_length=1, description="what people call it")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of its file, in hexadecimal digits")
-    weight: float = Field(default=1.0, ge=-10, le=10, description="how strongly it acts")
+    weight: float = Field(default=1.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT, description="how strongly it acts")
     weight_at_end: float | None = Field(
         default=None,
-        ge=-10,
-        le=10,
+        ge=-LARGEST_WEIGHT,
+        le=LARGEST_WEIGHT,
         description="how strongly it acts in the last section; sections before go evenly from the weight to this one",
     )
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The weight at the end is there only where there is one."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
     @property
     def acts(self) -> bool:

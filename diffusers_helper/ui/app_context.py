@@ -6,9 +6,13 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnusableCheckpoint, UnusableInput
+from ..lora.label import Names, Transformers
+from ..lora.shelf import Shelf, shelf_folder
+from ..lora.watch import Watch
 from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..preparation import defaults
 from ..settings import PageSettings
@@ -32,6 +36,7 @@ class AppContext:
         fetching: the download that somebody started on the page.
         likenesses: how alike videos are that are compared.
         run: tells this start of the program from an earlier one.
+        shelf: where LoRAs lie; in the folder of the settings when left out.
     """
 
     queue: JobQueue
@@ -43,6 +48,18 @@ class AppContext:
     fetching: Fetching = field(default_factory=Fetching)
     likenesses: Likenesses = field(default_factory=Likenesses)
     run: str = field(default_factory=lambda: secrets.token_hex(8))
+    shelf: Shelf | None = None
+
+    @cached_property
+    def loras(self) -> Watch:
+        """The shelf as it is now, held against what is installed."""
+        known = Transformers()
+
+        def installed() -> dict[str, Names]:
+            found = {each.name: each.folders.get("transformer") for each in self.checkpoints.installed()}
+            return known.names({name: folder for name, folder in found.items() if folder})
+
+        return Watch(self.shelf or Shelf(shelf_folder(self.settings.paths.models_dir)), installed)
 
     @property
     def checkpoint(self) -> Checkpoint | None:

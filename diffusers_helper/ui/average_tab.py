@@ -27,6 +27,12 @@ from .phrases import say
 
 LONGEST_NAME = 200
 RULES = ("beta", "sigma_rel")
+LIST_AGAIN = """
+document.addEventListener('framepack-shelf', () => {
+  if (document.querySelector('#average-files')?.offsetParent) trigger('click');
+});
+"""
+"""The list follows the folder while it is in sight."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def build(page: Page) -> None:
                 beta = page.t(gr.Number, "average.beta", value=DEFAULT_BETA, step=0.01, min_width=90)
                 beta2 = page.t(gr.Number, "average.beta2", value=None, step=0.01, min_width=90)
                 sigma_rel = page.t(gr.Number, "average.sigma_rel", value=0.2, step=0.01, min_width=90)
-            plot = gr.HTML("", elem_id="average-shares")
+            plot = gr.HTML("", elem_id="average-shares", js_on_load=LIST_AGAIN)
             name = page.t(gr.Textbox, "average.name", max_lines=1, elem_id="average-name")
             make = page.t(gr.Button, "average.make", variant="primary", elem_id="average-make")
     page.opened(lambda: None, None, beta2)  # Gradio shows an empty number as 0, and sends it, until it is set
@@ -78,7 +84,8 @@ def build(page: Page) -> None:
         button.click(lambda chosen, of=setting: averages.take(of, chosen), files, [files, *knobs], **PRIVATE)
     asked = [page.language, files, *knobs]
     gr.on(changes([files, *knobs, page.spoken]), averages.shown, asked, plot, **PRIVATE, **NEWEST)
-    page.tabs.select(averages.listed, [files, page.language], [files, plot], **PRIVATE)
+    for looked in (page.tabs.select, plot.click):
+        looked(averages.listed, [files, page.language], [files, plot], **PRIVATE)
     making = {**COMMAND, "show_progress": "full"}
     make.click(user_errors(averages.make), [page.language, name, files, *knobs], [files, name], **making)
 
@@ -90,11 +97,16 @@ class Averages:
         self._folder = folder
 
     def listed(self, chosen: Sequence[str], language: str) -> list[Any]:
-        """The files that can be chosen, those that are and are still there; and what is said where there are none."""
+        """The files that can be chosen, and those that are if one has gone; what is said where there are none.
+
+        What somebody ticks meanwhile stays ticked.
+        """
         names = list(self._files())
+        kept = [each for each in chosen if each in names]
         texts = Texts(language)
         empty = "" if names else f'<p class="q-empty">{say(texts, "average.empty", folder=str(self._folder))}</p>'
-        return [gr.update(choices=names, value=[each for each in chosen if each in names]), empty or gr.skip()]
+        files = gr.update(choices=names) if kept == list(chosen) else gr.update(choices=names, value=kept)
+        return [files, empty or gr.skip()]
 
     def take(self, setting: KnownSetting, chosen: Sequence[str]) -> list[Any]:
         """For files, rule, beta, beta2 and sigma_rel: what a click on a setting sets."""
@@ -124,12 +136,11 @@ class Averages:
         return [self.listed(chosen, language)[0], ""]
 
     def _files(self) -> Mapping[str, Path]:
-        """Name on the shelf -> file, the oldest first; what is hidden, as a half-written file is, left out."""
+        """Name on the shelf -> file, the oldest first."""
         found = []
         for name, file in Shelf(self._folder).files().items():
             with suppress(OSError):
-                if name.endswith(SUFFIX) and not any(part.startswith(".") for part in name.split("/")):
-                    found.append((file.stat().st_mtime_ns, name, file))
+                found.append((file.stat().st_mtime_ns, name, file))
         return {name: file for _, name, file in sorted(found)}
 
     def _output(self, given: str) -> Path:

@@ -19,6 +19,7 @@ from ..request.fields import fields as flat_fields
 from ..request.output import OUTPUTS
 from ..words import Texts
 from .app_context import AppContext, kinds_of, sizes_of
+from .loras import LORAS, as_text, from_text, pinned, settled
 from .options import Places, out_of_sight
 from .page import PRIVATE, Page
 from .phrases import number
@@ -74,6 +75,7 @@ FIELDS: tuple[Field, ...] = (
     _field(PICTURE, _start_picture, sources=["upload", "clipboard"], height=208),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
+    _field(LORAS, gr.Textbox),
     _field("kind", gr.Radio),
     _field("size", gr.Dropdown, allow_custom_value=True),
     _field("seed", gr.Textbox, max_lines=1),
@@ -93,7 +95,9 @@ FIELDS: tuple[Field, ...] = (
     *_parameters("output"),
     _number("preserved_memory_gb", 0.5),
 )
-"""The flat values of a request that the page offers. The seed is a text: JavaScript's numbers end at 2^53."""
+"""The flat values of a request that the page offers. The seed is a text: JavaScript's numbers end at 2^53. So are
+LoRAs, which the page's script shows (shelf.js).
+"""
 
 NAMES = tuple(field.name for field in FIELDS)
 OFFERED = ("kind", "size")
@@ -253,9 +257,11 @@ class Form:
 
     def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
         """The components' values as fields of a request, not validated; without the picture when there is none, and
-        without what makes no sense in parameters that are out of sight.
+        without what makes no sense in parameters that are out of sight. LoRAs have their contents as far as these are
+        known.
         """
         fields = self.meant(dict(zip(NAMES, values, strict=True)))
+        fields[LORAS] = pinned(fields[LORAS], self._page.context.loras)
         away = out_of_sight(fields)
         return {name: value for name, value in fields.items() if name not in away or _is_allowed(name, value)}
 
@@ -266,15 +272,24 @@ class Form:
 
     def usable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Those of ``fields`` that a request takes: for what comes from a browser's memory."""
-        return {name: value for name, value in fields.items() if name in NAMES and _is_allowed(name, value)}
+        return {
+            name: value
+            for name, value in fields.items()
+            if name in NAMES and (name == LORAS or _is_allowed(name, value))
+        }
 
-    def request_of(self, values: Sequence[Any]) -> Request:
-        """The request that the components' values mean.
+    def request_of(self, values: Sequence[Any], chosen: str | None = None) -> Request:
+        """The request that the components' values mean, for a checkpoint.
 
         Raises:
-            InvalidRequest: no picture, or a field that is out of range; names it.
+            InvalidRequest: no picture, a field that is out of range, or a LoRA that cannot be used; names it.
         """
-        return Request.parse(self.fields_of(values))
+        return Request.parse(self.settled(self.fields_of(values), chosen))
+
+    def settled(self, fields: Mapping[str, Any], chosen: str | None = None) -> dict[str, Any]:
+        """The same fields with every LoRA found, to be kept. Waits for what is being read. Raises InvalidRequest."""
+        context = self._page.context
+        return {**fields, LORAS: settled(fields[LORAS], context.loras, context.shown(chosen))}
 
 
 def _is_allowed(name: str, value: Any) -> bool:
@@ -335,11 +350,15 @@ def _shown(name: str, value: Any) -> Any:
             return str(value)
         case "size":
             return value or FITS_PICTURE
+        case "loras":
+            return as_text(value or ())
     return value
 
 
 def _meant(name: str, value: Any) -> Any:
     """A component's value as a request has it; what makes no sense is left for the request to refuse."""
+    if name == LORAS:
+        return from_text(value)
     if name == "size":
         return None if value == FITS_PICTURE else value
     if name == "seed":

@@ -15,7 +15,7 @@ from ..engines import files_of
 from ..events import Failed
 from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
-from . import acts, bar, compiled, fetching, fragments_queue, machine, screen, strips
+from . import acts, bar, compiled, fetching, fragments_queue, machine, screen, shelf_list, strips
 from .app_context import AppContext
 from .calibration import calibration
 from .comparison import Pair, caption, comparison, pair_of, twin_shot
@@ -32,7 +32,8 @@ OF_JOB = (
 TOLD_ENDS = ("done", "failed")
 """The ends that nobody has asked for."""
 OF_FORM = ("generate.drop_file", "generate.one_picture", "generate.no_image", "generate.notification_denied")
-SCRIPTS_SAY = ("page.lost", "page.not_sent", *OF_FORM, *bar.WORDS)
+OF_LORAS = ("generate.loras", "generate.lora_weight", "generate.lora_weight_at_end", "generate.lora_remove")
+SCRIPTS_SAY = ("page.lost", "page.not_sent", *OF_FORM, *OF_LORAS, *bar.WORDS)
 """The texts that scripts show."""
 SILENT_SECONDS, SILENT_AT_WORK_SECONDS = 30.0, 1800.0
 """A worker that shows no life for longer is reported; loading a checkpoint takes minutes."""
@@ -51,18 +52,20 @@ def render(context: AppContext, language: str, wish: Wish | None = None) -> dict
         "warnings": warnings(context, texts),
         "disk": machine_now(context, texts),
         "fetching": fetching.render(context.fetching, context.settings.paths, context.settings.network, texts),
+        "shelf": shelf_list.render(context, texts, wish),
         "compiled": compiled.render(files_of(context.settings), texts),
     }
 
 
 def state(context: AppContext, language: str, wish: Wish | None = None) -> dict[str, Any]:
-    """What the page's scripts go by: which run of the program answers, whether a job runs and how far the one is that
-    they count on with, which wait, the last end, and the words that they say."""
+    """What the page's scripts go by: which run of the program answers, which version of the shelf, whether a job runs
+    and how far the one is that they count on with, which wait, the last end, and the words that they say."""
     texts, jobs = Texts(language), context.queue.jobs()
     now = timed(jobs, wish.show if wish else 0)
     ended = next((job for job in jobs if job.state in TOLD_ENDS), None)
     return {
         "run": context.run,
+        "shelf": context.loras.version,
         "running": any(job.state == "running" for job in jobs[:1]),
         "queued": [job.id for job in jobs if job.state == "queued"],
         "ended": {"at": (ended and ended.ended_at) or 0, "words": _ended_words(ended, texts) if ended else ""},

@@ -18,10 +18,11 @@ from ..words import Message, Texts
 from . import acts
 from .acts import Offer
 from .app_context import AppContext
+from .loras import in_words
 from .phrases import duration, number, say
 from .screen import has_video, is_film, moving_address, picture_address, poster_address
 
-LONGEST_NUMBER = 10
+LONGEST_NUMBER, LONGEST_WORDS = 10, 200
 MOST_UNDONE = 3
 STEP = 24
 MOST = 1200
@@ -34,6 +35,8 @@ class Wish:
 
     Attributes:
         show: the job on the stage; 0 for the one that is at work.
+        shelf: so many of the LoRAs on the shelf that match ``lora``; 0 where the page shows no list of them.
+        model: the checkpoint that the page shows.
     """
 
     find: str = ""
@@ -41,14 +44,19 @@ class Wish:
     count: int = STEP
     waiting: int = STEP
     show: int = 0
+    shelf: int = 0
+    lora: str = ""
+    model: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wish:
         """From the parameters of a request, whatever they hold."""
         state = query.get("state", "")
         count, waiting = (_count(query.get(name, "")) for name in ("count", "waiting"))
-        show = _number(query.get("show", ""))
-        return cls(query.get("find", "")[:200], state if state in ENDED else "", count, waiting, show)
+        show, shelf = _number(query.get("show", "")), query.get("shelf", "")
+        find, lora, model = (query.get(name, "")[:LONGEST_WORDS] for name in ("find", "lora", "model"))
+        shown = state if state in ENDED else ""
+        return cls(find, shown, count, waiting, show, _count(shelf) if shelf else 0, lora, model)
 
     def takes(self, job: Job) -> bool:
         """Whether the job is one that is looked for."""
@@ -79,7 +87,7 @@ def queue(
     told = "".join(f'<p class="q-notice" role="alert">{escape(texts.said(notice))}</p>' for notice in notices)
     told += f'<p class="q-notice" role="status">{say(texts, "queue.paused")}</p>' if paused else ""
     listed = f'<ol class="q-list" data-parts="queue">{"".join(rows)}</ol>' if rows else _empty(texts, "queue.empty")
-    more = _more("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
+    more = more_of("waiting", wish.waiting, len(waiting), texts) if len(waiting) > wish.waiting else ""
     pauses = {"pause": not paused, "unpause": paused or halted}
     return _queue_head(jobs, len(waiting), pauses, texts) + told + listed + more
 
@@ -106,7 +114,7 @@ def history(jobs: Sequence[Job], texts: Texts, wish: Wish) -> str:
     if not found:
         return _empty(texts, "queue.history_none" if ended else "queue.history_empty")
     cards = "".join(_card(job, texts) for job in found[: wish.count])
-    return f'<ul class="q-gallery" data-parts="history">{cards}</ul>{_more("count", wish.count, len(found), texts)}'
+    return f'<ul class="q-gallery" data-parts="history">{cards}</ul>{more_of("count", wish.count, len(found), texts)}'
 
 
 def _count(text: str) -> int:
@@ -118,7 +126,7 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < LONGEST_NUMBER else 0
 
 
-def _more(wish: str, shown: int, count: int, texts: Texts) -> str:
+def more_of(wish: str, shown: int, count: int, texts: Texts) -> str:
     """How many of a list are shown, and a button for more of them."""
     counts = say(texts, "queue.history_counts", shown=min(shown, count), count=count)
     words = say(texts, "queue.more", count=min(count - shown, STEP))
@@ -279,6 +287,8 @@ def _facts(job: Job, texts: Texts) -> str:
         job.request.kind.name,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
+    if job.request.loras:
+        facts.append(say(texts, "queue.loras", loras=in_words(lora.model_dump() for lora in job.request.loras)))
     if job.state in ENDED and job.progress.totals.seconds_total:
         facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
     return "".join(f"<span>{fact}</span>" for fact in facts)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..request.fields import PICTURE
-from . import checkpoint_line, machine
+from . import checkpoint_line, lora_section, machine
 from .commands import Commands
 from .form import Form, changes
 from .look_ahead import IDLE, look_ahead
@@ -19,7 +19,7 @@ from .starting import connect, mode_bar, start_row
 
 ROPE = ("rope_scaling_factor", "rope_scaling_timestep_threshold")
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, "lora_mode", CACHE, *parameters_of(CACHE)),
+    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "decoding", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),
@@ -36,8 +36,11 @@ LIVE = (
     "bar", "job", "notices", "video", "preview", "views", "stop", "comparison", "sections", "steps",
     "calibration", "recent", "announce",
 )  # fmt: skip
-LOOK_AGAIN = "document.addEventListener('framepack-ended', () => trigger('click'));"
-"""The plan is looked at anew when a job has ended: its time is learnt from jobs."""
+LOOK_AGAIN = (
+    "for (const what of ['ended', 'shelf']) document.addEventListener('framepack-' + what, () => trigger('click'));"
+)
+"""The plan is looked at anew when a job has ended, since its time is learnt from jobs; and what is said of LoRAs when
+the shelf has changed."""
 
 
 def build(page: Page) -> Form:
@@ -47,6 +50,7 @@ def build(page: Page) -> Form:
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
             framing, plan, speed, examples = _ask(page, form)
+            hints = lora_section.build(page, form)
             pair, compare = _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
                 row = start_row(page, mode)
@@ -62,9 +66,10 @@ def build(page: Page) -> Form:
         **PRIVATE,
         **NEWEST,
     )
+    lora_section.connect(page, form, hints)
     checkpoint_line.follow(page, form, line, examples)
     connect(page, form, row, compare)
-    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan, pair])
+    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan, pair, hints])
     return form
 
 

@@ -9,14 +9,17 @@ from typing import Any
 import gradio as gr
 
 from ..errors import InvalidRequest, Problem, UnusablePicture
+from ..lora.watch import Watch
 from ..models.table import Checkpoint
 from ..preparation import beyond_seconds, refuse_size
 from ..request import Recipe
 from ..request.fields import PICTURE
 from ..words import Texts
+from . import lora_section, loras
 from .app_context import AppContext
 from .form import NAMES, Form
 from .framing import framing_of
+from .loras import LORAS
 from .phrases import duration, number
 from .refusals import quiet
 from .speed import cache_in_words, level_of, published_pair
@@ -31,28 +34,30 @@ def speed_update(fields: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
     return gr.update(value=level_of(fields), info=sets)
 
 
-def problems_of(fields: Mapping[str, Any], checkpoint: Checkpoint | None) -> Sequence[Problem]:
-    """What is wrong with the form but for a missing picture; of what the checkpoint makes the size."""
+def problems_of(fields: Mapping[str, Any], checkpoint: Checkpoint | None, watch: Watch) -> Sequence[Problem]:
+    """What is wrong with the form but for a missing picture; of what the checkpoint makes the size and the LoRAs."""
+    wrong = loras.problems_of(fields.get(LORAS, ()), watch, checkpoint)
     try:
-        recipe = Recipe.parse(_without_picture(fields))
+        recipe = Recipe.parse(_without_files(fields))
         if checkpoint:
             refuse_size(recipe, checkpoint)
     except InvalidRequest as error:
-        return error.problems
-    return ()
+        return (*error.problems, *wrong)
+    return wrong
 
 
-def _without_picture(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != PICTURE}
+def _without_files(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be judged without looking for a file."""
+    return {name: value for name, value in fields.items() if name not in (PICTURE, LORAS)}
 
 
 def plan_html(fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None) -> str:
     """What will be made and how long it takes; or which fields stand in the way."""
     checkpoint = context.shown(chosen)
-    if problems := problems_of(fields, checkpoint):
+    if problems := problems_of(fields, checkpoint, context.loras):
         names = ", ".join(texts(f"generate.{problem.field}") for problem in problems)
         return f'<p class="plan wrong">{html.escape(texts("refusal.plan", fields=names))}</p>'
-    recipe = Recipe.parse(_without_picture(fields))
+    recipe = Recipe.parse(_without_files(fields))
     plan = recipe.plan()
     length = texts("generate.plan_length", seconds=f"{plan.frames / recipe.fps:.1f}", frames=plan.frames)
     sections = texts("generate.plan_sections", sections=len(plan.sections))
@@ -92,17 +97,18 @@ def idle_updates(fields: Mapping[str, Any], texts: Texts) -> list[dict[str, Any]
 def look_ahead(
     form: Form, context: AppContext, language: str, values: Sequence[Any], chosen: str | None = None
 ) -> list[Any]:
-    """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, MagCache's pair, IDLE, the places
-    of options' parameters and the reset buttons."""
+    """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, MagCache's pair, LoRAs' hints,
+    IDLE, the places of options' parameters and the reset buttons."""
     texts = Texts(language)
     fields = form.fields_of(values)
     framing, unusable = framing_html(fields, context, texts, chosen)
     return [
-        quiet((*unusable, *problems_of(fields, context.shown(chosen))), PICTURE in fields, texts),
+        quiet((*unusable, *problems_of(fields, context.shown(chosen), context.loras)), PICTURE in fields, texts),
         framing,
         speed_update(fields, texts),
         plan_html(fields, context, texts, chosen),
         gr.update(value=published_pair(fields)),
+        lora_section.hints_html(fields, context, texts, chosen),
         *idle_updates(fields, texts),
         *form.places.updates(fields),
         *form.reset_updates(dict(zip(NAMES, values, strict=True)), texts, chosen),

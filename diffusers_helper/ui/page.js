@@ -55,7 +55,8 @@
     return chosen;
   }
 
-  // What this page wants to see of queue and history: find, state, count, waiting. An empty wish is none.
+  // What this page wants to see: of queue and history find, state, count, waiting; of the shelf shelf, lora, model. An
+  // empty wish is none.
   function wish(changes) {
     wishes = Object.fromEntries(Object.entries({...wishes, ...changes}).filter(([, value]) => value));
     seen = '';

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from ..words import Texts
+from .loras import LORAS, in_words
 
 
 def say(texts: Texts, key: str, **values: Any) -> str:
@@ -32,6 +33,8 @@ def field_value(name: str, value: Any, texts: Texts) -> str:
     """The value of a request's field as the form would call it."""
     if value is None or value == "":
         return texts("generate.size_choice_fit" if name == "size" else "restore.empty")
+    if name == LORAS:
+        return in_words(value) or texts("restore.empty")
     if isinstance(value, bool):
         return texts("generate.on" if value else "generate.off")
     choice = f"generate.{name}_choice_{value}"

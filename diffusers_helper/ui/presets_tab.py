@@ -18,13 +18,15 @@ from ..request.fields import PICTURE
 from ..words import Message, Texts
 from .app_context import AppContext
 from .form import NAMES, Form
+from .loras import LORAS
 from .page import CLICKS, COMMAND, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
 
 PROMPT = ("prompt", "negative_prompt")
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "settings": tuple(name for name in NAMES if name not in (PICTURE, "seed", *PROMPT)),
+    "settings": tuple(name for name in NAMES if name not in (PICTURE, "seed", LORAS, *PROMPT)),
     "prompt": PROMPT,
+    "loras": (LORAS,),
     "seed": ("seed",),
 }
 """What a preset may keep -> the fields of it."""
@@ -94,7 +96,9 @@ class Presets:
         kept = {field for part in parts for field in PARTS.get(part, ())}
         if not kept:
             raise UnusableInput(Message("presets.no_parts"))
-        fields = {field: value for field, value in self._form.fields_of(values).items() if field in kept}
+        shown = self._form.fields_of(values)
+        shown = self._form.settled(shown) if LORAS in kept else shown
+        fields = {field: value for field, value in shown.items() if field in kept}
         preset = self._store.save(name, fields, replace)
         inform(texts("presets.saved", name=preset.name))
         return self.listed(language), gr.update(value=False)

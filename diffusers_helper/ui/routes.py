@@ -1,4 +1,5 @@
-"""The page's own routes: what its live parts ask for each second, media of jobs, and two for who watches it.
+"""The page's own routes: what its live parts ask for each second, media of jobs, pictures of LoRAs, and two for who
+watches it.
 
 They stand before Gradio's and behind the same guards. Files are named by job, never by path, and lie in the output
 folder; whatever the jobs say.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio.to_thread
+import numpy as np
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -29,7 +31,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
-from ..media.pictures import media_type
+from ..media.pictures import media_type, open_picture
 from ..media.places import lies_in
 from ..media.stills import middle_still
 from ..request.output import OUTPUTS
@@ -41,6 +43,7 @@ from .pace import ASK_AGAIN, SERVER_TIME, Pace
 
 NO_STORE = {"Cache-Control": "no-store"}
 REVALIDATED = {"Cache-Control": "private, no-cache"}
+KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
 
 REFRESH_SECONDS = 5.0
 """How old an answer may be while no job changes: free memory and the like change without one."""
@@ -52,6 +55,7 @@ PAGE_NAME_CHARACTERS = 40
 READ_AT_ONCE_BYTES = 2**21
 
 POSTER_PIXELS = 640
+LORA_PICTURE_PIXELS, LARGEST_PICTURE_BYTES = 192, 50_000_000
 
 RESULTS = {f"video{made.suffix}": made.media_type for made in OUTPUTS.values()}
 """What the result of a job is called here, by its suffix, and its type."""
@@ -65,6 +69,7 @@ def own_routes(context: AppContext) -> list[BaseRoute]:
     return [
         Route("/live", live.answer),
         Route("/media/{job_id:int}/{name}", media.answer),
+        Route("/media/lora/{key}.jpg", LoraPictures(context).answer),
         Route("/healthz", alive),
         Route("/readyz", health.answer),
     ]
@@ -122,8 +127,8 @@ class LiveAnswers:
         return Response(found.zipped, headers={**headers, "Content-Encoding": "gzip"})
 
     def _key(self) -> tuple[int, int, int]:
-        queue, likenesses = self._context.queue, self._context.likenesses
-        return queue.steady_version + likenesses.found, queue.version, int(time.monotonic() / REFRESH_SECONDS)
+        queue, found = self._context.queue, self._context.likenesses.found + self._context.loras.version
+        return queue.steady_version + found, queue.version, int(time.monotonic() / REFRESH_SECONDS)
 
     def _fresh(self, language: str, wish: Wish) -> _Rendered:
         with self._rendering:
@@ -208,10 +213,7 @@ class Media:
         known = _unless_known(Response(headers=headers), request)
         if known.status_code == 304:
             return known
-        picture, content = Image.fromarray(middle_still(path)), io.BytesIO()
-        picture.thumbnail((POSTER_PIXELS, POSTER_PIXELS))
-        picture.save(content, "JPEG", quality=85)
-        return Response(content.getvalue(), media_type="image/jpeg", headers=headers)
+        return Response(_as_jpeg(middle_still(path), POSTER_PIXELS), media_type="image/jpeg", headers=headers)
 
     def _picture(self, path: Path, request: Request) -> Response:
         """Read at once, since a preview is replaced while it is asked for."""
@@ -227,6 +229,38 @@ class Media:
 def _usual_suffix(path: Path) -> str:
     """That of a result; of another file one that it does not have."""
     return path.suffix if f"video{path.suffix}" in RESULTS else next(iter(OUTPUTS.values())).suffix
+
+
+class LoraPictures:
+    """Pictures that lie beside LoRAs, small. They are asked for by keys that the shelf's list has, never by a path."""
+
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
+        self._one = anyio.CapacityLimiter(1)
+        """A large picture takes a hundred MB while it is decoded."""
+
+    async def answer(self, request: Request) -> Response:
+        """The picture, which stays what it is: another one has another key."""
+        key = request.path_params["key"]
+        try:
+            content = await anyio.to_thread.run_sync(self._small, key, limiter=self._one)
+        except (FramePackError, OSError):
+            return JSONResponse({"detail": "there is no such picture"}, 404, headers=NO_STORE)
+        return Response(content, media_type="image/jpeg", headers=KEPT)
+
+    def _small(self, key: str) -> bytes:
+        found = self._context.loras.picture(key)
+        if found is None or found.size > LARGEST_PICTURE_BYTES:
+            raise UnusableInput("there is no such picture")
+        return _as_jpeg(open_picture(found.path), LORA_PICTURE_PIXELS)
+
+
+def _as_jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """The picture, its longer side at most so many pixels."""
+    picture, content = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((side, side))
+    picture.save(content, "JPEG", quality=85)
+    return content.getvalue()
 
 
 class HeldFile(FileResponse):

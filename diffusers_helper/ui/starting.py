@@ -102,7 +102,7 @@ class Starting:
         """Queue a job for the checkpoint of that name."""
         texts = Texts(language)
         try:
-            job = self._context.queue.add(self._form.request_of(values), self._context.source(chosen))
+            job = self._context.queue.add(self._form.request_of(values, chosen), self._context.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts)
         return _until_begun(job, _where(job, self._context, texts)), NOTHING_WRONG
@@ -111,7 +111,9 @@ class Starting:
         """Queue two jobs, with and without a step cache."""
         texts = Texts(language)
         try:
-            one, other = self._context.queue.add_twins(self._form.request_of(values), self._context.source(chosen))
+            one, other = self._context.queue.add_twins(
+                self._form.request_of(values, chosen), self._context.source(chosen)
+            )
         except REFUSED as error:
             return "", insisting(error, texts)
         caches = (cache_in_words(job.request.flat(), texts) for job in (one, other))
@@ -129,9 +131,7 @@ class Starting:
         if queue.job(editing).state != "queued":
             raise InvalidCommand(Message("queue.too_late", job=editing))
         try:
-            kept = {"loras": queue.job(editing).request.loras}  # the form has no place for them
-            request = self._form.request_of(values).model_copy(update=kept)
-            job = queue.edit(editing, request, self._context.source(chosen))
+            job = queue.edit(editing, self._form.request_of(values, chosen), self._context.source(chosen))
         except REFUSED as error:
             return "", insisting(error, texts), gr.skip()
         return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0

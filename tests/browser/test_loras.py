@@ -19,9 +19,10 @@ SHARES = shares(Profile().betas(3))
 def test_files_that_came_later_are_ticked_weighed_and_averaged(serve: Serve, visit: Visit, tmp_path: Path) -> None:
     page = visit(serve(models_dir=str(tmp_path)))
     folder = tmp_path / "lora"
+    page.get_by_role("tab", name="Average LoRAs").click()
+    page.locator("#average-shares", has_text=str(folder)).wait_for()
     folder.mkdir()
     write(folder, {f"style-{epoch:06}": lora(epoch) for epoch in (10, 15, 20)})
-    page.get_by_role("tab", name="Average LoRAs").click()
     page.locator("#average-files label", has_text="style-000010").wait_for()
     page.get_by_role("button", name="15–25: β 0.8").click()
     bars = page.locator("#average-shares li")

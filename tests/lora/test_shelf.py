@@ -97,3 +97,19 @@ def test_a_file_elsewhere_is_found_where_it_was_named(tmp_path: Path) -> None:
     put(tmp_path / "lora" / "style.safetensors", "a")
     on_it = Shelf(tmp_path / "lora", [tmp_path / "lora" / "style.safetensors"])
     assert not on_it.is_outside(tmp_path / "lora" / "style.safetensors")
+
+
+def test_what_is_hidden_or_half_written_is_not_on_it(tmp_path: Path) -> None:
+    for name in (".a.safetensors", ".1_abc.part.safetensors", ".hidden/b.safetensors", "sub/.c.safetensors"):
+        put(tmp_path / name)
+    put(tmp_path / "seen.safetensors")
+    assert tuple(Shelf(tmp_path).files()) == ("seen.safetensors",)
+
+
+def test_a_hash_is_known_once_it_was_asked_for(tmp_path: Path) -> None:
+    shelf, file = Shelf(tmp_path), put(tmp_path / "style.safetensors")
+    assert shelf.known_sha256(file) == ""
+    shelf.sha256(file)
+    assert shelf.known_sha256(file) == hash_of("a")
+    put(file, "changed")
+    assert shelf.known_sha256(file) == ""

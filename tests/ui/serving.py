@@ -58,8 +58,8 @@ class Served:
 
 
 def settings_for(output_dir: Path, **flags: Any) -> PageSettings:
-    """The settings of the page as these flags give them, in this folder."""
-    flags = {"output_dir": str(output_dir), "offline": "1", **flags}
+    """The settings of the page as these flags give them, in this folder and beside it."""
+    flags = {"output_dir": str(output_dir), "models_dir": str(output_dir.parent / "models"), "offline": "1", **flags}
     return resolve_page(flags, environment={}, file=output_dir / "none.json")
 
 

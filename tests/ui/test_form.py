@@ -35,12 +35,14 @@ from diffusers_helper.words import LANGUAGES, Texts
 from ..jobs_support import make_picture
 from ..media.test_pictures import png_of_size
 from .serving import make_context, settings_for
+from .shelves import EMPTY_LORA, put_on_shelf
 from .stage import Stage, make_stage
 
 OTHER: dict[str, Any] = {
     "picture": "/pictures/a.png",
     "prompt": "a <b>wave</b>\n{{x}} ${y}",
     "seconds": 7.25,
+    "loras": ({"name": "style.safetensors", "sha256": hashlib.sha256(EMPTY_LORA).hexdigest(), "weight": 0.8},),
     "kind": "framepack",
     "size": "64x64",
     "seed": SEED_MAX,
@@ -89,7 +91,9 @@ WORDS = ("reason", "found", "most", "side", "choices")
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return make_stage(tmp_path_factory.mktemp("stage"))
+    folder = tmp_path_factory.mktemp("stage")
+    put_on_shelf(folder, "style.safetensors")
+    return make_stage(folder)
 
 
 def values(form: Form, **changes: Any) -> list[Any]:
@@ -101,7 +105,7 @@ def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
     assert set(NAMES) == {"picture", *fields(Recipe)} - of_other_kinds
     assert set(OTHER) == set(NAMES)
     advanced = [name for group in ADVANCED.values() for name in group]
-    assert sorted(advanced) == sorted(set(NAMES) - {"picture", "prompt", "seconds"})
+    assert sorted(advanced) == sorted(set(NAMES) - {"picture", "prompt", "seconds", "loras", "lora_mode"})
 
 
 def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:

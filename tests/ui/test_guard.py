@@ -17,7 +17,7 @@ from .serving import Served, serving, settings_for
 
 LOGIN = "someone:secret word"
 EVERYTHING = (
-    "/config", "/live?language=en", "/media/1/video.mp4", "/media/1/thumb.png",
+    "/config", "/live?language=en", "/media/1/video.mp4", "/media/1/thumb.png", "/media/lora/0.jpg",
     "/gradio_api/info", "/gradio_api/openapi.json", "/gradio_api/app_id", "/gradio_api/user",
     "/gradio_api/queue/status", "/gradio_api/queue/data?session_hash=x", "/gradio_api/heartbeat/x",
     "/gradio_api/file=/etc/passwd", "/gradio_api/upload_progress?upload_id=x", "/gradio_api/call/list/x",

@@ -18,7 +18,7 @@ from .test_fragments_queue import Seen
 
 OF_OTHERS = set(OF_OPTION) - {"auto_strength", "mp4_crf", "mp4_pixels"}
 """The parameters of options that are not the usual ones."""
-EVERYTHING = ["settings", "prompt", "seed"]
+EVERYTHING = ["settings", "prompt", "seed", "loras"]
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_a_preset_is_a_round_trip_of_the_form(stage: Stage, presets: Presets) ->
     [
         (["prompt"], {"prompt", "negative_prompt"}),
         (["seed"], {"seed"}),
-        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed", *OF_OTHERS}),
+        (["settings"], set(NAMES) - {"picture", "prompt", "negative_prompt", "seed", "loras", *OF_OTHERS}),
+        (["loras"], {"loras"}),
     ],
 )
 def test_a_preset_keeps_what_was_ticked(stage: Stage, presets: Presets, parts: list[str], fields: set[str]) -> None:

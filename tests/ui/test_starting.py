@@ -93,14 +93,6 @@ def test_saving_changes_the_job_that_is_edited(stage: Stage, starting: Starting)
     assert len(stage.queue.jobs()) == 1
 
 
-def test_saving_keeps_the_loras_of_the_job(stage: Stage, starting: Starting) -> None:
-    """The form has no place for them."""
-    job = stage.add(loras=[{"name": "style", "sha256": "a" * 64, "weight": 0.5}])
-    starting.save(job.id, "en", "scripted", *stage.values(picture=picture_of(stage, job.id), prompt="x"))
-    assert stage.queue.job(job.id).request.prompt == "x"
-    assert stage.queue.job(job.id).request.loras == job.request.loras != ()
-
-
 def test_what_cannot_be_saved_stays_in_the_mode(stage: Stage, starting: Starting) -> None:
     job = stage.add()
     said, refused, editing = starting.save(

@@ -1,0 +1,156 @@
+"""LoRAs on the Generate tab: what is chosen, what is to know of it, and below that the shelf to choose from.
+
+What is chosen is shown by the page's script (shelf.js), from the form's hidden component and into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..errors import InvalidRequest
+from ..lora.label import Label
+from ..lora.said import Said
+from ..lora.watch import Meant
+from ..request import Recipe
+from ..request.fields import fields as flat_fields
+from ..words import Message, Texts
+from .app_context import AppContext
+from .form import Form, changes
+from .loras import LORAS, Chosen, label_of
+from .page import FORWARD_CLICKS, PRIVATE, Act, Page, live
+from .phrases import number, say
+
+MODE = "lora_mode"
+CHOSEN = "<ul data-chosen></ul>"
+CHANGED = "document.addEventListener('framepack-loras', () => trigger('click'));"
+"""The script has changed what is chosen."""
+TAKEN = ("steps", "distilled_guidance")
+"""The fields that a file may say what they should be."""
+EVERY_TIME: Mapping[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
+
+
+def build(page: Page, form: Form) -> gr.HTML:
+    """The section; returns where it stands what is to know of the chosen ones."""
+    with gr.Column(elem_id="loras-place"):
+        with gr.Column(elem_id=LORAS):
+            chosen = gr.HTML(CHOSEN, js_on_load=CHANGED, min_height=0)
+        hints = gr.HTML(elem_id="lora-hints", js_on_load=FORWARD_CLICKS, min_height=0)
+        kept = form.place(LORAS, visible="hidden")
+    with page.t(gr.Accordion, "generate.lora_shelf", open=False, elem_id="lora-shelf"):
+        find = page.t(gr.Textbox, "generate.lora_find", max_lines=1, elem_id="lora-find")
+        live("shelf", elem_id="lora-list")
+        form.place_with_reset(MODE)
+    chosen.click(None, None, kept, js="() => framepack.chosenLoras()", **EVERY_TIME)
+    gr.on(changes([kept]), None, kept, None, js="text => framepack.loras(text)", **EVERY_TIME)
+    find.change(None, find, None, js="lora => framepack.wish({lora})", **EVERY_TIME)
+    told = [form.checkpoint.change, page.spoken.change]
+    gr.on(told, None, form.checkpoint, None, js="model => framepack.wish({model})", **EVERY_TIME)
+    return hints
+
+
+def connect(page: Page, form: Form, hints: gr.HTML) -> None:
+    """What a click on a hint does, once all fields are placed."""
+
+    def take(prompt: str, event: gr.EventData) -> list[Any]:
+        return taken(page.context, prompt, event)
+
+    hints.click(take, form["prompt"], [form[name] for name in ("prompt", *TAKEN)], **EVERY_TIME)
+
+
+def taken(context: AppContext, prompt: str, event: gr.EventData) -> list[Any]:
+    """For prompt and TAKEN: what a click on a hint sets."""
+    act, skip = Act.of(event), gr.skip()
+    file = context.loras.named(act.value)
+    if file is None or file.label is None:
+        return [skip, skip, skip]
+    said = file.label.said
+    if act.name == "lora_words":
+        return [", ".join(filter(None, (prompt.strip(), *said.trigger_words))), skip, skip]
+    wishes = usable_wishes(said)
+    return [skip, *(wishes.get(name, skip) for name in TAKEN)]
+
+
+def usable_wishes(said: Said) -> dict[str, Any]:
+    """What a file says of fields, where a request takes it."""
+    found: dict[str, Any] = {}
+    for name, value in said.wishes.items():
+        given = int(value) if flat_fields(Recipe)[name].info.annotation is int and value.is_integer() else value
+        try:
+            Recipe.parse({name: given})
+        except InvalidRequest:
+            continue
+        found[name] = given
+    return found
+
+
+def hints_html(fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None) -> str:
+    """What is to know of the chosen LoRAs, and can be done at one click. What files say is a stranger's text."""
+    checkpoint = context.shown(chosen)
+    name = checkpoint.name if checkpoint else ""
+    return "".join(hint for lora in fields.get(LORAS, ()) for hint in _hints(lora, fields, context, name, texts))
+
+
+def _hints(
+    lora: Chosen, fields: Mapping[str, Any], context: AppContext, checkpoint: str, texts: Texts
+) -> Iterator[str]:
+    watch, name = context.loras, lora["name"]
+    meant = watch.meant(name, lora["sha256"])
+    if meant is None:
+        yield _line(say(texts, "shelf.looking", name=name))
+    if isinstance(meant, Meant) and meant.name != name:
+        yield _line(escape(texts.said(Message("lora.moved", name=name, found=meant.name))))
+    label = label_of(lora, watch)
+    if label is None:
+        return
+    if label.foreign:
+        yield _line(say(texts, "shelf.foreign", name=name, model=label.base), "warns")
+    elif told := partly(label, checkpoint, texts):
+        yield _line(f"{escape(name)}: {told}")
+    yield from _of_said(meant.name if isinstance(meant, Meant) else name, label.said, fields, texts)
+
+
+def _of_said(name: str, said: Said, fields: Mapping[str, Any], texts: Texts) -> Iterator[str]:
+    """Trigger words that the prompt lacks, settings that the form has otherwise, and what it has no place for."""
+    words = ", ".join(said.trigger_words)
+    if words and not all(word.casefold() in str(fields["prompt"]).casefold() for word in said.trigger_words):
+        told = say(texts, "shelf.trigger_words", name=name, words=words)
+        yield _line(told, act=_act("lora_words", name, texts("shelf.add_words")))
+    wishes = {field: value for field, value in usable_wishes(said).items() if fields[field] != value}
+    if wishes:
+        told = say(texts, "shelf.settings_differ", name=name, settings=_settings(wishes, texts))
+        yield _line(told, "warns", _act("lora_settings", name, texts("shelf.use_settings")))
+    if said.one_frame:
+        indices = ", ".join(f"{key.removeprefix('fp_1f_')} {value}" for key, value in said.one_frame.items())
+        yield _line(say(texts, "shelf.one_frame", name=name, indices=indices))
+
+
+def _settings(wishes: Mapping[str, Any], texts: Texts) -> str:
+    return ", ".join(f"{texts(f'generate.{field}')} {number(value)}" for field, value in wishes.items())
+
+
+def partly(label: Label, checkpoint: str, texts: Texts) -> str:
+    """How much of a file has an effect, where that is not all; HTML."""
+    fit = label.fits.get(checkpoint)
+    if fit is None or fit.problem or fit.matched == label.keys:
+        return ""
+    return say(texts, "shelf.partly", matched=fit.matched, all=label.keys)
+
+
+def unfit(label: Label, checkpoint: str) -> Message | None:
+    """Why a file cannot be used with a checkpoint."""
+    fit = label.fits.get(checkpoint)
+    return fit.problem if fit else None
+
+
+def _line(words: str, kind: str = "", act: str = "") -> str:
+    return f'<p class="l-hint {kind}"><span>{words}</span>{act}</p>'
+
+
+def _act(act: str, name: str, words: str) -> str:
+    return (
+        f'<button type="button" class="q-button" data-act="{act}" data-value="{escape(name)}">{escape(words)}</button>'
+    )
