@@ -22,7 +22,7 @@ from .asking import ask
 from .jobs_support import make_picture
 from .parity.engine import PackEngine
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 class BesideEngine(PackEngine):

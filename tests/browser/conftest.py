@@ -17,7 +17,7 @@ from diffusers_helper.ui.app_context import AppContext
 from tests.ui.serving import Served, a_port, serving
 
 EMPTY, LOCALE = "about:blank", "en-GB"
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--headless",

@@ -75,7 +75,7 @@ def test_changes_that_come_too_late_start_as_a_new_job(place: Served, hold: Hold
     edit(page, job.id)
     prompt(page).fill("as I wanted it")
     place.queue.unpause()
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     place.queue.pause()
     page.locator("#editing-mode").get_by_text("has begun meanwhile").wait_for()
     assert not page.locator("#save").is_visible()
