@@ -358,7 +358,7 @@ case "${1:-page}" in
         shift
         make_ready test
         cd "$home"
-        exec "$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+        exec "$python" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
         ;;
     page | auto | pocket | standard | 16gb | low-ram | quality | tensorrt | share | -*)
         preset=auto

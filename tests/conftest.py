@@ -27,18 +27,26 @@ settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Sums depend on how they are split, so the number of threads does not depend on the machine. There is one for each
-# process, since `start.sh test` runs two beside each other; programs that a test starts inherit it.
+# process, since `start.sh test` runs several beside each other; programs that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the program does: threads that wait sleep, and decoding is quicker.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 LONGEST = ROOT / "tests" / "vae" / "test_compiled.py"
+MOST_WORKERS = 8
+"""Each takes up to 2 GB, and more would wait for the longest file."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: a third of the time, a worker waits for a browser or for a program that it has started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked ``gpu`` where there is none, and those marked ``slow`` unless asked for.
 
-    The longest file comes first: near the end, one of two processes would have nothing to do meanwhile.
+    The longest file comes first: near the end, the other processes would have nothing to do meanwhile.
     """
     items.sort(key=lambda item: item.path != LONGEST)
     for item in items:

@@ -49,7 +49,8 @@ from diffusers_helper.request import Request
 from diffusers_helper.request.output import Video
 
 SIZE = 64
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+"""Of a machine that is busy with other things; whoever waits for a condition goes on as soon as it is so."""
 
 
 def make_picture(folder: Path, colour: str = "teal") -> Path:

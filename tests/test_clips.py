@@ -19,9 +19,10 @@ from diffusers_helper.media.video import probe, read_frames
 from diffusers_helper.memory.costs import Beside
 
 from .asking import ask
+from .jobs_support import make_picture
 from .parity.engine import PackEngine
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 class BesideEngine(PackEngine):
@@ -56,7 +57,7 @@ class BesideEngine(PackEngine):
         self.beside = "writing"
 
 
-@pytest.fixture(params=["framepack", "f1"])
+@pytest.fixture(scope="module", params=["framepack", "f1"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -83,10 +84,11 @@ def finished(events: Iterator[Event], folder: Path) -> np.ndarray:
     return read_frames(folder / "video.mp4")
 
 
-@pytest.fixture
-def plain(picture: Path, kind: str, tmp_path: Path) -> np.ndarray:
+@pytest.fixture(scope="module")
+def plain(kind: str, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The frames of a run that makes one thing after the other."""
-    return finished(run_of(kind, engine(kind, "nothing"), picture, tmp_path / "plain"), tmp_path / "plain")
+    folder = tmp_path_factory.mktemp("plain")
+    return finished(run_of(kind, engine(kind, "nothing"), make_picture(folder), folder), folder)
 
 
 @pytest.mark.parametrize("beside", get_args(Beside))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from diffusers_helper.memory.units import GB
 from diffusers_helper.models import attention, load
 from diffusers_helper.models.load import Compute
 
+from . import program
 from .memory.support import as_if_on
 
 
@@ -45,9 +45,9 @@ def _fix(report: Report, name: str) -> str:
     return fix
 
 
-def test_the_command_prints_json_and_succeeds() -> None:
-    command = [sys.executable, "-m", "diffusers_helper", "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_the_command_prints_json_and_succeeds(tmp_path: Path) -> None:
+    done = program.run(tmp_path, "doctor", "--json")
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "device", "ram", "output_dir", "models_dir", "optional_packages", "attention"} <= set(report)

@@ -26,6 +26,7 @@ from diffusers_helper.media.video import probe, read_frames
 from diffusers_helper.request import Request
 
 from .asking import ask
+from .jobs_support import make_picture
 from .parity.engine import PackEngine
 
 KINDS = {"framepack": "run_i2v", "f1": "run_f1"}
@@ -55,16 +56,15 @@ def assert_same(actual: tuple[np.ndarray, Tensor], expected: tuple[np.ndarray, T
     assert np.array_equal(actual[0], expected[0])
 
 
-@pytest.fixture(params=["framepack", "f1"])
+@pytest.fixture(scope="module", params=["framepack", "f1"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def unbroken(tmp_path: Path, picture: Path, kind: str) -> tuple[np.ndarray, Tensor]:
-    folder = tmp_path / "unbroken"
-    folder.mkdir()
-    assert isinstance(list(begin(folder, picture, kind))[-1], Finished)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, kind: str) -> tuple[np.ndarray, Tensor]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert isinstance(list(begin(folder, make_picture(folder), kind))[-1], Finished)
     return outcome(folder)
 
 

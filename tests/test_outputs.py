@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from diffusers_helper.request.output import Frames, Mp4, Webm
 from diffusers_helper.words import Texts
 
 from .asking import ask
+from .jobs_support import make_picture
 from .media.test_formats import frames_of
 from .parity.engine import PackEngine
 
@@ -63,6 +66,12 @@ def made(events: Iterator[Event]) -> list[np.ndarray]:
     return frames_of(result)
 
 
+def copied(folder: str, output_dir: Path, other: Path) -> Path:
+    """The work folder in a copy of the output folder, as a program that is killed now would leave it."""
+    shutil.copytree(output_dir, other)
+    return other / Path(folder).relative_to(output_dir)
+
+
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
     return len(one) == len(other) == FRAMES and all(map(np.array_equal, one, other))
 
@@ -70,37 +79,57 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", FILES)
 def test_broken_off_in_any_section_it_has_the_same_frames(tmp_path: Path, picture: Path, kind: str, file: str) -> None:
-    request = ask(picture, kind=kind, **FILES[file])
-    whole = made(begun(request, tmp_path / "whole"))
-    for cut in (1, 2, 3):
-        events = begun(request, tmp_path / f"cut{cut}")
-        started = next(events)
-        assert isinstance(started, Started)
-        for event in events:
-            if isinstance(event, SectionDone) and event.section == cut:
-                break
-        events.close()  # type: ignore[attr-defined]
-        assert same(made(resume(Path(started.folder), engine(request))), whole), cut
+    request, broken = ask(picture, kind=kind, **FILES[file]), list[Path]()
+
+    def broken_off_meanwhile() -> Iterator[Event]:
+        for event in begun(request, tmp_path / "whole"):
+            if isinstance(event, Started):
+                folder = event.folder
+            elif isinstance(event, SectionDone):
+                broken.append(copied(folder, tmp_path / "whole" / "outputs", tmp_path / f"cut{event.section}"))
+            yield event
+
+    whole = made(broken_off_meanwhile())
+    assert len(broken) == 3
+    for cut in broken:
+        assert same(made(resume(cut, engine(request))), whole), cut
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut off", "empty of frames"])
-@pytest.mark.parametrize("lost", ["master_000.mp4", "master_001.mp4", "master_002.mp4", "segment_001.mp4"])
-def test_a_master_that_is_lost_is_made_again(tmp_path: Path, picture: Path, lost: str, damage: str) -> None:
-    request = ask(picture, output="frames")
-    whole = made(begun(request, tmp_path / "whole"))
-    events = begun(request, tmp_path / "broken")
+@dataclass(frozen=True)
+class Broken:
+    """A run broken off after its last section, and the frames of one that was not."""
+
+    request: Request
+    folder: str
+    output_dir: Path
+    whole: list[np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    home = tmp_path_factory.mktemp("broken")
+    request = ask(make_picture(home), output="frames")
+    whole = made(begun(request, home / "whole"))
+    events = begun(request, home / "broken")
     started = next(events)
     assert isinstance(started, Started)
     for event in events:
         if isinstance(event, SectionDone) and event.section == 3:
             break
     events.close()  # type: ignore[attr-defined]
-    file = Path(started.folder) / lost
+    return Broken(request, started.folder, home / "broken" / "outputs", whole)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off", "empty of frames"])
+@pytest.mark.parametrize("lost", ["master_000.mp4", "master_001.mp4", "master_002.mp4", "segment_001.mp4"])
+def test_a_master_that_is_lost_is_made_again(tmp_path: Path, broken: Broken, lost: str, damage: str) -> None:
+    folder = copied(broken.folder, broken.output_dir, tmp_path / "outputs")
+    file = folder / lost
     content = file.read_bytes()
     file.unlink() if damage == "gone" else file.write_bytes(
         content[: len(content) // 2] if damage == "cut off" else b"x"
     )
-    assert same(made(resume(Path(started.folder), engine(request))), whole)
+    assert same(made(resume(folder, engine(broken.request))), broken.whole)
 
 
 def test_without_loss_means_the_frames_that_were_made(tmp_path: Path, picture: Path) -> None:

@@ -144,7 +144,7 @@ def test_test_installs_the_test_tools_and_passes_words_on(forgotten: Installatio
     forgotten.wheel("pytest", "1.0", "import os, sys; print(os.getcwd(), sys.argv[1:])")
     done = forgotten.start("test", "-k", "one or two", cwd=forgotten.tools)
     assert done.returncode == 0, done.stderr
-    words = ["--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-k", "one or two"]
+    words = ["--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-k", "one or two"]
     assert done.stdout.strip() == f"{forgotten.home} {words}"
     assert forgotten.start("hello").stderr == "", "the tests' installation serves the program as well"
 

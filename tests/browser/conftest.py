@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from diffusers_helper.ui.app import build_page, launch_options
 from diffusers_helper.ui.app_context import AppContext
 from tests.ui.serving import Served, a_port, serving
 
-EMPTY, LOCALE = "about:blank", "en-GB"
-PATIENCE_MS = 20_000
+EMPTY, LOCALE, VIEWPORT = "about:blank", "en-GB", {"width": 1280, "height": 720}
+CHANGED_LATER = {"viewport", "permissions"}
+"""What a page that is there already can be given."""
+PATIENCE_MS = 60_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--headless",
@@ -51,7 +53,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="package")
 def usual_page(browser: Any) -> Iterator[Any]:
     """The page of most visits, one after the other: it fetches and compiles files once."""
-    context = browser.new_context(locale=LOCALE)
+    context = browser.new_context(locale=LOCALE, viewport=VIEWPORT)
     yield context.new_page()
     context.close()
 
@@ -86,18 +88,20 @@ def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
 def visit(browser: Any, usual_page: Any) -> Iterator[Visit]:
     """``visit(place)`` opens the page in a browser that knows nothing of it, and waits until it can be used.
 
-    With ``own``, or options as those of Playwright's contexts, it is a page of its own; where the clock or the page's
-    scripts are changed it must be. A visitor must see no error of the page's own scripts and send nothing to anywhere
-    else.
+    ``options`` are those of Playwright's contexts. With ``own``, or options that cannot be changed later, it is a page
+    of its own; where the clock is changed it must be. So it is with a ``script``, which runs before the page's. A
+    visitor must see no error of the page's own scripts and send nothing to anywhere else.
     """
     with ExitStack() as stack:
         faults: list[str] = []
 
-        def open_page(place: Served, ready: str = "#start", own: bool = False, **options: Any) -> Any:
-            if own or options or usual_page.url != EMPTY:
+        def open_page(place: Served, ready: str = "#start", own: bool = False, script: str = "", **options: Any) -> Any:
+            if own or script or options.keys() - CHANGED_LATER or usual_page.url != EMPTY:
                 page = stack.enter_context(browser.new_context(**{"locale": LOCALE, **options})).new_page()
+                if script:
+                    page.add_init_script(script)
             else:
-                page = stack.enter_context(forgotten(usual_page, place.address))
+                page = stack.enter_context(forgotten(usual_page, place.address, **options))
             page.context.set_default_timeout(PATIENCE_MS)
             stack.enter_context(heard(page, "pageerror", lambda error: faults.append(str(error))))
             stack.enter_context(heard(page, "request", partial(note_foreign, place.address, faults)))
@@ -110,11 +114,16 @@ def visit(browser: Any, usual_page: Any) -> Iterator[Visit]:
 
 
 @contextmanager
-def forgotten(page: Any, address: str) -> Iterator[Any]:
+def forgotten(
+    page: Any, address: str, viewport: Mapping[str, int] = VIEWPORT, permissions: Sequence[str] = ()
+) -> Iterator[Any]:
     """The page, which knows nothing of ``address`` but the files that it has fetched, and is empty afterwards."""
     page.context.clear_cookies()
     page.goto(f"{address}/healthz")
     page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    page.set_viewport_size(viewport)
+    if permissions:
+        page.context.grant_permissions(list(permissions))
     yield page
     for other in page.context.pages:
         if other != page:

@@ -75,7 +75,7 @@ def test_changes_that_come_too_late_start_as_a_new_job(place: Served, hold: Hold
     edit(page, job.id)
     prompt(page).fill("as I wanted it")
     place.queue.unpause()
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     place.queue.pause()
     page.locator("#editing-mode").get_by_text("has begun meanwhile").wait_for()
     assert not page.locator("#save").is_visible()
@@ -319,9 +319,7 @@ window.Notification = class { constructor(title, options) { told.push(options.bo
 def test_a_finished_video_is_told_as_this_browser_wishes(
     place: Served, hold: Hold, visit: Visit, tmp_path: Path
 ) -> None:
-    page = visit(place, own=True)
-    page.add_init_script(STAND_INS)
-    page.reload()
+    page = visit(place, script=STAND_INS)
     page.locator("#advanced > button").click()
     for wish in ("play a sound", "show a notification"):
         page.locator("#when-done").get_by_text(wish).click()

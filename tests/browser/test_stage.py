@@ -34,7 +34,7 @@ def test_start_and_the_preview_are_in_sight_together(serve: Serve, visit: Visit,
     page = visit(serve(hold), viewport={"width": 1440, "height": 900})
     page.locator("#advanced button").first.click()
     ask_for(page, make_picture(tmp_path))
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     page.locator("[data-shot=preview]").wait_for()
     page.locator("#said", has_text="Job 1 starts now.").wait_for(state="hidden")
     start, screen, preview = boxes(page, "#start", ".screen", "[data-shot=preview]")
@@ -54,7 +54,7 @@ def test_on_a_phone_start_stays_in_sight_and_leads_to_the_stage(
     (start,) = boxes(page, "#start")
     assert start["y"] + start["height"] <= 844
     ask_for(page, make_picture(tmp_path))
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     page.locator("[data-shot=preview]").wait_for()
     page.wait_for_function("() => document.querySelector('.screen').getBoundingClientRect().bottom <= innerHeight")
 
@@ -65,7 +65,7 @@ def test_who_wants_no_motion_sees_a_still_preview(serve: Serve, visit: Visit, tm
         page = visit(place, reduced_motion=motion)
         if running:
             ask_for(page, make_picture(tmp_path))
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         page.locator("[data-shot=preview] img").wait_for()
         assert page.evaluate("() => document.querySelector('.film').getAnimations({subtree: true}).length") == running
 

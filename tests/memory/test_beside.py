@@ -157,7 +157,7 @@ def test_who_runs_out_of_memory_waits_for_the_clip(engine: Load) -> None:
     cleared = threading.Event()
     decoding = threading.Thread(target=decode)
     decoding.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     clear = made.residency.clear
 
     def watched() -> None:

@@ -100,7 +100,7 @@ def test_a_program_stops_a_job_and_says_what_it_keeps(served: Served, client: Cl
     hold = Hold(at_step(2, 1))
     served.executor.after = hold
     job = served.queue.add(make_request(picture, seconds=3.6, kind="f1"))
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     assert client.predict(job.id, keep, api_name="/cancel")["stop"] == keep
     hold.go.set()
     assert ended(served.queue, job.id).state == "cancelled"
@@ -119,7 +119,7 @@ def test_each_job_has_its_own_result_for_all_who_ask_at_once(served: Served, cli
     for section in (1, 2):
         served.executor.after = hold = Hold(at_step(section + 1, 1))
         jobs.append(served.queue.add(make_request(picture, seconds=3.6, kind="f1")).id)
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         served.queue.cancel(jobs[-1], "now")
         hold.go.set()
         ended(served.queue, jobs[-1])

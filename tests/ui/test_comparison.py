@@ -203,7 +203,7 @@ def test_nobody_waits_for_a_likeness(tmp_path: Path) -> None:
 
     def slow(one: Path, other: Path) -> Likeness:
         asked.append((one.name, other.name))
-        assert go.wait(20)
+        assert go.wait(60)
         if one == other:
             raise RuntimeError("a bug")
         return Likeness(30.0, 0.9)

@@ -23,6 +23,7 @@ from diffusers_helper.ui.server import PageServer
 
 from ..conftest import ROOT
 from ..jobs_support import wait_until
+from ..program import PAGE, Program
 from .serving import a_port
 
 START_SECONDS = 60
@@ -138,11 +139,10 @@ def test_what_cannot_be_used_is_said_and_ends_with_two(
 
 def test_a_second_program_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     queue = JobQueue(tmp_path)
-    command = [sys.executable, str(ROOT / "demo_gradio.py"), "--output-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    second = Program(PAGE, ("--output-dir", str(tmp_path)), ROOT, os.environ)
+    assert second.wait(START_SECONDS) == 2
     queue.close()
-    assert done.returncode == 2
-    assert f"Another FramePack works on {tmp_path}" in done.stderr
+    assert f"Another FramePack works on {tmp_path}" in second.errors()
 
 
 def test_help_lists_every_flag_without_gradio() -> None:

@@ -72,7 +72,7 @@ def test_a_running_job_is_said_to_run(served: Served, tmp_path: Path) -> None:
     hold = Hold(at_step(1, 1))
     served.executor.after = hold
     job = served.queue.add(make_request(make_picture(tmp_path), kind="f1"))
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     wait_until(lambda: get(served, "/live?language=en").json()["running"], "the page to say so")
     hold.go.set()
     ended(served.queue, job.id)
@@ -188,7 +188,7 @@ def test_the_preview_of_a_running_job_is_served(served: Served, tmp_path: Path) 
     hold = Hold(at_step(2, 2))
     served.executor.after = hold
     job = served.queue.add(make_request(make_picture(tmp_path), kind="f1"))
-    assert hold.reached.wait(20)
+    assert hold.reached.wait(60)
     assert get(served, f"/media/{job.id}/preview.png").headers["content-type"] == "image/png"
     assert get(served, f"/media/{job.id}/video.mp4").status_code == 200, "the video so far"
     hold.go.set()
