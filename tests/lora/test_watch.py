@@ -153,6 +153,26 @@ def test_a_content_means_its_file_wherever_it_lies(watched: Watched) -> None:
     assert "No LoRA with the content of gone.safetensors" in str(vanished)
 
 
+def test_no_more_is_read_than_until_a_content_is_found(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("diffusers_helper.lora.shelf.sha256_of", noted)
+    for name in "abcde":
+        watched.put(f"{name}.safetensors")
+    building.musubi_framepack().write(watched.folder, "style.safetensors")
+    watched.shows(lambda files: len(files) == 6)
+    content = sha256(watched.folder / "style.safetensors")
+    assert watched.watch.wait(lambda: watched.watch.meant("style.safetensors", content) is not None, 20)
+    wait_until(lambda: not watched.watch._to_hash)
+    assert read == ["style.safetensors"]
+    assert watched.meant("style.safetensors", "0" * 64)
+    assert sorted(read) == [f"{name}.safetensors" for name in (*"abcde", "style")]
+
+
 def test_nobody_waits_for_a_hash(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
 
