@@ -282,10 +282,11 @@ def test_the_strategy_that_is_asked_for_is_the_one_that_fills(
                 asked.append((self.called, preserved_bytes))
 
         monkeypatch.setitem(models_weights.FILLINGS, name, Told)  # type: ignore[arg-type]
-    for strategy in ("Rotate", "keepuntilfull"):
-        with installed(checkpoint, folder, lora_vram_strategy=strategy, merged_limit="1kb") as loaded:
+    for strategy, least in (("Rotate", "6"), ("keepuntilfull", "12")):
+        given = {"lora_vram_strategy": strategy, "merged_limit": "1kb", "least_preserved_gb": least}
+        with installed(checkpoint, folder, **given) as loaded:
             run(ask(picture, folder, STYLE, lora_mode="merged", preserved_memory_gb=9.0), loaded, tmp_path)
-    assert asked == [("Rotate", 9 * 10**9), ("KeepUntilFull", 9 * 10**9)]
+    assert asked == [("Rotate", 9 * 10**9), ("KeepUntilFull", 12 * 10**9)], "the larger of both"
     assert not list((folder.parent / "merged").glob("*.safetensors"))
 
 
