@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.lora.dialects import written_names
+from diffusers_helper.lora.header import Header, not_read
 from diffusers_helper.lora.shelf import Shelf
 from diffusers_helper.lora.watch import LOOK_SECONDS, Meant, OnShelf, Watch
 from diffusers_helper.words import Message
@@ -115,6 +117,18 @@ def test_a_bad_file_is_there_with_its_reason_and_spoils_no_other(watched: Watche
     watched.shows(lambda files: all(each.label for each in files if each.name == "half.safetensors"))
 
 
+def test_a_file_that_was_locked_is_read_once_it_is_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(path: Path) -> Header:
+        raise not_read(path, PermissionError(errno.EACCES, "it is in use"))
+
+    watched.put("a.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("diffusers_helper.lora.watch.read_header", locked)
+        (found,) = watched.shows(len)
+        assert "it is in use" in str(found.problem)
+    watched.shows(lambda files: files[0].label)
+
+
 def test_the_picture_beside_a_file_is_found_and_none_from_elsewhere(watched: Watched, tmp_path: Path) -> None:
     for name in ("with", "linked", "without"):
         watched.put(f"sub/{name}.safetensors")
@@ -188,4 +202,4 @@ def test_nobody_waits_for_a_hash(watched: Watched, monkeypatch: pytest.MonkeyPat
     before = watched.watch.version
     held.set()
     assert watched.watch.wait(lambda: watched.watch.meant("a.safetensors") is not None, 20)
-    assert watched.watch.version > before
+    wait_until(lambda: watched.watch.version > before, "the news of it")
