@@ -175,7 +175,8 @@ class Engine:
             return
         self._loras.check_numbers(loras)
         self.residency.release_transformer()
-        yield from self._loras.merge(loras, int(request.preserved_memory_gb * GB))
+        preserved = max(self.planner.constraints.preserved_bytes, int(request.preserved_memory_gb * GB))
+        yield from self._loras.merge(loras, preserved)
 
     def prepare(self, request: Request, height: int, width: int) -> MemoryPlan:
         """Plan the memory of a video, for frames of this size, and let its LoRAs act, and no others; it merges those to

@@ -120,7 +120,7 @@ class Loras:
         if not request.loras:
             return Chosen()
         opened = open_loras(request.loras, self._shapes, self._shelf)
-        changing = next((each.name for each in request.loras if each.weight_at_end is not None), None)
+        changing = next((each.name for each in request.loras if each.changes), None)
         if request.lora_mode == "merged":
             if changing is not None:
                 raise UnusableLora(Message("lora.changes", name=changing))
@@ -128,7 +128,7 @@ class Loras:
         if request.lora_mode == "auto" and changing is None:
             return Chosen(opened, self._why_merged(opened))
         if refusal := self._why_not_beside(opened):
-            raise refusal
+            raise UnusableLora(Message("lora.changes_nowhere", name=changing)) if changing is not None else refusal
         return Chosen(opened)
 
     def _why_merged(self, opened: Sequence[Opened]) -> Message | None:
@@ -182,7 +182,7 @@ class Loras:
 
     def turn_to(self, section: SectionPlan) -> None:
         """What is attached gets the weights of this section; nothing is read for it."""
-        if any(each.asked.weight_at_end is not None for each in self._attached):
+        if any(each.asked.changes for each in self._attached):
             self._attach_at(section.place)
 
     def _attach_at(self, place: float) -> None:

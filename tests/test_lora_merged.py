@@ -169,16 +169,20 @@ def test_compiled_blocks_take_them_merged_without_being_compiled_again(
     assert counters["stats"]["unique_graphs"] == graphs
     with pytest.raises(UnusableLora, match="--lora-mode"):
         made.check(ask(picture, folder, STYLE, lora_mode="beside"))
+    with pytest.raises(UnusableLora, match="Give it one weight, start without --compile"):
+        made.check(changing(ask(picture, folder, STYLE)))
     assert torch.equal(run(ask(picture, folder), made, tmp_path)[0], plain)
+
+
+def changing(request: Request, weight_at_end: float = 0.0) -> Request:
+    """The same with a LoRA that goes from its weight to another one."""
+    given = request.model_dump(mode="json")
+    return Request.from_data({**given, "loras": [{**given["loras"][0], "weight_at_end": weight_at_end}]})
 
 
 def test_weights_that_change_are_never_merged(
     made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path
 ) -> None:
-    def changing(mode: str) -> Request:
-        given = ask(picture, folder, STYLE, lora_mode=mode).model_dump(mode="json")
-        return Request.from_data({**given, "loras": [{**given["loras"][0], "weight_at_end": 0.0}]})
-
     put(
         folder / STYLE[0],
         {
@@ -187,9 +191,10 @@ def test_weights_that_change_are_never_merged(
         },
     )
     with pytest.raises(UnusableLora, match="changes from section to section"):
-        made.check(changing("merged"))
+        made.check(changing(ask(picture, folder, STYLE, lora_mode="merged")))
+    made.check(changing(ask(picture, folder, STYLE, lora_mode="merged"), STYLE[1]))
     assert merging(run(ask(picture, folder, STYLE), made, tmp_path)[1]), "much work"
-    assert not merging(run(changing("auto"), made, tmp_path)[1])
+    assert not merging(run(changing(ask(picture, folder, STYLE)), made, tmp_path)[1])
 
 
 def test_much_work_beside_is_merged_unless_asked_otherwise(
@@ -277,10 +282,11 @@ def test_the_strategy_that_is_asked_for_is_the_one_that_fills(
                 asked.append((self.called, preserved_bytes))
 
         monkeypatch.setitem(models_weights.FILLINGS, name, Told)  # type: ignore[arg-type]
-    for strategy in ("Rotate", "keepuntilfull"):
-        with installed(checkpoint, folder, lora_vram_strategy=strategy, merged_limit="1kb") as loaded:
+    for strategy, least in (("Rotate", "6"), ("keepuntilfull", "12")):
+        given = {"lora_vram_strategy": strategy, "merged_limit": "1kb", "least_preserved_gb": least}
+        with installed(checkpoint, folder, **given) as loaded:
             run(ask(picture, folder, STYLE, lora_mode="merged", preserved_memory_gb=9.0), loaded, tmp_path)
-    assert asked == [("Rotate", 9 * 10**9), ("KeepUntilFull", 9 * 10**9)]
+    assert asked == [("Rotate", 9 * 10**9), ("KeepUntilFull", 12 * 10**9)], "the larger of both"
     assert not list((folder.parent / "merged").glob("*.safetensors"))
 
 

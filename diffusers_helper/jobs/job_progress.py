@@ -248,7 +248,6 @@ def _begun(progress: JobProgress, event: Started) -> JobProgress:
         progress.to_go_on_with(),
         started=event,
         loading=False,
-        merging=None,
         section_done=None,
         discarded=False,
         seconds_left=progress.seconds_left,

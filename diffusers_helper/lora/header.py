@@ -71,18 +71,19 @@ def read_header(path: Path) -> Header:
         return _header(path, size, LENGTH_BYTES + length, content)
     except OSError as error:
         raise not_read(path, error) from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
         raise refused(path, recognised(path) or damaged(error)) from None
 
 
 def _header(path: Path, size: int, begins: int, content: Any) -> Header:
-    """Raises ValueError, TypeError, KeyError or AttributeError for what no header is."""
+    """Raises one of many errors for what no header is: anything may stand where a number or a list belongs."""
     entries = {key: entry for key, entry in content.items() if key != METADATA}
     end = begins + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     if end != size:
         raise ValueError(f"{size} bytes where {end} belong")
     tensors = {key: Stored(tuple(map(int, entry["shape"])), str(entry["dtype"])) for key, entry in entries.items()}
     metadata = {str(key): str(text) for key, text in (content.get(METADATA) or {}).items()}
+    "".join((*tensors, *metadata, *metadata.values())).encode()  # half a character is none, and no page can show it
     return Header(path, size, tensors, metadata)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +97,9 @@ def _one_frame(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _entries(content: Any) -> Iterator[tuple[str, Any]]:
     """Every key of every object within."""
-    pending = [content]
+    pending = deque([content])
     while pending:
-        each = pending.pop(0)
+        each = pending.popleft()
         if isinstance(each, dict):
             yield from each.items()
         if isinstance(each, dict | list):
@@ -119,8 +119,10 @@ def _settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _json(text: str) -> Any:
-    """What a text holds; None where it is no JSON."""
+    """What a text holds; None where it is no JSON, or where half a character is in it, which no page can show."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
+    return found

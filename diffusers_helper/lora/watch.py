@@ -155,7 +155,7 @@ class Watch:
             if content == sha256:
                 return Meant(called, sha256)
         unknown = [each.stamp.path for each in ordered if known[each.name] is None]
-        self._hash(unknown)
+        self._hash(unknown[:1])  # whoever still asks then, has the next one read
         return None if unknown else self.shelf.not_found(name, sha256, name in files)
 
     def _known(self, file: OnShelf) -> str | None:
@@ -195,14 +195,14 @@ class Watch:
         ]
 
     def _read_all(self, listed: list[OnShelf], checkpoints: Mapping[str, Names]) -> None:
-        """Labels are kept until a file or the checkpoints change."""
+        """Labels are kept until a file or the checkpoints change; what the system did not hand out is tried again."""
         if checkpoints != self._held_against:
             self._labels, self._held_against = {}, checkpoints
         known = {each.stamp: self._labels[each.stamp] for each in listed if each.stamp in self._labels}
         self._labels = known
         told = self._tell(listed)
         for each in listed:
-            if each.stamp not in known:
+            if each.stamp not in known or _was_withheld(known[each.stamp]):
                 known[each.stamp] = _read(each.stamp.path, checkpoints)
                 if self._clock() - told > TELL_SECONDS:
                     told = self._tell(listed)
@@ -258,6 +258,11 @@ def _stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return Stamp(path, found.st_size, found.st_mtime_ns)
+
+
+def _was_withheld(read: Read) -> bool:
+    """Whether it could not be read for a reason that leaves no trace on the file when it passes, as a lock does."""
+    return read[1] is not None and read[1].code == "lora.not_read"
 
 
 def _read(path: Path, checkpoints: Mapping[str, Names]) -> Read:

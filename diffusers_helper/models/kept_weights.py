@@ -67,14 +67,23 @@ class Keeping:
         require_space(folder, size)
 
     def _let_go(self, limit: int) -> None:
-        files = sorted(self.file.parent.glob("*.safetensors"), key=_last_use)
-        sizes = {file: file.stat().st_size for file in files}
-        while files and sum(sizes.values()) > limit:
-            oldest = files.pop(0)
-            log.info("%s goes: it was used last of all, and more than the limit would be kept", oldest)
+        """Another process may do the same meanwhile, and a file that a program has in use may not go."""
+        sizes = {file: size for file in self.file.parent.glob("*.safetensors") if (size := _size(file)) is not None}
+        for oldest in sorted(sizes, key=_last_use):
+            if sum(sizes.values()) <= limit:
+                return
             with suppress(OSError):
-                oldest.unlink()
-            del sizes[oldest]
+                oldest.unlink(missing_ok=True)
+                del sizes[oldest]
+                log.info("%s has gone: it was used last of all, and more than the limit would be kept", oldest)
+
+
+def _size(file: Path) -> int | None:
+    """None where it has gone."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def _last_use(file: Path) -> float:

@@ -49,6 +49,11 @@ class Lora(BaseModel):
         """Whether it ever does."""
         return bool(self.weight or self.weight_at_end)
 
+    @property
+    def changes(self) -> bool:
+        """Whether it acts otherwise in one section than in another."""
+        return self.weight_at_end is not None and self.weight_at_end != self.weight
+
     def weight_at(self, place: float) -> float:
         """That of a section, by its ``SectionPlan.place``."""
         return self.weight if self.weight_at_end is None else self.weight + (self.weight_at_end - self.weight) * place

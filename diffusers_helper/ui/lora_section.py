@@ -22,7 +22,7 @@ from .app_context import AppContext
 from .form import Form, changes
 from .loras import LORAS, Chosen, label_of
 from .page import FORWARD_CLICKS, PRIVATE, Act, Page, live
-from .phrases import number, say
+from .phrases import number, say, short
 
 MODE = "lora_mode"
 CHOSEN = "<ul data-chosen></ul>"
@@ -117,7 +117,7 @@ def _of_said(name: str, said: Said, fields: Mapping[str, Any], texts: Texts) -> 
     """Trigger words that the prompt lacks, settings that the form has otherwise, and what it has no place for."""
     words = ", ".join(said.trigger_words)
     if words and not all(word.casefold() in str(fields["prompt"]).casefold() for word in said.trigger_words):
-        told = say(texts, "shelf.trigger_words", name=name, words=words)
+        told = say(texts, "shelf.trigger_words", name=name, words=short(words))
         yield _line(told, act=_act("lora_words", name, texts("shelf.add_words")))
     wishes = {field: value for field, value in usable_wishes(said).items() if fields[field] != value}
     if wishes:
@@ -125,7 +125,7 @@ def _of_said(name: str, said: Said, fields: Mapping[str, Any], texts: Texts) -> 
         yield _line(told, "warns", _act("lora_settings", name, texts("shelf.use_settings")))
     if said.one_frame:
         indices = ", ".join(f"{key.removeprefix('fp_1f_')} {value}" for key, value in said.one_frame.items())
-        yield _line(say(texts, "shelf.one_frame", name=name, indices=indices))
+        yield _line(say(texts, "shelf.one_frame", name=name, indices=short(indices)))
 
 
 def _settings(wishes: Mapping[str, Any], texts: Texts) -> str:

@@ -8,10 +8,17 @@ from typing import Any
 from ..words import Texts
 from .loras import LORAS, in_words
 
+LONGEST_SAID = 400
+
 
 def say(texts: Texts, key: str, **values: Any) -> str:
     """A text, safe to stand in HTML."""
     return escape(texts(key, **values))
+
+
+def short(text: str) -> str:
+    """What a stranger's file says, as far as a page shows it."""
+    return text if len(text) <= LONGEST_SAID else f"{text[:LONGEST_SAID]}…"
 
 
 def number(value: Any) -> str:

@@ -11,10 +11,9 @@ from ..words import Message, Texts
 from .app_context import AppContext
 from .fragments_queue import Wish, more_of
 from .lora_section import partly, unfit
-from .phrases import say
+from .phrases import say, short
 
 KB, MB, GB = 1e3, 1e6, 1e9
-LONGEST_NOTES = 400
 
 
 def render(context: AppContext, texts: Texts, wish: Wish) -> str:
@@ -75,7 +74,7 @@ def _facts(file: OnShelf, texts: Texts) -> Iterator[str]:
     yield f"<span>{size(file.stamp.size)}</span>"
     if label := file.label:
         yield f"<span>{escape(', '.join(label.dialects))}</span>"
-        yield f"<span>{say(texts, 'shelf.made_for', model=label.base)}</span>" if label.base else ""
+        yield f"<span>{say(texts, 'shelf.made_for', model=short(label.base))}</span>" if label.base else ""
 
 
 def size(count: int) -> str:
@@ -92,9 +91,9 @@ def _about(label: Label, checkpoint: str, texts: Texts) -> Iterator[str]:
     elif told := partly(label, checkpoint, texts):
         yield f'<span class="l-line">{told}</span>'
     if said.title:
-        yield f'<span class="l-line l-title">{escape(said.title)}</span>'
+        yield f'<span class="l-line l-title">{escape(short(said.title))}</span>'
     if said.trigger_words:
-        yield f'<span class="l-line">{say(texts, "shelf.words", words=", ".join(said.trigger_words))}</span>'
+        yield f'<span class="l-line">{say(texts, "shelf.words", words=short(", ".join(said.trigger_words)))}</span>'
     if said.notes:
-        notes = said.notes if len(said.notes) <= LONGEST_NOTES else f"{said.notes[:LONGEST_NOTES]}…"
-        yield f'<span class="l-line l-notes" title="{escape(notes)}">{escape(notes)}</span>'
+        notes = escape(short(said.notes))
+        yield f'<span class="l-line l-notes" title="{notes}">{notes}</span>'

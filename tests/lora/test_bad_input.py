@@ -45,6 +45,15 @@ def test_a_pickle_is_not_read(tmp_path: Path, suffix: str) -> None:
 
 
 WHOLE = save({f"{KEY}.lora_down.weight": torch.ones(4, 8), f"{KEY}.lora_up.weight": torch.ones(8, 4)})
+
+
+def with_header(header: str) -> bytes:
+    """A file of one number."""
+    return struct.pack("<Q", len(header)) + header.encode() + bytes(4)
+
+
+ONE_NUMBER = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+NO_SAFETENSORS = "it is no safetensors file, or a part of it is missing"
 CONTENTS: dict[str, tuple[bytes, str]] = {
     "a zip": (b"PK\x03\x04" + bytes(100), "it is a pickle"),
     "an old pickle": (b"\x80\x02}q\x00.", "it is a pickle"),
@@ -55,12 +64,15 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "a text": (b"hello, this is a text of some length", "it is no safetensors file"),
     "a few bytes": (b"abc", "it is no safetensors file"),
     "an error": (b'{"error": "login required"}', "it is no safetensors file"),
-    "cut in the header": (WHOLE[:40], "it is no safetensors file, or a part of it is missing"),
-    "cut in the tensors": (WHOLE[:-8], "it is no safetensors file, or a part of it is missing"),
-    "cut by a byte": (WHOLE[:-1], "it is no safetensors file, or a part of it is missing"),
-    "one byte more": (WHOLE + b"\0", "it is no safetensors file, or a part of it is missing"),
+    "cut in the header": (WHOLE[:40], NO_SAFETENSORS),
+    "cut in the tensors": (WHOLE[:-8], NO_SAFETENSORS),
+    "cut by a byte": (WHOLE[:-1], NO_SAFETENSORS),
+    "one byte more": (WHOLE + b"\0", NO_SAFETENSORS),
     "a large header": (struct.pack("<Q", 2**40) + WHOLE[8:], "it is no safetensors file"),
     "deep JSON": (struct.pack("<Q", 10**5) + b"[" * 10**5, "it is no safetensors file"),
+    "no places": (with_header('{"a":{"dtype":"F32","shape":[1],"data_offsets":[]}}'), NO_SAFETENSORS),
+    "a place without end": (with_header('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,1e999]}}'), NO_SAFETENSORS),
+    "half a character": (with_header(f'{{"__metadata__":{{"b":"\\ud800"}},"a":{ONE_NUMBER}}}'), NO_SAFETENSORS),
     "no header": (struct.pack("<Q", 2) + b"{}", "of its 0 tensors none names a layer"),
 }
 

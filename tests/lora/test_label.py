@@ -93,6 +93,12 @@ def test_a_lora_of_flux_is_foreign(tmp_path: Path) -> None:
     assert (found.base, found.foreign) == ("FLUX", True)
 
 
+def test_tags_that_are_no_text_are_left_out() -> None:
+    tags = '{"folder": {"a\\ud800": 3, "b": 2}}'
+    assert said_in({"ss_tag_frequency": tags}).trigger_words == ()
+    assert said_in({"ss_tag_frequency": tags.replace("\\ud800", "")}).trigger_words == ("a", "b")
+
+
 @pytest.mark.parametrize("name", [name for name in CONTENTS if name != "no header"])
 def test_a_broken_file_has_the_reason_that_its_reading_has(tmp_path: Path, name: str) -> None:
     content, words = CONTENTS[name]

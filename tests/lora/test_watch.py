@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_helper.lora.dialects import written_names
+from diffusers_helper.lora.header import Header, not_read
 from diffusers_helper.lora.shelf import Shelf
 from diffusers_helper.lora.watch import LOOK_SECONDS, Meant, OnShelf, Watch
 from diffusers_helper.words import Message
@@ -115,6 +117,18 @@ def test_a_bad_file_is_there_with_its_reason_and_spoils_no_other(watched: Watche
     watched.shows(lambda files: all(each.label for each in files if each.name == "half.safetensors"))
 
 
+def test_a_file_that_was_locked_is_read_once_it_is_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(path: Path) -> Header:
+        raise not_read(path, PermissionError(errno.EACCES, "it is in use"))
+
+    watched.put("a.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("diffusers_helper.lora.watch.read_header", locked)
+        (found,) = watched.shows(len)
+        assert "it is in use" in str(found.problem)
+    watched.shows(lambda files: files[0].label)
+
+
 def test_the_picture_beside_a_file_is_found_and_none_from_elsewhere(watched: Watched, tmp_path: Path) -> None:
     for name in ("with", "linked", "without"):
         watched.put(f"sub/{name}.safetensors")
@@ -153,6 +167,26 @@ def test_a_content_means_its_file_wherever_it_lies(watched: Watched) -> None:
     assert "No LoRA with the content of gone.safetensors" in str(vanished)
 
 
+def test_no_more_is_read_than_until_a_content_is_found(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("diffusers_helper.lora.shelf.sha256_of", noted)
+    for name in "abcde":
+        watched.put(f"{name}.safetensors")
+    building.musubi_framepack().write(watched.folder, "style.safetensors")
+    watched.shows(lambda files: len(files) == 6)
+    content = sha256(watched.folder / "style.safetensors")
+    assert watched.watch.wait(lambda: watched.watch.meant("style.safetensors", content) is not None, 20)
+    wait_until(lambda: not watched.watch._to_hash)
+    assert read == ["style.safetensors"]
+    assert watched.meant("style.safetensors", "0" * 64)
+    assert sorted(read) == [f"{name}.safetensors" for name in (*"abcde", "style")]
+
+
 def test_nobody_waits_for_a_hash(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
 
@@ -168,4 +202,4 @@ def test_nobody_waits_for_a_hash(watched: Watched, monkeypatch: pytest.MonkeyPat
     before = watched.watch.version
     held.set()
     assert watched.watch.wait(lambda: watched.watch.meant("a.safetensors") is not None, 20)
-    assert watched.watch.version > before
+    wait_until(lambda: watched.watch.version > before, "the news of it")

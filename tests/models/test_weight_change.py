@@ -149,6 +149,25 @@ def test_each_change_has_a_file_of_its_own_and_the_oldest_goes(quick_checkpoint:
     assert sorted(file.name.split("-")[1] for file in folder.iterdir()) == ["2", "4"]
 
 
+def test_files_that_others_have_removed_or_have_in_use_are_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in enumerate(("used", "old", "new"), start=1):
+        (tmp_path / f"{name}.safetensors").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{name}.safetensors", (age, age))
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "elsewhere")
+    unlink = Path.unlink
+
+    def refuse(file: Path, missing_ok: bool = False) -> None:
+        if file.name == "used.safetensors":
+            raise PermissionError
+        unlink(file, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    kept_weights.Keeping(tmp_path / "next.safetensors", limit_bytes=300).make_room(100)
+    assert sorted(file.stem for file in tmp_path.iterdir()) == ["gone", "new", "used"]
+
+
 def test_a_damaged_file_is_made_again(quick_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = weights_of(quick_checkpoint, "as_is", tmp_path)
     transformer = weights.load()

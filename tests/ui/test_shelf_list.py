@@ -12,6 +12,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from diffusers_helper.ui.fragments_queue import STEP, Wish
+from diffusers_helper.ui.lora_section import hints_html
+from diffusers_helper.ui.loras import LORAS
 from diffusers_helper.ui.routes import LORA_PICTURE_PIXELS, LiveAnswers, own_routes
 from diffusers_helper.ui.shelf_list import render, size
 from diffusers_helper.words import LANGUAGES, Texts
@@ -75,6 +77,20 @@ def test_names_and_words_of_strangers_are_text(stage: Stage) -> None:
     assert list(boxes(seen)) == [name]
     assert seen.all("img") == []
     assert seen.text.count(HOSTILE) == 4
+
+
+def test_what_a_file_says_is_shown_only_as_far_as_a_page_can_take_it(stage: Stage) -> None:
+    long = "x" * 100_000
+    keys = ("modelspec.title", "modelspec.description", "modelspec.trigger_phrase", "base_model")
+    put_on_shelf(stage.folder, "a.safetensors", Built(building.peft().tensors, metadata=dict.fromkeys(keys, long)))
+    looked(stage.context.loras)
+    chosen = {"prompt": "", LORAS: ({"name": "a.safetensors", "sha256": "", "weight": 1.0},)}
+    for html in (
+        render(stage.context, Texts("en"), Wish(**WISH)),
+        hints_html(chosen, stage.context, Texts("en"), "small"),
+    ):
+        assert "xxx…" in html
+        assert len(html) < 5000
 
 
 def test_words_are_looked_for_in_names_and_notes_and_more_are_shown_when_asked(stage: Stage) -> None:
