@@ -154,6 +154,8 @@ def notices(request: Request, plan: VideoPlan, checkpoint: Checkpoint, prompt_to
         yield Message("notice.prompt_cut", tokens=prompt_tokens_cut)
     if request.rope_scaling_factor > USUAL_ROPE_FACTOR:
         yield Message("notice.rope_scaling", usual=USUAL_ROPE_FACTOR, chosen=request.rope_scaling_factor)
+    if len(plan.sections) == 1 and (changing := next((lora.name for lora in request.loras if lora.changes), None)):
+        yield Message("lora.one_section", name=changing)
     if request.latent_window != TRAINED_WINDOW:
         yield Message("notice.latent_window", trained=TRAINED_WINDOW, chosen=request.latent_window)
     if request.step_cache:

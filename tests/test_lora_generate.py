@@ -308,6 +308,16 @@ def test_weights_go_from_section_to_section_without_reading_anything(
         assert not torch.equal(found, expected)
 
 
+def test_two_weights_in_one_section_are_told(
+    made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path
+) -> None:
+    put(folder / "style.safetensors", tensors(checkpoint, only="ff"))
+    given = ask(picture, folder, ("style.safetensors", 1.0)).model_dump(mode="json")
+    changing = Request.from_data({**given, "loras": [{**given["loras"][0], "weight_at_end": 0.5}]})
+    _, events = run(changing, made, tmp_path)
+    assert any("keeps the first weight" in event.message for event in events if isinstance(event, Notice))
+
+
 def latents(request: Request, loaded: Engine, place: Path) -> torch.Tensor:
     """[1, C, T, H, W] of the whole video."""
     file = place / "latents.safetensors"

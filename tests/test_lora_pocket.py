@@ -40,7 +40,14 @@ def last_frames(engine: Engine, folder: Path, photograph: Path, *weights: float,
     """The last second of a video, with the LoRA at each of these weights."""
     sha256 = Shelf(folder / "lora").sha256(folder / "lora" / FILE.name)
     loras = [{"name": FILE.name, "sha256": sha256, "weight": weight} for weight in weights]
-    asked = {"prompt": "the camera pans left", "kind": "f1", "seconds": 1.2, "steps": 4, "size": "128x128", "step_cache": "off"}
+    asked = {
+        "prompt": "the camera pans left",
+        "kind": "f1",
+        "seconds": 1.2,
+        "steps": 4,
+        "size": "128x128",
+        "step_cache": "off",
+    }
     request = Request.parse({"picture": str(photograph), **asked, "loras": loras, "lora_mode": mode})
     *_, last = generate(request, engine, folder)
     assert isinstance(last, Finished), last

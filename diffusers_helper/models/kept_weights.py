@@ -172,7 +172,10 @@ def _through_file(
             filling.home.clear()
             yield number / len(slots)
         writing.result()
-    return {**(_from_file(keeping.file, slots) or {}), **filling.there}
+    kept = _from_file(keeping.file, slots)
+    if kept is None:  # another process has removed it meanwhile
+        raise OutputFailed(Message("files.not_written", file=str(keeping.file), reason=Message("weights.gone")))
+    return {**kept, **filling.there}
 
 
 def _in_memory(

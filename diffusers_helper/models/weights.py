@@ -149,7 +149,8 @@ class TransformerWeights:
             return None
         content = self.checkpoint.fingerprint() + (f"-{change.content}" if change else "")
         folder = changed_folder(self.models_dir) if change else quantised_folder(self.models_dir)
-        kind = (content, self._codes or "as_is", self.compute.transformer_dtype)
+        as_is = "as_is_table" if self.plan.modulation_table else "as_is"
+        kind = (content, self._codes or as_is, self.compute.transformer_dtype)
         return Keeping(kept_file(folder, *kind), self.changed_limit_bytes if change else None)
 
 

@@ -134,7 +134,7 @@ def test_each_change_has_a_file_of_its_own_and_the_oldest_goes(quick_checkpoint:
     transformer, folder = weights.load(), tmp_path / "merged"
     for age, factor in enumerate((2.0, 3.0), start=1):
         finished(weights.change(transformer, Scale(LINEAR, factor)))
-        (newest,) = folder.glob(f"*-{factor:g}-as_is-float32-*.safetensors")
+        (newest,) = folder.glob(f"*-{factor:g}-as_is_table-float32-*.safetensors")
         os.utime(newest, (age, age))
     assert not (tmp_path / "quantised").exists()
     size = newest.stat().st_size
@@ -203,6 +203,16 @@ def test_a_change_that_is_broken_off_leaves_nothing_on_the_disk(quick_checkpoint
     assert not list((tmp_path / "merged").iterdir())
     finished(weights.change(transformer, None))
     assert same(content(transformer), plain)
+
+
+def test_a_file_that_another_process_removes_at_once_is_made_in_memory(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = weights_of(quick_checkpoint, "int8", tmp_path)
+    expected = content(weights.load())
+    shutil.rmtree(tmp_path / "quantised")
+    monkeypatch.setattr(kept_weights, "_from_file", lambda *_: None)
+    assert same(content(weights.load()), expected)
 
 
 def test_made_weights_are_mapped_not_held(
