@@ -31,6 +31,8 @@ MOST_KEYS_TOLD = 3
 MOST_BESIDE, MOST_WORK_BESIDE = 4, 0.25
 """LoRAs beside the linears, and their work as a share of what these compute; what is more is merged by itself. How many
 counts too, since each reads and writes the tokens once more, whatever its rank is."""
+MOST_BYTES_BESIDE = 10**9
+"""Of factors on a GPU that is too small for all blocks, which they do not leave with their blocks."""
 NOTHING = ""
 """The content of the weights that nothing is merged into."""
 
@@ -136,8 +138,12 @@ class Loras:
         if self._why_not_beside(opened):
             return Message("lora.no_place")
         loras = [each.lora for each in Chosen(tuple(opened)).acting]
-        much = len(loras) > MOST_BESIDE or work_beside(loras, self._shapes) > MOST_WORK_BESIDE
-        return Message("lora.much_work") if much else None
+        if len(loras) > MOST_BESIDE or work_beside(loras, self._shapes) > MOST_WORK_BESIDE:
+            return Message("lora.much_work")
+        if self._weights.plan.residency["transformer"] == "swapped":
+            size = bytes_beside(loras, self._dtype)
+            return Message("lora.much_memory", size=size) if size > MOST_BYTES_BESIDE else None
+        return None
 
     def _why_not_beside(self, opened: Sequence[Opened]) -> UnusableLora | None:
         if is_compiled(self._transformer):

@@ -213,6 +213,18 @@ def test_much_work_beside_is_merged_unless_asked_otherwise(
     assert difference(merged, beside) < 1e-5
 
 
+def test_what_takes_much_of_a_small_gpu_is_merged(
+    made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(each.nbytes for each in tensors(checkpoint).values())
+    with engine(checkpoint, folder, SWAPPED) as swapped:
+        for most, merged in ((size, False), (size - 1, True)):
+            monkeypatch.setattr("diffusers_helper.loras.MOST_BYTES_BESIDE", most)
+            _, events = run(ask(picture, folder, STYLE), swapped, tmp_path)
+            assert bool(merging(events)) == ("no room for all blocks" in said(events)) == merged
+    assert not merging(run(ask(picture, folder, STYLE), made, tmp_path)[1]), "no GPU, nothing is swapped"
+
+
 def test_broken_numbers_fail_the_job_alone(
     made: Engine, checkpoint: Checkpoint, folder: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ class Label:
         foreign: that this is a model whose LoRAs have no meaningful effect here.
         dialects: how it names its tensors.
         keys: how many tensors it has.
+        ranks: of its adapters of low rank, each once.
         fits: by the checkpoint's name.
     """
 
@@ -55,6 +56,7 @@ class Label:
     foreign: bool
     dialects: tuple[str, ...]
     keys: int
+    ranks: tuple[int, ...]
     fits: Mapping[str, Fit]
 
 
@@ -109,6 +111,7 @@ def label_of(header: Header, checkpoints: Mapping[str, Names]) -> Label:
         bool(foreign_model(header.tensors, header.metadata)),
         tuple(each.name for each in best.dialects),
         len(header.tensors),
+        _ranks(header.tensors, best),
         {name: Fit(held.matched, _problem(header, held)) for name, held in found.items()},
     )
 
@@ -135,6 +138,11 @@ def _held(header: Header, names: Names) -> _Held:
         if kind == LOW_RANK:
             held.pairs.setdefault(name, (layer, {}))[1][factor] = key
     return held
+
+
+def _ranks(tensors: Mapping[str, Stored], held: _Held) -> tuple[int, ...]:
+    down = (tensors[keys["down"]].matrix for _, keys in held.pairs.values() if "down" in keys)
+    return tuple(sorted({shape[0] for shape in down if shape}))
 
 
 def _problem(header: Header, held: _Held) -> Message | None:

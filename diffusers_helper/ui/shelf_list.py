@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from ..lora.label import Label
@@ -70,11 +70,16 @@ def _picture(file: OnShelf) -> str:
 
 
 def _facts(file: OnShelf, texts: Texts) -> Iterator[str]:
-    """Size, form and model."""
+    """Size, form, rank and model."""
     yield f"<span>{size(file.stamp.size)}</span>"
     if label := file.label:
         yield f"<span>{escape(', '.join(label.dialects))}</span>"
+        yield f"<span>{say(texts, 'shelf.rank', ranks=_range(label.ranks))}</span>" if label.ranks else ""
         yield f"<span>{say(texts, 'shelf.made_for', model=short(label.base))}</span>" if label.base else ""
+
+
+def _range(ranks: Sequence[int]) -> str:
+    return f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
 
 
 def size(count: int) -> str:
