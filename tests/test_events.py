@@ -68,7 +68,7 @@ def test_a_whole_number_is_a_number() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({}, "event: None is not known; known are started, plan"),
+        ({}, "event: None is not known; known are started, merging, plan"),
         ({"event": "leapt"}, "event: 'leapt' is not known"),
         ({"event": ["step"]}, r"event: \['step'\] is not known"),
         ({"event": "notice"}, "notice: message is missing"),

@@ -43,7 +43,7 @@ def build(page: Page, form: Form) -> gr.HTML:
     with page.t(gr.Accordion, "generate.lora_shelf", open=False, elem_id="lora-shelf"):
         find = page.t(gr.Textbox, "generate.lora_find", max_lines=1, elem_id="lora-find")
         live("shelf", elem_id="lora-list")
-        form.place_with_reset(MODE)
+        form.place_with_reset(MODE, elem_id=f"field-{MODE}")
     chosen.click(None, None, kept, js="() => framepack.chosenLoras()", **EVERY_TIME)
     gr.on(changes([kept]), None, kept, None, js="text => framepack.loras(text)", **EVERY_TIME)
     find.change(None, find, None, js="lora => framepack.wish({lora})", **EVERY_TIME)

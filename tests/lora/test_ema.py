@@ -150,7 +150,7 @@ def test_memory_is_that_of_a_few_tensors(tmp_path: Path, monkeypatch: pytest.Mon
     before = anonymous_bytes()
     average(files, tmp_path / "mean.safetensors", Profile(0.5))
     assert len(seen) == 24
-    assert max(seen) - before < files[0].stat().st_size / 2
+    assert max(seen) - before < files[0].stat().st_size, "one of eight would be held"
 
 
 def change(**tensors: Any) -> Callable[[Path], None]:
