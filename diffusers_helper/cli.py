@@ -10,17 +10,18 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from . import __version__, engines, lora_command, lora_ema, lora_flag, settings
+from . import __version__, engines, lora_command, lora_ema, lora_flag, one_frame_command, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
+from .recipe_flags import RENAMED, add_field, given_fields, request_names
 from .request import Recipe, Request
-from .request.fields import ALIASES, PICTURE, QUALITY_MODE, Field, asks_for_both, fields
+from .request.fields import PICTURE, asks_for_both, fields
 from .request.output import OUTPUTS, output_by_suffix
 from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
@@ -30,13 +31,7 @@ from .words import Message
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
-RENAMED = {PICTURE: "image", "mp4_crf": "crf"}
 FILES = (PICTURE, "request", "out", "save_latents", "resume")
-DECIDED_ELSEWHERE = {
-    "kind": " (default: what the checkpoint does best)",
-    "seconds": " (default: what the checkpoint asks for, else {default})",
-    "output": " (default: what the suffix of --out says, else {default})",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     usage = "%(prog)s --image PICTURE [--prompt PROMPT] [--seconds SECONDS] ..., and what --help lists"
     _add_generate(commands.add_parser("generate", help="make a video", usage=usage))
+    one_frame = commands.add_parser("one-frame", help="make a picture of some moments later, by one or more pictures")
+    one_frame_command.add_arguments(one_frame)
+    one_frame.set_defaults(run=_generate)
     doctor = commands.add_parser("doctor", help="what this machine has, and what to mend")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -100,7 +98,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     wishes.add_argument("--image", dest=PICTURE, help="path of the start picture")
     for field in fields(Recipe).values():
         if field.name != lora_flag.FIELD:
-            _add_field(wishes, field)
+            add_field(wishes, field)
         if field.name == "step_cache":
             words = "the same as --step-cache teacache, or off"
             wishes.add_argument("--teacache", action=argparse.BooleanOptionalAction, help=words)
@@ -117,39 +115,16 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
-    parser.set_defaults(run=_generate)
+    parser.set_defaults(run=_generate, asked=_request)
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", dest="pictures", nargs="+", required=True, help="paths of start pictures")
     parser.add_argument("--prompt", dest="prompts", nargs="+", default=[""], help="one for each, or one for all")
     for name in ("kind", "seconds", "steps", "seed", "size"):
-        _add_field(parser.add_argument_group("the videos"), fields(Recipe)[name])
+        add_field(parser.add_argument_group("the videos"), fields(Recipe)[name])
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=_calibrate)
-
-
-def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
-    """The flag of a flat value. Absent means the recipe's own default."""
-    flag, text = "--" + RENAMED.get(field.name, field.name).replace("_", "-"), field.info.description
-    if field.info.annotation is bool:
-        group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
-        return
-    default = "" if field.default in (None, "") else f" (default {field.default})"
-    if field.name in DECIDED_ELSEWHERE:
-        default = DECIDED_ELSEWHERE[field.name].format(default=field.default)
-    group.add_argument(
-        flag,
-        dest=field.name,
-        type=_type_of(field),
-        choices=field.names,
-        help=f"{text}{default}",
-    )
-
-
-def _type_of(field: Field) -> Callable[[str], int | float | str]:
-    numbers: Mapping[Any, Callable[[str], int | float]] = {int: int, float: float}
-    return str if field.names else numbers.get(field.info.annotation, str)
 
 
 def prepare(chosen: Settings) -> None:
@@ -181,7 +156,7 @@ def _generate(options: argparse.Namespace, chosen: Settings) -> int:
     if options.resume:
         _check_resume(options, chosen)
     options.shelf = lora_flag.take(options, chosen)
-    request = None if options.resume else _request(options)
+    request = None if options.resume else options.asked(options, chosen)
     _check_outputs(options, chosen, request)
     show: Show = JsonLines() if options.json else ProgressBars()
     with StopSignal() as stop, show, ExitStack() as loaded:
@@ -196,7 +171,7 @@ def _calibrate(options: argparse.Namespace, chosen: Settings) -> int:
     from .preparation import defaults, fit_pictures
 
     checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-    common = {**_given_fields(options), "step_cache": "magcache", "magcache_calibration": True}
+    common = {**given_fields(options), "step_cache": "magcache", "magcache_calibration": True}
     requests = [
         Request.parse({**common, PICTURE: picture, "prompt": prompt}, defaults(checkpoint))
         for picture, prompt in pairs(options.pictures, options.prompts)
@@ -242,13 +217,13 @@ def _begin(
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         from .preparation import defaults, fit_pictures
 
-        if not options.request:
+        if options.asked is _request and not options.request:
             request = Request.parse(_request_fields(options), defaults(checkpoint, chosen.sampling))
         pictures = fit_pictures(request, checkpoint)
         lora_flag.check(request, checkpoint, options.shelf, chosen)
     if words := checkpoint.about.sentences():
         show.event(Notice(message=words))
-    if asks_for_both(_given_fields(options)):
+    if asks_for_both(given_fields(options)):
         show.event(Notice.of(Message("step_cache.both")))
     from .engine import Engine
     from .generate import generate, resume
@@ -273,11 +248,11 @@ def _exit_code(show: Show, events: Events) -> int:
     return code
 
 
-def _request(options: argparse.Namespace) -> Request:
+def _request(options: argparse.Namespace, chosen: Settings) -> Request:
     """What is asked for, by flags or whole; a whole one is taken as it is, whatever the checkpoint does best."""
     if not options.request:
         return Request.parse(_request_fields(options))
-    if extra := [name for name in _request_names() if getattr(options, name, None) is not None]:
+    if extra := [name for name in request_names() if getattr(options, name, None) is not None]:
         raise InvalidRequest(f"--request says all of the video; leave out {', '.join(extra)}")
     try:
         text = sys.stdin.read() if str(options.request) == "-" else options.request.read_text(encoding="utf-8")
@@ -287,7 +262,7 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _request_fields(options: argparse.Namespace) -> Mapping[str, Any]:
-    given = _given_fields(options)
+    given = given_fields(options)
     if PICTURE not in given:
         raise InvalidRequest("--image: is missing; give the path of the start picture")
     return {**_output_by_name(options, given), **given, PICTURE: str(given[PICTURE])}
@@ -302,18 +277,9 @@ def _output_by_name(options: argparse.Namespace, given: Mapping[str, Any]) -> Ma
     return {"output": made.name} if made and "output" not in given and not any(of_others) else {}
 
 
-def _given_fields(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in _request_names() if (value := getattr(options, name, None)) is not None}
-
-
-def _request_names() -> list[str]:
-    """What the command line calls the parts of a request."""
-    return [PICTURE, *fields(Recipe), *ALIASES, QUALITY_MODE]
-
-
 def _check_resume(options: argparse.Namespace, chosen: Settings) -> None:
     """Refuse what would be ignored."""
-    names = (*_request_names(), "request", "out", "save_latents")
+    names = (*request_names(), "request", "out", "save_latents")
     extra = [name for name in names if getattr(options, name, None) is not None]
     extra += [name for name in ("checkpoint", "output_dir") if chosen.origin[name] == "flag"]
     if extra:

@@ -15,6 +15,7 @@ from ..lora.shelf import Shelf, shelf_folder
 from ..lora.watch import Watch
 from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..preparation import defaults
+from ..sections.kinds import KINDS
 from ..settings import PageSettings
 from ..words import Message
 from .fetching import Fetching
@@ -104,8 +105,9 @@ class AppContext:
 
 
 def kinds_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """The kinds it makes, the one it does best first; all where it is not known."""
-    return checkpoint.kinds if checkpoint else EVERY_KIND
+    """The kinds of video it makes, the one it does best first; all where it is not known."""
+    kinds = checkpoint.kinds if checkpoint else EVERY_KIND
+    return tuple(kind for kind in kinds if KINDS[kind].result == "video")
 
 
 def sizes_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:

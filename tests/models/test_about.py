@@ -116,7 +116,7 @@ def test_keys_of_later_versions_are_left_alone(copy: Path) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_large_ones_are_described_too(name: str) -> None:
     described = describe_large(name)
-    assert described.kinds == {"framepack": ("framepack",), "framepack-f1": ("f1",)}[name]
+    assert described.kinds == {"framepack": ("framepack", "one_frame"), "framepack-f1": ("f1",)}[name]
     assert described.about.examples
 
 

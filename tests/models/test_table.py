@@ -22,7 +22,7 @@ def copy(pocket: Path, tmp_path: Path) -> Path:
 def test_the_pocket_is_there_by_name_and_by_folder(pocket: Path, tmp_path: Path) -> None:
     by_name, by_folder = find_checkpoint("pocket", tmp_path), find_checkpoint(str(pocket), tmp_path)
     assert by_name.folders == by_folder.folders
-    assert set(by_name.kinds) == {"framepack", "f1"}
+    assert set(by_name.kinds) == {"framepack", "f1", "one_frame"}
     assert all(height % 16 == 0 and width % 16 == 0 for height, width in by_name.buckets)
     assert by_name.fingerprint() == by_folder.fingerprint()
 
@@ -122,7 +122,7 @@ def test_the_kinds_of_a_large_checkpoint_are_those_of_its_description(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...]
 ) -> None:
     _download("framepack", tmp_path)
-    assert find_checkpoint("framepack", tmp_path).kinds == ("framepack",)
+    assert find_checkpoint("framepack", tmp_path).kinds == ("framepack", "one_frame")
     monkeypatch.setattr(table, "describe_large", lambda _: Description.model_validate({"kinds": kinds}))
     assert find_checkpoint("framepack", tmp_path).kinds == kinds
 

@@ -50,7 +50,15 @@ def test_a_file_is_shown_with_what_is_known_of_it(stage: Stage) -> None:
     put_on_shelf(stage.folder, "people/a.safetensors", Built(building.musubi_framepack().tensors, metadata=said))
     seen = listed(stage)
     assert boxes(seen) == {"people/a.safetensors": True}
-    for words in ("A style", "Trigger words: wtrclr", "soft edges", "musubi FramePack", "for FramePack", "rank 4", "kB"):
+    for words in (
+        "A style",
+        "Trigger words: wtrclr",
+        "soft edges",
+        "musubi FramePack",
+        "for FramePack",
+        "rank 4",
+        "kB",
+    ):
         assert words in seen.text
 
 
