@@ -21,7 +21,7 @@ from .caches.step_cache import NOTHING_MEASURED
 from .encoders import Encoders
 from .lent_vae import LentVae
 from .lora.shelf import Shelf, shelf_folder
-from .loras import Loras
+from .loras import Chosen, Loras
 from .memory import vram
 from .memory.costs import Beside
 from .memory.degradation import Degradation, without_frames
@@ -170,7 +170,9 @@ class Engine:
             UnusableLora: see ``check``; and for NaN and infinite weights.
             OutOfMemory: neither RAM nor the disk has room for them.
         """
-        loras = self._loras.open(request)
+        yield from self._merge(self._loras.open(request), request)
+
+    def _merge(self, loras: Chosen, request: Request) -> Made[None]:
         if self._loras.is_merged(loras):
             return
         self._loras.check_numbers(loras)
@@ -188,8 +190,8 @@ class Engine:
         """
         vram.forget_peak(self._compute.device)
         self._measured = self.checkpoint.measured()
-        finished(self.merge(request))
         loras = self._loras.open(request)
+        finished(self._merge(loras, request))
         self._loras.keep(loras)
         plan = plan_video_memory(self.planner, request, height, width, self._measured, self._loras.bytes_of(loras))
         self._decoders = decoders(request.decoding, self.planner.constraints.chunk_size)

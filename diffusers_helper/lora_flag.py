@@ -6,10 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .names import shown
 from .request import Request
 from .settings import Settings, given_path
-from .words import Message
 
 if TYPE_CHECKING:
     from .lora.shelf import Shelf
@@ -75,13 +73,14 @@ def _file(text: str, shelf: Shelf) -> Path:
 
 
 def _lora(path: Path, weights: dict[str, float], shelf: Shelf) -> dict[str, Any]:
-    from .lora.file import open_lora, refused
+    from .lora.file import open_lora
+    from .lora.header import not_read
 
     open_lora(path)
     try:
         return {"name": shelf.name_of(path), "sha256": shelf.sha256(path), **weights}
     except OSError as error:
-        raise refused(path, Message("lora.not_read", reason=error.strerror or shown(error))) from None
+        raise not_read(path, error) from None
 
 
 def check(request: Request, checkpoint: Checkpoint, shelf: Shelf | None, chosen: Settings) -> None:

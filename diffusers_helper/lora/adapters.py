@@ -109,10 +109,9 @@ class Adapter(ABC):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LowRank(Adapter):
-    """LoRA: up [O, R] times down [R, I]."""
+class Pair(Adapter):
+    """What has two factors, up [O, R] and down [R, I]."""
 
-    kind = LOW_RANK
     down: Tensor
     up: Tensor
 
@@ -124,13 +123,23 @@ class LowRank(Adapter):
     def rank(self) -> int:
         return self.down.shape[0]
 
-    @property
-    def work(self) -> int:
-        return self.rank * sum(self.shape)
-
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """See Adapter; alpha / rank * up @ down (Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1)."""
         return self.scale * (self.up.float() @ self.down.float())
+
+    def _fits(self) -> bool:
+        return self.up.shape[1] == self.down.shape[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LowRank(Pair):
+    """LoRA: up times down, never multiplied out where the factors do."""
+
+    kind = LOW_RANK
+
+    @property
+    def work(self) -> int:
+        return self.rank * sum(self.shape)
 
     def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """See Adapter; by its factors, R (O + I) / (O I) of what the linear computes."""
@@ -148,12 +157,9 @@ class LowRank(Adapter):
         up, down = self.up.double(), self.down.double()
         return self.scale * math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
 
-    def _fits(self) -> bool:
-        return self.up.shape[1] == self.down.shape[0]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Dora(LowRank):
+class Dora(Pair):
     """DoRA: the changed weight, each of its rows brought to the length in ``magnitude`` [O] or [O, 1].
 
     Lengths over the rows only, as peft has them: over the columns a layer could not be cut by rows.
@@ -163,10 +169,6 @@ class Dora(LowRank):
     needs_weight = True
     magnitude: Tensor
 
-    @property
-    def work(self) -> int:
-        return self.shape[0] * self.shape[1]
-
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """See Adapter; Liu et al. 2024, https://arxiv.org/abs/2402.09353, equation 5, less the weight. Raises
         ValueError without the weight."""
@@ -175,12 +177,6 @@ class Dora(LowRank):
         changed = weight.float() + super().delta()
         lengths = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
         return changed * (self.magnitude.float().reshape(-1, 1) / lengths) - weight.float()
-
-    def outputs(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        return Adapter.outputs(self, x, weight)
-
-    def merge_into(self, changed: Tensor, strength: float, weight: Tensor) -> None:
-        Adapter.merge_into(self, changed, strength, weight)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         """See Adapter. The magnitude keeps its numbers: the whole weight is multiplied with it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..words import Message
-from .header import LENGTH_BYTES, Stored, damaged, not_read, once, recognised, refuse_others, refused, shown_key
+from .header import Stored, damaged, not_read, read_header, recognised, refuse_others, refused, shown_key
 
 __all__ = ["DTYPES", "LoraFile", "Stored", "open_lora", "refused", "shown_key"]
 
@@ -65,24 +64,15 @@ def open_lora(path: Path) -> LoraFile:
     try:
         refuse_others(path)
         opened = safe_open(path, "pt")
-        _refuse_duplicates(path)
-        size = path.stat().st_size
-        slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
     except OSError as error:
         raise not_read(path, error) from None
     except (SafetensorError, ValueError, RecursionError) as error:
         raise refused(path, recognised(path) or damaged(error)) from None
-    tensors = {key: Stored(tuple(each.get_shape()), str(each.get_dtype())) for key, each in slices.items()}
-    return LoraFile(path, size, tensors, opened.metadata() or {}, opened)
+    header = read_header(path)
+    return LoraFile(path, header.size, header.tensors, header.metadata, opened)
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """By its extremes, which NaN becomes too: much quicker than asking each number. Types of 8 bits have none."""
     extremes = torch.aminmax(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
     return all(math.isfinite(float(each)) for each in extremes)
-
-
-def _refuse_duplicates(path: Path) -> None:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        json.loads(stream.read(length), object_pairs_hook=lambda pairs: once(path, pairs))

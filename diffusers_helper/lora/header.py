@@ -94,7 +94,12 @@ def refused(path: Path, reason: Message) -> UnusableLora:
 
 def not_read(path: Path, error: OSError) -> UnusableLora:
     """The error for a file that the system does not hand out."""
-    return refused(path, Message("lora.not_read", reason=error.strerror or shown(error)))
+    return refused(path, why_not_read(error))
+
+
+def why_not_read(error: OSError) -> Message:
+    """What the system says."""
+    return Message("lora.not_read", reason=error.strerror or shown(error))
 
 
 def shown_key(key: str) -> str:
@@ -123,7 +128,7 @@ def recognised(path: Path) -> Message | None:
         with path.open("rb") as stream:
             begins = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
-        return Message("lora.not_read", reason=error.strerror or shown(error))
+        return why_not_read(error)
     return next((reason for sign, reason in FIRST_BYTES.items() if begins.startswith(sign)), None)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..words import Message
-from .adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank
+from .adapters import Adapter, Dense, Dora, LoHa, LoKr, LowRank, Pair
 from .dialects import DORA, FACTORS, LOW_RANK, OF_EACH, Dialect, split_key, written_names
 from .file import DTYPES, LoraFile, open_lora, refused, shown_key
 from .layers import Layer, LinearShapes, Part
@@ -220,7 +220,7 @@ def _whole(file: LoraFile, group: _Group, config: PeftConfig) -> Sketch:
         raise _ProblemError(Message("lora.incomplete", keys=_listed(file, group.keys))) from None
     if outline.shape != layer.shape:
         raise _ProblemError(layer.misfit(_listed(file, factors), outline.shape))
-    if isinstance(outline, LowRank) and alpha is None:
+    if isinstance(outline, Pair) and alpha is None:
         return replace(whole, alpha=config.alpha_of(layer.name, outline.rank))
     return whole
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UnusableLora
-from ..names import shown
 from ..words import Message
-from .header import read_header
+from .header import read_header, why_not_read
 from .label import Label, Names, label_of
 from .shelf import SUFFIX, Shelf
 
@@ -240,8 +239,8 @@ class Watch:
             try:
                 self.shelf.sha256(path)
             except OSError as error:
-                reason = Message("lora.not_read", reason=error.strerror or shown(error))
-                problem = Message("lora.of_file", name=self.shelf.name_of(path), reason=reason)
+                name = self.shelf.name_of(path)
+                problem = Message("lora.of_file", name=name, reason=why_not_read(error))
             with self._changed:
                 if problem and (stamp := _stamp(path)):
                     self._unreadable[stamp] = problem
