@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from bench.turns import in_own_process, turns
 from diffusers_helper.engine import Engine
 from diffusers_helper.events import Finished
@@ -40,9 +40,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
     report = _report(options, [{"way": way, **_in_own_process(way)} for way in turns(WAYS, options.repeats)])
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "beside.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "beside" if options.write else None)
 
 
 def _options() -> argparse.Namespace:

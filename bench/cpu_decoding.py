@@ -10,7 +10,6 @@ neighbour is a second such process. The ways take turns. Prints seconds per deco
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ import time
 
 import torch
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from diffusers_helper.models.load import choose_compute, load_parts
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.vae.codec import decode_clip
@@ -44,9 +43,7 @@ def main() -> None:
         sys.stdout.write(f"{_seconds_per_decode()}\n")
         return
     report = _report(options.repeats)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "cpu_decoding.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "cpu_decoding" if options.write else None)
 
 
 def _report(repeats: int) -> dict[str, object]:

@@ -13,9 +13,7 @@ number of it means anything.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from bench.machine import RESULTS, machine
+from bench.machine import machine, tell
 from diffusers_helper.memory.costs import Workload
 from diffusers_helper.memory.shortage import is_out_of_memory
 from diffusers_helper.models.sizes import FULL_SIZE
@@ -82,9 +80,7 @@ def main() -> None:
         raise SystemExit("not run: there is no GPU here; --dry-run shows on the CPU that it works")
     place = Place(torch.device("cpu" if options.dry_run else "cuda"), DRY if options.dry_run else FULL)
     report = {"command": "python -m bench.decoding_on_gpu", "machine": machine(), "rows": rows(place, options.repeats)}
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "decoding_on_gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "decoding_on_gpu" if options.write else None)
 
 
 @torch.inference_mode()

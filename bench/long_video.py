@@ -9,8 +9,6 @@ section on, in MB and as a share.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import psutil
 from PIL import Image
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from diffusers_helper.engine import Engine
 from diffusers_helper.events import Finished, SectionDone
 from diffusers_helper.generate import generate
@@ -40,9 +38,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results")
     options = parser.parse_args()
     report = _report(options)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "long_video.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "long_video" if options.write else None)
 
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,9 +10,7 @@ and with the same: the seconds from the start to the plan, in which a weight is 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from bench.turns import turns
 from diffusers_helper import settings
 from diffusers_helper.engine import Engine
@@ -48,9 +46,7 @@ def main() -> None:
         bench.made("0")
         runs = [{"way": way, **bench.made(way)} for way in turns(WAYS, options.repeats)]
         report = _report(options, bench, runs)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "lora_beside.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "lora_beside" if options.write else None)
 
 
 def _options() -> argparse.Namespace:

@@ -33,7 +33,7 @@ from diffusers import HunyuanVideoFramepackTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.machine import RESULTS, machine
+from bench.machine import machine, tell
 from bench.memory_model import BOTH
 from bench.turns import in_own_process, turns
 from diffusers_helper.lora.bases import shapes_in
@@ -64,9 +64,7 @@ def main() -> None:
         weights = _prepare(Path(place), SIZES["dry" if options.dry_run else "two billion"], options.rank)
         runs = [{"way": way, **_in_own_process(way, place)} for way in turns(WAYS, options.repeats)]
     report = _report(options, weights, runs)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "lora_merge.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "lora_merge" if options.write else None)
 
 
 def _options() -> argparse.Namespace:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def machine() -> dict[str, Any]:
         "compute": choose_compute().reason,
         **(_gpu() if torch.cuda.is_available() else {}),
     }
+
+
+def tell(report: dict[str, Any], keep_as: str | None) -> None:
+    """Print a report as JSON, and keep it under that name in bench/results."""
+    text = json.dumps(report, indent=1) + "\n"
+    sys.stdout.write(text)
+    if keep_as:
+        (RESULTS / f"{keep_as}.json").write_text(text)
 
 
 def _gpu() -> dict[str, Any]:

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from bench.turns import in_own_process, turns
 from diffusers_helper.memory.host import peak_process_memory_mb
 from diffusers_helper.models.load import choose_compute
@@ -44,9 +44,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
     report = _report(options, [_in_own_process(side, options) for side in turns(SIDES, options.repeats)])
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "pipeline.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "pipeline" if options.write else None)
 
 
 def _options() -> argparse.Namespace:

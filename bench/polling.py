@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import statistics
@@ -34,7 +33,7 @@ from typing import Any
 from PIL import Image
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from bench.polling_clients import EventClient, LiveClient, probe, reload_page, upload_slowly
 from diffusers_helper.jobs.queue import JobQueue
 from diffusers_helper.request import Request
@@ -61,9 +60,7 @@ def main() -> None:
     if options.events_page:
         sys.exit(_serve_events_page(options.events_page))
     report = _report(options)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "polling.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "polling" if options.write else None)
 
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:

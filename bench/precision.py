@@ -10,8 +10,6 @@ pocket's and made-up ones. Rows of bitsandbytes are there where it is installed.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -25,7 +23,7 @@ from skimage import data
 from torch import Tensor, nn
 from torch.distributions import Laplace, StudentT
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from diffusers_helper.denoise.sample import sample
 from diffusers_helper.denoise.schedule import flow_mu, flow_sigmas, token_count
 from diffusers_helper.engine import Engine
@@ -215,9 +213,7 @@ def main() -> None:
         "videos": list(videos(options.steps)),
         "weights": list(spreads()),
     }
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        Path(RESULTS / "precision.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "precision" if options.write else None)
 
 
 if __name__ == "__main__":

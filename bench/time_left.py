@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 from PIL import Image
 from skimage import data
 
-from bench.machine import RESULTS, ROOT, machine
+from bench.machine import ROOT, machine, tell
 from diffusers_helper import generate
 from diffusers_helper.engine import Engine
 from diffusers_helper.jobs.executor import LocalExecutor
@@ -61,9 +60,7 @@ def main() -> None:
         "told_over_left": rows[1:],
         "farthest": max((row["farthest"] for row in rows[1:]), default=None),
     }
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    if options.write:
-        (RESULTS / "time_left.json").write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, "time_left" if options.write else None)
 
 
 def _measure(lengths: list[float], clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
