@@ -5,16 +5,15 @@ A video of its own is made of each, without reusing a step. What counts in the e
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
 from .errors import CancelRequested, InvalidRequest
-from .events import Calibrated, Event, Events, Finished
+from .events import Calibrated, Event, Events, Finished, until_finished
 from .generate import GenerationEngine, calibrated, generate
+from .media.fit import Fitted
 from .request import Request
 
 
@@ -32,7 +31,7 @@ def calibrate(
     requests: Sequence[Request],
     engine: GenerationEngine,
     output_dir: Path,
-    pictures: Sequence[Sequence[np.ndarray] | None] = (),
+    pictures: Sequence[Sequence[Fitted] | None] = (),
 ) -> Events:
     """Make the videos. ``Calibrated`` for all of them comes before the last event; broken off, nothing is kept.
 
@@ -44,7 +43,7 @@ def calibrate(
         if finished:
             yield finished
         video = generate(request, engine, output_dir, pictures=fitted, keep_ratios=False)
-        finished = yield from _one(video, sections)
+        finished = yield from until_finished(video, lambda event: _measured(event, sections))
         if finished is None:
             return
     for event in calibrated(sections, engine.checkpoint):
@@ -54,20 +53,7 @@ def calibrate(
         yield finished
 
 
-def _one(events: Events, sections: list[list[float]]) -> Generator[Event, None, Finished | None]:
-    """The events of a video but for the one that says that it is finished, which is returned; None where none does.
-
-    What it has measured joins ``sections``.
-    """
-    with closing(events):
-        for event in events:
-            if isinstance(event, Finished):
-                return event
-            if isinstance(event, Calibrated):
-                sections += event.sections
-            try:
-                yield event
-            except CancelRequested as wish:
-                yield events.throw(wish)
-                return None
-    return None
+def _measured(event: Event, sections: list[list[float]]) -> None:
+    """What a calibration has measured joins ``sections``."""
+    if isinstance(event, Calibrated):
+        sections += event.sections

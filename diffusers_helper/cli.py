@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, engines, lora_command, lora_ema, lora_flag, one_frame_command, settings
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
@@ -27,6 +27,9 @@ from .settings import Settings
 from .show import JsonLines, ProgressBars, Show
 from .streams import Parser, flush_streams, last_words, prepare_streams
 from .words import Message
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +118,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-latents", metavar="FILE.safetensors", help="keep the latents of the video")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a video that was broken off")
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
-    parser.set_defaults(run=_generate, asked=_request)
+    parser.set_defaults(run=_generate, asked=_request, axes=(), cells=())
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -233,7 +236,19 @@ def _begin(
         raise KeyboardInterrupt
     if request is None:
         return resume(options.resume, engine)
+    if options.axes:
+        return _sweep(options, chosen, engine)
     return generate(request, engine, chosen.paths.output_dir, options.out, options.save_latents, pictures=pictures)
+
+
+def _sweep(options: argparse.Namespace, chosen: Settings, engine: Engine) -> Events:
+    """The events of all pictures of a sweep; their sheet goes into the output folder by default."""
+    from .media.files import day_folder, job_stem, make_folder
+    from .sweep import sweep
+
+    now, first, output_dir = datetime.now(), options.cells[0], chosen.paths.output_dir
+    sheet = options.out or make_folder(day_folder(output_dir, now)) / f"{job_stem(now, first.seed)}.png"
+    return sweep(options.axes, options.cells, engine, output_dir, sheet)
 
 
 def _exit_code(show: Show, events: Events) -> int:

@@ -14,14 +14,15 @@ Where an event says a sentence, it says it in English, for programs and terminal
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from .errors import UnreadableEvent
+from .errors import CancelRequested, UnreadableEvent
 from .json_object import object_in
 from .names import AnyText, quoted
 from .words import AnyMessage, Message
@@ -293,3 +294,21 @@ def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
 
 Events = Generator[Event, None, None]
 """A generation or a download under way. It holds files and memory until it ends: who breaks it off, closes it."""
+
+
+def until_finished(
+    events: Events, seen: Callable[[Event], None] = lambda event: None
+) -> Generator[Event, None, Finished | None]:
+    """The events of a generation that is one of several, each handed to ``seen`` first. The one that says that it is
+    finished is returned; None where none does."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Finished):
+                return event
+            seen(event)
+            try:
+                yield event
+            except CancelRequested as wish:
+                yield events.throw(wish)
+                return None
+    return None

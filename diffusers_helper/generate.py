@@ -26,6 +26,7 @@ from torch import Tensor
 from . import faults
 from .caches.magcache import mean_of
 from .clips import ClipDecoder, Clips
+from .conditioning.picture import latent_mask
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .errors import (
@@ -55,11 +56,12 @@ from .events import (
 )
 from .forecast import UNKNOWN, Paces, Work
 from .growing_result import growing_result
+from .media.fit import Fitted
 from .media.video import frames_in
 from .memory.plan import MemoryPlan
 from .memory.shortage import is_out_of_memory, is_out_of_ram
 from .models.table import Checkpoint
-from .preparation import bytes_needed, fit_pictures, notices
+from .preparation import bytes_needed, fit_pictures, notices, picture_notices
 from .progress import Progress
 from .request import Request
 from .section_denoiser import Conditioning, SectionDenoiser
@@ -97,7 +99,7 @@ def generate(
     result: Path | None = None,
     latents_result: Path | None = None,
     known: Paces = UNKNOWN,
-    pictures: Sequence[np.ndarray] | None = None,
+    pictures: Sequence[Fitted] | None = None,
     keep_ratios: bool = True,
 ) -> Events:
     """Make the video of ``request``, or its picture.
@@ -116,7 +118,7 @@ def generate(
     request = request.with_seed()
     engine.check(request)
     pictures = fit_pictures(request, engine.checkpoint) if pictures is None else pictures
-    height, width = pictures[0].shape[:2]
+    height, width = pictures[0].pixels.shape[:2]
     needed_bytes = bytes_needed(request.plan(), height, width, request.output)
     folder = WorkFolder.create(
         output_dir, request, engine.checkpoint, engine.fingerprint, pictures, needed_bytes, result, latents_result
@@ -145,7 +147,7 @@ class Run:
         self,
         folder: WorkFolder,
         engine: GenerationEngine,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[Fitted],
         saved: Sequence[SavedSection],
         known: Paces,
         keep_ratios: bool = True,
@@ -153,7 +155,7 @@ class Run:
         self.folder, self.engine, self.pictures, self.saved = folder, engine, pictures, saved
         self.request = folder.request
         self.plan = self.request.plan()
-        self.height, self.width = pictures[0].shape[:2]
+        self.height, self.width = pictures[0].pixels.shape[:2]
         self.result = growing_result(folder, self.plan)
         self.noise = seeded(self.request.seed)
         self.ratios: list[tuple[float, ...]] = []
@@ -207,12 +209,13 @@ def _run_sections(run: Run) -> Events:
     yield from _merged(run)
     memory = run.engine.prepare(run.request, run.height, run.width)
     yield _plan_event(run, memory)
+    yield from map(Notice.of, picture_notices(run.request, run.pictures))
     faults.passing("encode")
-    conditioning = run.engine.encode(run.request, run.pictures)
+    conditioning = run.engine.encode(run.request, [picture.pixels for picture in run.pictures])
     told = notices(run.request, run.plan, run.engine.checkpoint, conditioning.tokens_cut)
     yield from map(Notice.of, (*run.folder.notices, *memory.notices, *told))
     yield from run.notices()
-    pictures = _picture_latents(run.request, conditioning)
+    pictures = _picture_latents(run, conditioning)
     history = initial_history(run.plan, pictures)
     for section in run.plan.sections:
         if section.number < len(run.saved):
@@ -239,14 +242,20 @@ def _merged(run: Run) -> Iterator[Event]:
                 yield Merging(share=share)
 
 
-def _picture_latents(request: Request, conditioning: Conditioning) -> tuple[Tensor, ...]:
-    """[1, C, 1, H, W] each, in the request's order. What is drawn depends on the seed, the role and the place in it."""
-    roles = [picture.role for picture in request.pictures]
+def _picture_latents(run: Run, conditioning: Conditioning) -> tuple[Tensor, ...]:
+    """[1, C, 1, H, W] each, in the request's order, zero where they do not count. What is drawn depends on the seed,
+    the role and the place in it."""
+    roles = [picture.role for picture in run.request.pictures]
     numbers = [roles[:n].count(role) for n, role in enumerate(roles)]
     purposes = [f"{role} picture" + (f" {n}" if n else "") for role, n in zip(roles, numbers, strict=True)]
-    return tuple(
-        picture.latent.sample(seeded(request.seed, purpose))
+    latents = [
+        picture.latent.sample(seeded(run.request.seed, purpose))
         for picture, purpose in zip(conditioning.pictures, purposes, strict=True)
+    ]
+    masks = (picture.mask for picture in run.pictures)
+    return tuple(
+        latent if mask is None else latent * latent_mask(mask, *latent.shape[3:])
+        for latent, mask in zip(latents, masks, strict=True)
     )
 
 

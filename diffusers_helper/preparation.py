@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidRequest, Problem
-from .media.fit import choose_bucket, resize_and_crop
-from .media.pictures import open_picture
+from .media.fit import Fitted, choose_bucket, resize_and_crop
+from .media.pictures import Opened, open_mask, open_with_alpha
 from .models.table import Checkpoint
 from .request import Picture, Recipe, Request
 from .request.output import Gif, Mp4, Output, Video
@@ -25,6 +25,8 @@ LATENT_VALUES_PER_PIXEL = 16 / 64
 BYTES_PER_VIDEO_PIXEL = 0.5
 BYTES_PER_LOSSLESS_PIXEL = 3
 SPARE_BYTES = 32 * 2**20
+SAME_SHAPE = 0.02
+"""By how much of it the shape of a mask may differ from its picture's: sides are whole pixels."""
 
 
 def defaults(checkpoint: Checkpoint | None, sampling: Sampling | None = None) -> dict[str, Any]:
@@ -49,18 +51,54 @@ def beyond_seconds(plan: VideoPlan, fps: int, checkpoint: Checkpoint) -> float |
     return limit if limit is not None and round(plan.frames / fps, 1) > limit else None
 
 
-def fit_pictures(request: Request, checkpoint: Checkpoint) -> tuple[np.ndarray, ...]:
-    """The pictures in their order, all cropped to one size of the checkpoint, uint8 [height, width, 3] each.
+def fit_pictures(request: Request, checkpoint: Checkpoint) -> tuple[Fitted, ...]:
+    """The pictures in their order, all cropped to one size of the checkpoint, and their masks as they are.
 
     Raises:
-        InvalidRequest: the checkpoint does not make this kind or size, or nothing does what is asked for.
+        InvalidRequest: the checkpoint does not make this kind or size, or nothing does what is asked for; or a mask has
+            not its picture's shape.
         UnusablePicture: see ``open_picture``.
     """
     check_offered(request, checkpoint)
-    pixels = {path: open_picture(Path(path)) for path in dict.fromkeys(picture.path for picture in request.pictures)}
-    height, width = pixels[request.shown_picture].shape[:2]
+    paths = dict.fromkeys(picture.path for picture in request.pictures)
+    opened = {path: open_with_alpha(Path(path)) for path in paths}
+    height, width = opened[request.shown_picture].pixels.shape[:2]
     size = video_size(request.size, checkpoint, height, width)
-    return tuple(resize_and_crop(pixels[picture.path], *size) for picture in request.pictures)
+    return tuple(_fitted(picture, opened[picture.path], size) for picture in request.pictures)
+
+
+def _fitted(picture: Picture, opened: Opened, size: tuple[int, int]) -> Fitted:
+    mask = _mask(picture, opened)
+    pixels, shape = resize_and_crop(opened.pixels, *size), opened.pixels.shape[:2]
+    return Fitted(pixels, None if mask is None else resize_and_crop(mask, *size), (shape[0], shape[1]))
+
+
+def _mask(picture: Picture, opened: Opened) -> np.ndarray | None:
+    """What counts of a control picture: its mask says it, else where it is not transparent."""
+    if picture.role != "control":
+        return None
+    if picture.mask is None:
+        return opened.alpha
+    mask, (height, width) = open_mask(Path(picture.mask)), opened.pixels.shape[:2]
+    if abs(mask.shape[0] * width / (mask.shape[1] * height) - 1) > SAME_SHAPE:
+        sizes = {"mask": f"{mask.shape[1]}x{mask.shape[0]}", "picture": f"{width}x{height}"}
+        reason = Message("one_frame.mask_shape", name=Path(picture.mask).name, **sizes)
+        raise InvalidRequest(f"pictures: {reason}", [Problem("pictures", "said", picture.mask, {"reason": reason})])
+    return mask
+
+
+def picture_notices(request: Request, pictures: Sequence[Fitted]) -> Iterator[Message]:
+    """What may surprise about the pictures, before they are encoded."""
+    height, width = pictures[0].pixels.shape[:2]
+    if len({picture.shape for picture in pictures}) > 1:
+        yield Message("one_frame.brought_to_size", width=width, height=height)
+    controls = [n for n, picture in enumerate(request.pictures) if picture.role == "control"]
+    for number, n in enumerate(controls):
+        mask = pictures[n].mask
+        if mask is not None and not mask.any():
+            yield Message("one_frame.mask_black", number=number + 1)
+        elif mask is not None and request.pictures[n].mask is None:
+            yield Message("one_frame.mask_of_alpha", number=number + 1)
 
 
 def video_size(size: str | None, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
@@ -90,7 +128,8 @@ def check_offered(request: Request, checkpoint: Checkpoint) -> None:
     if kind not in checkpoint.kinds:
         makes = " or ".join(checkpoint.kinds)
         problem = Problem("kind", "choice", kind, {"choices": tuple(checkpoint.kinds)})
-        message = f"kind: {kind!r} is not made by checkpoint {checkpoint.name}; give {makes}"
+        why = f": {request.kind.asks}" if request.kind.asks else ""
+        message = f"kind: {kind!r} is not made by checkpoint {checkpoint.name}; give {makes}{why}"
         raise InvalidRequest(message, [problem])
     _refuse_without_ratios(request, checkpoint)
     refuse_size(request, checkpoint)
@@ -120,17 +159,11 @@ def _refuse_unbuilt(request: Request) -> None:
     """What a request has a place for, and no part of this version carries out, is refused rather than left out."""
     unbuilt = {
         "video": "this version goes on from no video; leave it out" if request.video else "",
-        "pictures": _why_not(request.pictures),
+        "pictures": "" if request.pictures else "this version makes nothing without a picture; give one",
     }
     for field, reason in unbuilt.items():
         if reason:
             raise InvalidRequest(f"{field}: {reason}", [Problem(field, "other")])
-
-
-def _why_not(pictures: Sequence[Picture]) -> str:
-    if not pictures:
-        return "this version makes nothing without a picture; give one"
-    return "this version uses no masks; leave them out" if any(picture.mask for picture in pictures) else ""
 
 
 def bytes_needed(plan: VideoPlan, height: int, width: int, output: Output) -> int:

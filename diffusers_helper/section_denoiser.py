@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -140,7 +140,7 @@ def section_denoiser(
     caches = _step_cache(request, sigmas, measured), _step_cache(request, sigmas, measured)
     denoise = Denoiser(
         transformer,
-        {"image_embeds": conditioning.pictures[section.picture].tokens, **_context_inputs(context)},
+        {"image_embeds": _tokens(conditioning.pictures, section), **_context_inputs(context)},
         _text_input(conditioning.prompts[section.prompt]),
         _text_input(conditioning.negative) if conditioning.negative else None,
         Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
@@ -151,6 +151,11 @@ def section_denoiser(
     )
     table = transformer.modulation if isinstance(transformer.modulation, ModulationTable) else None
     return SectionDenoiser(denoise, caches, sigmas, table)
+
+
+def _tokens(pictures: Sequence[EncodedPicture], section: SectionPlan) -> Tensor:
+    """[1, image tokens, D], the mean of those that a section sees."""
+    return torch.stack([pictures[number].tokens for number in section.seen]).mean(0)
 
 
 def _step_cache(request: Request, sigmas: Tensor, measured: Measured) -> StepCache | None:

@@ -2,6 +2,7 @@
 
     job.json              the request, the checkpoint's fingerprint, where the result goes
     picture.png, picture_1.png ...  the fitted pictures of the request
+    mask.png, mask_1.png ...  what counts of them, white, where that is not all
     section_000.safetensors ...  a section's latents and the noise generator's state after it
     segment_000.mp4 ...   the frames that became final with a section, encoded once
     master_000.mp4 ...    the same without loss, where the result is written of these at the end
@@ -45,8 +46,9 @@ from .media.files import (
     require_writable,
     written_whole,
 )
+from .media.fit import Fitted
 from .media.metadata import write_png
-from .media.pictures import open_picture
+from .media.pictures import open_mask, open_picture
 from .media.places import kept, whole
 from .models.sizes import header_of
 from .models.table import CHECKPOINTS, Checkpoint
@@ -127,7 +129,7 @@ class WorkFolder:
         request: Request,
         checkpoint: Checkpoint,
         fingerprint: str,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[Fitted],
         needed_bytes: int,
         result: Path | None = None,
         latents_result: Path | None = None,
@@ -135,8 +137,8 @@ class WorkFolder:
         """A new folder under today's, or nothing at all and OutputFailed: where ``needed_bytes`` are not free, or a
         result could not be written.
 
-        ``fingerprint``: of the files that ``checkpoint`` was loaded from. ``pictures``: the fitted ones of the request,
-        uint8 [height, width, 3] each. ``result`` and ``latents_result``: where the result and its latents go; by
+        ``fingerprint``: of the files that ``checkpoint`` was loaded from. ``pictures``: those of the request.
+        ``result`` and ``latents_result``: where the result and its latents go; by
         default beside the folder, and nowhere.
         """
         for target in filter(None, (result, latents_result)):
@@ -160,7 +162,9 @@ class WorkFolder:
         try:
             folder._write("job.json", json.dumps(asdict(manifest.as_kept(output_dir)), indent=1).encode())
             for number, picture in enumerate(pictures):
-                write_png(path / _picture_name(number), picture, folder.metadata())
+                write_png(path / _numbered("picture", number), picture.pixels, folder.metadata())
+                if picture.mask is not None:
+                    write_png(path / _numbered("mask", number), picture.mask, {})
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
@@ -188,12 +192,17 @@ class WorkFolder:
         recipe = self.request.recipe.model_dump()
         return {"version": __version__, "checkpoint": self.manifest.checkpoint, "request": recipe}
 
-    def load_pictures(self) -> tuple[np.ndarray, ...]:
+    def load_pictures(self) -> tuple[Fitted, ...]:
         """The fitted pictures; raises UnusableResumeFolder."""
         try:
-            return tuple(open_picture(self.path / _picture_name(n)) for n in range(len(self.request.pictures)))
+            return tuple(self._load_picture(number) for number in range(len(self.request.pictures)))
         except UnusablePicture as error:
             raise UnusableResumeFolder(Message("files.damaged", file=str(self.path), reason=error.said)) from None
+
+    def _load_picture(self, number: int) -> Fitted:
+        mask = self.path / _numbered("mask", number)
+        pixels = open_picture(self.path / _numbered("picture", number))
+        return Fitted(pixels, open_mask(mask) if mask.exists() else None)
 
     def save_preview(self, pixels: np.ndarray) -> None:
         """Overwrite the preview; it need not survive a power cut, so nothing waits for the disk."""
@@ -312,9 +321,9 @@ def _copy(file: Path, target: Path) -> None:
         shutil.copyfile(file, part)
 
 
-def _picture_name(number: int) -> str:
+def _numbered(name: str, number: int) -> str:
     """Most requests have one picture; its name is that of all versions."""
-    return f"picture_{number}.png" if number else "picture.png"
+    return f"{name}_{number}.png" if number else f"{name}.png"
 
 
 def _section_name(number: int) -> str:

@@ -90,6 +90,6 @@ def test_a_section_sees_the_prompt_and_the_picture_of_its_plan() -> None:
         )
         return denoise(VALUES["section0.noise"], torch.tensor([1.0]))
 
-    chosen = made(Conditioning((one, other), None, pictures), replace(section, prompt=1, picture=1))
+    chosen = made(Conditioning((one, other), None, pictures), replace(section, prompt=1, seen=(1,)))
     assert torch.equal(chosen, made(Conditioning((other,), None, pictures[1:]), section))
     assert not torch.equal(chosen, made(Conditioning((one, other), None, pictures), section))

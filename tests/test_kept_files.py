@@ -86,6 +86,17 @@ def test_presets_are_read_and_kept_anew(name: str, values: dict[str, Any], tmp_p
     assert anew.load(name).values == values
 
 
+def test_where_pictures_stood_in_time_is_kept() -> None:
+    """Version 3 had it beside each picture, and so not in what a PNG tells."""
+    request = Request.from_json((EVERY / "v3" / "request.json").read_text())
+    told = {"target_index": 1, "control_index": "0;10", "post": False, "history_2x": True, "history_4x": True}
+    assert request.kind.model_dump() == {**told, "embedding": "start"}
+    assert [(picture.role, picture.mask) for picture in request.pictures] == [
+        ("start", None), ("control", None), ("control", "m.png")
+    ]  # fmt: skip
+    assert recall(EVERY / "v3" / "picture.png").fields["one_frame_target_index"] == 1
+
+
 def work_folder(kind: str, tmp_path: Path, version: str = "v1") -> Path:
     """A copy of the kept one, at its place in an output folder."""
     kept = EVERY / version / f"work_folder_{kind}"
@@ -100,7 +111,7 @@ def test_a_work_folder_is_opened(kind: str, tmp_path: Path) -> None:
     assert (flat["kind"], flat["step_cache"], flat["teacache_threshold"]) == (kind, "teacache", 0.25)
     (saved,) = folder.load_sections()
     assert saved.latents.shape[2] == 9
-    assert [picture.shape for picture in folder.load_pictures()] == [(128, 128, 3)]
+    assert [picture.pixels.shape for picture in folder.load_pictures()] == [(128, 128, 3)]
 
 
 def grey(vae: Any, latents: Tensor, tile: int = 0) -> Tensor:

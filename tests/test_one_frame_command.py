@@ -13,9 +13,10 @@ from PIL import Image
 from diffusers_helper import one_frame_command, settings
 from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.media.metadata import read_metadata
-from diffusers_helper.one_frame_command import MODES, Layout, add_arguments, asked, laid_out
+from diffusers_helper.one_frame_command import add_arguments, asked, laid_out
 from diffusers_helper.request import Request
 from diffusers_helper.sections.context import ContextPlan
+from diffusers_helper.sections.modes import MODES
 
 from . import program
 
@@ -136,7 +137,7 @@ def test_too_few_or_too_many_pictures_are_refused(flags: tuple[str, ...], said: 
 
 def test_a_mode_with_fewer_pictures_than_places_takes_the_first_places() -> None:
     assert stands(parsed("--image", "a.png", "--mode", "oichi")) == {**EXPECTED["one_frame"], "target": (4,)}
-    assert laid_out("", MODES["oichi"]) == (Layout(4, (0, 13)), False)
+    assert laid_out("", MODES["oichi"]) == (MODES["oichi"], False)
 
 
 def made(tmp_path: Path, photograph: Path, pocket: Path, *flags: str) -> Any:
@@ -153,7 +154,8 @@ def test_from_the_command_line(tmp_path: Path, photograph: Path, pocket: Path) -
         assert np.asarray(image).std() > 10
     recipe = read_metadata(out)["request"]
     assert recipe["kind"] == {
-        "name": "one_frame", "target_index": 5, "post": True, "history_2x": True, "history_4x": True,
+        "name": "one_frame", "target_index": 5, "control_index": "0", "post": True, "history_2x": True,
+        "history_4x": True, "embedding": "start",
     }  # fmt: skip
     assert not list((tmp_path / "outputs").rglob("*.mp4"))
 

@@ -92,7 +92,7 @@ def versions(version: Any) -> list[Any]:
     return [newer, {"framepack": {**RECIPE, "request": newer}}, {"framepack_preset": version, "values": {}}]
 
 
-@pytest.mark.parametrize("data", versions(4) + versions(10**9))
+@pytest.mark.parametrize("data", versions(5) + versions(10**9))
 def test_a_newer_version_is_refused_whole(tmp_path: Path, data: Any) -> None:
     with pytest.raises(UnusableInput, match="newer version"):
         recall(json_file(tmp_path, data))
@@ -105,7 +105,7 @@ def test_a_strange_version_is_refused(tmp_path: Path, data: Any) -> None:
 
 
 def test_a_newer_picture_is_refused_even_with_other_texts(tmp_path: Path) -> None:
-    newer = as_comment({**RECIPE, "request": {"schema_version": 4}})
+    newer = as_comment({**RECIPE, "request": {"schema_version": 5}})
     with pytest.raises(UnusableInput, match="newer version"):
         recall(png_with(tmp_path, {"Comment": newer, "parameters": EICHI}))
 

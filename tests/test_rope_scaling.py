@@ -110,7 +110,7 @@ def test_it_allows_sizes_up_to_so_many_times_the_trained_ones(
     if is_made:
         check_offered(request, checkpoint)
         width, height = map(int, size.split("x"))
-        assert fit_pictures(request, checkpoint)[0].shape == (height, width, 3)
+        assert fit_pictures(request, checkpoint)[0].pixels.shape == (height, width, 3)
         return
     with pytest.raises(InvalidRequest, match=r"give one of 64x48, or with rope_scaling_factor above 1 also") as refusal:
         check_offered(request, checkpoint)

@@ -15,6 +15,7 @@ from PIL import Image
 from diffusers_helper.errors import OutputFailed, UnusableResumeFolder
 from diffusers_helper.events import Event, Finished, Notice, Started, Step
 from diffusers_helper.generate import generate, resume
+from diffusers_helper.media.fit import Fitted
 from diffusers_helper.media.video import read_frames
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.request import Request
@@ -46,7 +47,9 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path) -> Begin:
     def new(result: Path | None = None, latents_result: Path | None = None) -> WorkFolder:
         asked = Request.parse({"picture": "photo.png"})
         made_by = PackEngine("run_i2v").checkpoint, "parity"
-        folder = WorkFolder.create(tmp_path / "home/outputs", asked, *made_by, [PIXELS], 0, result, latents_result)
+        folder = WorkFolder.create(
+            tmp_path / "home/outputs", asked, *made_by, [Fitted(PIXELS)], 0, result, latents_result
+        )
         if request.param < FORMAT:
             in_format(request.param, folder)
         return folder
@@ -104,7 +107,7 @@ def test_results_move_with_the_output_folder(begin: Begin, move: Callable[[Path]
         "latents_result": str(outputs / "l.safetensors"),
     }
     assert folder.notices == []
-    assert np.array_equal(folder.load_pictures()[0], PIXELS)
+    assert np.array_equal(folder.load_pictures()[0].pixels, PIXELS)
 
 
 def test_a_folder_is_named_as_seen_from_where_one_works(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +144,7 @@ def test_a_folder_that_was_moved_alone_has_its_results_beside_it(begin: Begin, w
     assert folder.manifest.results() == {name: f"{place}{suffix}" for name, suffix in suffixes.items()}
     (notice,) = folder.notices
     assert f"{place}.mp4" in str(notice)
-    assert np.array_equal(folder.load_pictures()[0], PIXELS)
+    assert np.array_equal(folder.load_pictures()[0].pixels, PIXELS)
 
 
 def test_a_place_in_another_folder_stays_where_it_is(begin: Begin, tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_results_named_in_the_output_folder_move_with_it(tmp_path: Path) -> None
     outputs.mkdir(parents=True)
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
     results = outputs / "cat.mp4", outputs / "cat.safetensors"
-    made = WorkFolder.create(outputs, asked, checkpoint, "parity", [PIXELS], 0, *results)
+    made = WorkFolder.create(outputs, asked, checkpoint, "parity", [Fitted(PIXELS)], 0, *results)
     there = renamed(tmp_path / "home")
     folder = WorkFolder.reopen(there / made.path.parent.name / made.path.name)
     assert folder.manifest.result == str(there / "cat.mp4")
@@ -233,7 +236,7 @@ def test_results_are_tried_before_anything_is_written(tmp_path: Path) -> None:
     asked, checkpoint = Request.parse({"picture": "photo.png"}), PackEngine("run_i2v").checkpoint
     for places in ((tmp_path / "no" / "v.mp4", None), (None, tmp_path / "no" / "l.safetensors")):
         with pytest.raises(OutputFailed, match="its folder does not exist"):
-            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, "parity", [PIXELS], 0, *places)
+            WorkFolder.create(tmp_path / "outputs", asked, checkpoint, "parity", [Fitted(PIXELS)], 0, *places)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 LONGEST_COVER = 32
 """How many target lengths of a strip are resized; what lies further out could never be seen after the crop."""
+
+
+class Fitted(NamedTuple):
+    """A picture at the size that is worked at.
+
+    Attributes:
+        pixels: uint8 [height, width, 3].
+        mask: uint8 [height, width], 255 where it counts and 0 where it does not; None where all of it does.
+        shape: (height, width) of its file; None where that is not known any more.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray | None = None
+    shape: tuple[int, int] | None = None
 
 
 def choose_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -38,6 +53,7 @@ def _without_far_ends(pixels: np.ndarray, height: int, width: int) -> np.ndarray
 
 def resize_and_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [H, W, 3] -> [height, width, 3]: scaled with Lanczos to cover the target, then cropped around the centre.
+    So is a mask, [H, W].
 
     Scaled sizes and crop offsets are rounded half to even. A picture of the target size comes back untouched.
     """

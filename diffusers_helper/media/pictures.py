@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
@@ -31,6 +31,7 @@ from ..words import Message, plain
 from . import pixel_data
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PIXELS = 65_535
@@ -188,13 +189,21 @@ def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
     return colours.convert("RGB")
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    """Mode RGB in sRGB, with whatever is transparent laid over white."""
-    colours = _to_srgb(_without_alpha(image), image.info.get("icc_profile"))
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """Mode L; None where nothing is transparent."""
     if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def _over(background: str, image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Mode RGB in sRGB, with whatever is transparent laid over one colour."""
+    colours = _to_srgb(_without_alpha(image), image.info.get("icc_profile"))
+    if alpha is None:
         return colours
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(colours, mask=image.convert("RGBA").getchannel("A"))
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(colours, mask=alpha)
     return canvas
 
 
@@ -210,15 +219,32 @@ def _image(found: pixel_data.PixelData, ending: bytes, known: _Format, path: Pat
     return image
 
 
-def _decoded(file: IO[bytes], path: Path) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises UnusablePicture for what is refused, and whatever the decoder raises for damage."""
+def _decoded(file: IO[bytes], path: Path) -> Image.Image:
+    """Upright, of 8 bits. Raises UnusablePicture for what is refused, and whatever the decoder raises for damage."""
     known = _format(file.read(_HEAD_BYTES), path)
     found = known.pixels_of(_whole(file, path))
     image = _image(found, found.endings[0], known, path)
     for ending in found.endings[1:]:
         if ImageChops.difference(image, _image(found, ending, known, path)).getbbox() is not None:
             raise OSError("image file is truncated")
-    return np.array(_over_white(_eight_bit(_upright(_without_empty_alpha(image)))))
+    return _eight_bit(_upright(_without_empty_alpha(image)))
+
+
+class Opened(NamedTuple):
+    """A picture file: uint8 ``pixels`` [H, W, 3] sRGB, and ``alpha`` [H, W], None where nothing is transparent."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+
+
+def open_with_alpha(path: Path) -> Opened:
+    """See ``open_picture``."""
+
+    def opened(image: Image.Image) -> Opened:
+        alpha = _alpha(image)
+        return Opened(np.array(_over("white", image, alpha)), None if alpha is None else np.array(alpha))
+
+    return _opened_as(path, opened)
 
 
 def open_picture(path: Path) -> np.ndarray:
@@ -226,9 +252,18 @@ def open_picture(path: Path) -> np.ndarray:
 
     Raises UnusablePicture, naming the file, what is wrong with it and what to do.
     """
+    return open_with_alpha(path).pixels
+
+
+def open_mask(path: Path) -> np.ndarray:
+    """How light a picture file is, uint8 [H, W]; what is transparent counts as black. Raises UnusablePicture."""
+    return _opened_as(path, lambda image: np.array(_over("black", image, _alpha(image)).convert("L")))
+
+
+def _opened_as(path: Path, made: Callable[[Image.Image], T]) -> T:
     with _opened(path) as file:
         try:
-            return _decoded(file, path)
+            return made(_decoded(file, path))
         except UnusablePicture:
             raise
         except Exception as error:

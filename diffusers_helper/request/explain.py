@@ -63,6 +63,8 @@ def _rule(field: Field | None, error: Found) -> tuple[ProblemKind, Mapping[str, 
             return "choice", {"choices": error["ctx"]["choices"]}
         case "ratios":
             return "ratios", {"place": error["ctx"]["place"], "given": error["ctx"]["given"]}
+        case "said":
+            return "said", {"reason": error["ctx"]["reason"]}
     limits = _bounds(field.info) if field else {}
     if field and len(limits) == 2:
         whole = field.info.annotation is int
@@ -82,6 +84,8 @@ def _explained(name: str, error: Found, known: Mapping[str, Field], made: type[B
             return f"{name}: is missing; give {_needed(name, error['loc'])}"
         case "extra_forbidden":
             return f"{name}: is not a field of a request; the fields are {', '.join(_names(known, made))}"
+        case "said":
+            return f"{name}: {error['msg']}"
         case "choice":
             allowed = " or ".join(map(repr, error["ctx"]["choices"]))
         case _:

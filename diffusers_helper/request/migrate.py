@@ -12,7 +12,7 @@ from ..errors import InvalidRequest, Problem
 from ..names import quoted
 
 VERSION = "schema_version"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def as_present(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,5 +69,17 @@ def _from_2(data: dict[str, Any]) -> dict[str, Any]:
     return {"decoding": "reference", **data} if "pictures" in data else data
 
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(data: dict[str, Any]) -> dict[str, Any]:
+    """In version 3 each control picture had its time index, so that a recipe alone had none."""
+    given, kind = data.get("pictures"), data.get("kind")
+    if not isinstance(given, (list, tuple)) or not all(isinstance(picture, Mapping) for picture in given):
+        return data
+    pictures = [{name: value for name, value in picture.items() if name != "index"} for picture in given]
+    indices = [picture.get("index") or 0 for picture in given if picture.get("role") == "control"]
+    if isinstance(kind, Mapping) and kind.get("name") == "one_frame" and indices:
+        kind = {**kind, "control_index": ";".join(map(str, indices))}
+    return {**data, "pictures": pictures, **({"kind": kind} if "kind" in data else {})}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """From a version to the next one."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringCons
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..options import STRICT
+from ..words import Message
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 1, 120
 MOST_CHARACTERS = 10_000
@@ -63,4 +64,11 @@ def wrong(field: str, allowed: str, given: Any) -> InitErrorDetails:
     """An error of ``field`` for validators that look at several fields; ``allowed`` says in words what it takes."""
     return InitErrorDetails(
         type=PydanticCustomError("fit", "{allowed}", {"allowed": allowed}), loc=(field,), input=given
+    )
+
+
+def told(place: tuple[str, ...], reason: Message, given: Any) -> InitErrorDetails:
+    """The same with what the page says too."""
+    return InitErrorDetails(
+        type=PydanticCustomError("said", "{words}", {"words": str(reason), "reason": reason}), loc=place, input=given
     )

@@ -39,7 +39,7 @@ class Recipe(BaseModel):
 
     model_config = STRICT
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     prompts: tuple[TimedPrompt, ...] = Field(
         (TimedPrompt(),), max_length=MOST_PROMPTS, strict=False, description="what happens, and from when on"
     )

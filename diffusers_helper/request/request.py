@@ -15,7 +15,7 @@ from ..options import STRICT
 from ..sections.kinds import Role
 from ..sections.plan import VideoPlan
 from .fields import PICTURE
-from .parts import LONGEST_SECONDS, wrong
+from .parts import LONGEST_SECONDS, told, wrong
 from .recipe import Recipe
 
 MOST_PICTURES = 100
@@ -27,8 +27,8 @@ class Picture(BaseModel):
 
     Attributes:
         at_second: where in the video a key picture stands.
-        index: the time index of a control picture, in latent frames.
-        mask: path of a picture that says which parts of this one count, white for those that do.
+        mask: of a control picture the path of one that says which parts of it count: white does, black does not.
+            Without it what is transparent does not.
     """
 
     model_config = STRICT
@@ -36,7 +36,6 @@ class Picture(BaseModel):
     role: Role = "start"
     path: AnyText = Field(description="path of the picture")
     at_second: float | None = Field(None, ge=0, le=LONGEST_SECONDS, description="place of a key picture")
-    index: int | None = Field(None, ge=0, le=1000, description="time index of a control picture")
     mask: AnyText | None = Field(None, description="path of the mask")
 
     @field_validator("path", "mask")
@@ -50,8 +49,8 @@ class Picture(BaseModel):
     def _is_placed_by_role(self) -> Self:
         if (self.at_second is not None) != (self.role == "key"):
             raise PydanticCustomError("at_second", "at_second for a key picture, and for no other")
-        if self.index is not None and self.role != "control":
-            raise PydanticCustomError("index", "an index for control pictures only")
+        if self.mask is not None and self.role != "control":
+            raise PydanticCustomError("mask", "a mask for control pictures only")
         return self
 
 
@@ -66,7 +65,7 @@ class Request(Recipe):
 
     @model_validator(mode="after")
     def _kind_has_its_inputs(self) -> Self:
-        errors = [*self._missing(), *self._too_many(), *self._without_use(), *self._beyond_the_end()]
+        errors = [*self._missing(), *self._too_many(), *self._without_use(), *self._beyond_the_end(), *self._misfits()]
         if errors:
             raise ValidationError.from_exception_data("Request", errors)
         return self
@@ -94,6 +93,13 @@ class Request(Recipe):
         places = [picture.at_second for picture in self.pictures if picture.at_second is not None]
         words = f"key pictures before the end of the video, at {self.seconds:g} s"
         return [wrong("pictures", words, place) for place in places if place >= self.seconds]
+
+    def _misfits(self) -> list[InitErrorDetails]:
+        data = self.kind.model_dump()
+        return [
+            told(("kind", self.kind.name, name), reason, data[name])
+            for name, reason in self.kind.misfits(self.pictures)
+        ]
 
     @property
     def shown_picture(self) -> str:

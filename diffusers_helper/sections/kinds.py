@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Protocol
 
@@ -10,9 +10,12 @@ from pydantic import Field
 
 from ..limits import DecodingName
 from ..options import Option
+from ..words import Message
 from .context import f1_context, i2v_context, one_frame_context
 from .plan import Result, SectionPlan, VideoPlan, overlap_latents, video_frames
 
+START, MEAN, CONTROL = "start", "mean", "control_"
+"""What the image encoder can see of a picture's inputs; the last with the number of a control picture."""
 Role = Literal["start", "end", "key", "control"]
 """What a picture is for: the first frame, the last one, one in between, or something to look at."""
 
@@ -44,8 +47,6 @@ class Placed(Protocol):
 
     @property
     def role(self) -> Role: ...
-    @property
-    def index(self) -> int | None: ...
 
 
 class Kind(Option):
@@ -56,12 +57,18 @@ class Kind(Option):
         needs: the roles of pictures without which it cannot begin.
         takes: all the roles that it has a use for.
         takes_video: whether it can go on from a video.
+        asks: of a checkpoint that does not make it, why.
     """
 
     result: ClassVar[Result] = "video"
     needs: ClassVar[frozenset[Role]] = frozenset({"start"})
     takes: ClassVar[frozenset[Role]] = frozenset({"start"})
     takes_video: ClassVar[bool] = False
+    asks: ClassVar[Message | None] = None
+
+    def misfits(self, pictures: Sequence[Placed]) -> Iterator[tuple[str, Message]]:
+        """Of its parameters those that do not fit the pictures, by name, and why."""
+        yield from ()
 
     def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
         """The sections of what is asked for. Without ``pictures``, those are meant that the kind needs."""
@@ -104,26 +111,62 @@ class OneFrame(Kind):
     needs: ClassVar[frozenset[Role]] = frozenset({"control"})
     takes: ClassVar[frozenset[Role]] = frozenset({"start", "control"})
 
+    asks: ClassVar[Message | None] = Message("one_frame.checkpoint")
+
     target_index: int = Field(default=9, ge=0, le=64, description="time index of the picture that is made")
+    control_index: str = Field(
+        default="0",
+        pattern=r"^\d{1,3}(;\d{1,3})*$",
+        description="time indices of the control pictures in their order, whole numbers with semicolons between",
+    )
     post: bool = Field(default=True, description="a zero latent stands where a video would go on")
     history_2x: bool = Field(default=True, description="zero latents stand there too, as 2x context")
     history_4x: bool = Field(default=True, description="zero latents stand there too, as 4x context")
+    embedding: str = Field(
+        default=START,
+        pattern=rf"^({START}|{MEAN}|{CONTROL}[1-9]\d?)$",
+        description="which picture the image encoder sees: start, the start picture, else the first control picture; "
+        "control_2, the second one; mean, all of them",
+    )
+
+    @property
+    def control_indices(self) -> tuple[int, ...]:
+        """The same as numbers."""
+        return tuple(map(int, self.control_index.split(";")))
+
+    def misfits(self, pictures: Sequence[Placed]) -> Iterator[tuple[str, Message]]:
+        """See ``Kind``."""
+        given, places = len(_numbers("control", pictures)), len(self.control_indices)
+        if given != places:
+            yield "control_index", Message("one_frame.places", pictures=given, places=places, given=self.control_index)
+        if self._number_seen >= max(given, 1):
+            yield "embedding", Message("one_frame.no_such_picture", number=self._number_seen + 1, pictures=given)
+
+    @property
+    def _number_seen(self) -> int:
+        """Of the control picture that the image encoder sees, from 0."""
+        return int(self.embedding.removeprefix(CONTROL)) - 1 if self.embedding.startswith(CONTROL) else 0
 
     def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
-        """See ``Kind``. The image tokens are those of the start picture, else of the first control picture."""
-        controls = {n: picture.index or 0 for n, picture in enumerate(pictures) if picture.role == "control"} or {0: 0}
-        starts = [n for n, picture in enumerate(pictures) if picture.role == "start"]
+        """See ``Kind``."""
+        controls = _numbers("control", pictures) or tuple(range(len(self.control_indices)))
         context = one_frame_context(
             self.target_index,
-            controls,
+            dict(zip(controls, self.control_indices, strict=False)),
             asked.latent_window,
             post=self.post,
             history_2x=self.history_2x,
             history_4x=self.history_4x,
         )
-        seen = [*starts, *controls][0]
-        section = SectionPlan(0, context, latents_after=1, decode_frames=1, frames_after=video_frames(1), picture=seen)
+        seen = self._seen(_numbers("start", pictures), controls)
+        section = SectionPlan(0, context, latents_after=1, decode_frames=1, frames_after=video_frames(1), seen=seen)
         return VideoPlan(asked.latent_window, (section,), result=self.result, decoding=asked.decoding)
+
+    def _seen(self, starts: tuple[int, ...], controls: tuple[int, ...]) -> tuple[int, ...]:
+        """The numbers of the pictures that the image encoder sees."""
+        if self.embedding.startswith(CONTROL):
+            return (controls[self._number_seen],)
+        return (*starts, *controls) if self.embedding == MEAN else (*starts, *controls)[:1]
 
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (FramePack, F1, OneFrame)}
@@ -159,9 +202,14 @@ def in_time(plan: VideoPlan, asked: Asked) -> VideoPlan:
     return replace(plan, sections=tuple(sections))
 
 
+def _numbers(role: Role, pictures: Sequence[Placed]) -> tuple[int, ...]:
+    """The numbers of the pictures of that role."""
+    return tuple(n for n, picture in enumerate(pictures) if picture.role == role)
+
+
 def _first(role: Role, pictures: Sequence[Placed]) -> int:
     """The number of the first picture of that role."""
-    return next((n for n, picture in enumerate(pictures) if picture.role == role), 0)
+    return next(iter(_numbers(role, pictures)), 0)
 
 
 def _i2v_section(number: int, padding: int, window: int, again: int, start: int) -> SectionPlan:
@@ -173,7 +221,7 @@ def _i2v_section(number: int, padding: int, window: int, again: int, start: int)
         latents_after=latents_after,
         decode_frames=min(latents_after, window + again + (1 if is_last else 0)),
         frames_after=video_frames(latents_after),
-        picture=start,
+        seen=(start,),
         prepends=start if is_last else None,
     )
 
@@ -186,5 +234,5 @@ def _f1_section(number: int, window: int, again: int, start: int) -> SectionPlan
         latents_after=latents_after,
         decode_frames=min(latents_after, window + again),
         frames_after=video_frames(latents_after),
-        picture=start,
+        seen=(start,),
     )

@@ -39,7 +39,7 @@ class SectionPlan:
         frames_after: length of the video when the section is done.
         prompt: the prompt that it follows.
         place: where it is among all sections in time, from 0, the first, to 1, the last.
-        picture: the picture whose image tokens it sees.
+        seen: the pictures whose image tokens it sees, as their mean.
         prepends: the picture whose latent is put in front of the result; None for none.
     """
 
@@ -50,7 +50,7 @@ class SectionPlan:
     frames_after: int
     prompt: int = 0
     place: float = 0.0
-    picture: int = 0
+    seen: tuple[int, ...] = (0,)
     prepends: int | None = None
 
 

@@ -52,10 +52,11 @@ class OneFrameEngine(PackEngine):
 def test_a_picture_is_made_as_the_original_makes_it(case: str, tmp_path: Path) -> None:
     parameters, indices = CASES[case]
     Image.new("RGB", (80, 48)).save(tmp_path / "a.png")
-    pictures = [{"role": "control", "path": str(tmp_path / "a.png"), "index": index} for index in indices]
-    data = {"kind": {"name": "one_frame", **parameters}, "step_cache": None, "pictures": pictures}
+    pictures = [{"role": "control", "path": str(tmp_path / "a.png")} for _ in indices]
+    kind = {"name": "one_frame", **parameters, "control_index": ";".join(map(str, indices))}
+    data = {"kind": kind, "step_cache": None, "pictures": pictures}
     request = Request.from_data(
-        {"schema_version": 2, **data, "seed": int(pack.metadata(NAME)["noise_seed"]), "steps": 8}
+        {"schema_version": 4, **data, "seed": int(pack.metadata(NAME)["noise_seed"]), "steps": 8}
     )
     latents, engine = tmp_path / "latents.safetensors", OneFrameEngine(case)
     events = list(generate(request, engine, tmp_path / "outputs", latents_result=latents))

@@ -17,7 +17,7 @@ from diffusers_helper.request.fields import fields
 from diffusers_helper.request.output import Frames, Gif, Mp4, Png, Webm, Webp
 from diffusers_helper.sections.kinds import F1, FramePack, OneFrame
 
-CONTROL = {"role": "control", "path": "a.png", "index": 0}
+CONTROL = {"role": "control", "path": "a.png"}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_data_that_holds_no_option_is_refused(data: dict[str, Any], words: str) 
         ({"pictures": [{"path": "a"}, {"role": "end", "path": "b"}]}, "pictures that framepack has a use for: start"),
         ({"pictures": [{"path": "a"}, {"role": "key", "path": "b", "at_second": 9}]}, "before the end of the video"),
         ({"pictures": [{"path": "a"}, {"role": "key", "path": "b"}]}, "at_second for a key picture"),
-        ({"pictures": [{"path": "a", "index": 3}]}, "an index for control pictures only"),
+        ({"pictures": [{"path": "a", "mask": "m"}]}, "a mask for control pictures only"),
         ({"pictures": [{"path": "a"}, {"role": "end"}]}, "pictures.1.path: is missing"),
         ({"pictures": [{"path": "a"}, {"role": "cover", "path": "b"}]}, "pictures.1.role: 'cover' is not allowed"),
         ({"pictures": [{"path": "a"}], "video": "v.mp4"}, "video: 'v.mp4' is not allowed"),
@@ -113,6 +113,25 @@ def test_inputs_that_do_not_fit_are_refused(inputs: dict[str, Any], words: str) 
     assert words in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"one_frame_control_index": "0;10"}, "one_frame_control_index: 0;10 has 2 places for 1 picture"),
+        ({"one_frame_control_index": "0;-1"}, "one_frame_control_index: '0;-1' is not allowed; give time indices of"),
+        ({"one_frame_control_index": "1.5"}, "one_frame_control_index: '1.5' is not allowed"),
+        ({"one_frame_control_index": ""}, "one_frame_control_index: '' is not allowed"),
+        ({"one_frame_control_index": 3}, "one_frame_control_index: 3 is not allowed; give a text"),
+        ({"one_frame_embedding": "control_2"}, "one_frame_embedding: there is no picture 2 for the image encoder"),
+        ({"one_frame_embedding": "end"}, "one_frame_embedding: 'end' is not allowed; give which picture"),
+        ({"one_frame_target_index": 65}, "one_frame_target_index: 65 is not allowed; give a whole number from 0 to 64"),
+    ],
+)
+def test_what_does_not_fit_a_single_picture_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Request.parse({"kind": "one_frame", "pictures": [CONTROL], **fields})
+    assert words in str(refusal.value)
+
+
 def test_a_recipe_holds_no_inputs() -> None:
     request = Request.parse({"picture": "/home/me/secret.png", "seed": 5, "pictures": ()})
     assert request.recipe == Recipe.parse({"seed": 5})
@@ -125,9 +144,9 @@ def test_every_parameter_has_a_flat_name_of_its_own() -> None:
     assert all(field.info.description for field in named.values())
 
 
-def test_control_pictures_have_an_index_and_a_request_knows_its_paths() -> None:
-    pictures = [CONTROL, {**CONTROL, "path": "b.png", "index": 10, "mask": "m.png"}]
-    request = Request.from_data({"schema_version": 2, "kind": {"name": "one_frame"}, "pictures": pictures})
+def test_a_request_knows_its_paths() -> None:
+    pictures = [CONTROL, {**CONTROL, "path": "b.png", "mask": "m.png"}]
+    request = Request.parse({"one_frame_control_index": "0;10", "pictures": pictures})
     assert request.picture_paths == ("a.png", "b.png", "m.png")
     assert request.with_paths(str.upper).picture_paths == ("A.PNG", "B.PNG", "M.PNG")
     assert request.shown_picture == "a.png"

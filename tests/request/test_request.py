@@ -15,7 +15,7 @@ GOOD = {"picture": "photo.png"}
 
 def test_defaults_are_the_promised_ones() -> None:
     assert Request.parse(GOOD).model_dump() == {
-        "schema_version": 3,
+        "schema_version": 4,
         "prompts": ({"text": "", "from_second": 0.0},),
         "negative_prompt": "",
         "seed": 31337,
@@ -36,7 +36,7 @@ def test_defaults_are_the_promised_ones() -> None:
         "lora_mode": "auto",
         "fps": 30,
         "preserved_memory_gb": 6.0,
-        "pictures": ({"role": "start", "path": "photo.png", "at_second": None, "index": None, "mask": None},),
+        "pictures": ({"role": "start", "path": "photo.png", "at_second": None, "mask": None},),
         "video": None,
     }
 
@@ -90,7 +90,7 @@ def test_what_is_no_number_in_range_is_refused(field: str, value: Any) -> None:
         ({**GOOD, "steps": 2.5}, "steps"),
         ({**GOOD, "size": "640"}, "size"),
         ({**GOOD, "size": "../../etc"}, "size"),
-        ({**GOOD, "schema_version": 4}, "schema_version"),
+        ({**GOOD, "schema_version": 5}, "schema_version"),
     ],
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], words: str) -> None:

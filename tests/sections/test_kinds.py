@@ -33,23 +33,39 @@ def test_the_start_picture_is_known_by_its_role() -> None:
     class WithOthers(F1):
         takes: ClassVar = frozenset({"start", "control"})
 
-    pictures = [Picture(role="control", path="c", index=1), Picture(path="s")]
+    pictures = [Picture(role="control", path="c"), Picture(path="s")]
     plan = WithOthers().plan(AskedFor(1.2), pictures)
     assert plan.begins_with == 1
     (section,) = plan.sections
-    assert section.picture == 1
+    assert section.seen == (1,)
     assert (section.context.clean or ())[0] == ContextFrame(0, Source.PICTURE, 1)
 
 
 def test_control_pictures_stand_at_their_indices() -> None:
-    controls = [Picture(role="control", path=path, index=index) for path, index in (("a", 0), ("b", 10))]
-    plan = OneFrame(target_index=1, post=False, history_2x=False, history_4x=False).plan(AskedFor(1), controls)
+    controls = [Picture(role="control", path=path) for path in ("a", "b")]
+    plan = OneFrame(target_index=1, control_index="0;10", post=False, history_2x=False, history_4x=False).plan(
+        AskedFor(1), controls
+    )
     (section,) = plan.sections
     assert section.context.target == (1,)
     assert [(frame.index, frame.n) for frame in section.context.clean or ()] == [(0, 0), (10, 1)]
-    assert (plan.result, plan.frames, section.picture) == ("picture", 1, 0)
-    seen = OneFrame().plan(AskedFor(1), [*controls, Picture(path="s")]).sections[0].picture
-    assert seen == 2
+    assert (plan.result, plan.frames, section.seen) == ("picture", 1, (0,))
+
+
+@pytest.mark.parametrize(
+    ("embedding", "alone", "with_start"),
+    [("start", (0,), (2,)), ("control_1", (0,), (0,)), ("control_2", (1,), (1,)), ("mean", (0, 1), (2, 0, 1))],
+)
+def test_the_image_encoder_sees_what_is_chosen(
+    embedding: str, alone: tuple[int, ...], with_start: tuple[int, ...]
+) -> None:
+    """And the context is the same."""
+    controls = [Picture(role="control", path=path) for path in ("a", "b")]
+    kind = OneFrame(control_index="0;10", embedding=embedding)
+    for pictures, seen in ((controls, alone), ([*controls, Picture(path="s")], with_start)):
+        (section,) = kind.plan(AskedFor(1), pictures).sections
+        (by_default,) = OneFrame(control_index="0;10").plan(AskedFor(1), pictures).sections
+        assert (section.seen, section.context) == (seen, by_default.context)
 
 
 class Glimpse(Kind):
