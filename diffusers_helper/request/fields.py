@@ -23,6 +23,8 @@ from .parts import TimedPrompt
 
 PICTURE = "picture"
 """The flat name of the start picture's path."""
+PICTURES = "pictures"
+"""The flat name of the other pictures, as data."""
 ALIASES = {"enable_magcache": "magcache", "teacache": "teacache"}
 """Older names, and of which step cache they say that it is on. The first goes before the second."""
 QUALITY_MODE = "quality_mode"

@@ -20,7 +20,7 @@ from ..options import STRICT, OneOf
 from ..sections.kinds import KINDS, FramePack, Kind
 from ..sections.plan import VideoPlan
 from .explain import refusal
-from .fields import PICTURE, data_of, flat, idle_of
+from .fields import PICTURE, PICTURES, data_of, flat, idle_of
 from .migrate import SCHEMA_VERSION, VERSION, as_present
 from .output import OUTPUTS, Mp4, Output, output_of
 from .parts import LONGEST_SECONDS, SHORTEST_SECONDS, Lora, Text, TimedPrompt, wrong
@@ -136,9 +136,9 @@ class Recipe(BaseModel):
             cls._check_idle(rest, data)
         data = {**data_of(defaults or {}, Recipe), **data}
         if PICTURE in named:
-            others = data.get("pictures", [])
+            others = data.get(PICTURES, [])
             start = {"role": "start", "path": named[PICTURE]}
-            data["pictures"] = [start, *others] if isinstance(others, (list, tuple)) else others
+            data[PICTURES] = [start, *others] if isinstance(others, (list, tuple)) else others
         return cls._checked(data)
 
     @classmethod

@@ -14,7 +14,7 @@ from ..names import AnyText
 from ..options import STRICT
 from ..sections.kinds import Role
 from ..sections.plan import VideoPlan
-from .fields import PICTURE
+from .fields import PICTURE, PICTURES
 from .parts import LONGEST_SECONDS, told, wrong
 from .recipe import Recipe
 
@@ -113,9 +113,11 @@ class Request(Recipe):
         return Recipe.model_validate({name: getattr(self, name) for name in Recipe.model_fields})
 
     def flat(self) -> dict[str, Any]:
-        """See ``Recipe``; with the path of the start picture, where there is one."""
+        """See ``Recipe``; with the path of the start picture, and with the other pictures, where there are such."""
         starts = [picture.path for picture in self.pictures if picture.role == "start"]
-        return {**({PICTURE: starts[0]} if starts else {}), **super().flat()}
+        others = [picture.model_dump(exclude_none=True) for picture in self.pictures if picture.role != "start"]
+        inputs = {**({PICTURE: starts[0]} if starts else {}), **({PICTURES: others} if others else {})}
+        return {**inputs, **super().flat()}
 
     def plan(self) -> VideoPlan:
         """The sections of what it makes, of its own inputs."""

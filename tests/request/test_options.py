@@ -152,6 +152,18 @@ def test_a_request_knows_its_paths() -> None:
     assert request.shown_picture == "a.png"
 
 
+def test_a_request_is_its_flat_values() -> None:
+    pictures = [CONTROL, {**CONTROL, "path": "b.png", "mask": "m.png"}]
+    for named in (
+        {"picture": "s.png", "one_frame_control_index": "0;10", "one_frame_embedding": "mean", "pictures": pictures},
+        {"one_frame_control_index": "0;10", "pictures": pictures},
+        {"picture": "s.png", "kind": "f1"},
+    ):
+        request = Request.parse(named)
+        assert Request.parse(request.flat()) == request
+        assert request.flat().get("pictures", []) == named.get("pictures", [])
+
+
 @pytest.mark.parametrize(
     ("teacache", "step_cache", "fits"),
     [(True, "teacache", True), (False, "off", True), (True, "off", False), (False, "teacache", False)],
