@@ -232,15 +232,17 @@ class ScriptedExecution:
 
     def _finish(self) -> Path:
         output = self._request.output
-        assert isinstance(output, Video)
         result = self._folder.with_suffix(output.suffix)
         metadata = {"version": "0", "checkpoint": "scripted", "request": self._request.recipe.model_dump()}
-        if output.is_joined:
+        if not isinstance(output, Video):
+            write_png(result, np.full((SIZE, SIZE, 3), 10 * self._request.seed % 256, np.uint8), metadata)
+        elif output.is_joined:
             join_segments([self._video], result, as_comment(metadata), self._request.fps)
         else:
             write_output(result, Footage([self._video]), self._request.fps, output, as_comment(metadata))
-        with written_whole(result.with_suffix(".png")) as part:
-            Image.new("RGB", (SIZE, SIZE), "teal").save(part)
+        if isinstance(output, Video):
+            with written_whole(result.with_suffix(".png")) as part:
+                Image.new("RGB", (SIZE, SIZE), "teal").save(part)
         for file in self._folder.iterdir():
             file.unlink()
         self._folder.rmdir()

@@ -31,6 +31,9 @@ class Job:
 
     ``twin`` is the number of the job that it is compared with, which may have been deleted since; 0 for none. Each of
     two names the other (twins.py).
+
+    ``batch`` is the number of the first of the jobs that were queued together with this one; 0 for one that was queued
+    alone.
     """
 
     id: int
@@ -45,6 +48,7 @@ class Job:
     checkpoint: str = ""
     executor: str = ""
     twin: int = 0
+    batch: int = 0
 
     @property
     def shown_at(self) -> tuple[int, float, int]:
@@ -100,6 +104,7 @@ class Job:
             "state": self.state,
             "checkpoint": self.checkpoint_name,
             "executor": self.executor,
+            "batch": self.batch,
             "phase": progress.phase if self.state == "running" else None,
             "section": progress.section,
             "sections": progress.sections,
@@ -136,6 +141,6 @@ class UnreadableJob:
         unknown = dict.fromkeys(
             ("checkpoint", "executor", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
         )
-        counts = dict.fromkeys(("section", "sections", "step", "steps", "frames"), 0)
+        counts = dict.fromkeys(("batch", "section", "sections", "step", "steps", "frames"), 0)
         said = {"id": self.id, "state": "unreadable", "error": str(self.reason), "notices": [], "can_go_on": False}
         return {**unknown, **counts, **said}

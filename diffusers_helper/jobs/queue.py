@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +64,19 @@ class JobQueue(QueueReader):
             job = Job(self._ledger.new_id(), "queued", request, self._clock(), place, checkpoint=source)
             self._ledger.write(job)
             return job
+
+    def add_batch(self, requests: Sequence[Request], source: str = "") -> list[Job]:
+        """Queue several requests that belong together, all or none. Raises as ``add``."""
+        with ExitStack() as taken:
+            given = [taken.enter_context(self._taken_in(request, source)) for request in requests]
+            with self._changed:
+                first, place, now = self._ledger.new_id(), self._ledger.last_place() + 1, self._clock()
+                jobs = [
+                    Job(first + n, "queued", request, now, place + n, checkpoint=found, batch=first)
+                    for n, (request, found) in enumerate(given)
+                ]
+                self._ledger.write(*jobs)
+                return jobs
 
     def edit(self, job_id: int, request: Request, source: str = "") -> Job:
         """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""

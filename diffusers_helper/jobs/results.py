@@ -32,7 +32,9 @@ def result_files(job: Job) -> list[Path]:
     progress = job.progress
     if progress.folder:
         return [Path(progress.folder)]
-    return [Path(progress.video), Path(progress.video).with_suffix(".png")] if progress.video else []
+    return (
+        list(dict.fromkeys((Path(progress.video), Path(progress.video).with_suffix(".png")))) if progress.video else []
+    )
 
 
 def with_finished_video(job: Job) -> Job | None:

@@ -35,14 +35,15 @@ log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 5
+VERSION = 6
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
     progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
-    checkpoint TEXT NOT NULL DEFAULT '', executor TEXT NOT NULL DEFAULT '', twin INTEGER NOT NULL DEFAULT 0
+    checkpoint TEXT NOT NULL DEFAULT '', executor TEXT NOT NULL DEFAULT '', twin INTEGER NOT NULL DEFAULT 0,
+    batch INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
 CREATE INDEX event_of_job ON event (job);
@@ -55,11 +56,12 @@ _STEPS = {
     3: "ALTER TABLE job ADD COLUMN checkpoint TEXT NOT NULL DEFAULT '';",
     4: "ALTER TABLE job ADD COLUMN executor TEXT NOT NULL DEFAULT '';",
     5: "ALTER TABLE job ADD COLUMN twin INTEGER NOT NULL DEFAULT 0;",
+    6: "ALTER TABLE job ADD COLUMN batch INTEGER NOT NULL DEFAULT 0;",
 }
 """What makes each version's tables out of those of the one before. What the rows hold is read by ``migrate.py``."""
 _COLUMNS = (
     "id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint",
-    "executor", "twin",
+    "executor", "twin", "batch",
 )  # fmt: skip
 _TIMES = ("created_at", "started_at", "ended_at")
 LAST_SECOND = 253402300799.0

@@ -17,16 +17,18 @@ from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
 from . import acts, bar, compiled, fetching, fragments_queue, machine, screen, shelf_list, strips
 from .app_context import AppContext
+from .batch import batch
 from .calibration import calibration
 from .comparison import Pair, caption, comparison, pair_of, twin_shot
 from .fragments_queue import Wish
 from .phrases import duration, say
 from .recent import recent
+from .screen import makes_picture
 
 GB = 1e9
 OF_JOB = (
-    "bar", "job", "video", "preview", "views", "stop", "comparison", "sections", "steps", "calibration", "notices",
-    "announce",
+    "bar", "job", "video", "preview", "views", "stop", "comparison", "batch", "sections", "steps", "calibration",
+    "notices", "announce",
 )  # fmt: skip
 """The fragments that show one job."""
 TOLD_ENDS = ("done", "failed")
@@ -46,7 +48,7 @@ def render(context: AppContext, language: str, wish: Wish | None = None) -> dict
     job = chosen(jobs, wish.show)
     return {
         **fragments_queue.render(context, texts, wish),
-        **(of_job(job, texts, pair_of(job, jobs, context.likenesses)) if job else _without_job(texts)),
+        **(of_job(job, texts, pair_of(job, jobs, context.likenesses), jobs) if job else _without_job(texts)),
         "recent": recent(jobs, job, texts) if job else "",
         "others": others(jobs, context.queue.paused, texts, timed(jobs, wish.show)),
         "warnings": warnings(context, texts),
@@ -97,8 +99,8 @@ def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
     return None
 
 
-def of_job(job: Job, texts: Texts, pair: Pair | None = None) -> dict[str, str]:
-    """All that the Generate tab shows of one job; ``pair``: with its twin, where it has one."""
+def of_job(job: Job, texts: Texts, pair: Pair | None = None, jobs: Sequence[Job] = ()) -> dict[str, str]:
+    """All that the Generate tab shows of one job; ``pair``: with its twin, where it has one; ``jobs``: all of them."""
     twin = twin_shot(pair, texts)
     return {
         "bar": bar.bar(job, texts),
@@ -108,6 +110,7 @@ def of_job(job: Job, texts: Texts, pair: Pair | None = None) -> dict[str, str]:
         "views": screen.views(job, texts, bool(twin), acts.compare(job, texts)),
         "stop": buttons(job, texts),
         "comparison": comparison(pair, texts),
+        "batch": batch(job, jobs, texts),
         "sections": strips.sections(job, texts),
         "steps": strips.steps(job, texts),
         "calibration": calibration(job, texts),
@@ -153,10 +156,14 @@ def _doing(job: Job, texts: Texts) -> str:
             "steps": progress.steps,
             "percent": int(100 * progress.merging.share) if progress.merging else 0,
         }
-        return say(texts, f"job.phase_{progress.phase}", **place)
+        of_picture = f"job.phase_{progress.phase}_picture"
+        key = of_picture if makes_picture(job) and of_picture in texts else f"job.phase_{progress.phase}"
+        return say(texts, key, **place)
     if not progress.width:
         return ""
     size = {"width": progress.width, "height": progress.height}
+    if makes_picture(job):
+        return say(texts, "job.facts_picture", seed=progress.seed, **size)
     return say(texts, "job.facts", frames=progress.frames, planned=progress.frames_planned, seed=progress.seed, **size)
 
 

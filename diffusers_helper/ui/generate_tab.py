@@ -29,11 +29,11 @@ ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
 
 STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
-<div class="screen">{video}{preview}</div>{views}{stop}{comparison}{sections}{steps}{calibration}{recent}
+<div class="screen">{video}{preview}</div>{views}{stop}{comparison}{batch}{sections}{steps}{calibration}{recent}
 <div class="only-heard" role="status">{announce}</div></div>"""
 """From top to bottom: what runs, its picture, what can be done, where in time it is, what was made before."""
 LIVE = (
-    "bar", "job", "notices", "video", "preview", "views", "stop", "comparison", "sections", "steps",
+    "bar", "job", "notices", "video", "preview", "views", "stop", "comparison", "batch", "sections", "steps",
     "calibration", "recent", "announce",
 )  # fmt: skip
 LOOK_AGAIN = (

@@ -30,13 +30,14 @@
   function wire() {
     const video = film();
     const player = stage().querySelector('.player');
-    if (!video || !player) return;
-    const loops = framepack.remembered('loop') !== 'off';
-    video.loop = loops;
-    player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
+    if (!player) return;
     const slider = player.querySelector('[data-cut]');
     slider.oninput = () => cut(slider.value);
     cut(slider.value); // The screen stays where the slider is rendered anew, as for another job.
+    if (!video) return;
+    const loops = framepack.remembered('loop') !== 'off';
+    video.loop = loops;
+    player.querySelector('[data-player=loop]').setAttribute('aria-pressed', loops);
     player.querySelector('[data-place]').oninput = event => go(event.target.value - 1);
     if (!filling()) player.querySelector('[data-player=full]')?.remove();
     if (!drawing) draw();

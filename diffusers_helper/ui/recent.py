@@ -8,7 +8,7 @@ from itertools import islice
 from ..jobs.job import ENDED, Job
 from ..words import Texts
 from .phrases import number, say
-from .screen import has_video, picture_address, poster_address
+from .screen import has_video, makes_picture, picture_address, poster_address
 
 MOST = 12
 
@@ -30,7 +30,8 @@ def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
     label = say(texts, "job.show", job=job.id, prompt=job.request.prompt[:100])
     current = ' aria-current="true"' if shown else ""
     seconds = say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
-    words = say(texts, "job.state_running") if running else seconds
+    made = say(texts, "job.one_picture") if makes_picture(job) else seconds
+    words = say(texts, "job.state_running") if running else made
     if job.twin:
         label, words = f"{label} ({say(texts, 'queue.twin', job=job.twin)})", f"{words} ⇄"
     return (

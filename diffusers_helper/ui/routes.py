@@ -31,6 +31,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..errors import FramePackError, UnusableInput
+from ..media.fit import resize_and_crop
 from ..media.pictures import media_type, open_picture
 from ..media.places import lies_in
 from ..media.stills import middle_still
@@ -38,8 +39,10 @@ from ..request.output import OUTPUTS
 from ..words import LANGUAGES
 from . import fragments
 from .app_context import AppContext
+from .batch import sheet
 from .fragments_queue import Wish
 from .pace import ASK_AGAIN, SERVER_TIME, Pace
+from .screen import has_video, makes_picture
 
 NO_STORE = {"Cache-Control": "no-store"}
 REVALIDATED = {"Cache-Control": "private, no-cache"}
@@ -173,6 +176,12 @@ class Media:
         if name == "poster.jpg":
             result = self._queue.result(job_id)
             return self._poster(self._within(result, _usual_suffix(result)), request)
+        if name == "sheet.png":
+            return Response(
+                _as_png(sheet(self._queue.job(job_id), self._queue.jobs())), media_type="image/png", headers=NO_STORE
+            )
+        if name == "start.png" and (start := self._beside_picture(job_id)):
+            return start
         return self._picture(self._picture_file(job_id, name), request)
 
     def _picture_file(self, job_id: int, name: str) -> Path:
@@ -184,6 +193,15 @@ class Media:
         if name == "preview.png" and preview:
             return self._within(Path(preview), ".png")
         raise UnusableInput(f"a job has no {name}")
+
+    def _beside_picture(self, job_id: int) -> Response | None:
+        """The start picture at the size of the one that was made of it; None where none was."""
+        job = self._queue.job(job_id)
+        if not (makes_picture(job) and has_video(job)):
+            return None
+        path = self._within(self._queue.picture(job_id), self._queue.picture(job_id).suffix)
+        pixels = resize_and_crop(open_picture(path), job.progress.height, job.progress.width)
+        return Response(_as_png(pixels), media_type="image/png", headers=KEPT)
 
     def _fitted_picture(self, job_id: int) -> Path | None:
         """The start picture as the video begins with it: in the work folder, later beside the video."""
@@ -260,6 +278,12 @@ def _as_jpeg(pixels: np.ndarray, side: int) -> bytes:
     picture, content = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def _as_png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()
 
 

@@ -69,6 +69,11 @@ def moving_address(job: Job) -> str:
     return "" if _shown(job) == "still" else address(job)
 
 
+def makes_picture(job: Job) -> bool:
+    """Whether it makes one picture and no video."""
+    return job.request.kind.result == "picture"
+
+
 def is_film(job: Job) -> bool:
     """Whether the result plays as a video, frame by frame."""
     return _shown(job) == "film"
@@ -128,15 +133,18 @@ def offered_views(job: Job, has_twin: bool = False) -> list[str]:
         "preview": has_preview(job),
         "video": video,
         "start": True,
-        "both": video and is_film(job) and job.state == "done",
+        "both": video and (is_film(job) or makes_picture(job)) and job.state == "done",
     }
     there["compare"] = has_twin
     return [view for view in VIEWS if there[view]]
 
 
 def player(job: Job, texts: Texts) -> str:
-    """Buttons and a slider for the video, frame by frame; empty where none plays."""
+    """Buttons and a slider for the video, frame by frame; of one picture the slider that says how much of the start
+    picture is drawn over it; empty where nothing plays."""
     progress = job.progress
+    if has_video(job) and makes_picture(job):
+        return f'<div class="player">{_cut(texts)}</div>'
     if not (has_video(job) and is_film(job)):
         return ""
 
@@ -149,10 +157,15 @@ def player(job: Job, texts: Texts) -> str:
 
     at = say(texts, "job.player_place")
     place = f'<input type="range" min="1" max="{progress.frames}" value="1" data-place aria-label="{at}">'
-    cut = f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
     count = f'<output>1</output><span class="of"> / {progress.frames}</span>'
     keys = button("play") + button("back") + place + button("forward") + f'<span class="count">{count}</span>'
-    return f'<div class="player" data-frames="{progress.frames}">{keys}{cut}{button("loop")}{button("full")}</div>'
+    return (
+        f'<div class="player" data-frames="{progress.frames}">{keys}{_cut(texts)}{button("loop")}{button("full")}</div>'
+    )
+
+
+def _cut(texts: Texts) -> str:
+    return f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
 
 
 def _drawing(name: str) -> str:

@@ -20,6 +20,7 @@ from diffusers_helper.events import Cancelled, Finished, Started
 from diffusers_helper.jobs.checkpoints import Checkpoints
 from diffusers_helper.jobs.executor import LocalExecutor
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.media.fit import Fitted
 from diffusers_helper.models.table import Checkpoint, find_checkpoint
 from diffusers_helper.settings import resolve
 from diffusers_helper.workfolder import WorkFolder
@@ -128,7 +129,7 @@ def opened_as_version_1(queue: JobQueue) -> JobQueue:
     for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
         (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3")) as file:
-        for column in ("checkpoint", "executor", "twin"):
+        for column in ("checkpoint", "executor", "twin", "batch"):
             file.execute(f"ALTER TABLE job DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 1")
     return JobQueue(queue.output_dir, queue._checkpoint)
@@ -156,8 +157,8 @@ def test_a_job_of_an_earlier_version_goes_on_with_the_checkpoint_it_was_begun_wi
         loaded.append(checkpoint.name)
         raise UnusableCheckpoint("this was to be seen")
 
-    picture = np.zeros((64, 64, 3), np.uint8)
-    folder = WorkFolder.create(queue.output_dir, request, begun_with, begun_with.fingerprint(), picture, 0)
+    picture = Fitted(np.zeros((64, 64, 3), np.uint8))
+    folder = WorkFolder.create(queue.output_dir, request, begun_with, begun_with.fingerprint(), [picture], 0)
     queue.claim()
     queue.record(job.id, Started(folder=str(folder.path), seed=5, sections_done=0))
     queue.end(job.id, Cancelled(folder=str(folder.path)), "cancelled")

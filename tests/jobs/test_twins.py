@@ -93,7 +93,9 @@ def test_a_file_of_the_version_before_has_none(queue: JobQueue, picture: Path) -
     one, _ = queue.add_twins(make_request(picture))
     queue.close()
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / FILE)) as file:
-        file.executescript("ALTER TABLE job DROP COLUMN twin; PRAGMA user_version = 4;")
+        file.executescript(
+            "ALTER TABLE job DROP COLUMN twin; ALTER TABLE job DROP COLUMN batch; PRAGMA user_version = 4;"
+        )
     again = JobQueue(queue.output_dir)
     assert again.notices == ()
     assert [job.twin for job in again.jobs()] == [0, 0]

@@ -27,7 +27,7 @@ from diffusers_helper.ui.app_context import AppContext
 from ..conftest import ROOT, same_environment
 from ..jobs_support import ScriptedExecutor, working
 
-CHECKPOINT = Checkpoint("scripted", "scripted", ("f1", "framepack"), {}, ((64, 64),))
+CHECKPOINT = Checkpoint("scripted", "scripted", ("f1", "framepack", "one_frame"), {}, ((64, 64),))
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ WRONG_SHARES = (float("nan"), "5", None, True, -0.1, 1.1)
 WRONG_SWITCHES = (0, "true", None, [])
 OF_CACHES = {name: field for name, field in fields(Recipe).items() if field.decided_by == "step_cache"}
 WRONG: dict[str, tuple[Any, ...]] = {
-    "schema_version": (0, 4, -1, "1", 1.5, None, float("nan")),
+    "schema_version": (0, 5, -1, "1", 1.5, None, float("nan")),
     "prompt": WRONG_TEXTS,
     "negative_prompt": WRONG_TEXTS,
     "seed": (*WRONG_NUMBERS, 2**63, -2, 0.5, 10**400),
