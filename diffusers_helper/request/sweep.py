@@ -30,7 +30,8 @@ SHORT_NAMES: Mapping[str, str] = {
 """Names that are told without the kind, and musubi's."""
 LORA_WEIGHT = re.compile(r"lora_weight(?:_([1-9]\d?))?")
 """The first LoRA's weight, or that of the one with this number."""
-_RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?")
+_NUMBER = r"-?\d{1,19}(?:\.\d{1,9})?"
+_RANGE = re.compile(rf"({_NUMBER})(?:\.\.({_NUMBER})(?:\.\.({_NUMBER}))?)?", re.ASCII)
 FIELD = "sweep"
 _KINDS: Mapping[Any, type] = {int: int, float: float, bool: bool}
 SWITCH: Mapping[str, bool] = {"off": False, "on": True}
@@ -94,11 +95,10 @@ def _values(part: str, kind: type) -> list[Any]:
     if kind is bool:
         return [_truth(part)]
     span = _RANGE.fullmatch(part)
-    try:
-        low, high, step = (Decimal(each) for each in (span.groups("1") if span else (part, part, "1")))
-        count = int((high - low) / step) + 1
-    except ArithmeticError:
-        raise _refused(Message("sweep.number", given=quoted(part))) from None
+    if not span or (span[3] is not None and Decimal(span[3]) <= 0):
+        raise _refused(Message("sweep.number", given=quoted(part)))
+    low, high, step = Decimal(span[1]), Decimal(span[2] or span[1]), Decimal(span[3] or 1)
+    count = int((high - low) / step) + 1
     if not 1 <= count <= MOST_CELLS:
         raise _refused(Message("sweep.range", given=quoted(part), most=MOST_CELLS))
     values = [low + place * step for place in range(count)]

@@ -8,12 +8,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
+from diffusers_helper.caches.step_cache import Measured
 from diffusers_helper.conditioning.prompt import PromptEmbedding
-from diffusers_helper.engine import Conditioning, EncodedPicture
+from diffusers_helper.engine import Conditioning, EncodedPicture, section_denoiser
 from diffusers_helper.events import Finished, Plan, SectionDone, Step
 from diffusers_helper.generate import generate
+from diffusers_helper.models.load import Compute
 from diffusers_helper.request import Request
+from diffusers_helper.sections.context import ContextFrame, ContextPlan, Source
+from diffusers_helper.sections.history import gather_context
+from diffusers_helper.sections.plan import SectionPlan
 from diffusers_helper.vae.codec import LatentPosterior
 from tests.parity import pack
 from tests.parity.engine import PackCheckpoint, PackEngine
@@ -86,3 +92,57 @@ def assert_one_picture(events: list[Any], path: Path) -> None:
         assert '"one_frame"' in image.info["Comment"]
         assert np.asarray(image).std() > 0
     assert [file.name for file in path.parent.iterdir() if file.is_dir()] == []
+
+
+FORWARD = "forward_oneframe"
+
+
+def as_plan(inputs: dict[str, Tensor]) -> tuple[ContextPlan, Tensor, tuple[Tensor, ...]]:
+    """A recorded layout as a plan, its history and its pictures: the clean frames are the pictures, the others the
+    history. A level that was not given has no tokens."""
+    clean = inputs.get("latents_clean")
+    pictures = () if clean is None else tuple(clean[:, :, n : n + 1] for n in range(clean.shape[2]))
+    levels: dict[str, tuple[ContextFrame, ...] | None] = {}
+    history = inputs["hidden_states"][:, :, :0]
+    for level in ("2x", "4x"):
+        latents = inputs.get(f"latents_history_{level}")
+        begin, levels[level] = history.shape[2], None
+        if latents is not None:
+            indices = inputs[f"indices_latents_history_{level}"].tolist()
+            levels[level] = tuple(ContextFrame(index, Source.AFTER, begin + n) for n, index in enumerate(indices))
+            history = torch.cat([history, latents], dim=2)
+    stand = inputs["indices_latents_clean"].tolist() if pictures else []
+    frames = tuple(ContextFrame(index, Source.PICTURE, n) for n, index in enumerate(stand))
+    target = tuple(inputs["indices_latents"].tolist())
+    return ContextPlan(target, frames or None, levels["2x"], levels["4x"]), history, pictures
+
+
+@pytest.mark.parametrize("case", pack.cases(FORWARD))
+@torch.inference_mode()
+def test_every_recorded_layout_through_plan_context_and_denoiser(case: str) -> None:
+    """Absent levels, no context at all, and 2x and 4x of lengths that no kernel divides."""
+    values = {**pack.tensors(FORWARD), **pack.group(pack.tensors(FORWARD), case)}
+    plan, history, pictures = as_plan({**pack.context_inputs(values), "hidden_states": values["hidden_states"]})
+    context = gather_context(plan, history, pictures)
+    valid = values["encoder_attention_mask"][0].bool()
+    prompt = PromptEmbedding(values["encoder_hidden_states"][:, valid], values["pooled_projections"], 0)
+    latent = torch.zeros(1, 16, 1, 2, 2)
+    seen = EncodedPicture(values["image_embeddings"], LatentPosterior(latent, latent))
+    guidance, sigma = values["guidance"].item() / 1000, values["timestep"].squeeze() / 1000
+    request = Request.parse({"picture": "-", "step_cache": "off", "distilled_guidance": guidance})
+    denoiser = section_denoiser(
+        pack.transformer(),
+        Compute(torch.device("cpu"), *[torch.float32] * 3, "the pack is float32"),
+        request,
+        Conditioning((prompt,), None, (seen,)),
+        SectionPlan(0, plan, latents_after=1, decode_frames=1, frames_after=1),
+        context,
+        sigma[None],
+        Measured(),
+    )
+    x = values["hidden_states"]
+    pack.assert_near((x - denoiser(x, sigma)) / sigma, values["output"])
+    assert [context.latents is None, context.latents_2x is None, context.latents_4x is None] == [
+        f"{case}.{name}" not in pack.tensors(FORWARD)
+        for name in ("clean_latents", "clean_latents_2x", "clean_latents_4x")
+    ]
