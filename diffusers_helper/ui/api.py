@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
@@ -22,7 +23,7 @@ from ..media.files import make_folder, written_whole
 from ..models.table import Checkpoint
 from ..names import quoted
 from ..request import Recipe, Request
-from ..request.fields import PICTURE
+from ..request.fields import PICTURE, PICTURES
 from ..request.output import output_by_suffix
 from .app_context import AppContext
 from .page import user_errors
@@ -46,18 +47,23 @@ def endpoints(context: AppContext, uploads: Path) -> dict[str, Callable[..., Any
     queue = context.queue
 
     def submit(picture: FileDataDict, request_json: str = "{}") -> int:
-        """Queue a video, and say which job it is.
+        """Queue a video, or with kind one_frame a picture, and say which job it is.
 
         Parameters:
-            picture: the start picture, uploaded before
-            request_json: the fields of the request as JSON, all but the picture; what is left out has its default.
-                Beside them, checkpoint names an installed one; by default it is the one that is chosen on the page
+            picture: the start picture, uploaded before; of one_frame the first control picture
+            request_json: the fields of the request as JSON, all but the pictures; what is left out has its default.
+                Beside them, checkpoint names an installed one; by default it is the one that is chosen on the page.
+                For one_frame, others is a list of the further control pictures, and masks one of a mask for each, or
+                null: files that were uploaded, as the upload has named them
         Returns:
             the number of the job
         """
         fields = _fields(request_json)
         found = _checkpoint(fields.pop("checkpoint"), context) if "checkpoint" in fields else context.checkpoints.find()
-        request = Request.parse({**fields, PICTURE: str(_uploaded(picture, uploads))}, context.defaults(found))
+        others, masks = (_listed(fields.pop(name, []), name, uploads) for name in ("others", "masks"))
+        paths = [str(_uploaded(picture, uploads)), *filter(None, others)]
+        recipe = Recipe.parse(fields, context.defaults(found))
+        request = Request.parse({**fields, **_inputs(recipe, paths, masks)}, context.defaults(found))
         return queue.add(request, found.source).id
 
     def status(job_id: int) -> dict[str, Any]:
@@ -129,6 +135,27 @@ def _number(job_id: Any) -> int:
     if type(job_id) is not int:
         raise InvalidRequest(f"job_id: {quoted(job_id)} is not allowed; give a whole number")
     return job_id
+
+
+def _listed(given: Any, name: str, uploads: Path) -> list[str | None]:
+    """Uploads by their paths, among them null. Raises InvalidRequest."""
+    if not isinstance(given, list):
+        raise InvalidRequest(f"{name}: {quoted(given)} is not allowed; give a list of uploaded files")
+    files = (each if isinstance(each, dict) else {"path": each} for each in given if each is not None)
+    found = iter([str(_uploaded(file, uploads)) for file in files])
+    return [None if each is None else next(found) for each in given]
+
+
+def _inputs(recipe: Recipe, pictures: Sequence[str], masks: Sequence[str | None]) -> dict[str, Any]:
+    """Uploaded pictures as what a recipe's kind takes. Raises InvalidRequest for more than it has a use for."""
+    if "control" in recipe.kind.needs:
+        if len(masks) > len(pictures):
+            raise InvalidRequest(f"masks: {len(masks)} are given for {len(pictures)} pictures")
+        pairs = zip_longest(pictures, masks)
+        return {PICTURES: [{"role": "control", "path": path, "mask": mask} for path, mask in pairs]}
+    if masks or pictures[1:]:
+        raise InvalidRequest(f"others: {recipe.kind.name} takes one picture, and no masks")
+    return {PICTURE: pictures[0]}
 
 
 def _uploaded(picture: Any, uploads: Path) -> Path:

@@ -233,6 +233,45 @@ def test_a_request_of_any_version_has_the_checkpoints_defaults(
     assert ended(served.queue, job).request.kind.name == "f1"
 
 
+def test_a_program_makes_a_picture_of_several(served: Served, client: Client, picture: Path, tmp_path: Path) -> None:
+    other, mask = make_picture(tmp_path, "navy"), make_picture(tmp_path, "white")
+    with served.client() as raw:
+        sent = [("files", file.open("rb")) for file in (other, mask)]
+        second_path, mask_path = raw.post("/gradio_api/upload", files=sent).json()
+    asked = {"kind": "one_frame", "one_frame_control_index": "0;10", "steps": 2}
+    asked |= {"others": [second_path], "masks": [None, {"path": mask_path}]}
+    job = ended(served.queue, client.predict(handle_file(str(picture)), json.dumps(asked), api_name="/submit"))
+    assert job.state == "done"
+    first, second = job.request.pictures
+    assert [Path(each.path).read_bytes() for each in (first, second)] == [picture.read_bytes(), other.read_bytes()]
+    assert (first.mask, Path(second.mask or "").read_bytes()) == (None, mask.read_bytes())
+    result = client.predict(job.id, api_name="/result")
+    assert str(result).endswith(".png")
+
+
+@pytest.mark.parametrize(
+    ("fields", "others", "masks", "words"),
+    [
+        ({"kind": "f1"}, 1, 0, "others: f1 takes one picture, and no masks"),
+        ({"kind": "one_frame"}, 1, 0, "one_frame_control_index: 0 has 1 place for 2 pictures"),
+        ({"kind": "one_frame"}, 0, 2, "masks: 2 are given for 1 pictures"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(
+    served: Served, uploaded: dict[str, Any], fields: dict[str, Any], others: int, masks: int, words: str
+) -> None:
+    told = refusal(served, uploaded, json.dumps({**fields, "others": [uploaded] * others, "masks": [uploaded] * masks}))
+    assert words in told
+
+
+@pytest.mark.parametrize("place", ["others", "masks"])
+def test_other_pictures_are_uploads_too(served: Served, uploaded: dict[str, Any], place: str) -> None:
+    for stranger in ("/etc/passwd", {"path": "/etc/passwd"}, 7, {"path": None}):
+        told = refusal(served, uploaded, json.dumps({"kind": "one_frame", place: [stranger]}))
+        assert told.startswith("picture: ")
+    assert refusal(served, uploaded, json.dumps({"kind": "one_frame", place: "x"})).startswith(f"{place}: 'x' is not")
+
+
 @pytest.mark.parametrize("value", ["/etc/passwd", [{"role": "start", "path": "/etc/passwd"}]])
 @pytest.mark.parametrize("field", ["picture", "pictures", "video"])
 def test_no_path_is_taken_from_the_fields(served: Served, uploaded: dict[str, Any], field: str, value: Any) -> None:
