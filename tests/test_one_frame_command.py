@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers_helper.sections.context import ContextPlan
 from diffusers_helper.sections.modes import MODES
 
 from . import program
+from .conftest import ROOT
 
 
 def parsed(*flags: str) -> Request:
@@ -184,3 +186,40 @@ def test_every_flag_of_the_command_has_a_place_in_the_request() -> None:
     assert not dests & {"seconds", "kind", "output", "decoding", "mp4_crf"}
     assert {"prompt", "steps", "seed", "loras", "rope_scaling_factor", "magcache_threshold", "lora_mode"} <= dests
     assert one_frame_command.NO_FLAGS
+
+
+def test_the_document_states_the_modes_as_they_are() -> None:
+    """Its tables of modes and of defaults."""
+    text = (ROOT / "ONE_FRAME.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (\d+ \| [\d;]+ \| \w+ \| \w+) \|", text, re.MULTILINE))
+    switch = {True: "on", False: "off"}
+    kinds = {name: mode.kind for name, mode in MODES.items()}
+    assert rows == {
+        name: f"{kind.target_index} | {kind.control_index} | {switch[kind.post]} | {switch[kind.history_2x]}"
+        for name, kind in kinds.items()
+    }
+    assert all(kind.history_2x == kind.history_4x for kind in kinds.values())
+    assert all(mode.latent_window == 9 for mode in MODES.values())
+
+
+@pytest.mark.parametrize("flag", ["--control-mask", "--control-image-mask-path", "--control_image_mask_path"])
+def test_masks_belong_to_pictures_in_their_order(flag: str) -> None:
+    request = parsed("--mode", "kisekaeichi", "--image", "a.png,b.png", flag.replace("_", "-"), "none,m.png")
+    assert [picture.mask and Path(picture.mask).name for picture in request.pictures] == [None, "m.png"]
+
+
+def test_a_picture_that_the_image_encoder_alone_sees() -> None:
+    request = parsed("--image", "s.png", "--control-image", "a.png,b.png", "--mode", "kisekaeichi")
+    assert [(picture.role, Path(picture.path).name) for picture in request.pictures] == [
+        ("start", "s.png"), ("control", "a.png"), ("control", "b.png"),
+    ]  # fmt: skip
+    assert request.plan().sections[0].seen == (0,)
+    seen = parsed("--image", "a.png,b.png", "--mode", "kisekaeichi", "--one-frame-embedding", "control_2")
+    assert seen.plan().sections[0].seen == (1,)
+
+
+def test_latent_index_is_taken_as_what_it_can_only_be() -> None:
+    flags = ("--image", "a.png,b.png", "--mode", "oichi", "--one-frame")
+    assert parsed(*flags, "latent_index=0") == parsed(*flags, "default")
+    with pytest.raises(InvalidRequest, match="a single picture has one latent, number 0"):
+        parsed(*flags, "latent_index=5")
