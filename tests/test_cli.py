@@ -318,8 +318,8 @@ def test_the_picture_is_decoded_once_on_its_way(
     engine, decoded = PackEngine("run_i2v_single"), []
     monkeypatch.setattr("diffusers_helper.models.table.find_checkpoint", lambda *_: engine.checkpoint)
     monkeypatch.setattr("diffusers_helper.engine.Engine.load", lambda *_, **__: engine)
-    opened = preparation.open_picture
-    monkeypatch.setattr(preparation, "open_picture", lambda path: (decoded.append(path), opened(path))[1])
+    opened = preparation.open_with_alpha
+    monkeypatch.setattr(preparation, "open_with_alpha", lambda path: (decoded.append(path), opened(path))[1])
     out = tmp_path / "video.mp4"
     assert cli.main(["generate", "--image", str(photograph), "--steps", "1", "--seconds", "1", "--out", str(out)]) == 0
     assert probe(out).frames
