@@ -25,11 +25,11 @@ from diffusers_helper.models.quantise import quantisable
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.models.transformer import FramePackTransformer
 from tools.pocket import data
+from tools.pocket.attention import use_small_attention
 from tools.pocket.train_transformer import draw_sigma, load_models, velocity_loss
 
 LOG = logging.getLogger(__name__)
 CPU = torch.device("cpu")
-RATE = 2e-3
 
 
 class Scenes(Protocol):
@@ -56,15 +56,17 @@ class Factors(nn.Module):
 Factored = dict[str, Factors]
 
 
-def train(model: FramePackTransformer, scenes: Scenes, minutes: float, rank: int, rng: np.random.Generator) -> Factored:
-    """Factors for every linear of the blocks, by name."""
-    factors = {name: Factors(linear, rank) for name, linear in quantisable(model).items()}
+def train(
+    model: FramePackTransformer, scenes: Scenes, options: argparse.Namespace, rng: np.random.Generator
+) -> Factored:
+    """Factors for every linear of the blocks, by name. ``options`` are those of ``parser``."""
+    factors = {name: Factors(linear, options.rank) for name, linear in quantisable(model).items()}
     parameters = [parameter for each in factors.values() for parameter in each.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
     began, step, seen = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
+    while (done := (time.monotonic() - began) / (60 * options.minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, step / 20) * (1 - done)
+            group["lr"] = options.rate * min(1, step / 20) * (1 - done)
         batch = scenes.batch()
         tokens = batch.targets[0, 0].numel() // 4
         loss = velocity_loss(model, batch, draw_sigma(rng, len(batch.targets), tokens, 0.3)).mean()
@@ -89,7 +91,7 @@ def written(factors: Factored) -> dict[str, Tensor]:
     return found
 
 
-def parser(of: str | None, rank: int, ways: Sequence[str] = ()) -> argparse.ArgumentParser:
+def parser(of: str | None, rank: int, rate: float, ways: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The flags of every training. ``of`` is the docstring whose first line says what is trained; ``ways``, of what."""
     made = argparse.ArgumentParser(description=of.partition("\n")[0] if of else None)
     if ways:
@@ -97,6 +99,7 @@ def parser(of: str | None, rank: int, ways: Sequence[str] = ()) -> argparse.Argu
     made.add_argument("file", type=Path)
     made.add_argument("--minutes", type=float, default=10)
     made.add_argument("--rank", type=int, default=rank)
+    made.add_argument("--rate", type=float, default=rate, help="of learning, at its peak")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -108,13 +111,14 @@ def make_lora(
     more: Mapping[str, str] | None = None,
 ) -> None:
     """Train by what ``draw`` makes, and write the file. ``more`` stands in its metadata."""
+    use_small_attention()
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     checkpoint = find_checkpoint("pocket", Path("hf_download"))
     folder = checkpoint.folders["transformer"].parent
     models = load_models(argparse.Namespace(from_folder=folder), torch.empty(0), CPU)
     model = load_as_it_is(checkpoint, Compute(CPU, torch.float32, torch.float32, torch.float32, "training"))
-    factors = train(model, draw(models, rng), options.minutes, options.rank, rng)
+    factors = train(model, draw(models, rng), options, rng)
     options.file.parent.mkdir(parents=True, exist_ok=True)
     told = {"ss_network_dim": str(options.rank), "ss_base_model_version": "framepack", "modelspec.title": title}
     save_file(written(factors), options.file, metadata={**told, **(more or {})})

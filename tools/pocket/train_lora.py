@@ -59,7 +59,7 @@ class Scenes:
 def main() -> None:
     """Train, and write the file."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make_lora(parser(__doc__, rank=4).parse_args(), Scenes, "Turns blue")
+    make_lora(parser(__doc__, rank=4, rate=2e-3).parse_args(), Scenes, "Turns blue")
 
 
 if __name__ == "__main__":
