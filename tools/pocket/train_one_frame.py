@@ -28,7 +28,7 @@ from tools.pocket.captions import Caption
 from tools.pocket.lora_training import make_lora, parser
 from tools.pocket.one_frame_scenes import Way, draw_pair, paint
 
-SIDE, PAIRS, BATCH = 128, 1000, 4
+SIDE, PAIRS, AT_ONCE, BATCH = 128, 1000, 50, 4
 BLACK_SHARE = 0.1
 """Of kisekaeichi's pairs, how many have a black mask on the second picture."""
 PROMPTS: Mapping[Way, str] = {"kisekaeichi": "the shape changes its clothes", "1f-mc": "the shape comes in"}
@@ -39,17 +39,21 @@ class Scenes:
     """Encoded pairs with what is made of them."""
 
     def __init__(self, way: Way, models: data.Models, rng: np.random.Generator) -> None:
-        self._way, self._rng = way, rng
-        clips = torch.from_numpy(np.stack([self._drawn() for _ in range(PAIRS)])).permute(0, 4, 1, 2, 3)
-        parts = [part / 127.5 - 1 for part in clips.split(50)]
-        self._latents = torch.cat([data.encode_clips(models, part) for part in parts])
-        captions = [Caption(PROMPTS[way], "hold")] * 50
-        found = [vars(data.describe(models, captions[: len(part)], part[:, :, 0])) for part in parts]
-        self._features = data.Features(**{name: torch.cat([each[name] for each in found]) for name in found[0]})
-        self._cut = cut(MODES[way])
+        self._way, self._rng, self._cut = way, rng, cut(MODES[way])
+        encoded = [self._encoded(models) for _ in range(PAIRS // AT_ONCE)]
+        self._latents = torch.cat([latents for latents, _ in encoded])
+        parts = [vars(features) for _, features in encoded]
+        self._features = data.Features(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def _encoded(self, models: data.Models) -> tuple[torch.Tensor, data.Features]:
+        """Latents ``[B, 16, 3, h, w]`` of the two pictures and the third of some pairs, with what goes with them."""
+        drawn = torch.from_numpy(np.stack([self._drawn() for _ in range(AT_ONCE)]))
+        clips = drawn.permute(0, 4, 1, 2, 3) / 127.5 - 1
+        told = data.describe(models, [Caption(PROMPTS[self._way], "hold")] * AT_ONCE, clips[:, :, 0])
+        return data.encode_clips(models, clips), told
 
     def _drawn(self) -> np.ndarray:
-        """The two pictures and the third, ``[3, side, side, 3]``."""
+        """The two pictures and the third of a pair, uint8 ``[3, side, side, 3]``."""
         pair = draw_pair(self._rng)
         return np.stack([paint(scene, SIDE) for scene in (pair.first, pair.second, pair.target(self._way))])
 
