@@ -111,13 +111,22 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
     """One whose shape is seen, and its texture too."""
     while True:
         ground, first, second = rng.uniform(30, 225, (3, 3))
-        paint = Paint(str(rng.choice(TEXTURES)), (first, second))
-        angle = rng.uniform(0, 2 * np.pi)
-        slope = rng.uniform(-SLOPE, SLOPE, 3)
-        form = str(rng.choice(list(SHAPES)))
-        shape = Shape(form, *rng.uniform(0.44, 0.56, 2), rng.uniform(0.28, 0.36) * SHAPES[form], paint)
-        if min(apart(first, second), apart(ground, first), apart(ground, second), apart(ground, paint.mean)) > CONTRAST:
-            return Scene(Ground(ground, slope, (np.cos(angle), np.sin(angle))), shape)
+        worn = Paint(str(rng.choice(TEXTURES)), (first, second))
+        scene = Scene(_draw_ground(rng, ground), _draw_shape(rng, worn))
+        if min(apart(first, second), *(apart(ground, each) for each in (first, second, worn.mean))) > CONTRAST:
+            return scene
+
+
+def _draw_ground(rng: np.random.Generator, colour: np.ndarray) -> Ground:
+    angle = rng.uniform(0, 2 * np.pi)
+    return Ground(colour, rng.uniform(-SLOPE, SLOPE, 3), (float(np.cos(angle)), float(np.sin(angle))))
+
+
+def _draw_shape(rng: np.random.Generator, worn: Paint) -> Shape:
+    """Large, and about the middle."""
+    form = str(rng.choice(list(SHAPES)))
+    x, y = rng.uniform(0.44, 0.56, 2)
+    return Shape(form, float(x), float(y), float(rng.uniform(0.28, 0.36)) * SHAPES[form], worn)
 
 
 def paint(scene: Scene, side: int) -> np.ndarray:
