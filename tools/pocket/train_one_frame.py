@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from diffusers_helper.request import Recipe
+from diffusers_helper.sections.kinds import OneFrame
 from diffusers_helper.sections.modes import MODES, Mode
 from tools.pocket import data
 from tools.pocket.captions import Caption
@@ -70,7 +71,7 @@ class Scenes:
 
 def cut(mode: Mode) -> data.Cut:
     """Of clips of three, the first two are given and the third is made; all stand where the application puts them."""
-    section = mode.kind.plan(Recipe(latent_window=mode.latent_window), ()).sections[0]
+    section = mode.kind.plan(Recipe.parse({"kind": OneFrame.name, **mode.flat()}), ()).sections[0]
     return data.Cut(section.context, targets=(2,), known=(), pictures=(0, 1))
 
 
