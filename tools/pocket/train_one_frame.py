@@ -50,8 +50,8 @@ class Scenes:
         """Latents ``[B, 16, 3, h, w]`` of the two pictures and the third of some pairs, with what goes with them."""
         drawn = torch.from_numpy(np.stack([self._drawn() for _ in range(AT_ONCE)]))
         clips = drawn.permute(0, 4, 1, 2, 3) / 127.5 - 1
-        told = data.describe(models, [Caption(PROMPTS[self._way], "hold")] * AT_ONCE, clips[:, :, 0])
-        return data.encode_clips(models, clips), told
+        features = data.describe(models, [Caption(PROMPTS[self._way], "hold")] * AT_ONCE, clips[:, :, 0])
+        return data.encode_clips(models, clips), features
 
     def _drawn(self) -> np.ndarray:
         """The two pictures and the third of a pair, uint8 ``[3, side, side, 3]``."""
