@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,6 +61,8 @@ def train(
 ) -> Factored:
     """Factors for every linear of the blocks, by name. ``options`` are those of ``parser``."""
     factors = {name: Factors(linear, options.rank) for name, linear in quantisable(model).items()}
+    if options.begin_with:
+        take_over(factors, load_file(options.begin_with))
     parameters = [parameter for each in factors.values() for parameter in each.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
     began, step, seen = time.monotonic(), 0, 0.0
@@ -80,11 +82,23 @@ def train(
     return factors
 
 
+def key_of(name: str) -> str:
+    """What musubi calls the linear of this name."""
+    return "lora_unet_" + name.replace(".", "_")
+
+
+def take_over(factors: Factored, earlier: Mapping[str, Tensor]) -> None:
+    """Begin with what an earlier training has ``written``."""
+    for name, each in factors.items():
+        each.down.data.copy_(earlier[f"{key_of(name)}.lora_down.weight"])
+        each.up.data.copy_(earlier[f"{key_of(name)}.lora_up.weight"])
+
+
 def written(factors: Factored) -> dict[str, Tensor]:
     """As musubi names them, in bfloat16."""
     found: dict[str, Tensor] = {}
     for name, each in factors.items():
-        key = "lora_unet_" + name.replace(".", "_")
+        key = key_of(name)
         found[f"{key}.lora_down.weight"] = each.down.detach().bfloat16()
         found[f"{key}.lora_up.weight"] = each.up.detach().bfloat16()
         found[f"{key}.alpha"] = torch.tensor(float(each.down.shape[0]))
@@ -100,6 +114,7 @@ def parser(of: str | None, rank: int, rate: float, ways: Sequence[str] = ()) -> 
     made.add_argument("--minutes", type=float, default=10)
     made.add_argument("--rank", type=int, default=rank)
     made.add_argument("--rate", type=float, default=rate, help="of learning, at its peak")
+    made.add_argument("--begin-with", type=Path, metavar="FILE", help="an earlier one of the same rank, to go on from")
     made.add_argument("--seed", type=int, default=0)
     return made
 
