@@ -114,10 +114,10 @@ def stocked(folder: Path) -> Path:
     return folder
 
 
-def ways_moved(table: Table, photo: torch.Tensor) -> list[float]:
-    """Pixels that a photograph [3, H, W] in -1..1 is panned by, for each of TARGETS."""
+def ways_moved(table: Table, photo: torch.Tensor, targets: Sequence[int] = TARGETS) -> list[float]:
+    """Pixels that a photograph [3, H, W] in -1..1 is panned by, for each target index."""
     found = []
-    for target in TARGETS:
+    for target in targets:
         mode = Mode(OneFrame(target_index=target))
         made = torch.from_numpy(table.make(mode, PAN, [as_bytes(photo)], None) / 127.5 - 1).permute(2, 0, 1).float()
         found.append(motion.extent(photo, made, "left", LONGEST_PAN) * PAN_PIXELS_PER_SECOND)
