@@ -23,7 +23,7 @@ CONTRAST = 110.0  # between a ground and a shape, in RGB of 0..255
 TIP = np.pi / 5  # half of the angle that one tip of a star has
 
 
-def _inside(shape: str, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+def inside(shape: str, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     """Soft mask 0..1 of a shape centred at 0; one pixel of smoothing."""
     far = (x.square() + y.square()).sqrt()
     if shape == "circle":
@@ -102,7 +102,7 @@ def _paint_figure(
     turn = rng.normal(0, 0.2) + (SPIN_PER_SECOND * time if figure.move == "spin" else 0 * time)
     ys, xs = torch.arange(height).view(1, -1, 1) - cy, torch.arange(width).view(1, 1, -1) - cx
     x, y = turn.cos() * xs + turn.sin() * ys, turn.cos() * ys - turn.sin() * xs
-    mask = _inside(figure.shape, x, y, radius)[None]
+    mask = inside(figure.shape, x, y, radius)[None]
     return clip * (1 - mask) + _fade(rng, figure, time) * mask
 
 
