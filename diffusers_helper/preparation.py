@@ -80,11 +80,16 @@ def _mask(picture: Picture, opened: Opened) -> np.ndarray | None:
     if picture.mask is None:
         return opened.alpha
     mask, (height, width) = open_mask(Path(picture.mask)), opened.pixels.shape[:2]
-    if abs(mask.shape[0] * width / (mask.shape[1] * height) - 1) > SAME_SHAPE:
-        sizes = {"mask": f"{mask.shape[1]}x{mask.shape[0]}", "picture": f"{width}x{height}"}
-        reason = Message("one_frame.mask_shape", name=Path(picture.mask).name, **sizes)
-        raise InvalidRequest(f"pictures: {reason}", [Problem("pictures", "said", picture.mask, {"reason": reason})])
+    refuse_mask_shape(Path(picture.mask), (mask.shape[0], mask.shape[1]), (height, width))
     return mask
+
+
+def refuse_mask_shape(mask: Path, shape: tuple[int, int], of: tuple[int, int]) -> None:
+    """Raises InvalidRequest where a mask's (height, width) has not the shape of its picture's, ``of``."""
+    if abs(shape[0] * of[1] / (shape[1] * of[0]) - 1) > SAME_SHAPE:
+        sizes = {"mask": f"{shape[1]}x{shape[0]}", "picture": f"{of[1]}x{of[0]}"}
+        reason = Message("one_frame.mask_shape", name=mask.name, **sizes)
+        raise InvalidRequest(f"pictures: {reason}", [Problem("pictures", "said", str(mask), {"reason": reason})])
 
 
 def picture_notices(request: Request, pictures: Sequence[Fitted]) -> Iterator[Message]:

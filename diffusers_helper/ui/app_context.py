@@ -15,7 +15,6 @@ from ..lora.shelf import Shelf, shelf_folder
 from ..lora.watch import Watch
 from ..models.table import EVERY_KIND, FRAMEPACK_BUCKETS, Checkpoint
 from ..preparation import defaults
-from ..sections.kinds import KINDS
 from ..settings import PageSettings
 from ..words import Message
 from .fetching import Fetching
@@ -105,9 +104,8 @@ class AppContext:
 
 
 def kinds_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """The kinds of video it makes, the one it does best first; all where it is not known."""
-    kinds = checkpoint.kinds if checkpoint else EVERY_KIND
-    return tuple(kind for kind in kinds if KINDS[kind].result == "video")
+    """The kinds of results it makes, the one it does best first; all where it is not known."""
+    return tuple(checkpoint.kinds if checkpoint else EVERY_KIND)
 
 
 def sizes_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:

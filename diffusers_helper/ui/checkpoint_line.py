@@ -15,7 +15,8 @@ from ..models.about import said
 from ..models.table import Checkpoint
 from ..words import Texts
 from .app_context import AppContext
-from .form import OFFERED, Form
+from .form import Form
+from .form_values import OFFERED
 from .page import COMMAND, FORWARD_CLICKS, NEWEST, PRIVATE, Page, user_errors
 
 

@@ -15,8 +15,9 @@ from ..errors import InvalidCommand
 from ..jobs.job import Job, Keep
 from ..media.stills import last_still
 from ..request import DRAW_A_SEED
-from ..request.fields import PICTURE
+from ..request.fields import PICTURE, PICTURES
 from ..words import Message, Texts
+from .controls import is_one_frame
 from .folders import is_at_this_machine, open_folder
 from .form import Form
 from .options import CACHE
@@ -148,11 +149,16 @@ class Commands:
         return Filling({**fields, "seed": seed}, job.checkpoint)
 
     def _last_frame(self, job: Job, value: str, texts: Texts) -> Filling:
-        """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly."""
+        """Nothing else in the form changes. The frame goes to Gradio's cache, where it serves the form losslessly.
+
+        One picture takes the place of the first that it was made of, too.
+        """
         pixels = last_still(self._queue.result(job.id))
         frame = save_pil_to_cache(Image.fromarray(pixels), self._form[PICTURE].GRADIO_CACHE, format="png")
         inform(texts("queue.told_last_frame", job=job.id))
-        return Filling({PICTURE: frame})
+        fields = job.request.flat()
+        slots = [{"role": "control", "path": frame}, *fields.get(PICTURES, ())[1:]]
+        return Filling({PICTURE: frame, **({PICTURES: slots} if is_one_frame(fields) else {})})
 
     def _use_ratios(self, job: Job, value: str, texts: Texts) -> Filling:
         """MagCache with what the job has measured, which the engine has kept as the checkpoint's own."""

@@ -12,7 +12,6 @@ The picture is kept by the last two parts of the upload's path, and comes back o
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,17 +21,14 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from ..errors import InvalidRequest
-from ..media.pictures import media_type
 from ..request.fields import PICTURE, without_aliases
 from .form import NAMES, Form, changes
 from .page import PRIVATE, Page
 from .server import upload_address, uploads_folder
+from .upload_names import upload_named
 
-HEAD_BYTES = 512
 CHECKPOINT = "checkpoint"
 """How the name of the checkpoint is kept, beside the fields."""
-_KEPT_NAME = re.compile(r"[0-9a-f]{64}/[^/\\\0]{1,255}")
-"""A folder named by the SHA-256 of the file, as Gradio makes it, and the file."""
 
 
 def remember(page: Page, form: Form) -> gr.Textbox:
@@ -79,18 +75,6 @@ def _by_todays_names(shown: Any) -> Any:
     with suppress(InvalidRequest):
         return without_aliases(shown) if isinstance(shown, dict) else shown
     return shown
-
-
-def upload_named(name: Any, uploads: Path) -> str | None:
-    """The path of the picture among ``uploads`` that a browser calls ``name``; None when there is no such picture."""
-    if not isinstance(name, str) or not _KEPT_NAME.fullmatch(name):
-        return None
-    with suppress(OSError, ValueError):
-        place = (uploads / name).resolve(strict=True)
-        if place.is_file() and place.is_relative_to(uploads.resolve()):
-            with place.open("rb") as file:
-                return str(place) if media_type(file.read(HEAD_BYTES)) else None
-    return None
 
 
 def _read(draft: Any) -> dict[str, Any]:

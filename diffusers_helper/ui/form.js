@@ -68,7 +68,7 @@
     spoken = language;
     const mine = ++refusals;
     for (const old of document.querySelectorAll('.refused')) {
-      if (!keepsPicture || old.id !== 'picture') clear(old);
+      if (!keepsPicture || !['picture', 'pictures'].includes(old.id)) clear(old);
     }
     const names = Object.keys(fields);
     if (insist && names.some(name => !place(name)?.offsetParent)) {
@@ -76,7 +76,7 @@
       await framepack.later(300);
     }
     // What was said meanwhile is newer, but for the picture, of which only a refused start speaks.
-    for (const name of names) if (mine === refusals || name === 'picture') point(place(name), fields[name]);
+    for (const name of names) if (mine === refusals || ['picture', 'pictures'].includes(name)) point(place(name), fields[name]);
     if (insist) show(place(names[0]));
   }
 
@@ -88,12 +88,14 @@
     return document.getElementById(name) || document.getElementById('field-' + name);
   }
 
+  // Of slots those that are empty; where they stand in time is another field.
   function entries(place) {
-    return place.querySelectorAll('input:not([type=file]), textarea');
+    return place.querySelectorAll('input:not([type=file], [data-slots] *), textarea, .slot-picture:not(:has(img))');
   }
 
   function point(place, words) {
     if (!place) return;
+    clear(place);
     const told = document.createElement('p');
     Object.assign(told, {className: 'refusal', id: 'refusal-' + place.id, textContent: words});
     told.setAttribute('role', 'alert');
@@ -109,7 +111,7 @@
     if (!place) return;
     place.classList.remove('refused');
     place.querySelector('.refusal')?.remove();
-    for (const entry of entries(place)) {
+    for (const entry of place.querySelectorAll('[aria-invalid]')) {
       entry.removeAttribute('aria-invalid');
       entry.removeAttribute('aria-describedby');
     }
@@ -117,8 +119,7 @@
 
   function show(place) {
     place?.scrollIntoView({block: 'center', behavior: 'smooth'});
-    (place?.querySelector('input:not([type=file]), textarea') || place?.querySelector('button'))
-      ?.focus({preventScroll: true});
+    if (place) (entries(place)[0] ?? place.querySelector('button'))?.focus({preventScroll: true});
   }
 
   // The part of the picture that the video shows, as a frame over it, drawn anew whenever the place has another size: when
@@ -157,14 +158,17 @@
     event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
     const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent);
     if (zone) hand(zone, files);
-    else take(files);
+    else take(files, framepack.slotAt(event));
   }
 
-  async function take(files) {
+  async function take(files, slot) {
     document.querySelector('[role=tab]')?.click();
-    const [picture] = files.filter(file => file.type.startsWith('image/'));
-    const left = files.filter(file => file !== picture).map(file => file.name).join(', ');
-    if (left) note((picture ? words['generate.one_picture'] : words['generate.no_image']).replace('{names}', left));
+    const pictures = files.filter(file => file.type.startsWith('image/'));
+    const several = framepack.isOneFrame();
+    const left = files.filter(file => several ? !pictures.includes(file) : file !== pictures[0]).map(file => file.name).join(', ');
+    if (left) note(words[pictures.length && !several ? 'generate.one_picture' : 'generate.no_image'].replace('{names}', left));
+    if (several) return framepack.takeIn(pictures, slot);
+    const [picture] = pictures;
     const refusal = picture && await refusalOf(picture);
     if (refusal) note(refusal);
     else if (picture) hand(place('picture'), [picture]);

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from ..errors import InvalidRequest
 from ..models.table import Checkpoint
-from ..preparation import makes_size
 from ..request import DRAW_A_SEED, Recipe, Request
-from ..request.fields import PICTURE
+from ..request.fields import PICTURE, PICTURES
 from ..request.fields import Field as FlatField
 from ..request.fields import fields as flat_fields
-from ..request.output import OUTPUTS
 from ..words import Texts
-from .app_context import AppContext, kinds_of, sizes_of
-from .loras import LORAS, as_text, from_text, pinned, settled
-from .options import Places, out_of_sight
+from . import controls
+from .app_context import AppContext
+from .form_values import CHOICES, EMBEDDING, OFFERED, choices_of, is_allowed, meant_by, offered_of, shown_of
+from .loras import LORAS, pinned, settled
+from .options import KIND, OUTPUT, Places, out_of_sight, parameters_of
 from .page import PRIVATE, Page
 from .phrases import number
+from .server import uploads_folder
 from .translation import worded
 
 
@@ -51,6 +52,10 @@ def _parameters(choice: str) -> tuple[Field, ...]:
 
 def _parameter(field: FlatField) -> Field:
     """The component that its type asks for."""
+    if field.name == EMBEDDING:
+        return _field(field.name, gr.Dropdown, allow_custom_value=True)
+    if field.name == controls.CONTROL_INDEX:
+        return _field(field.name, gr.Textbox, max_lines=1)
     if field.names:
         return _field(field.name, gr.Radio)
     made: Mapping[Any, Field] = {
@@ -72,11 +77,13 @@ def _start_picture(**properties: Any) -> gr.Image:
 
 
 FIELDS: tuple[Field, ...] = (
+    _field(KIND, gr.Radio),
     _field(PICTURE, _start_picture, sources=["upload", "clipboard"], height=208),
     _field("prompt", gr.Textbox, lines=3, max_lines=8),
     _number("seconds", 0.6),
     _field(LORAS, gr.Textbox),
-    _field("kind", gr.Radio),
+    _field(PICTURES, gr.Textbox),
+    *_parameters(KIND),
     _field("size", gr.Dropdown, allow_custom_value=True),
     _field("seed", gr.Textbox, max_lines=1),
     _number("steps", 1),
@@ -91,28 +98,24 @@ FIELDS: tuple[Field, ...] = (
     _number("rope_scaling_timestep_threshold", 50),
     _field("lora_mode", gr.Radio),
     _field("decoding", gr.Radio),
-    _field("output", gr.Radio),
-    *_parameters("output"),
+    _field(OUTPUT, gr.Radio),
+    *_parameters(OUTPUT),
     _number("preserved_memory_gb", 0.5),
 )
 """The flat values of a request that the page offers. The seed is a text: JavaScript's numbers end at 2^53. So are
-LoRAs, which the page's script shows (shelf.js).
+LoRAs, which the page's script shows (shelf.js), and the pictures of one picture (one_frame.js).
 """
 
 NAMES = tuple(field.name for field in FIELDS)
-OFFERED = ("kind", "size")
-"""Fields whose choices the checkpoint decides."""
-CHOICES = (*OFFERED, *(name for name, field in flat_fields(Recipe).items() if field.names and name not in OFFERED))
-"""All fields of which one of several is chosen."""
+TEXTS = (LORAS, PICTURES)
+"""Fields that scripts show, and keep as texts."""
+ONLY_VIDEOS = ("seconds", "decoding")
+"""Fields that one picture has no use for."""
+NO_PICTURE_HAS = (PICTURE, OUTPUT, *parameters_of(OUTPUT))
+"""Fields that one picture cannot have: it begins with what is in the slots, and its file is of a kind of its own."""
 
-FOLLOW_CHECKPOINT = ("seconds", "kind", "size")
+FOLLOW_CHECKPOINT = ("seconds", KIND, "size")
 """Fields that another checkpoint sets: its defaults, and what it offers."""
-
-FITS_PICTURE = "fit"
-VIDEOS = tuple(name for name, made in OUTPUTS.items() if made.result == "video")
-"""The outputs of the kinds that the page offers."""
-LONGEST_NUMBER = 100
-"""Characters; Python itself refuses to read numbers of thousands."""
 
 
 def changes(components: Iterable[Component]) -> list[Any]:
@@ -169,14 +172,14 @@ class Form:
 
     def choices(self, checkpoint: Checkpoint | None, texts: Texts) -> list[dict[str, Any]]:
         """For OFFERED, in its order: what a checkpoint offers; values stay."""
-        offered = {name: _choices(name, checkpoint) or () for name in OFFERED}
+        offered = {name: choices_of(name, checkpoint) or () for name in OFFERED}
         return [gr.update(choices=worded(f"generate.{name}", given, texts)) for name, given in offered.items()]
 
     def _update(self, name: str, value: Any, checkpoint: Checkpoint, texts: Texts) -> dict[str, Any]:
-        choices = _choices(name, checkpoint)
+        choices = choices_of(name, checkpoint)
         if choices is None:
-            return gr.update(value=_shown(name, value))
-        return gr.update(value=_shown(name, value), choices=worded(f"generate.{name}", choices, texts))
+            return gr.update(value=self._as_shown(name, value))
+        return gr.update(value=shown_of(name, value), choices=worded(f"generate.{name}", choices, texts))
 
     @property
     def components(self) -> list[Component]:
@@ -192,8 +195,8 @@ class Form:
         component: Component = self._page.t(
             field.make,
             f"generate.{name}",
-            choices=(lambda: _choices(name, self._page.context.checkpoint) or ()) if name in CHOICES else None,
-            value=_shown(name, self.defaults.get(name)),
+            choices=(lambda: choices_of(name, self._page.context.checkpoint) or ()) if name in CHOICES else None,
+            value=self._as_shown(name, self.defaults.get(name)),
             **{**field.properties, **properties},
         )
         self._placed[name] = component
@@ -207,7 +210,7 @@ class Form:
                 self._die(component)
             reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
         reset.click(
-            lambda chosen: _shown(name, defaults_of(self._page.context.shown(chosen), self._page.context)[name]),
+            lambda chosen: shown_of(name, defaults_of(self._page.context.shown(chosen), self._page.context)[name]),
             self.checkpoint,
             component,
             **PRIVATE,
@@ -227,7 +230,7 @@ class Form:
     def reset_updates(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> list[dict[str, Any]]:
         """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
         by_default = defaults_of(self._page.context.shown(chosen), self._page.context)
-        defaults = {name: _shown(name, by_default[name]) for name in self.resets}
+        defaults = {name: shown_of(name, by_default[name]) for name in self.resets}
         return [
             gr.update(
                 value=texts("generate.default", value=in_words(name, defaults[name], texts)),
@@ -238,7 +241,7 @@ class Form:
 
     def offered(self, fields: Mapping[str, Any], chosen: str | None = None) -> dict[str, Any]:
         """Those of ``fields`` that can have their value with the checkpoint that the page shows."""
-        return _offered(self._page.context.shown(chosen), fields)
+        return offered_of(self._page.context.shown(chosen), fields)
 
     def values_of(self, fields: Mapping[str, Any], chosen: str | None = None) -> list[Any]:
         """What the components show for the fields of a request; those that are not given stay as they are.
@@ -246,11 +249,11 @@ class Form:
         So does a kind or a size that the checkpoint does not make which the page shows.
         """
         offered = self.offered(fields, chosen)
-        return [_shown(name, offered[name]) if name in offered else gr.skip() for name in NAMES]
+        return [self._as_shown(name, offered[name]) if name in offered else gr.skip() for name in NAMES]
 
     def values_for(self, fields: Mapping[str, Any], checkpoint: Checkpoint, texts: Texts) -> list[Any]:
         """The same for another checkpoint, with what it offers."""
-        offered = _offered(checkpoint, fields)
+        offered = offered_of(checkpoint, fields)
         return [
             self._update(name, offered[name], checkpoint, texts) if name in offered else gr.skip() for name in NAMES
         ]
@@ -258,24 +261,40 @@ class Form:
     def fields_of(self, values: Sequence[Any]) -> dict[str, Any]:
         """The components' values as fields of a request, not validated; without the picture when there is none, and
         without what makes no sense in parameters that are out of sight. LoRAs have their contents as far as these are
-        known.
+        known. One picture has a control picture for each place, which has no path where its slot is empty; a video has
+        none.
         """
         fields = self.meant(dict(zip(NAMES, values, strict=True)))
         fields[LORAS] = pinned(fields[LORAS], self._page.context.loras)
-        away = out_of_sight(fields)
-        return {name: value for name, value in fields.items() if name not in away or _is_allowed(name, value)}
+        makes_picture = controls.is_one_frame(fields)
+        away = out_of_sight(fields).union(ONLY_VIDEOS if makes_picture else ())
+        fields[PICTURES] = controls.at_places(fields) if makes_picture else ()
+        useless = NO_PICTURE_HAS if makes_picture else (PICTURES,)
+        fields = {name: value for name, value in fields.items() if name not in useless}
+        return {name: value for name, value in fields.items() if name not in away or is_allowed(name, value)}
 
     def meant(self, shown: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for some components by name."""
-        fields = {name: _meant(name, value) for name, value in shown.items() if name in NAMES}
+        """The same for some components by name; of the slots all."""
+        fields = {name: self._meant(name, value) for name, value in shown.items() if name in NAMES}
         return {name: value for name, value in fields.items() if name != PICTURE or value}
+
+    def _meant(self, name: str, value: Any) -> Any:
+        return controls.from_text(value, self.uploads) if name == PICTURES else meant_by(name, value)
+
+    def _as_shown(self, name: str, value: Any) -> Any:
+        return controls.as_text(value or (), self.uploads) if name == PICTURES else shown_of(name, value)
+
+    @property
+    def uploads(self) -> Path:
+        """Where what was uploaded lies."""
+        return uploads_folder(self._page.context.settings.paths.output_dir)
 
     def usable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Those of ``fields`` that a request takes: for what comes from a browser's memory."""
         return {
             name: value
             for name, value in fields.items()
-            if name in NAMES and (name == LORAS or _is_allowed(name, value))
+            if name in NAMES and (name in TEXTS or is_allowed(name, value))
         }
 
     def request_of(self, values: Sequence[Any], chosen: str | None = None) -> Request:
@@ -284,7 +303,13 @@ class Form:
         Raises:
             InvalidRequest: no picture, a field that is out of range, or a LoRA that cannot be used; names it.
         """
-        return Request.parse(self.settled(self.fields_of(values), chosen))
+        return Request.parse(self.asked(values, chosen))
+
+    def asked(self, values: Sequence[Any], chosen: str | None = None) -> dict[str, Any]:
+        """The fields of that request. Raises InvalidRequest for an empty slot, or a LoRA that cannot be used."""
+        fields = self.settled(self.fields_of(values), chosen)
+        controls.refuse_empty(fields)
+        return fields
 
     def settled(self, fields: Mapping[str, Any], chosen: str | None = None) -> dict[str, Any]:
         """The same fields with every LoRA found, to be kept. Waits for what is being read. Raises InvalidRequest."""
@@ -292,45 +317,14 @@ class Form:
         return {**fields, LORAS: settled(fields[LORAS], context.loras, context.shown(chosen))}
 
 
-def _is_allowed(name: str, value: Any) -> bool:
-    try:
-        Recipe.parse({name: value})
-    except InvalidRequest:
-        return False
-    return True
-
-
 def defaults_of(checkpoint: Checkpoint | None, context: AppContext) -> dict[str, Any]:
     """Field -> value: what the checkpoint wishes, else the request's own."""
     own = flat_fields(Recipe)
     return {
-        **{name: own[name].default for name in NAMES if name != PICTURE},
+        **{name: own[name].default for name in NAMES if name in own},
+        PICTURES: (),
         **context.defaults(checkpoint),
     }
-
-
-def _choices(name: str, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:
-    """What a field can be with this checkpoint; None where it does not depend on it."""
-    match name:
-        case "kind":
-            return kinds_of(checkpoint)
-        case "size":
-            return (FITS_PICTURE, *sizes_of(checkpoint))
-        case "output":
-            return VIDEOS
-    return flat_fields(Recipe)[name].names if name in CHOICES else None
-
-
-def _offered(checkpoint: Checkpoint | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``fields`` that a checkpoint makes; RoPE scaling among them allows larger sizes."""
-    factor = fields.get("rope_scaling_factor", 1.0)
-
-    def is_offered(name: str, value: Any) -> bool:
-        choices = _choices(name, checkpoint)
-        larger = name == "size" and checkpoint is not None and makes_size(value, factor, checkpoint)
-        return choices is None or larger or _shown(name, value) in choices
-
-    return {name: value for name, value in fields.items() if is_offered(name, value)}
 
 
 def in_words(name: str, shown: Any, texts: Texts) -> str:
@@ -341,29 +335,3 @@ def in_words(name: str, shown: Any, texts: Texts) -> str:
     if choice in texts:
         return texts(choice)
     return number(shown) or texts("generate.default_empty")
-
-
-def _shown(name: str, value: Any) -> Any:
-    """A request's value as the component shows it."""
-    match name:
-        case "seed":
-            return str(value)
-        case "size":
-            return value or FITS_PICTURE
-        case "loras":
-            return as_text(value or ())
-    return value
-
-
-def _meant(name: str, value: Any) -> Any:
-    """A component's value as a request has it; what makes no sense is left for the request to refuse."""
-    if name == LORAS:
-        return from_text(value)
-    if name == "size":
-        return None if value == FITS_PICTURE else value
-    if name == "seed":
-        text = str(value).strip()
-        return int(text) if text.removeprefix("-").isdecimal() and len(text) <= LONGEST_NUMBER else text
-    if isinstance(value, float) and value.is_integer() and flat_fields(Recipe)[name].info.annotation is int:
-        return int(value)
-    return value

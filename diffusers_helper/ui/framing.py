@@ -46,12 +46,18 @@ class Framing:
 
 def framing_of(picture: str, size: str | None, checkpoint: Checkpoint) -> Framing:
     """How ``checkpoint`` frames the file ``picture``. Raises UnusablePicture; ValueError for no size."""
+    shape = shape_of(picture)
+    return Framing(shape, video_size(size, checkpoint, *shape))
+
+
+def shape_of(picture: str) -> tuple[int, int]:
+    """(height, width) of the file ``picture``. Raises UnusablePicture."""
     path = Path(picture)
     try:
-        shape = _shape(picture, path.stat().st_mtime_ns)
+        return _shape(picture, path.stat().st_mtime_ns)
     except (OSError, ValueError):
-        shape = open_picture(path).shape[:2]  # says what is wrong
-    return Framing(shape, video_size(size, checkpoint, *shape))
+        height, width = open_picture(path).shape[:2]  # says what is wrong
+        return height, width
 
 
 @lru_cache(maxsize=64)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from ..request.fields import PICTURE
-from . import checkpoint_line, lora_section, machine
+from . import checkpoint_line, lora_section, machine, one_frame_section
 from .commands import Commands
 from .form import Form, changes
+from .form_values import EMBEDDING
 from .look_ahead import IDLE, look_ahead
 from .options import CACHE, OF_OPTION, OUTPUT, options_of, parameters_of
 from .page import CLICKS, FORWARD_CLICKS, NEWEST, PRIVATE, Act, Page, live, user_errors
@@ -19,7 +21,7 @@ from .starting import connect, mode_bar, start_row
 
 ROPE = ("rope_scaling_factor", "rope_scaling_timestep_threshold")
 ADVANCED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("kind", "seed", "steps", "latent_window", *ROPE, CACHE, *parameters_of(CACHE)),
+    "sampling": ("seed", "steps", "latent_window", *ROPE, CACHE, *parameters_of(CACHE)),
     "guidance": ("distilled_guidance", "real_cfg", "cfg_rescale", "negative_prompt"),
     "output": ("size", "decoding", OUTPUT, *parameters_of(OUTPUT)),
     "memory": ("preserved_memory_gb",),
@@ -27,6 +29,8 @@ ADVANCED: Mapping[str, tuple[str, ...]] = {
 """The fields for those who know them, in groups."""
 ONLY_WITH_GPU = "memory"
 WHEN_DONE = ("sound", "notification")
+ONLY_VIDEO = "only-video"
+"""The style sheet hides what has this class while one picture is asked for."""
 
 STAGE_LAYOUT = """<div class="stage">{bar}{job}{notices}
 <div class="screen">{video}{preview}</div>{views}{stop}{comparison}{batch}{sections}{steps}{calibration}{recent}
@@ -49,7 +53,8 @@ def build(page: Page) -> Form:
     with gr.Row(elem_id="generate"):
         with gr.Column(elem_id="ask"):
             mode = mode_bar()
-            framing, plan, speed, examples = _ask(page, form)
+            framing, of_picture, examples = _pictures_and_words(page, form)
+            plan, ruler, sweep, speed = _ask(page, form)
             hints = lora_section.build(page, form)
             pair, compare = _advanced(page, form)
             with gr.Column(elem_id="start-bar"):
@@ -68,24 +73,33 @@ def build(page: Page) -> Form:
     )
     lora_section.connect(page, form, hints)
     checkpoint_line.follow(page, form, line, examples)
-    connect(page, form, row, compare)
-    _keep_looking_ahead(page, form, [row.refused, framing, speed, plan, pair, hints])
+    connect(page, form, row, compare, sweep)
+    one_frame_section.connect(page, form, of_picture, ruler)
+    _keep_looking_ahead(page, form, sweep, [row.refused, framing, speed, plan, pair, hints, of_picture])
     return form
 
 
-def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, gr.Radio, gr.HTML]:
-    """What everybody chooses; returns where the picture's framing and the plan are, the level, and the examples."""
-    form.place(PICTURE, elem_id="picture")
+def _pictures_and_words(page: Page, form: Form) -> tuple[gr.HTML, gr.Radio, gr.HTML]:
+    """What everybody chooses first; returns where the framing is, the mode of one picture, and the examples."""
+    one_frame_section.place_kinds(form)
+    form.place(PICTURE, elem_id="picture", elem_classes=ONLY_VIDEO)
+    mode = one_frame_section.place_pictures(page, form)
     framing = gr.HTML(elem_id="framing")
     framing.change(None, None, None, js="() => framepack.frame()", **PRIVATE)
     form.place("prompt", elem_id="prompt")
     examples = gr.HTML(js_on_load=FORWARD_CLICKS, min_height=0)
     examples.click(_example, None, form["prompt"], **{**PRIVATE, "trigger_mode": "multiple"})
+    return framing, mode, examples
+
+
+def _ask(page: Page, form: Form) -> tuple[gr.HTML, gr.HTML, list[Component], gr.Radio]:
+    """How much, where in time, and how fast; returns where the plan and the ruler are, the lists, and the level."""
+    ruler, sweep = one_frame_section.place_time(page, form)
     with gr.Row(elem_id="length"):
-        form.place("seconds", elem_id="seconds", scale=1, min_width=140)
+        form.place("seconds", elem_id="seconds", elem_classes=ONLY_VIDEO, scale=1, min_width=140)
         plan = gr.HTML(elem_id="plan", scale=2, min_width=180, js_on_load=LOOK_AGAIN)
     speed = page.t(gr.Radio, "generate.speed", (*LEVELS, CUSTOM), value="balanced", elem_id="speed")
-    return framing, plan, speed, examples
+    return plan, ruler, sweep, speed
 
 
 def _advanced(page: Page, form: Form) -> tuple[gr.Radio, gr.Button]:
@@ -153,19 +167,19 @@ def _knobs_of(level: str) -> list[Any]:
     return [knobs.get(name, gr.skip()) for name in LEVELS["balanced"]]
 
 
-def _keep_looking_ahead(page: Page, form: Form, shown: list[Any]) -> None:
+def _keep_looking_ahead(page: Page, form: Form, sweep: list[Component], shown: list[Any]) -> None:
     """After every change, when a job has ended, and after a change of language, which puts the plain words back.
 
     One level sets three fields at once, and the answers to three events may come in any order. So all changes settle
     in the browser first and lead to one event, of which the last wins.
     """
     settled = gr.Number(0, visible="hidden")
-    asked = [*changes([page.spoken, form.checkpoint, *form.components]), shown[3].click]
+    asked = [*changes([page.spoken, form.checkpoint, *form.components, *sweep]), shown[3].click]
     gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
         lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
-        [page.language, form.checkpoint, *form.components],
-        [*shown, *(form[name] for name in IDLE), *form.places.columns.values(), *form.resets.values()],
+        [page.language, form.checkpoint, *form.components, *sweep],
+        [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), *form.places.columns.values(), *form.resets.values()],
         trigger_mode="always_last",
         **PRIVATE,
     )

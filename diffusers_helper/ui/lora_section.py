@@ -11,16 +11,18 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import InvalidRequest
 from ..lora.label import Label
 from ..lora.said import Said
 from ..lora.watch import Meant
 from ..request import Recipe
 from ..request.fields import fields as flat_fields
 from ..words import Message, Texts
-from .app_context import AppContext
+from .app_context import AppContext, kinds_of
+from .controls import CONTROL_INDEX, ONE_FRAME
 from .form import Form, changes
+from .form_values import is_allowed
 from .loras import LORAS, Chosen, label_of
+from .options import KIND
 from .page import FORWARD_CLICKS, PRIVATE, Act, Page, live
 from .phrases import number, say, short
 
@@ -30,6 +32,10 @@ CHANGED = "document.addEventListener('framepack-loras', () => trigger('click'));
 """The script has changed what is chosen."""
 TAKEN = ("steps", "distilled_guidance")
 """The fields that a file may say what they should be."""
+OF_ONE_FRAME = (
+    KIND, f"{ONE_FRAME}_target_index", CONTROL_INDEX, f"{ONE_FRAME}_post", "latent_window",
+)  # fmt: skip
+"""Those that a file says where it was trained to make one picture."""
 EVERY_TIME: Mapping[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
 
 
@@ -58,33 +64,46 @@ def connect(page: Page, form: Form, hints: gr.HTML) -> None:
     def take(prompt: str, event: gr.EventData) -> list[Any]:
         return taken(page.context, prompt, event)
 
-    hints.click(take, form["prompt"], [form[name] for name in ("prompt", *TAKEN)], **EVERY_TIME)
+    hints.click(take, form["prompt"], [form[name] for name in ("prompt", *TAKEN, *OF_ONE_FRAME)], **EVERY_TIME)
 
 
 def taken(context: AppContext, prompt: str, event: gr.EventData) -> list[Any]:
-    """For prompt and TAKEN: what a click on a hint sets."""
-    act, skip = Act.of(event), gr.skip()
+    """For prompt, TAKEN and OF_ONE_FRAME: what a click on a hint sets."""
+    act = Act.of(event)
     file = context.loras.named(act.value)
-    if file is None or file.label is None:
-        return [skip, skip, skip]
-    said = file.label.said
-    if act.name == "lora_words":
-        return [", ".join(filter(None, (prompt.strip(), *said.trigger_words))), skip, skip]
-    wishes = usable_wishes(said)
-    return [skip, *(wishes.get(name, skip) for name in TAKEN)]
+    sets = _sets(act.name, prompt, file.label.said) if file and file.label else {}
+    return [sets.get(name, gr.skip()) for name in ("prompt", *TAKEN, *OF_ONE_FRAME)]
+
+
+def _sets(act: str, prompt: str, said: Said) -> dict[str, Any]:
+    """The fields that a click sets."""
+    match act:
+        case "lora_words":
+            return {"prompt": ", ".join(filter(None, (prompt.strip(), *said.trigger_words)))}
+        case "lora_one_frame":
+            return places_of(said)
+    return usable_wishes(said)
 
 
 def usable_wishes(said: Said) -> dict[str, Any]:
     """What a file says of fields, where a request takes it."""
-    found: dict[str, Any] = {}
-    for name, value in said.wishes.items():
-        given = int(value) if flat_fields(Recipe)[name].info.annotation is int and value.is_integer() else value
-        try:
-            Recipe.parse({name: given})
-        except InvalidRequest:
-            continue
-        found[name] = given
-    return found
+    whole = {name for name, field in flat_fields(Recipe).items() if field.info.annotation is int}
+    told = {name: int(value) if name in whole and value.is_integer() else value for name, value in said.wishes.items()}
+    return {name: value for name, value in told.items() if is_allowed(name, value)}
+
+
+def places_of(said: Said) -> dict[str, Any]:
+    """Where in time a file was trained to have target and controls, as fields; nothing where it says none of it."""
+    clean, no_post = said.one_frame.get("fp_1f_clean_indices"), said.one_frame.get("fp_1f_no_post")
+    indices = clean if isinstance(clean, list) else str(clean if clean is not None else "").split(";")
+    told = {
+        f"{ONE_FRAME}_target_index": said.one_frame.get("fp_1f_target_index"),
+        CONTROL_INDEX: ";".join(str(index).strip() for index in indices),
+        f"{ONE_FRAME}_post": not no_post if isinstance(no_post, bool) else None,
+        "latent_window": said.one_frame.get("fp_latent_window_size"),
+    }
+    found = {name: value for name, value in told.items() if value is not None and is_allowed(name, value)}
+    return {KIND: ONE_FRAME, **found} if found else {}
 
 
 def hints_html(fields: Mapping[str, Any], context: AppContext, texts: Texts, chosen: str | None = None) -> str:
@@ -111,6 +130,8 @@ def _hints(
     elif told := partly(label, checkpoint, texts):
         yield _line(f"{escape(name)}: {told}")
     yield from _of_said(meant.name if isinstance(meant, Meant) else name, label.said, fields, texts)
+    makes = ONE_FRAME in kinds_of(context.shown(checkpoint))
+    yield from _of_places(meant.name if isinstance(meant, Meant) else name, label.said, fields, texts, makes)
 
 
 def _of_said(name: str, said: Said, fields: Mapping[str, Any], texts: Texts) -> Iterator[str]:
@@ -123,9 +144,17 @@ def _of_said(name: str, said: Said, fields: Mapping[str, Any], texts: Texts) -> 
     if wishes:
         told = say(texts, "shelf.settings_differ", name=name, settings=_settings(wishes, texts))
         yield _line(told, "warns", _act("lora_settings", name, texts("shelf.use_settings")))
-    if said.one_frame:
-        indices = ", ".join(f"{key.removeprefix('fp_1f_')} {value}" for key, value in said.one_frame.items())
-        yield _line(say(texts, "shelf.one_frame", name=name, indices=short(indices)))
+
+
+def _of_places(name: str, said: Said, fields: Mapping[str, Any], texts: Texts, makes: bool) -> Iterator[str]:
+    """Where in time a file was trained to have its pictures, unless the form has them there. ``makes``: whether the
+    checkpoint makes one picture at all."""
+    places = places_of(said)
+    if not said.one_frame or (places and all(fields.get(field) == value for field, value in places.items())):
+        return
+    indices = ", ".join(f"{key.removeprefix('fp_1f_')} {value}" for key, value in said.one_frame.items())
+    act = _act("lora_one_frame", name, texts("shelf.use_settings")) if places and makes else ""
+    yield _line(say(texts, "shelf.one_frame", name=name, indices=short(indices)), "warns" if act else "", act)
 
 
 def _settings(wishes: Mapping[str, Any], texts: Texts) -> str:

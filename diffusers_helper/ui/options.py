@@ -10,8 +10,8 @@ import gradio as gr
 from ..request import Recipe
 from ..request.fields import fields
 
-CACHE, OUTPUT = "step_cache", "output"
-CHOICES = (CACHE, OUTPUT)
+CACHE, OUTPUT, KIND = "step_cache", "output", "kind"
+CHOICES = (CACHE, OUTPUT, KIND)
 OF_OPTION: Mapping[str, tuple[str, str]] = {
     name: (field.decided_by, field.option.name)
     for name, field in fields(Recipe).items()
@@ -49,7 +49,7 @@ class Places:
 
     def updates(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """For ``columns``, in their order."""
-        return [gr.update(elem_classes=_classes(values[choice] == option)) for choice, option in self.columns]
+        return [gr.update(elem_classes=_classes(values.get(choice) == option)) for choice, option in self.columns]
 
 
 def _classes(is_shown: bool) -> list[str]:

@@ -14,7 +14,7 @@ import gradio as gr
 from ..errors import FramePackError, UnusableInput
 from ..media.metadata import read_text
 from ..presets import Preset, about_file, file_name
-from ..request.fields import PICTURE
+from ..request.fields import PICTURE, PICTURES
 from ..words import Message, Texts
 from .app_context import AppContext
 from .form import NAMES, Form
@@ -24,7 +24,7 @@ from .phrases import field_value
 
 PROMPT = ("prompt", "negative_prompt")
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "settings": tuple(name for name in NAMES if name not in (PICTURE, "seed", LORAS, *PROMPT)),
+    "settings": tuple(name for name in NAMES if name not in (PICTURE, PICTURES, "seed", LORAS, *PROMPT)),
     "prompt": PROMPT,
     "loras": (LORAS,),
     "seed": ("seed",),

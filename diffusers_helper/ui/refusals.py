@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import FramePackError, InvalidRequest, Problem, UnusablePicture
+from ..request.fields import PICTURE, PICTURES
 from ..words import Message, Texts
 from .phrases import field_value
 
@@ -18,9 +19,9 @@ REFUSED = (InvalidRequest, UnusablePicture)
 """The errors that are the fault of one field of the form."""
 
 
-def insisting(error: InvalidRequest | UnusablePicture, texts: Texts) -> str:
+def insisting(problems: Iterable[Problem], texts: Texts) -> str:
     """The message after a refused command: the first field is brought into sight, even when it said so before."""
-    fields = by_field(error.problems, texts)
+    fields = by_field(problems, texts)
     return json.dumps({"fields": fields, "insist": secrets.token_hex(4), "language": texts.language})
 
 
@@ -62,7 +63,7 @@ def _label(field: str, texts: Texts) -> str:
 def _words(problem: Problem, texts: Texts) -> str:
     if problem.kind == "said":
         return texts.said(problem.limits["reason"])
-    own = f"refusal.{problem.field}_{problem.kind}"
+    own = f"refusal.{PICTURE if problem.field == PICTURES else problem.field}_{problem.kind}"
     key = own if own in texts else f"refusal.{problem.kind}"
     return texts(key, **{name: _limit(problem.field, name, value, texts) for name, value in problem.limits.items()})
 

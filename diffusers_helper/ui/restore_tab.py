@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,9 +13,11 @@ import gradio as gr
 from ..errors import UnusableInput
 from ..media.metadata import is_png, read_head
 from ..recall import Recalled, differences, recall
-from ..request.fields import PICTURE
+from ..request.fields import PICTURE, PICTURES
 from ..words import Message, Texts
-from .form import NAMES, Form
+from . import controls
+from .controls import Control, is_one_frame
+from .form import NAMES, NO_PICTURE_HAS, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
 from .refusals import of_a_value
@@ -42,12 +44,14 @@ class Found:
         recalled: what it says.
         picture: the path of the start picture, when that is the file itself or known from the job that made it.
         thumbnail: the picture's address on this page.
+        pictures: of one picture the control pictures, when they are known from the job that made it.
     """
 
     path: str
     recalled: Recalled
     picture: str = ""
     thumbnail: str = ""
+    pictures: tuple[Control, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,9 +59,11 @@ class Found:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the form could take."""
-        fields = {name: value for name, value in self.recalled.fields.items() if name in NAMES}
-        return {PICTURE: self.picture, **fields} if self.picture else fields
+        """What the form could take. The file of one picture goes without saying."""
+        useless = NO_PICTURE_HAS if is_one_frame(self.recalled.fields) else ()
+        fields = {name: value for name, value in self.recalled.fields.items() if name in NAMES and name not in useless}
+        inputs = {PICTURE: self.picture, PICTURES: self.pictures}
+        return {**{name: value for name, value in inputs.items() if value}, **fields}
 
 
 def build(page: Page, form: Form) -> None:
@@ -89,7 +95,10 @@ class Restore:
             recalled = recall(Path(path))
         except UnusableInput as error:
             return None, f'<p class="q-error" role="alert">{escape(Texts(language).said(error.said))}</p>'
-        found = Found(path, recalled, *self._picture_of(Path(path), recalled))
+        if is_one_frame(recalled.fields):
+            found = Found(path, recalled, pictures=self._pictures_of(Path(path)))
+        else:
+            found = Found(path, recalled, *self._picture_of(Path(path), recalled))
         return found, self.compare(found, language, chosen, *values)
 
     def _picture_of(self, path: Path, recalled: Recalled) -> tuple[str, str]:
@@ -103,6 +112,13 @@ class Restore:
             if _is_copy(path, job.progress.video) and picture.is_file():
                 return str(picture), f"media/{job.id}/thumb.png"
         return "", ""
+
+    def _pictures_of(self, path: Path) -> tuple[Control, ...]:
+        """The control pictures as the job that made the file has them."""
+        for job in self._context.queue.jobs():
+            if _is_copy(path, job.progress.video):
+                return tuple(job.request.flat().get(PICTURES, ()))
+        return ()
 
     def compare(self, found: Found | None, language: str, chosen: str | None, *values: Any) -> str:
         """The comparison as HTML; nothing before there is a file."""
@@ -138,7 +154,7 @@ def found_html(
         texts("restore.not_offered", field=texts(f"generate.{name}"), value=value) for name, value in refused.items()
     ]
     notes = [texts(f"restore.note_{note}") for note in told.notes]
-    notes += [] if found.picture else [texts("restore.no_picture")]
+    notes += [] if found.picture or found.pictures else [texts("restore.no_picture")]
     ignored = [*told.ignored[:MOST_IGNORED], *(["…"] if len(told.ignored) > MOST_IGNORED else [])]
     return (
         f'<h2 class="r-title">{escape(title)}</h2>'
@@ -157,6 +173,9 @@ def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any],
     ]
     if found.picture:
         rows.insert(0, _picture_row(current.get(PICTURE), found.thumbnail, texts))
+    if found.pictures:
+        there = controls.paths_of(current) if is_one_frame(current) else ()
+        rows.insert(0, _row(PICTURES, _count(there, texts), _count(found.pictures, texts), texts))
     if not rows:
         return f"<p>{escape(texts('restore.nothing_new' if fields else 'restore.nothing_usable'))}</p>"
     names = {name for name, _, _ in changes}
@@ -168,6 +187,10 @@ def _choice(found: Found, fields: Mapping[str, Any], current: Mapping[str, Any],
         f'<table class="r-diff"><thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
         f'<p class="q-acts">{buttons}</p>'
     )
+
+
+def _count(pictures: Sized, texts: Texts) -> str:
+    return texts("restore.pictures", count=len(pictures)) if pictures else texts("restore.picture_none")
 
 
 def _row(name: str, old: str, new: str, texts: Texts) -> str:

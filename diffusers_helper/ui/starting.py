@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from ..errors import InvalidCommand
+from ..errors import InvalidCommand, InvalidRequest, UnusablePicture
 from ..jobs.job import Job
 from ..words import Message, Texts
-from . import checkpoint_line, draft, refusals
+from . import checkpoint_line, draft, refusals, sweep_rows
 from .app_context import AppContext
-from .form import Form
+from .controls import at_slots, is_one_frame
+from .form import NAMES, Form
 from .page import COMMAND, PRIVATE, Page, live, user_errors
 from .refusals import REFUSED, insisting
 from .speed import cache_in_words
@@ -58,15 +61,17 @@ def start_row(page: Page, mode: gr.HTML) -> StartRow:
     return StartRow(mode, start, buttons, save, anew, leave, said, gr.Textbox(visible="hidden"))
 
 
-def connect(page: Page, form: Form, row: StartRow, compare: gr.Button) -> None:
+def connect(page: Page, form: Form, row: StartRow, compare: gr.Button, sweep: Sequence[Component] = ()) -> None:
     """What the buttons do, ``compare`` among the form's fields too, and what entering and leaving the mode does.
+
+    What goes through lists in ``sweep`` counts for Start alone.
 
     Another language says the mode anew, and no more what has been done.
     """
     starting = Starting(page.context, form)
     kept = draft.remember(page, form)
     form_now = [page.language, form.checkpoint, *form.components]
-    added = row.start.click(user_errors(starting.add), form_now, [row.said, row.refused], **COMMAND)
+    added = row.start.click(user_errors(starting.add), [*form_now, *sweep], [row.said, row.refused], **COMMAND)
     added.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
     compared = compare.click(user_errors(starting.compare), form_now, [row.said, row.refused], **COMMAND)
     compared.success(None, row.said, None, js="said => said && framepack.toStage()", **PRIVATE)
@@ -99,13 +104,29 @@ class Starting:
         self._context, self._form = context, form
 
     def add(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str]:
-        """Queue a job for the checkpoint of that name."""
-        texts = Texts(language)
+        """Queue a job for the checkpoint of that name; several where ``values`` go on with lists to go through."""
+        texts, shown = Texts(language), values[: len(NAMES)]
         try:
-            job = self._context.queue.add(self._form.request_of(values, chosen), self._context.source(chosen))
+            jobs = self._added(chosen, shown, values[len(NAMES) :])
         except REFUSED as error:
-            return "", insisting(error, texts)
-        return _until_begun(job, _where(job, self._context, texts)), NOTHING_WRONG
+            return "", self._insisting(error, shown, texts)
+        first, last = jobs[0].id, jobs[-1].id
+        if len(jobs) > 1:
+            words = texts("generate.added_batch", pictures=len(jobs), first=first, last=last)
+        else:
+            words = _where(jobs[0], self._context, texts)
+        return _until_begun(jobs[-1], words), NOTHING_WRONG
+
+    def _added(self, chosen: str | None, values: Sequence[Any], swept: Sequence[Any]) -> list[Job]:
+        fields, source = self._form.asked(values, chosen), self._context.source(chosen)
+        axes = sweep_rows.axes_of(swept) if is_one_frame(fields) else []
+        requests = sweep_rows.requests_of(fields, axes)
+        if len(requests) == 1:
+            return [self._context.queue.add(requests[0], source)]
+        return self._context.queue.add_batch(requests, source)
+
+    def _insisting(self, error: InvalidRequest | UnusablePicture, values: Sequence[Any], texts: Texts) -> str:
+        return insisting(at_slots(error.problems, self._form.fields_of(values)), texts)
 
     def compare(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str]:
         """Queue two jobs, with and without a step cache."""
@@ -115,7 +136,7 @@ class Starting:
                 self._form.request_of(values, chosen), self._context.source(chosen)
             )
         except REFUSED as error:
-            return "", insisting(error, texts)
+            return "", self._insisting(error, values, texts)
         caches = (cache_in_words(job.request.flat(), texts) for job in (one, other))
         words = texts("generate.compares", job=one.id, twin=other.id, one=next(caches), other=next(caches))
         return _until_begun(other, words), NOTHING_WRONG
@@ -133,7 +154,7 @@ class Starting:
         try:
             job = queue.edit(editing, self._form.request_of(values, chosen), self._context.source(chosen))
         except REFUSED as error:
-            return "", insisting(error, texts), gr.skip()
+            return "", self._insisting(error, values, texts), gr.skip()
         return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0
 
 

@@ -55,5 +55,5 @@ def test_editing_a_job_of_another_checkpoint_shows_that_one_and_leaving_goes_bac
     place.checkpoints.choose("small")  # on another page
     page.locator("#cancel-editing").click()
     expect(page.locator("#checkpoint input")).to_have_value("scripted")
-    expect(page.locator("#field-kind label")).to_have_count(2)
+    expect(page.locator("#field-kind label")).to_have_count(3)
     expect(page.locator("#field-kind input:checked")).to_have_value("f1")

@@ -168,6 +168,10 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "decoding": ("Lean", "", "other", 1, True, None, ["lean"]),
     "quality_mode": (0, 1, "true", None, []),
     "kind": ("F1", "", "other", 1, True, ["f1"], {}),
+    "one_frame_target_index": (*WRONG_NUMBERS, -1, 65, 0.5),
+    "one_frame_control_index": ("", ";", "0;", "a", "0,10", "0; 10", "1000", 0, None, [0, 10], "0;" * 5000),
+    **dict.fromkeys(("one_frame_post", "one_frame_history_2x", "one_frame_history_4x"), WRONG_SWITCHES),
+    "one_frame_embedding": ("", "Start", "control", "control_0", "control_100", 1, None),
     "step_cache": ("TeaCache", "", "other", 1, True, ["teacache"], {}),
     "teacache": (0, 1, "true", None, [], float("nan")),
     **dict.fromkeys(OF_CACHES, WRONG_SHARES),
@@ -203,8 +207,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_field_is_tried() -> None:
-    of_other_kinds = {name for name, field in fields(Recipe).items() if field.decided_by == "kind"}
-    assert set(WRONG) == {"schema_version", "fps", "teacache", "quality_mode", *fields(Recipe)} - of_other_kinds
+    assert set(WRONG) == {"schema_version", "fps", "teacache", "quality_mode", *fields(Recipe)}
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])

@@ -104,7 +104,7 @@ def test_a_level_sets_its_knobs_and_custom_none() -> None:
 
 def test_the_form_s_fields_are_all_on_the_page(stage: Stage) -> None:
     shown = components(build_page(stage.context))
-    places = {"picture", "prompt", "seconds", "loras"}
+    places = {"picture", "pictures", "prompt", "seconds", "loras"}
     assert {f"field-{name}" for name in NAMES if name not in places} | places <= set(shown)
 
 

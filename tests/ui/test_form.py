@@ -44,6 +44,12 @@ OTHER: dict[str, Any] = {
     "seconds": 7.25,
     "loras": ({"name": "style.safetensors", "sha256": hashlib.sha256(EMPTY_LORA).hexdigest(), "weight": 0.8},),
     "kind": "framepack",
+    "one_frame_target_index": 4,
+    "one_frame_control_index": "0;13",
+    "one_frame_post": False,
+    "one_frame_history_2x": False,
+    "one_frame_history_4x": False,
+    "one_frame_embedding": "mean",
     "size": "64x64",
     "seed": SEED_MAX,
     "steps": 11,
@@ -82,9 +88,11 @@ OTHER: dict[str, Any] = {
     "webp_lossless": True,
     "preserved_memory_gb": 8.5,
 }
-"""A value other than the default for every field."""
+"""A value other than the default for every field but the pictures of one picture (test_one_frame.py)."""
 
 
+OF_ONE_PICTURE = {name: value for name, value in OTHER.items() if name.startswith("one_frame_")}
+CONTROLS = [{"role": "control", "path": f"{name}.png"} for name in "ab"]
 WORDS = ("reason", "found", "most", "side", "choices")
 """What a text about a picture may name besides its file."""
 
@@ -101,16 +109,16 @@ def values(form: Form, **changes: Any) -> list[Any]:
 
 
 def test_the_form_has_every_field_of_a_request_that_has_a_choice() -> None:
-    of_other_kinds = {name for name, field in fields(Recipe).items() if field.decided_by == "kind"}
-    assert set(NAMES) == {"picture", *fields(Recipe)} - of_other_kinds
-    assert set(OTHER) == set(NAMES)
+    assert set(NAMES) == {"picture", "pictures", *fields(Recipe)}
+    assert set(OTHER) == set(NAMES) - {"pictures"}
     advanced = [name for group in ADVANCED.values() for name in group]
-    assert sorted(advanced) == sorted(set(NAMES) - {"picture", "prompt", "seconds", "loras", "lora_mode"})
+    elsewhere = {"picture", "pictures", "prompt", "seconds", "loras", "lora_mode", "kind", *OF_ONE_PICTURE}
+    assert sorted(advanced) == sorted(set(NAMES) - elsewhere)
 
 
 def test_a_request_comes_back_from_the_form_as_it_was(stage: Stage) -> None:
     request = Request.parse(OTHER)
-    shown = [OTHER[name] if value == gr.skip() else value for name, value in filled(stage, request).items()]
+    shown = [OTHER.get(name) if value == gr.skip() else value for name, value in filled(stage, request).items()]
     assert stage.form.request_of(shown) == request
 
 
@@ -119,10 +127,11 @@ def filled(stage: Stage, request: Request) -> dict[str, Any]:
     return dict(zip(NAMES, stage.form.values_of(request.flat()), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OTHER)
 def test_every_field_comes_through_its_component(stage: Stage, name: str) -> None:
     """As Gradio does it: the value is made ready for the browser, comes back as JSON and is read."""
-    request = Request.parse({"picture": "a.png", name: OTHER[name]})
+    inputs = {"pictures": CONTROLS, **OF_ONE_PICTURE} if name in OF_ONE_PICTURE else {"picture": "a.png"}
+    request = Request.parse({**inputs, name: OTHER[name]})
     component = stage.form[name]
     shown = dict(zip(NAMES, stage.form.values_of(request.flat()), strict=True))[name]
     if name != "picture":
@@ -252,7 +261,7 @@ def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) 
     with gr.Blocks():
         form = Form(stage.page)
         for name in NAMES:
-            form.place_with_reset(name) if name != "picture" else form.place(name)
+            form.place(name) if name in ("picture", "pictures") else form.place_with_reset(name)
     shown = dict(zip(NAMES, values(form, steps=30), strict=True))
     updates = dict(zip(form.resets, form.reset_updates(shown, Texts("en")), strict=True))
     assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)

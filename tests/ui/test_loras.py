@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from diffusers_helper.lora.said import Said
 from diffusers_helper.request import Lora
 from diffusers_helper.ui import loras
 from diffusers_helper.ui.commands import Commands
@@ -18,7 +20,7 @@ from diffusers_helper.ui.draft import restored
 from diffusers_helper.ui.form import NAMES
 from diffusers_helper.ui.fragments_queue import render
 from diffusers_helper.ui.look_ahead import look_ahead
-from diffusers_helper.ui.lora_section import hints_html, taken
+from diffusers_helper.ui.lora_section import OF_ONE_FRAME, TAKEN, hints_html, places_of, taken
 from diffusers_helper.ui.presets_tab import Presets
 from diffusers_helper.ui.restore_tab import Restore
 from diffusers_helper.ui.starting import NOTHING_WRONG, Starting
@@ -254,11 +256,45 @@ def test_settings_in_a_file_are_offered_and_what_the_form_lacks_is_told(stage: S
 def test_a_click_on_a_hint_sets_the_fields(stage: Stage) -> None:
     put_on_shelf(stage.folder, NAME, told())
     looked(stage.context.loras)
-    skip = gr.skip()
-    assert taken(stage.context, "a cat", click("lora_settings", value=NAME)) == [skip, 30, 6.5]
-    assert taken(stage.context, "a cat ", click("lora_words", value=NAME)) == [f"a cat, wtrclr {HOSTILE}", skip, skip]
+    assert set_by(stage, "lora_settings") == {"steps": 30, "distilled_guidance": 6.5}
+    assert set_by(stage, "lora_words", "a cat ") == {"prompt": f"a cat, wtrclr {HOSTILE}"}
+    assert set_by(stage, "lora_one_frame") == {"kind": "one_frame", "one_frame_target_index": 1}
     for name in ("gone", "../style.safetensors"):
-        assert taken(stage.context, "a cat", click("lora_settings", value=name)) == [skip, skip, skip]
+        assert set_by(stage, "lora_settings", name=name) == {}
+
+
+def set_by(stage: Stage, act: str, prompt: str = "a cat", name: str = NAME) -> dict[str, Any]:
+    """What a click on a hint changes, by field."""
+    answer = taken(stage.context, prompt, click(act, value=name))
+    fields = zip(("prompt", *TAKEN, *OF_ONE_FRAME), answer, strict=True)
+    return {field: value for field, value in fields if value != gr.skip()}
+
+
+def test_where_a_lora_has_its_pictures_in_time_is_offered_where_the_checkpoint_makes_one(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, replace(small_checkpoint(tmp_path), kinds=("framepack", "one_frame")))
+    put_on_shelf(tmp_path, NAME, Built(building.peft().tensors, metadata=TOLD))
+    looked(stage.context.loras)
+    shown = {**stage.form.defaults, "loras": (chosen(),), "prompt": f"wtrclr {HOSTILE}"}
+    shown |= {"steps": 30, "distilled_guidance": 6.5}
+    assert stage.context.loras.wait(lambda: stage.context.loras.meant(NAME) is not None, 20)
+    (button,) = Seen(hints_html(shown, stage.context, Texts("en"))).all("button")
+    assert (button["data-act"], button["data-value"]) == ("lora_one_frame", NAME)
+    assert hints_html({**shown, "kind": "one_frame", "one_frame_target_index": 1}, stage.context, Texts("en")) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"fp_1f_clean_indices": [0, 10], "fp_1f_target_index": 1, "fp_1f_no_post": True},
+         {"one_frame_control_index": "0;10", "one_frame_target_index": 1, "one_frame_post": False}),
+        ({"fp_latent_window_size": 12}, {"latent_window": 12}),
+        ({"fp_1f_clean_indices": "<img>", "fp_1f_target_index": "1", "fp_1f_no_post": "no"}, {}),
+        ({"fp_1f_clean_indices": [], "fp_1f_target_index": 65, "fp_latent_window_size": None}, {}),
+    ],
+)  # fmt: skip
+def test_only_places_that_a_request_takes_are_read(said: dict[str, Any], found: dict[str, Any]) -> None:
+    told = Said("", "", (), {}, said, {})
+    assert places_of(told) == ({"kind": "one_frame", **found} if found else {})
 
 
 def test_settings_that_no_request_takes_are_not_offered(stage: Stage) -> None:

@@ -21,7 +21,7 @@ from diffusers_helper.words import LANGUAGES, Texts
 
 from .stage import Stage, click, tab_of
 
-SAID = set(NAMES) - set(OF_OPTION) | {"auto_strength", "mp4_crf", "mp4_pixels"}
+SAID = set(NAMES) - {"pictures"} - set(OF_OPTION) | {"auto_strength", "mp4_crf", "mp4_pixels"}
 """What a usual request says: of the step caches' parameters those of its own."""
 
 

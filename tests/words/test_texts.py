@@ -71,11 +71,11 @@ def test_a_number_takes_its_noun_with_it() -> None:
 
 
 def test_a_component_takes_label_info_placeholder_and_choices_from_its_key() -> None:
-    words = wording(gr.Radio, "generate.kind", ("f1", "other"), Texts("en"))
+    words = wording(gr.Radio, "generate.output", ("gif", "other"), Texts("en"))
     assert words == {
-        "label": Texts("en")("generate.kind"),
-        "info": Texts("en")("generate.kind_info"),
-        "choices": [(Texts("en")("generate.kind_choice_f1"), "f1"), ("other", "other")],
+        "label": Texts("en")("generate.output"),
+        "info": Texts("en")("generate.output_info"),
+        "choices": [(Texts("en")("generate.output_choice_gif"), "gif"), ("other", "other")],
     }
     assert "placeholder" in wording(gr.Textbox, "generate.prompt", None, Texts("ja"))
     assert wording(gr.Button, "generate.start", None, Texts("ja")) == {"value": Texts("ja")("generate.start")}
