@@ -11,7 +11,7 @@ from ..jobs.job import Job
 from ..jobs.twins import reuses
 from ..words import Texts
 from .icons import svg
-from .screen import address, has_video, is_film
+from .screen import address, has_video, is_film, key_of
 
 UNFINISHED = ("failed", "cancelled", "interrupted")
 
@@ -57,7 +57,8 @@ def _takes_up(job: Job, texts: Texts) -> list[Offer]:
 
 
 def _with_video(job: Job, texts: Texts) -> list[Offer]:
-    save = Offer("save", job.id, texts("queue.save"), saves=Path(job.progress.video or "").name, address=address(job))
+    words = texts(key_of("queue.save", job, texts))
+    save = Offer("save", job.id, words, saves=Path(job.progress.video or "").name, address=address(job))
     again = [_offer(job, "again", texts)] if job.state == "done" else []
     return [save, *again, *_compared(job, texts), _offer(job, "last_frame", texts), _offer(job, "open_folder", texts)]
 
@@ -79,7 +80,7 @@ def compare(job: Job, texts: Texts) -> str:
 
 
 def _offer(job: Job, act: str, texts: Texts, *, hint: str = "", confirm: str = "") -> Offer:
-    return Offer(act, job.id, texts(f"queue.{act}"), hint, confirm)
+    return Offer(act, job.id, texts(key_of(f"queue.{act}", job, texts)), hint, confirm)
 
 
 def button(offer: Offer, kind: str = "") -> str:

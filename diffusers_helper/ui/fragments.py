@@ -23,7 +23,7 @@ from .comparison import Pair, caption, comparison, pair_of, twin_shot
 from .fragments_queue import Wish
 from .phrases import duration, say
 from .recent import recent
-from .screen import makes_picture
+from .screen import key_of, makes_picture
 
 GB = 1e9
 OF_JOB = (
@@ -156,15 +156,12 @@ def _doing(job: Job, texts: Texts) -> str:
             "steps": progress.steps,
             "percent": int(100 * progress.merging.share) if progress.merging else 0,
         }
-        of_picture = f"job.phase_{progress.phase}_picture"
-        key = of_picture if makes_picture(job) and of_picture in texts else f"job.phase_{progress.phase}"
-        return say(texts, key, **place)
+        return say(texts, key_of(f"job.phase_{progress.phase}", job, texts), **place)
     if not progress.width:
         return ""
     size = {"width": progress.width, "height": progress.height}
-    if makes_picture(job):
-        return say(texts, "job.facts_picture", seed=progress.seed, **size)
-    return say(texts, "job.facts", frames=progress.frames, planned=progress.frames_planned, seed=progress.seed, **size)
+    counts = {} if makes_picture(job) else {"frames": progress.frames, "planned": progress.frames_planned}
+    return say(texts, key_of("job.facts", job, texts), seed=progress.seed, **size, **counts)
 
 
 def announcement(job: Job, texts: Texts) -> str:
@@ -183,7 +180,7 @@ def notices(job: Job, texts: Texts) -> str:
         wrong = f'<p class="error" role="alert"><strong>{say(texts, "job.error")}</strong> '
         wrong += f"{escape(texts.said(failed.said, failed.error))}</p>"
     is_gone = job.state in ENDED and job.progress.video and not screen.has_video(job)
-    gone = [texts("queue.gone")] if is_gone else []
+    gone = [texts(key_of("queue.gone", job, texts))] if is_gone else []
     said = [texts.said(notice.said, notice.message) for notice in job.progress.notices]
     return wrong + "".join(f'<p class="notice">{escape(notice)}</p>' for notice in (*said, *gone))
 
@@ -192,7 +189,8 @@ def buttons(job: Job, texts: Texts) -> str:
     """Of a running job the three stops, each with what it keeps; of one that ended what can be done with it."""
     if job.state == "running":
         asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
-        stops = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
+        keeps: tuple[Keep, ...] = ("now", "nothing") if makes_picture(job) else ("now", "section", "nothing")
+        stops = "".join(_stop(job, keep, texts) for keep in keeps)
         return f'<div class="acts stops">{stops}</div>{asked}'
     if job.state not in ENDED:
         return ""

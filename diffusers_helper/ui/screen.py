@@ -41,7 +41,7 @@ def picture_address(job: Job, name: str) -> str:
 
 
 def _video(job: Job, texts: Texts, caption: str) -> str:
-    label = say(texts, "job.video_done" if job.state == "done" else "job.video_so_far")
+    label = say(texts, key_of("job.video_done" if job.state == "done" else "job.video_so_far", job, texts))
     return film(job, "video", label, caption, "autoplay muted loop playsinline")
 
 
@@ -72,6 +72,12 @@ def moving_address(job: Job) -> str:
 def makes_picture(job: Job) -> bool:
     """Whether it makes one picture and no video."""
     return job.request.kind.result == "picture"
+
+
+def key_of(key: str, job: Job, texts: Texts) -> str:
+    """The text ``key`` as it is said of what the job makes: of a picture another one, where there is one."""
+    of_picture = f"{key}_picture"
+    return of_picture if makes_picture(job) and of_picture in texts else key
 
 
 def is_film(job: Job) -> bool:
@@ -115,7 +121,8 @@ def views(job: Job, texts: Texts, has_twin: bool = False, more: str = "") -> str
     """
     offered = offered_views(job, has_twin)
     buttons = "".join(
-        f'<button type="button" data-view="{view}">{say(texts, f"job.view_{view}")}</button>' for view in offered
+        f'<button type="button" data-view="{view}">{say(texts, key_of(f"job.view_{view}", job, texts))}</button>'
+        for view in offered
     )
     group = f'<div class="segments" role="group" aria-label="{say(texts, "job.views")}">{buttons}</div>'
     progress = job.progress
@@ -144,7 +151,7 @@ def player(job: Job, texts: Texts) -> str:
     picture is drawn over it; empty where nothing plays."""
     progress = job.progress
     if has_video(job) and makes_picture(job):
-        return f'<div class="player">{_cut(texts)}</div>'
+        return f'<div class="player">{_cut(job, texts)}</div>'
     if not (has_video(job) and is_film(job)):
         return ""
 
@@ -159,13 +166,13 @@ def player(job: Job, texts: Texts) -> str:
     place = f'<input type="range" min="1" max="{progress.frames}" value="1" data-place aria-label="{at}">'
     count = f'<output>1</output><span class="of"> / {progress.frames}</span>'
     keys = button("play") + button("back") + place + button("forward") + f'<span class="count">{count}</span>'
-    return (
-        f'<div class="player" data-frames="{progress.frames}">{keys}{_cut(texts)}{button("loop")}{button("full")}</div>'
-    )
+    more = _cut(job, texts) + button("loop") + button("full")
+    return f'<div class="player" data-frames="{progress.frames}">{keys}{more}</div>'
 
 
-def _cut(texts: Texts) -> str:
-    return f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{say(texts, "job.player_cut")}">'
+def _cut(job: Job, texts: Texts) -> str:
+    words = say(texts, key_of("job.player_cut", job, texts))
+    return f'<input type="range" min="0" max="100" value="50" data-cut aria-label="{words}">'
 
 
 def _drawing(name: str) -> str:

@@ -10,6 +10,7 @@ from ..forecast import times_faster
 from ..jobs.job import Job
 from ..sections.plan import VideoPlan
 from ..words import Texts
+from .screen import makes_picture
 
 SectionState = Literal["done", "running", "to_come"]
 SIGNS = {"done": "✓", "running": "▶", "to_come": ""}
@@ -46,7 +47,9 @@ def section_state(job: Job, number: int) -> SectionState:
 
 
 def sections(job: Job, texts: Texts) -> str:
-    """The sections as they follow each other in the video."""
+    """The sections as they follow each other in the video; a picture has none to speak of."""
+    if makes_picture(job):
+        return ""
     plan = job.request.plan()
     places = sections_in_time(job, plan)
     labelled = len(places) <= MOST_LABELS
