@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, engines, lora_command, lora_ema, lora_flag, one_frame_command, settings
+from . import __version__, engines, lora_command, lora_ema, lora_flag, one_frame_command, settings, train_command
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
 from .interrupt import StopSignal, stoppable
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     download.set_defaults(run=_download)
     engines.add_arguments(commands.add_parser("engines", help="list or remove compiled decoders"))
+    train_command.add_arguments(commands.add_parser("train", help="make a LoRA of pictures or videos with captions"))
     lora_ema.add_arguments(commands.add_parser("lora-ema", help="average the LoRA files of one training"))
     for command in commands.choices.values():
         settings.add_flags(command)

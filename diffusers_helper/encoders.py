@@ -14,7 +14,7 @@ from .conditioning.cache import ContentCache, content_key
 from .conditioning.picture import encode_picture_tokens
 from .conditioning.prompt import PromptEmbedding, llama_features, pooled_by_clip
 from .models.load import Parts
-from .vae.codec import LatentPosterior, encode_picture
+from .vae.codec import LatentPosterior, encode_frames, encode_picture
 
 T = TypeVar("T")
 ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder", "vae")
@@ -51,6 +51,11 @@ class Encoders:
     def latent(self, pixels: np.ndarray) -> LatentPosterior:
         """The latent distribution of a picture, uint8 [height, width, 3]."""
         return self._cached("vae", content_key(pixels), lambda: encode_picture(self._parts.vae, pixels))
+
+    def video(self, frames: np.ndarray) -> LatentPosterior:
+        """The latent distribution of a video, uint8 [F, height, width, 3]; nothing of it is kept."""
+        with self._visit("vae"), torch.inference_mode():
+            return encode_frames(self._parts.vae, frames)
 
     @torch.inference_mode()
     def _cached(self, part: str, key: str, make: Callable[[], T]) -> T:

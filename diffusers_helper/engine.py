@@ -47,6 +47,7 @@ from .sections.history import Context
 from .sections.plan import SectionPlan
 from .settings import Settings, resolve
 from .tensorrt_runtime import compiled_decoders
+from .vae.codec import LatentPosterior
 from .vae.compiled import CompiledDecoders
 from .vae.decoders import decoders
 from .vae.preview import Previews
@@ -229,6 +230,10 @@ class Engine:
         conditioning = self.degradation.attempt("encode", encode)
         self.planner.libraries_are_loaded()
         return conditioning
+
+    def encode_video(self, frames: np.ndarray) -> LatentPosterior:
+        """The latents of a video that is there, uint8 [F, height, width, 3]: what training learns from."""
+        return self.degradation.attempt("encode", lambda: self._encoders.video(frames))
 
     def denoiser(
         self, request: Request, conditioning: Conditioning, section: SectionPlan, context: Context, sigmas: Tensor

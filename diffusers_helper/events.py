@@ -3,7 +3,8 @@
 The iterator that ``generate`` returns yields ``Started``, where LoRAs are merged ``Merging``, ``Plan``, then per
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
-A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end.
+A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning`` and
+``Saved``, and ``Learnt`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -257,11 +258,52 @@ class Downloaded(Event):
     folder: AnyText
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learning(Event):
+    """A training step is done.
+
+    Attributes:
+        loss: of this step; ``smooth`` the mean that forgets old ones.
+        rate: the learning rate.
+        norm: the length of the gradient, before it was cut.
+    """
+
+    event: ClassVar[str] = "learning"
+    step: int
+    steps: int
+    loss: float
+    smooth: float
+    rate: float
+    norm: float
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    """A file of the training, after so many steps; ``state`` is what going on begins with."""
+
+    event: ClassVar[str] = "saved"
+    step: int
+    path: AnyText
+    state: AnyText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt(Event):
+    """A training has ended: all ``steps`` are done, or it was stopped before."""
+
+    event: ClassVar[str] = "learnt"
+    step: int
+    steps: int
+    path: AnyText
+    seconds_total: float
+
+
 EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded,
+        Downloading, Downloaded, Learning, Saved, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""

@@ -140,9 +140,9 @@ def section_denoiser(
     caches = _step_cache(request, sigmas, measured), _step_cache(request, sigmas, measured)
     denoise = Denoiser(
         transformer,
-        {"image_embeds": _tokens(conditioning.pictures, section), **_context_inputs(context)},
-        _text_input(conditioning.prompts[section.prompt]),
-        _text_input(conditioning.negative) if conditioning.negative else None,
+        section_inputs(conditioning.pictures, section, context),
+        text_input(conditioning.prompts[section.prompt]),
+        text_input(conditioning.negative) if conditioning.negative else None,
         Guidance(request.distilled_guidance, request.real_cfg, request.cfg_rescale),
         compute.transformer_dtype,
         compute.device,
@@ -153,16 +153,21 @@ def section_denoiser(
     return SectionDenoiser(denoise, caches, sigmas, table)
 
 
-def _tokens(pictures: Sequence[EncodedPicture], section: SectionPlan) -> Tensor:
-    """[1, image tokens, D], the mean of those that a section sees."""
-    return torch.stack([pictures[number].tokens for number in section.seen]).mean(0)
+def section_inputs(
+    pictures: Sequence[EncodedPicture], section: SectionPlan, context: Context
+) -> dict[str, Tensor | None]:
+    """What diffusers' transformer is given of a section besides its text: the image tokens, [1, image tokens, D], the
+    mean of those that it sees; and its context."""
+    tokens = torch.stack([pictures[number].tokens for number in section.seen]).mean(0)
+    return {"image_embeds": tokens, **_context_inputs(context)}
 
 
 def _step_cache(request: Request, sigmas: Tensor, measured: Measured) -> StepCache | None:
     return request.step_cache.make(sigmas.tolist(), measured) if request.step_cache else None
 
 
-def _text_input(embedding: PromptEmbedding) -> TextInput:
+def text_input(embedding: PromptEmbedding) -> TextInput:
+    """An encoded prompt as the transformer takes it: all of its tokens are valid."""
     mask = torch.ones(embedding.tokens.shape[:2], dtype=torch.bool)
     return TextInput(embedding.tokens, mask, embedding.pooled)
 

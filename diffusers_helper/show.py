@@ -18,9 +18,12 @@ from .events import (
     Event,
     Failed,
     Finished,
+    Learning,
+    Learnt,
     Merging,
     Notice,
     Plan,
+    Saved,
     SectionDone,
     Started,
     Step,
@@ -116,6 +119,30 @@ class ProgressBars:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class TrainingBar(ProgressBars):
+    """The same for a training: one bar, with the loss as it has been lately."""
+
+    def event(self, event: Event) -> None:
+        match event:
+            case Learning():
+                self._learning(event)
+            case Saved():
+                self._close()
+                _say(f"step {event.step}: {event.path}")
+            case Learnt():
+                self._close()
+                how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
+                _say(f"{how} in {event.seconds_total:.0f} s: {event.path}")
+            case _:
+                super().event(event)
+
+    def _learning(self, event: Learning) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=event.steps, initial=event.step - 1, desc="training", unit="step")
+        self._bar.set_postfix_str(f"loss {event.smooth:.4g}, rate {event.rate:.3g}")
+        self._bar.update(event.step - self._bar.n)
 
 
 def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | Downloaded) -> str:

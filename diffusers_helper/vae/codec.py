@@ -21,20 +21,25 @@ PIXEL_DTYPE = torch.float16
 
 @dataclass(frozen=True)
 class LatentPosterior:
-    """The distribution of a picture's latent, scaled: [B, C, 1, H, W] mean and standard deviation, float32."""
+    """The distribution of latents, scaled: [B, C, T, H, W] mean and standard deviation, float32."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """[B, C, 1, H, W] float32."""
+        """[B, C, T, H, W] float32."""
         return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
 
 
 def encode_picture(vae: AutoencoderKLHunyuanVideo, pixels: np.ndarray) -> LatentPosterior:
     """The latent distribution of ``pixels``, uint8 [8 H, 8 W, 3]."""
-    x = torch.from_numpy(pixels).to(torch.float32) / 127.5 - 1
-    posterior = vae.encode(x.permute(2, 0, 1)[None, :, None].to(vae.device, vae.dtype)).latent_dist
+    return encode_frames(vae, pixels[None])
+
+
+def encode_frames(vae: AutoencoderKLHunyuanVideo, frames: np.ndarray) -> LatentPosterior:
+    """The latent distribution of a video, uint8 [F, 8 H, 8 W, 3]: [1, C, T, H, W]."""
+    x = torch.from_numpy(frames).to(torch.float32) / 127.5 - 1
+    posterior = vae.encode(x.permute(3, 0, 1, 2)[None].to(vae.device, vae.dtype)).latent_dist
     scale = vae.config.scaling_factor
     return LatentPosterior(posterior.mean.float().cpu() * scale, posterior.std.float().cpu() * scale)
 

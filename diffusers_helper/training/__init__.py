@@ -1,0 +1,1 @@
+"""Training LoRAs: pictures and videos with captions in, a LoRA file out."""

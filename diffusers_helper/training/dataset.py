@@ -1,0 +1,270 @@
+"""What is trained on: data sets as musubi's TOML states them, or a folder of pictures or videos with captions beside.
+
+Nothing is opened here but the config, the lists and the captions; what is missing is told by its place before anything
+runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from ..errors import InvalidRequest
+from ..names import quoted
+from ..options import STRICT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp")
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
+SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
+IGNORED = ("cache_directory", "bucket_no_upscale", "control_resolution", "source_fps", "frame_extraction", "max_frames")
+"""Of musubi's names, those without effect: caches have their own place, and a video is learnt from its beginning."""
+CONTROL = re.compile(r"control_path(?:_(\d+))?")
+Result = Literal["picture", "one_frame", "video"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file to learn from.
+
+    Attributes:
+        controls: of a single picture that is made of others these, in their order.
+    """
+
+    path: Path
+    caption: str
+    controls: tuple[Path, ...] = ()
+
+
+class DataSet(BaseModel):
+    """One data set of a config, by musubi's names.
+
+    Attributes:
+        resolution: (width, height) whose area the buckets have; None takes those of the checkpoint.
+        target_frames: how many frames of a video are learnt; None takes all of it.
+        fp_1f_clean_indices, fp_1f_target_index, fp_1f_no_post: as in one-frame inference; with any of them pictures are
+            learnt as single frames made of their control pictures.
+        fp_1f_image_embedding_source: which picture the image encoder sees: start, the mean, or control_2.
+    """
+
+    model_config = STRICT
+
+    image_directory: str | None = None
+    image_jsonl_file: str | None = None
+    video_directory: str | None = None
+    video_jsonl_file: str | None = None
+    control_directory: str | None = None
+    caption_extension: str = ".txt"
+    resolution: tuple[int, int] | None = Field(None, strict=False)
+    enable_bucket: bool = True
+    batch_size: int = Field(1, ge=1)
+    num_repeats: int = Field(1, ge=1)
+    target_frames: int | None = Field(None, ge=1)
+    fp_latent_window_size: int = Field(9, ge=1, le=64)
+    fp_1f_clean_indices: tuple[int, ...] | None = Field(None, strict=False)
+    fp_1f_target_index: int | None = Field(None, ge=0, le=64)
+    fp_1f_no_post: bool = False
+    fp_1f_no_2x: bool = False
+    fp_1f_no_4x: bool = False
+    fp_1f_image_embedding_source: str = "start"
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _square(cls, given: Any) -> Any:
+        """One number is both sides."""
+        return (given, given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(SOURCES)}, and not {' and '.join(given) or 'none'}")
+        if self.result == "one_frame" and not self.indices:
+            raise ValueError("fp_1f_clean_indices is empty; give a time index for each control picture")
+        if self.resolution and min(self.resolution) < 16:
+            raise ValueError(f"resolution {self.resolution} is too small")
+        return self
+
+    @property
+    def result(self) -> Result:
+        """What is learnt: a picture that becomes a still section, one that is made of others, or a video."""
+        if self.video_directory or self.video_jsonl_file:
+            return "video"
+        named = self.fp_1f_target_index is not None or self.fp_1f_clean_indices is not None
+        return "one_frame" if named or self.control_directory else "picture"
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Where control pictures stand in time."""
+        return (0,) if self.fp_1f_clean_indices is None else self.fp_1f_clean_indices
+
+    def entries(self, folder: Path) -> list[Entry]:
+        """All files, in the order of their names, those of a list in its own.
+
+        Args:
+            folder: of the config, from which relative paths count.
+
+        Raises:
+            InvalidRequest: a folder, a list, a caption or a control picture is missing, or there is nothing.
+        """
+        suffixes = VIDEOS if self.result == "video" else PICTURES
+        if listed := self.image_jsonl_file or self.video_jsonl_file:
+            found = list(_of_list(folder / listed, self))
+        else:
+            found = list(self._of_folder(folder / str(self.image_directory or self.video_directory), folder, suffixes))
+        if not found:
+            raise InvalidRequest(f"{self.place}: there is no file; known are {', '.join(suffixes)}")
+        return [self._with_controls(entry) for entry in found]
+
+    @property
+    def place(self) -> str:
+        """What it is called where something is wrong with it."""
+        return next(str(getattr(self, name)) for name in SOURCES if getattr(self, name) is not None)
+
+    def _of_folder(self, folder: Path, root: Path, suffixes: Sequence[str]) -> Iterator[Entry]:
+        if not folder.is_dir():
+            raise InvalidRequest(f"{folder}: there is no such folder")
+        controls = _by_stem(root / self.control_directory) if self.control_directory else {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in suffixes and path.is_file():
+                yield Entry(path, _caption(path.with_suffix(self.caption_extension)), controls.get(path.stem, ()))
+
+    def _with_controls(self, entry: Entry) -> Entry:
+        """Those that have a place in time; more are not looked at, and fewer are refused."""
+        if self.result != "one_frame":
+            return entry
+        if len(entry.controls) < len(self.indices):
+            told = f"{len(entry.controls)} control pictures for {len(self.indices)} places in fp_1f_clean_indices"
+            raise InvalidRequest(f"{entry.path}: there are {told}")
+        return Entry(entry.path, entry.caption, entry.controls[: len(self.indices)])
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise InvalidRequest(
+            f"{path}: the caption is missing; an empty file says that there is nothing to say"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path}: the caption cannot be read: {error}") from None
+
+
+def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Control pictures by the name of their picture; ``name_0``, ``name_1`` ... are several of one, in that order."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder}: there is no such folder")
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURES:
+            continue
+        numbered = re.fullmatch(r"(.+)_(\d+)", path.stem)
+        found.setdefault(path.stem, []).append((-1, path))
+        if numbered:
+            found.setdefault(numbered[1], []).append((int(numbered[2]), path))
+    return {stem: tuple(path for _, path in sorted(paths)) for stem, paths in found.items()}
+
+
+def _of_list(file: Path, data_set: DataSet) -> Iterator[Entry]:
+    """A JSON object in each line: ``image_path`` or ``video_path``, ``caption``, and ``control_path``, which may be
+    several with commas between, or ``control_path_0``, ``control_path_1`` and so on."""
+    key = "video_path" if data_set.video_jsonl_file else "image_path"
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file}: the list cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _listed(line, key, file, number)
+
+
+def _listed(line: str, key: str, file: Path, number: int) -> Entry:
+    try:
+        found = json.loads(line)
+        path, caption = found[key], found["caption"]
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise InvalidRequest(
+            f"{file}, line {number}: it has to be an object with {key} and caption: {error!r}"
+        ) from None
+    if not (isinstance(path, str) and isinstance(caption, str)):
+        raise InvalidRequest(f"{file}, line {number}: {key} and caption have to be texts")
+    return Entry(_existing(path, file, number), caption, tuple(_controls(found, file, number)))
+
+
+def _controls(found: Mapping[str, Any], file: Path, number: int) -> Iterator[Path]:
+    named = sorted((int(match[1] or -1), name) for name in found if (match := CONTROL.fullmatch(name)))
+    for _, name in named:
+        text = found[name]
+        if not isinstance(text, str):
+            raise InvalidRequest(f"{file}, line {number}: {name} has to be a text")
+        whole = (file.parent / text).exists()
+        for part in [text] if whole else text.split(","):
+            yield _existing(part.strip(), file, number)
+
+
+def _existing(path: str, file: Path, number: int) -> Path:
+    found = file.parent / path
+    if not found.is_file():
+        raise InvalidRequest(f"{file}, line {number}: {quoted(path)} is no file")
+    return found
+
+
+@dataclass(frozen=True)
+class Config:
+    """Data sets, and which names of a config have no effect here."""
+
+    data_sets: tuple[DataSet, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def read_config(file: Path) -> Config:
+    """That of a TOML file; ``[general]`` says what each data set has unless it says otherwise.
+
+    Raises InvalidRequest.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{file}: it cannot be read: {error}") from None
+    if extra := content.keys() - {"general", "datasets"}:
+        raise InvalidRequest(f"{file}: {quoted(sorted(extra)[0])} is not known; it holds [general] and [[datasets]]")
+    general, listed = content.get("general", {}), content.get("datasets", [])
+    if not (isinstance(general, dict) and isinstance(listed, list) and all(isinstance(each, dict) for each in listed)):
+        raise InvalidRequest(f"{file}: it has to hold [general] and [[datasets]]")
+    if not listed:
+        raise InvalidRequest(f"{file}: there is no [[datasets]] in it")
+    whole = [{**general, **each} for each in listed]
+    data_sets = tuple(_data_set(each, f"{file}, data set {n}") for n, each in enumerate(whole, 1))
+    return Config(data_sets, tuple(name for name in IGNORED if any(name in each for each in whole)))
+
+
+def _data_set(given: Mapping[str, Any], place: str) -> DataSet:
+    try:
+        return DataSet.model_validate({name: value for name, value in given.items() if name not in IGNORED})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = f"; known are {', '.join(DataSet.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {name + ': ' if name else ''}{message}{known}") from None
+
+
+def of_folder(folder: Path) -> Config:
+    """A folder by itself: of videos where it has one, else of pictures."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder}: there is no such folder")
+    has_video = any(path.suffix.lower() in VIDEOS for path in folder.iterdir())
+    source = {"video_directory" if has_video else "image_directory": str(folder.absolute())}
+    return Config((DataSet.model_validate(source),))

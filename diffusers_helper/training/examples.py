@@ -1,0 +1,157 @@
+"""What a model learns from: sections as the application makes them, each with the latents that it has to come to.
+
+An entry of a data set is a request with its answer. The request's own plan says what the model sees, so what is
+trained is what is used later.
+
+Shapes: latents are [1, C, T, H, W] float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..conditioning.picture import latent_mask
+from ..errors import InvalidRequest
+from ..media.fit import Fitted, resize_and_crop
+from ..media.pictures import open_picture
+from ..media.video import read_frames
+from ..models.table import Checkpoint
+from ..preparation import fit_pictures, video_size
+from ..request import Request
+from ..section_denoiser import Conditioning, EncodedPicture, section_inputs, text_input
+from ..sections.history import extend, gather_context, initial_history
+from ..sections.kinds import OneFrame
+from ..vae.codec import LatentPosterior
+from .dataset import DataSet, Entry
+
+FRAMES_PER_LATENT = 4
+
+
+@dataclass(frozen=True)
+class Example:
+    """One section and its answer.
+
+    Attributes:
+        target: the latents that the section has to come to.
+        inputs: what diffusers' transformer is given besides, all but noise and its level.
+    """
+
+    target: Tensor
+    inputs: dict[str, Tensor]
+
+
+class LearningEncoders(Protocol):
+    """What of an engine examples are made with; see engine.py."""
+
+    checkpoint: Checkpoint
+
+    def encode(self, request: Request, pictures: list[np.ndarray]) -> Conditioning: ...
+    def encode_video(self, frames: np.ndarray) -> LatentPosterior: ...
+
+
+def examples_of(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind: str) -> list[Example]:
+    """All sections that an entry teaches; ``kind``: as which videos are learnt.
+
+    Raises:
+        InvalidRequest: a video is too short for a section.
+        UnusablePicture, UnusableInput: a file cannot be read.
+    """
+    if data_set.result == "video":
+        return list(_of_video(entry, data_set, engine, kind))
+    return [_of_picture(entry, data_set, engine)]
+
+
+def _of_picture(entry: Entry, data_set: DataSet, engine: LearningEncoders) -> Example:
+    """A single frame, made of the entry's control pictures."""
+    request = _one_frame_request(entry, data_set)
+    fitted = fit_pictures(request, engine.checkpoint)
+    height, width = fitted[0].pixels.shape[:2]
+    answer = resize_and_crop(open_picture(entry.path), height, width)
+    conditioning = engine.encode(request, [picture.pixels for picture in fitted])
+    (section,) = request.plan().sections
+    pictures = [_latent(each, picture) for each, picture in zip(conditioning.pictures, fitted, strict=True)]
+    context = gather_context(section.context, pictures[0][:, :, :0], pictures)
+    inputs = section_inputs(conditioning.pictures, section, context)
+    return Example(engine.encode_video(answer[None]).mean, _inputs(conditioning, inputs))
+
+
+def _one_frame_request(entry: Entry, data_set: DataSet) -> Request:
+    target = data_set.fp_1f_target_index
+    kind = {
+        "name": OneFrame.name,
+        "target_index": 9 if target is None else target,
+        "control_index": ";".join(map(str, data_set.indices)),
+        "post": not data_set.fp_1f_no_post,
+        "history_2x": not data_set.fp_1f_no_2x,
+        "history_4x": not data_set.fp_1f_no_4x,
+        "embedding": data_set.fp_1f_image_embedding_source,
+    }
+    pictures = [{"role": "control", "path": str(path)} for path in entry.controls]
+    return Request.parse({**_common(entry, data_set), "kind": kind, "pictures": pictures})
+
+
+def _common(entry: Entry, data_set: DataSet) -> dict[str, Any]:
+    size = {} if data_set.resolution is None else {"size": "{}x{}".format(*data_set.resolution)}
+    return {"prompt": entry.caption, "latent_window": data_set.fp_latent_window_size, **size}
+
+
+def _latent(encoded: EncodedPicture, fitted: Fitted) -> Tensor:
+    """[1, C, 1, H, W], zero where the picture does not count."""
+    mean = encoded.latent.mean
+    return mean if fitted.mask is None else mean * latent_mask(fitted.mask, *mean.shape[3:])
+
+
+def _of_video(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind: str) -> Iterator[Example]:
+    """Its sections, as many as are whole; each sees of the others what it would if they had been made."""
+    frames = _frames(entry.path, data_set, engine.checkpoint)
+    window = data_set.fp_latent_window_size
+    sections = (len(frames) - 1) // (FRAMES_PER_LATENT * window)
+    if not sections:
+        needed = FRAMES_PER_LATENT * window + 1
+        raise InvalidRequest(f"{entry.path}: {len(frames)} frames are too few for a section, which takes {needed}")
+    request = Request.parse({**_common(entry, data_set), "size": None, "kind": kind, "picture": str(entry.path)})
+    plan = request.kind.plan(_Length(request, sections), request.pictures)
+    latents = engine.encode_video(frames[: sections * FRAMES_PER_LATENT * window + 1]).mean
+    pictures, after = [latents[:, :, :1]], latents[:, :, 1:]
+    conditioning = engine.encode(request, [frames[0]])
+    history = initial_history(plan, pictures)
+    for section in plan.sections:
+        place = sections - 1 - section.number if plan.grows_at_front else section.number
+        target = after[:, :, place * window : (place + 1) * window]
+        context = gather_context(section.context, history, pictures)
+        yield Example(target, _inputs(conditioning, section_inputs(conditioning.pictures, section, context)))
+        history = extend(history, target, section, plan, pictures)
+
+
+class _Length:
+    """A request for just so many sections, however short."""
+
+    def __init__(self, request: Request, sections: int) -> None:
+        self.latent_window, self.fps, self.prompts = request.latent_window, request.fps, request.prompts
+        self.seconds = sections * FRAMES_PER_LATENT * request.latent_window / request.fps
+        self.decoding = request.decoding
+
+
+def _frames(path: Path, data_set: DataSet, checkpoint: Checkpoint) -> np.ndarray:
+    """uint8 [F, height, width, 3] at a size of the checkpoint."""
+    frames = read_frames(path)[: data_set.target_frames]
+    wished = data_set.resolution and "{}x{}".format(*data_set.resolution)
+    size = video_size(wished, checkpoint, *frames.shape[1:3])
+    return np.stack([resize_and_crop(frame, *size) for frame in frames])
+
+
+def _inputs(conditioning: Conditioning, of_section: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    """All that is there of a section's inputs, and its text. What is absent has no tokens."""
+    text = text_input(conditioning.prompts[0])
+    of_text = {
+        "encoder_hidden_states": text.tokens,
+        "encoder_attention_mask": text.mask,
+        "pooled_projections": text.pooled,
+    }
+    return {**of_text, **{name: tensor for name, tensor in of_section.items() if tensor is not None}}

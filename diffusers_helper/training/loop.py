@@ -1,0 +1,170 @@
+"""The loop: examples in an order that the seed decides, steps, and a file of state to go on from.
+
+Everything that is drawn comes from one generator on the CPU, whose state is kept: a training that goes on after a break
+ends in the same weights as one that was not broken off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import BrokenNumbers, UnusableInput
+from ..media.files import written_whole
+from ..words import plain
+from .examples import Example
+from .network import Network
+from .noise import NoiseLevels
+from .optimisers import make_optimiser, make_scheduler
+from .step import Model, loss_of
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How is trained; the names are musubi's, but for units.
+
+    Attributes:
+        accumulate: examples whose gradients are one step.
+        most_norm: gradients are made no longer than this; 0 leaves them.
+        guidance: distilled guidance that the model is told in training.
+    """
+
+    steps: int = 1600
+    rate: float = 2e-4
+    optimiser: str = "AdamW"
+    optimiser_args: tuple[str, ...] = ()
+    scheduler: str = "constant"
+    warmup_steps: int = 0
+    accumulate: int = 1
+    most_norm: float = 1.0
+    guidance: float = 1.0
+    seed: int = 0
+    levels: NoiseLevels = field(default_factory=NoiseLevels)
+
+
+@dataclass(frozen=True)
+class Done:
+    """One step: its number from 1 on, its loss, the rate of the first group, and the norm of its gradient."""
+
+    step: int
+    loss: float
+    rate: float
+    norm: float
+
+
+class Loop:
+    """A training under way."""
+
+    def __init__(
+        self, model: Model, network: Network, examples: Sequence[Example], options: LoopOptions, device: torch.device
+    ) -> None:
+        """Raises InvalidRequest for an optimiser or a scheduler that there is not."""
+        self._model, self._network, self._examples, self.options = model, network, examples, options
+        self._device, self.step = device, 0
+        self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
+        self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
+        self._generator = torch.Generator().manual_seed(options.seed)
+        self._order: list[int] = []
+
+    def run(self) -> Iterator[Done]:
+        """The steps that are left. Raises BrokenNumbers where a loss or a gradient is no number; the weights are those
+        before that step."""
+        while self.step < self.options.steps:
+            yield self._one_step()
+
+    def _one_step(self) -> Done:
+        parameters = list(self._network.parameters().values())
+        self._optimiser.zero_grad(set_to_none=True)
+        losses = [self._backward() for _ in range(self.options.accumulate)]
+        most = self.options.most_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, most))
+        if not all(map(math.isfinite, (norm, *losses))):
+            raise BrokenNumbers(
+                plain(f"step {self.step + 1}: the loss is no number any more; try a lower learning rate")
+            )
+        rate = self._optimiser.param_groups[0]["lr"]
+        self._optimiser.step()
+        self._scheduler.step()
+        self.step += 1
+        return Done(self.step, sum(losses) / len(losses), float(rate), norm)
+
+    def _backward(self) -> float:
+        example = self._examples[self._next()]
+        sigma = self.options.levels.draw(1, self._generator)
+        noise = torch.randn(example.target.shape, generator=self._generator).to(self._device)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))  # dropouts
+        loss = loss_of(self._model, example, noise, sigma, self.options.levels, self.options.guidance)
+        (loss / self.options.accumulate).backward()
+        return float(loss.detach())
+
+    def _next(self) -> int:
+        """The number of the next example; all come once before any comes again."""
+        if not self._order:
+            self._order = torch.randperm(len(self._examples), generator=self._generator).tolist()
+        return self._order.pop()
+
+    def save(self, target: Path) -> None:
+        """All that going on needs, in one safetensors file. Raises OutputFailed."""
+        states = self._optimiser.state_dict()
+        tensors = {f"network.{name}": each.detach() for name, each in self._network.parameters().items()}
+        plain_state: dict[str, Any] = {}
+        for number, state in states["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimiser.{number}.{name}"] = value
+                else:
+                    plain_state[f"{number}.{name}"] = value
+        tensors["generator"] = self._generator.get_state()
+        told = {
+            "step": self.step, "order": self._order, "state": plain_state,
+            "groups": states["param_groups"], "scheduler": _plain(self._scheduler.state_dict()),
+        }  # fmt: skip
+        with written_whole(target) as part:
+            whole = {name: each.cpu().contiguous().clone() for name, each in tensors.items()}
+            part.write_bytes(save(whole, {"training": json.dumps(told)}))
+
+    def load(self, source: Path) -> None:
+        """Go on from a file that ``save`` wrote. Raises UnusableInput."""
+        try:
+            with safe_open(source, "pt") as file:
+                told = json.loads((file.metadata() or {})["training"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            self._take(tensors, told)
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise UnusableInput(f"{source}: training cannot go on from it: {error}") from None
+
+    def _take(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._network.parameters().items():
+                parameter.copy_(tensors[f"network.{name}"])
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in {**_of("optimiser.", tensors), **told["state"]}.items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value
+        self._optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
+        self._scheduler.load_state_dict({**self._scheduler.state_dict(), **told["scheduler"]})
+        self._generator.set_state(tensors["generator"])
+        self.step, self._order = int(told["step"]), [int(each) for each in told["order"]]
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scheduler's state is numbers: the rest is made anew with it."""
+    kinds = (int, float, str, bool)
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, kinds) or (isinstance(value, list) and all(isinstance(each, kinds) for each in value))
+    }

@@ -1,0 +1,61 @@
+"""Which linears of the transformer are trained: those of its blocks, by regular expressions that match whole names.
+
+Excluded is what ``exclude`` matches and ``include`` does not; so ``include`` alone leaves all as it is. HunyuanVideo's
+names for the blocks (``double_blocks``, ``single_blocks``) are understood beside diffusers'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from ..errors import InvalidRequest
+from ..names import quoted
+
+BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+NORMS = r".*(norm).*"
+"""Excluded by itself, as musubi does it: the modulation of the blocks."""
+HUNYUAN = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
+
+
+def trainable(
+    model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = (), blocks: Iterable[str] = BLOCKS
+) -> dict[str, nn.Linear]:
+    """The linears that are trained, by name. Raises InvalidRequest for what is no pattern, and where none is left."""
+    begins = tuple(f"{block}." for block in blocks)
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(begins)
+    }
+    excluded, included = _patterns("exclude_patterns", (NORMS, *exclude)), _patterns("include_patterns", include)
+    found = {
+        name: linear for name, linear in linears.items() if not _matches(excluded, name) or _matches(included, name)
+    }
+    if not found:
+        given = f"exclude_patterns {list(exclude)}, include_patterns {list(include)}"
+        some = ", ".join(list(linears)[:3])
+        raise InvalidRequest(f"network_args: no module is left to train by {given}; names are such as {some}")
+    return found
+
+
+def _patterns(name: str, texts: Iterable[str]) -> list[re.Pattern[str]]:
+    found = []
+    for text in texts:
+        try:
+            found.append(re.compile(text))
+        except re.error as error:
+            raise InvalidRequest(f"network_args: {name}: {quoted(text)} is no regular expression: {error}") from None
+    return found
+
+
+def _matches(patterns: Iterable[re.Pattern[str]], name: str) -> bool:
+    return any(pattern.fullmatch(each) for pattern in patterns for each in (name, _hunyuan(name)))
+
+
+def _hunyuan(name: str) -> str:
+    """The same with HunyuanVideo's name of the blocks."""
+    block, _, rest = name.partition(".")
+    return next((f"{theirs}.{rest}" for theirs, ours in HUNYUAN.items() if ours == block), name)

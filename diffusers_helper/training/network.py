@@ -1,0 +1,120 @@
+"""What is trained: adapters beside the transformer's linears, by peft, and the file that they become.
+
+Shapes: R rank; a linear's weight is [O, I].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..lora.layers import LinearShapes
+from ..lora.reading import read_lora
+from ..lora.writing import FormName, write_lora
+from ..media.files import written_whole
+from .modules import trainable
+from .network_args import NetworkArgs
+
+Kind = Literal["lora", "dora", "loha", "lokr"]
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network's kind and size.
+
+    Attributes:
+        alpha: what the change is multiplied with, over the rank.
+    """
+
+    kind: Kind = "lora"
+    rank: int = 4
+    alpha: float = 1.0
+    args: NetworkArgs = field(default_factory=NetworkArgs)
+
+    def config(self, modules: Sequence[str]) -> Any:
+        """peft's."""
+        common: dict[str, Any] = {"r": self.rank, "target_modules": list(modules)}
+        of_args = self.args
+        dropouts: dict[str, Any] = {"rank_dropout": of_args.rank_dropout, "module_dropout": of_args.module_dropout}
+        alpha: Any = self.alpha  # peft counts with whatever number it is
+        match self.kind:
+            case "loha":
+                return LoHaConfig(**common, alpha=alpha, **dropouts)
+            case "lokr":
+                return LoKrConfig(**common, alpha=alpha, decompose_factor=of_args.factor, **dropouts)
+        return LoraConfig(**common, lora_alpha=alpha, use_dora=self.kind == "dora")
+
+
+class Network:
+    """The adapters of a transformer, in training. ``modules``: their names."""
+
+    def __init__(self, transformer: nn.Module, options: NetworkOptions) -> None:
+        """Raises InvalidRequest, see ``trainable``."""
+        self.options, self._transformer = options, transformer
+        self.modules = tuple(trainable(transformer, options.args.exclude_patterns, options.args.include_patterns))
+        transformer.requires_grad_(False)
+        inject_adapter_in_model(options.config(self.modules), transformer, adapter_name=ADAPTER)
+        if options.kind in ("lora", "dora"):
+            self._add_dropouts()
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.float()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Those that are trained, by name."""
+        return {name: each for name, each in self._transformer.named_parameters() if each.requires_grad}
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """For an optimiser: the up factors by themselves where they learn faster (LoRA+)."""
+        ratio, named = self.options.args.loraplus_lr_ratio, self.parameters()
+        if ratio is None:
+            return [{"params": list(named.values()), "lr": rate}]
+        up = [each for name, each in named.items() if ".lora_B." in name]
+        rest = [each for name, each in named.items() if ".lora_B." not in name]
+        return [{"params": rest, "lr": rate}, {"params": up, "lr": rate * ratio}]
+
+    def _add_dropouts(self) -> None:
+        """peft has them for LoHa and LoKr alone. They act in training, as musubi's: of ranks with what is left made as
+        much larger, of modules without that."""
+        ranks, whole = self.options.args.rank_dropout, self.options.args.module_dropout
+
+        def drop(module: nn.Module, given: Any, made: Tensor) -> Tensor:
+            if not module.training:
+                return made
+            if ranks:
+                kept = torch.rand(made.shape[-1], device=made.device) >= ranks
+                made = made * kept / (1 - ranks)
+            return made * float(torch.rand(()) >= whole) if whole else made
+
+        for name, module in self._transformer.named_modules():
+            if name.endswith(f"lora_A.{ADAPTER}") and (ranks or whole):
+                module.register_forward_hook(drop)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained tensors by the names that diffusers and peft give them, on the CPU."""
+        return {
+            "transformer." + name.replace(f".{ADAPTER}", ""): each.detach().cpu()
+            for name, each in self.parameters().items()
+        }
+
+    def save(self, target: Path, form: FormName, metadata: Mapping[str, str], shapes: LinearShapes) -> None:
+        """The file, in bfloat16. Raises OutputFailed, and UnusableLora for a kind that the form has no names for."""
+        with written_whole(target) as part:
+            plain = part.with_suffix(".plain.safetensors")
+            try:
+                save_file(self._with_alphas(), plain, metadata=dict(metadata))
+                write_lora(read_lora(plain, shapes), part, form)
+            finally:
+                plain.unlink(missing_ok=True)
+
+    def _with_alphas(self) -> dict[str, Tensor]:
+        halves = {name: each.to(torch.bfloat16).contiguous() for name, each in self.tensors().items()}
+        alphas = {f"transformer.{module}.alpha": torch.tensor(self.options.alpha) for module in self.modules}
+        return {**halves, **alphas}

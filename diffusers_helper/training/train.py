@@ -1,0 +1,157 @@
+"""A training from its data sets to its file, told as events."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..engine import Engine
+from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
+from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved
+from ..lora.bases import shapes_in
+from ..lora.writing import FormName
+from ..names import quoted
+from .dataset import Config
+from .examples import Example, examples_of
+from .loop import Loop, LoopOptions
+from .network import Network, NetworkOptions
+
+log = logging.getLogger(__name__)
+FORGETS = 0.95
+"""Of the smoothed loss, how much stays at each step."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a training is.
+
+    Attributes:
+        data: the data sets, and ``root``, from which their paths count.
+        kind: as which videos are learnt.
+        target: the LoRA's file; its state lies beside it, and every ``save_every`` steps both are written.
+        checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
+    """
+
+    data: Config
+    root: Path
+    target: Path
+    kind: str = "f1"
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    form: FormName = "musubi"
+    save_every: int = 0
+    checkpointing: bool = False
+
+    @property
+    def state(self) -> Path:
+        """What a training that was stopped goes on from."""
+        return self.target.with_name(f"{self.target.stem}.state.safetensors")
+
+    def metadata(self, checkpoint: str) -> dict[str, str]:
+        """What the file says of its making, by kohya's and musubi's names."""
+        options, network = self.loop, self.network
+        sets = [each.model_dump(exclude_none=True, exclude=set(_PATHS)) for each in self.data.data_sets]
+        return {
+            "modelspec.title": self.target.stem,
+            "ss_base_model_version": "framepack",
+            "ss_network_module": f"networks.{network.kind}_framepack",
+            "ss_network_dim": str(network.rank),
+            "ss_network_alpha": str(network.alpha),
+            "ss_network_args": json.dumps(network.args.model_dump(exclude_defaults=True)),
+            "ss_learning_rate": str(options.rate),
+            "ss_optimizer": options.optimiser,
+            "ss_lr_scheduler": options.scheduler,
+            "ss_max_train_steps": str(options.steps),
+            "ss_seed": str(options.seed),
+            "ss_guidance_scale": str(options.guidance),
+            "ss_timestep_sampling": options.levels.sampling,
+            "ss_discrete_flow_shift": str(options.levels.shift),
+            "ss_sd_model_name": checkpoint,
+            "ss_datasets": json.dumps(sets),
+        }
+
+
+_PATHS = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "control_directory")
+
+
+def all_examples(training: Training, engine: Engine) -> list[Example]:
+    """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
+    found: list[Example] = []
+    for data_set in training.data.data_sets:
+        for entry in data_set.entries(training.root):
+            found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
+    return found
+
+
+def train(training: Training, engine: Engine, resume: Path | None = None) -> Events:
+    """Train; the transformer of ``engine`` has adapters from then on, so it serves no video any more.
+
+    Raises:
+        FramePackError: it cannot be started; nothing was written.
+    """
+    if engine.checkpoint.kinds and training.kind not in engine.checkpoint.kinds and _has_videos(training.data):
+        raise InvalidRequest(f"kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    examples = all_examples(training, engine)
+    transformer = engine.parts.transformer
+    if training.checkpointing:
+        transformer.enable_gradient_checkpointing()
+    transformer.train()
+    network = Network(transformer, training.network)
+    loop = Loop(transformer, network, examples, training.loop, torch.device(transformer.device))
+    if resume:
+        loop.load(resume)
+    return _events(training, engine, network, loop, len(examples))
+
+
+def _has_videos(data: Config) -> bool:
+    return any(data_set.result == "video" for data_set in data.data_sets)
+
+
+def _events(training: Training, engine: Engine, network: Network, loop: Loop, examples: int) -> Events:
+    begun = time.monotonic()
+    for name in training.data.ignored:
+        yield Notice(message=f"{name} has no effect here")
+    count = sum(each.numel() for each in network.parameters().values())
+    yield Notice(
+        message=f"{examples} examples; {len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
+    )
+    try:
+        yield from _steps(training, engine, network, loop, begun)
+    except CancelRequested:
+        pass
+    except BrokenNumbers as error:
+        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
+        return
+    yield _saved(training, engine, network, loop)
+    yield Learnt(
+        step=loop.step, steps=training.loop.steps, path=str(training.target), seconds_total=time.monotonic() - begun
+    )
+
+
+def _steps(training: Training, engine: Engine, network: Network, loop: Loop, begun: float) -> Iterator[Event]:
+    smooth, first = None, loop.step
+    for done in loop.run():
+        smooth = done.loss if smooth is None else FORGETS * smooth + (1 - FORGETS) * done.loss
+        left = (time.monotonic() - begun) / (done.step - first) * (training.loop.steps - done.step)
+        told = {"loss": done.loss, "smooth": smooth, "rate": done.rate, "norm": done.norm, "seconds_left": left}
+        yield Learning(step=done.step, steps=training.loop.steps, **told)
+        if training.save_every and done.step % training.save_every == 0 and done.step < training.loop.steps:
+            yield _saved(training, engine, network, loop, numbered=True)
+
+
+def _saved(training: Training, engine: Engine, network: Network, loop: Loop, numbered: bool = False) -> Saved:
+    """The LoRA and the state to go on from; one of many has its step in its name."""
+    target = training.target
+    if numbered:
+        target = target.with_name(f"{target.stem}-{loop.step:06}{target.suffix}")
+    shapes = shapes_in(engine.checkpoint.folders["transformer"])
+    metadata = {**training.metadata(engine.checkpoint.name), "ss_steps": str(loop.step)}
+    network.save(target, training.form, metadata, shapes)
+    loop.save(training.state)
+    return Saved(step=loop.step, path=str(target), state=str(training.state))
