@@ -45,10 +45,10 @@ ABOVE_ZERO = ("learning_rate", "network_alpha", "discrete_flow_shift", "sigmoid_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes. Underscores do in the place of hyphens."""
-    words = "a folder with pictures or videos and a caption beside each, or data sets in musubi's TOML"
+    words = "a folder of videos with a caption beside each, or data sets in musubi's TOML"
     parser.add_argument("--data", "--dataset-config", required=True, metavar="FOLDER or FILE.toml", help=words)
     parser.add_argument("--out", required=True, metavar="FILE.safetensors", help="where the LoRA goes")
-    parser.add_argument("--kind", choices=("framepack", "f1"), help="as which videos are learnt")
+    parser.add_argument("--kind", choices=("framepack", "f1"), help="as which videos are learnt (default f1)")
     for name, (kind, default, words) in NUMBERS.items():
         flags = ["--" + name.replace("_", "-"), *(["--max-train-steps"] if name == "steps" else [])]
         parser.add_argument(*flags, dest=name, type=kind, default=default, help=f"{words} (default {default})")

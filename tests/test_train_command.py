@@ -52,10 +52,13 @@ def trained(tmp_path: Path, pocket: Path, data_sets: Path, *flags: str) -> Any:
 def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Path, photograph: Path) -> None:
     """Its file says with which places in time it was trained; from its last state nothing is left to do."""
     whole, again = tmp_path / "whole.safetensors", tmp_path / "again.safetensors"
-    done = trained(tmp_path, pocket, data_sets, "--out", str(whole), "--json", "--save-every-n-steps", "2")
+    flags = ("--json", "--save-every-n-steps", "2", "--network-args", "verbose=true")
+    done = trained(tmp_path, pocket, data_sets, "--out", str(whole), *flags)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["step"] for event in events if event["event"] == "learning"] == [1, 2, 3]
+    notices = [event["message"] for event in events if event["event"] == "notice"]
+    assert any("transformer_blocks.0.attn.to_q" in notice for notice in notices), "verbose lists the modules"
     saved = [Path(event["path"]).name for event in events if event["event"] == "saved"]
     assert saved == ["whole-000002.safetensors", "whole.safetensors"]
     assert (events[-1]["event"], events[-1]["step"], events[-1]["path"]) == ("learnt", 3, str(whole))

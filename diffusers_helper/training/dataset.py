@@ -29,8 +29,12 @@ else:
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp")
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
 SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
-IGNORED = ("cache_directory", "bucket_no_upscale", "control_resolution", "source_fps", "frame_extraction", "max_frames")
-"""Of musubi's names, those without effect: caches have their own place, and a video is learnt from its beginning."""
+IGNORED = (
+    "batch_size", "enable_bucket", "bucket_no_upscale", "cache_directory", "control_resolution", "source_fps",
+    "frame_extraction", "max_frames",
+)  # fmt: skip
+"""Of musubi's names, those without effect, which is said: examples come one by one, each at the size that fits it, and
+a video is learnt from its beginning."""
 CONTROL = re.compile(r"control_path(?:_(\d+))?")
 Result = Literal["picture", "one_frame", "video"]
 
@@ -68,8 +72,6 @@ class DataSet(BaseModel):
     control_directory: str | None = None
     caption_extension: str = ".txt"
     resolution: tuple[int, int] | None = Field(None, strict=False)
-    enable_bucket: bool = True
-    batch_size: int = Field(1, ge=1)
     num_repeats: int = Field(1, ge=1)
     target_frames: int | None = Field(None, ge=1)
     fp_latent_window_size: int = Field(9, ge=1, le=64)
@@ -99,11 +101,11 @@ class DataSet(BaseModel):
 
     @property
     def result(self) -> Result:
-        """What is learnt: a picture that becomes a still section, one that is made of others, or a video."""
+        """What is learnt: pictures alone, which teach nothing yet; pictures that are made of others; or videos."""
         if self.video_directory or self.video_jsonl_file:
             return "video"
         named = self.fp_1f_target_index is not None or self.fp_1f_clean_indices is not None
-        return "one_frame" if named or self.control_directory else "picture"
+        return "one_frame" if named or self.control_directory or self.image_jsonl_file else "picture"
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -119,6 +121,9 @@ class DataSet(BaseModel):
         Raises:
             InvalidRequest: a folder, a list, a caption or a control picture is missing, or there is nothing.
         """
+        if self.result == "picture":
+            told = "pictures alone teach nothing here; give control_directory, or control_path in a list"
+            raise InvalidRequest(f"{self.place}: {told}, for what each is made of")
         suffixes = VIDEOS if self.result == "video" else PICTURES
         if listed := self.image_jsonl_file or self.video_jsonl_file:
             found = list(_of_list(folder / listed, self))

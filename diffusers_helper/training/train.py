@@ -118,9 +118,10 @@ def _events(training: Training, engine: Engine, network: Network, loop: Loop, ex
     for name in training.data.ignored:
         yield Notice(message=f"{name} has no effect here")
     count = sum(each.numel() for each in network.parameters().values())
-    yield Notice(
-        message=f"{examples} examples; {len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
-    )
+    size = f"{len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
+    yield Notice(message=f"{examples} examples; {size}")
+    if training.network.args.verbose:
+        yield Notice(message="trained are " + ", ".join(network.modules))
     try:
         yield from _steps(training, engine, network, loop, begun)
     except CancelRequested:

@@ -36,7 +36,8 @@ def entries(folder: Path, text: str) -> list[Entry]:
 def test_a_folder_is_a_data_set(folder: Path) -> None:
     (pictures,) = of_folder(folder / "img").data_sets
     assert pictures.result == "picture"
-    assert [(entry.path.name, entry.caption) for entry in pictures.entries(Path())] == [("a.png", "one"), ("b.JPG", "")]
+    with pytest.raises(InvalidRequest, match="pictures alone teach nothing here; give control_directory"):
+        pictures.entries(Path())
     (videos,) = of_folder(folder / "vid").data_sets
     assert videos.result == "video"
     assert [entry.caption for entry in videos.entries(Path())] == ["a move"]
@@ -105,7 +106,7 @@ WRONG: dict[str, str] = {
     "[[datasets]]": "give one of image_directory, image_jsonl_file, video_directory, video_jsonl_file, and not none",
     '[[datasets]]\nimage_directory="a"\nvideo_directory="b"': "and not image_directory and video_directory",
     '[[datasets]]\nimage_directory="img"\ncaption="x"': "caption: Extra inputs are not permitted; known are image_",
-    '[[datasets]]\nimage_directory="img"\nbatch_size=0': "batch_size",
+    '[[datasets]]\nimage_directory="img"\nnum_repeats=0': "num_repeats",
     '[[datasets]]\nimage_directory="img"\nfp_1f_target_index=-1': "fp_1f_target_index",
     '[[datasets]]\nimage_directory="img"\nfp_1f_clean_indices=[]': "fp_1f_clean_indices is empty",
     '[[datasets]]\nimage_directory="img"\nresolution=[8, 8]': "is too small",
@@ -123,6 +124,7 @@ def test_a_config_that_means_nothing_is_refused(text: str, folder: Path) -> None
 def test_what_has_no_effect_is_named(folder: Path) -> None:
     text = '[general]\ncache_directory="x"\n[[datasets]]\nvideo_directory="vid"\nframe_extraction="head"'
     assert config(folder, text).ignored == ("cache_directory", "frame_extraction")
+    assert config(folder, text + "\nbatch_size=4\nenable_bucket=false").ignored[:2] == ("batch_size", "enable_bucket")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_what_has_no_effect_is_named(folder: Path) -> None:
 def test_what_is_missing_is_told_by_its_place(spoil: Any, words: str, folder: Path) -> None:
     spoil(folder)
     with pytest.raises(InvalidRequest) as refused:
-        DataSet(image_directory="img").entries(folder)
+        DataSet(image_directory="img", control_directory="ctl").entries(folder)
     assert words in str(refused.value)
 
 
@@ -159,7 +161,7 @@ def test_lists_are_judged_line_by_line(line: str, words: str, folder: Path) -> N
 
 
 def test_folders_that_are_not_there(tmp_path: Path) -> None:
-    for asked in (lambda: of_folder(tmp_path / "x"), lambda: DataSet(image_directory="x").entries(tmp_path)):
+    for asked in (lambda: of_folder(tmp_path / "x"), lambda: DataSet(video_directory="x").entries(tmp_path)):
         with pytest.raises(InvalidRequest, match="there is no such folder"):
             asked()
     with pytest.raises(InvalidRequest, match="cannot be read"):
