@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     download.set_defaults(run=_download)
     engines.add_arguments(commands.add_parser("engines", help="list or remove compiled decoders"))
-    train_command.add_arguments(commands.add_parser("train", help="make a LoRA of pictures or videos with captions"))
+    train_command.add_arguments(commands.add_parser("train", help="make a LoRA of videos, or of pictures made of others"))
     lora_ema.add_arguments(commands.add_parser("lora-ema", help="average the LoRA files of one training"))
     for command in commands.choices.values():
         settings.add_flags(command)
@@ -373,7 +373,7 @@ def _check_complete(options: argparse.Namespace, chosen: Settings) -> None:
 
 def _refused(error: FramePackError, options: argparse.Namespace) -> int:
     """An error before the first event: in words, and as the last event where events are asked for."""
-    if getattr(options, "json", False) and options.run in (_generate, _calibrate, _download):
+    if getattr(options, "json", False) and options.run in (_generate, _calibrate, _download, train_command.run):
         JsonLines().event(Failed.of(error.said, exit_code=error.exit_code, folder=None))
     sys.stderr.write(f"error: {error}\n")
     return error.exit_code

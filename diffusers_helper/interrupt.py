@@ -47,4 +47,4 @@ class StopSignal:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        sys.stderr.write("\nstopping; a video ends with its present step and keeps finished sections (again: now)\n")
+        sys.stderr.write("\nstopping after the present step; what is finished is kept (again: now)\n")

@@ -11,12 +11,16 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from .errors import InvalidRequest
 from .events import Events, Finished, until_finished
 from .generate import GenerationEngine, generate
+from .media.files import require_writable
+from .media.fit import Fitted
 from .media.grid import labelled_grid
 from .media.metadata import write_png
 from .media.pictures import open_picture
-from .preparation import check_offered
+from .models.table import Checkpoint
+from .preparation import check_offered, fit_pictures
 from .request import Request
 from .request.sweep import Axis
 
@@ -32,21 +36,37 @@ def sweep(
 
     ``finished`` is told once, of the sheet; whatever else ends a picture ends the sweep.
     """
-    for request in requests:
-        check_offered(request, engine.checkpoint)
-    made: list[Path] = []
+    targets = [sheet.with_name(f"{sheet.stem}_{number:03}{sheet.suffix}") for number in range(1, len(requests) + 1)]
+    fitted = _fitted(requests, targets, engine.checkpoint)
     finished: Finished | None = None
-    for number, request in enumerate(requests):
-        target = sheet.with_name(f"{sheet.stem}_{number + 1:03}{sheet.suffix}")
-        finished = yield from until_finished(generate(request, engine, output_dir, target))
+    for request, target in zip(requests, targets, strict=True):
+        pictures = fitted[request.size]
+        finished = yield from until_finished(generate(request, engine, output_dir, target, pictures=pictures))
         if finished is None:
             return
-        made.append(target)
     if finished:
-        labels = cell_labels(axes)
-        columns = len(axes[-1].values) if len(axes) > 1 else math.ceil(math.sqrt(len(made)))
-        write_png(sheet, labelled_grid([open_picture(path) for path in made], labels, columns), {})
+        columns = len(axes[-1].values) if len(axes) > 1 else math.ceil(math.sqrt(len(targets)))
+        write_png(sheet, labelled_grid([open_picture(path) for path in targets], cell_labels(axes), columns), {})
         yield replace(finished, path=str(sheet))
+
+
+def _fitted(
+    requests: Sequence[Request], targets: Sequence[Path], checkpoint: Checkpoint
+) -> dict[str | None, tuple[Fitted, ...]]:
+    """The pictures by the size that is asked for, opened before anything is written over them.
+
+    Raises:
+        InvalidRequest: the checkpoint does not make one of the requests, or a picture would be written over.
+        OutputFailed: a picture could not be written.
+    """
+    for request in requests:
+        check_offered(request, checkpoint)
+    given = {Path(path).resolve() for path in requests[0].picture_paths}
+    for target in targets:
+        if target.resolve() in given:
+            raise InvalidRequest(f"--out: {target} is one of the given pictures; give another name")
+        require_writable(target)
+    return {request.size: fit_pictures(request, checkpoint) for request in requests}
 
 
 def cell_labels(axes: Sequence[Axis]) -> list[str]:

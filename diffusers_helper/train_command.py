@@ -1,4 +1,4 @@
-"""The command ``train``: a LoRA from pictures or videos with captions. Its flags are musubi's where musubi has them."""
+"""The command ``train``: a LoRA from videos, or from pictures made of others, with captions. Its flags are musubi's where musubi has them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, OutputFailed
+from .events import Event, Failed, Learnt
 from .interrupt import StopSignal, stoppable
 from .names import quoted
 from .settings import Settings, given_path
@@ -17,6 +18,7 @@ from .show import JsonLines, Show, TrainingBar
 if TYPE_CHECKING:
     from .training.train import Training
 
+INTERRUPTED = 130
 MODULES = {"networks.lora_framepack": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 """musubi's names of the kinds of network."""
 NUMBERS: dict[str, tuple[type, Any, str]] = {
@@ -78,7 +80,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preserve-distribution-shape", action="store_true", help=words)
     words = "compute activations again in the backward pass: less memory, a third more time"
     parser.add_argument("--gradient-checkpointing", action="store_true", help=words)
-    parser.add_argument("--form", choices=("musubi", "diffusers"), default="musubi", help="whose names the file has")
+    words = "whose names the file has (default musubi, of a DoRA diffusers)"
+    parser.add_argument("--form", choices=("musubi", "diffusers"), help=words)
 
 
 def run(options: argparse.Namespace, chosen: Settings) -> int:
@@ -86,11 +89,11 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     training = training_of(options)
     from .engine import Engine
-    from .events import Failed
     from .models.table import find_checkpoint
     from .training.train import train
 
     resume = given_path(options.resume, "--resume") if options.resume else None
+    _check_data(training)
     show: Show = JsonLines() if options.json else TrainingBar()
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
@@ -98,8 +101,28 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
         engine = loaded.enter_context(Engine.load(checkpoint, chosen))
         for event in stoppable(train(training, engine, resume), lambda: stop.received):
             show.event(event)
-            code = event.exit_code if isinstance(event, Failed) else code
+            code = _exit_code(event, code)
     return code
+
+
+def _exit_code(event: Event, before: int) -> int:
+    """After this event: one that was stopped is interrupted."""
+    if isinstance(event, Failed):
+        return event.exit_code
+    return INTERRUPTED if isinstance(event, Learnt) and event.step < event.steps else before
+
+
+def _check_data(training: Training) -> None:
+    """Refuse before anything is loaded what is not there, and what could not be written."""
+    from .media.files import require_writable
+
+    for data_set in training.data.data_sets:
+        data_set.entries(training.root)
+    for target in (training.target, training.state):
+        try:
+            require_writable(target)
+        except OutputFailed as error:
+            raise InvalidRequest(f"--out: {error}") from None
 
 
 def training_of(options: argparse.Namespace) -> Training:
@@ -107,7 +130,7 @@ def training_of(options: argparse.Namespace) -> Training:
     _check_numbers(options)
     from .training.dataset import of_folder, read_config
     from .training.loop import LoopOptions
-    from .training.network import Kind, NetworkOptions
+    from .training.network import Kind, NetworkOptions, form_of
     from .training.network_args import read_network_args
     from .training.noise import NoiseLevels, Sampling, Weighting
     from .training.optimisers import check_names
@@ -159,7 +182,7 @@ def training_of(options: argparse.Namespace) -> Training:
         kind=options.kind or "f1",
         network=network,
         loop=loop,
-        form=options.form,
+        form=form_of(network.kind, options.form),
         save_every=options.save_every_n_steps,
         checkpointing=options.gradient_checkpointing,
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusers_helper import encoders
 from diffusers_helper.engine import Engine
-from diffusers_helper.errors import CancelRequested
+from diffusers_helper.errors import CancelRequested, InvalidRequest
 from diffusers_helper.events import Cancelled, Finished, Plan, Step
 from diffusers_helper.media.metadata import read_metadata
 from diffusers_helper.models.table import find_checkpoint
@@ -71,6 +71,19 @@ def test_a_sweep_that_is_stopped_ends_there(photograph: Path, tmp_path: Path) ->
         assert isinstance(events.throw(CancelRequested()), Cancelled)
         assert list(events) == []
     assert [file.name for file in tmp_path.glob("*.png")] == ["sheet_001.png"]
+
+
+def test_a_given_picture_is_not_written_over(photograph: Path, tmp_path: Path) -> None:
+    """Nor is anything made of one that was."""
+    given = tmp_path / "sheet_002.png"
+    Image.open(photograph).save(given)
+    before, axes = given.read_bytes(), [read_axis("seed=1..3")]
+    made = [Request.parse(cell) for cell in cells(requests(given, photograph), axes)]
+    engine = Mock(checkpoint=find_checkpoint("pocket", tmp_path))
+    with pytest.raises(InvalidRequest, match=r"sheet_002\.png is one of the given pictures; give another name"):
+        list(sweep(axes, made, engine, tmp_path / "outputs", tmp_path / "sheet.png"))
+    assert given.read_bytes() == before
+    assert not (tmp_path / "sheet_001.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,19 @@ import pytest
 from PIL import Image
 from skimage import data as pictures
 
-from diffusers_helper.errors import InvalidRequest
+from diffusers_helper.engine import Engine
+from diffusers_helper.errors import CancelRequested, InvalidRequest
+from diffusers_helper.events import Event, Events, Learning, Learnt, Notice
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
+from diffusers_helper.models.load import choose_compute, load_as_it_is
+from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.train_command import NUMBERS, add_arguments, training_of
 from diffusers_helper.training.loop import LoopOptions
+from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.noise import NoiseLevels
-from diffusers_helper.training.train import Training
+from diffusers_helper.training.remarks import remarks
+from diffusers_helper.training.train import Training, train
 
 from . import program
 
@@ -82,6 +88,65 @@ def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Pat
     assert not np.array_equal(plain, changed)
 
 
+def test_a_stop_writes_what_was_learnt_and_is_told_by_one_last_event(
+    tmp_path: Path, pocket: Path, data_sets: Path
+) -> None:
+    """Before the first step there is nothing to write."""
+    with Engine.load(find_checkpoint(str(pocket), tmp_path)) as engine:
+        for steps, kind in ((0, Notice), (2, Learning)):
+            made = training(data_sets, "--out", str(tmp_path / f"{steps}.safetensors"), "--steps", "9")
+            last = stopped_at(train(made, engine), kind, max(steps, 1))
+            assert isinstance(last, Learnt)
+            assert (last.step, last.steps) == (steps, 9)
+            assert made.target.exists() == made.state.exists() == bool(steps)
+
+
+def stopped_at(events: Events, kind: type[Event], count: int) -> Event:
+    """The only event after so many of a kind, at which a stop is wished."""
+    for event in events:
+        count -= isinstance(event, kind)
+        if not count:
+            break
+    last = events.throw(CancelRequested())
+    assert list(events) == []
+    return last
+
+
+REMARKS: dict[tuple[str, ...], str] = {
+    ("--weighting-scheme", "mode"): "--weighting-scheme mode has no effect but with --timestep-sampling sigma",
+    ("--logit-mean", "1"): "--logit-mean and --logit-std has no effect",
+    ("--mode-scale", "1"): "--mode-scale has no effect",
+    ("--timestep-sampling", "uniform", "--discrete-flow-shift", "2"): "--discrete-flow-shift has no effect",
+    ("--timestep-sampling", "uniform", "--sigmoid-scale", "2"): "--sigmoid-scale has no effect",
+    ("--preserve-distribution-shape",): "--preserve-distribution-shape has no effect without",
+    ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
+    ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
+    ("--network-args", "factor=4"): "factor has no effect on lora",
+}
+
+
+@pytest.mark.parametrize("flags", REMARKS)
+def test_what_has_no_effect_is_told(flags: tuple[str, ...], data_sets: Path) -> None:
+    assert list(remarks(training(data_sets))) == []
+    assert any(each.startswith(REMARKS[flags]) for each in remarks(training(data_sets, *flags)))
+
+
+def test_the_form_follows_the_kind(data_sets: Path) -> None:
+    kinds = ("lora", "dora", "loha", "lokr")
+    forms = {kind: training(data_sets, "--network-module", kind).form for kind in kinds}
+    assert forms == {"lora": "musubi", "dora": "diffusers", "loha": "musubi", "lokr": "musubi"}
+    for kind, form in (("dora", "musubi"), ("loha", "diffusers"), ("lokr", "diffusers")):
+        with pytest.raises(InvalidRequest, match=f"--form: {form} has no names for {kind}; give"):
+            training(data_sets, "--network-module", kind, "--form", form)
+
+
+def test_dora_leaves_out_what_has_no_direction(pocket: Path, tmp_path: Path) -> None:
+    checkpoint = find_checkpoint(str(pocket), tmp_path)
+    network = Network(load_as_it_is(checkpoint, choose_compute()), NetworkOptions("dora"))
+    assert set(network.left_out) == {f"transformer_blocks.0.attn.{name}" for name in ("to_v", "add_v_proj")}
+    assert not set(network.left_out) & set(network.modules)
+
+
 REFUSED: dict[tuple[str, ...], str] = {
     ("--steps", "0"): "--steps: 0 is not allowed; give a whole number from 1 on",
     ("--learning-rate", "nan"): "--learning-rate: nan is not allowed",
@@ -121,6 +186,7 @@ def test_what_cannot_be_trained_is_refused_before_anything(flags: tuple[str, ...
     [
         (("--network-args", "exclude_patterns=.*"), "no module is left to train"),
         (("--resume", "gone.safetensors"), "training cannot go on from it"),
+        (("--out", "nowhere/x.safetensors"), "nowhere"),
     ],
 )
 def test_what_the_model_shows_is_refused_too(

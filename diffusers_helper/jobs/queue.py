@@ -67,16 +67,14 @@ class JobQueue(QueueReader):
 
     def add_batch(self, requests: Sequence[Request], source: str = "") -> list[Job]:
         """Queue several requests that belong together, all or none. Raises as ``add``."""
-        with ExitStack() as taken:
-            given = [taken.enter_context(self._taken_in(request, source)) for request in requests]
-            with self._changed:
-                first, place, now = self._ledger.new_id(), self._ledger.last_place() + 1, self._clock()
-                jobs = [
-                    Job(first + n, "queued", request, now, place + n, checkpoint=found, batch=first)
-                    for n, (request, found) in enumerate(given)
-                ]
-                self._ledger.write(*jobs)
-                return jobs
+        with self._all_taken_in(requests, source) as (taken, source), self._changed:
+            first, place, now = self._ledger.new_id(), self._ledger.last_place() + 1, self._clock()
+            jobs = [
+                Job(first + n, "queued", request, now, place + n, checkpoint=source, batch=first)
+                for n, request in enumerate(taken)
+            ]
+            self._ledger.write(*jobs)
+            return jobs
 
     def edit(self, job_id: int, request: Request, source: str = "") -> Job:
         """Put another request in the place of a queued one. Raises as ``add``, and UnknownJob, InvalidCommand."""
@@ -290,12 +288,20 @@ class JobQueue(QueueReader):
     @contextmanager
     def _taken_in(self, request: Request, source: str) -> Iterator[tuple[Request, str]]:
         """The request with its pictures on the shelf, and its checkpoint's source. Without the lock: it takes time."""
+        with self._all_taken_in([request], source) as ((taken,), source):
+            yield taken, source
+
+    @contextmanager
+    def _all_taken_in(self, requests: Sequence[Request], source: str) -> Iterator[tuple[list[Request], str]]:
+        """The same for several of one checkpoint; a picture that they share is taken once."""
         if checkpoint := self._checkpoint(source):
-            check_offered(request, checkpoint)
+            for request in requests:
+                check_offered(request, checkpoint)
             source = checkpoint.source
+        paths = dict.fromkeys(path for request in requests for path in request.picture_paths)
         with ExitStack() as taken:
-            places = {path: str(taken.enter_context(self._shelf.taking(Path(path)))) for path in request.picture_paths}
-            yield request.with_picture_paths(places.__getitem__), source
+            places = {path: str(taken.enter_context(self._shelf.taking(Path(path)))) for path in paths}
+            yield [request.with_picture_paths(places.__getitem__) for request in requests], source
 
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]

@@ -22,8 +22,11 @@ they are the training's, whose guidance is 1 where videos are made with 10.
 """
 TAGS_KEY = "ss_tag_frequency"
 SETTINGS_PREFIX = "ss_"
-ONE_FRAME_KEYS = ("fp_1f_target_index", "fp_1f_clean_indices", "fp_1f_no_post", "fp_latent_window_size")
-"""As musubi writes them for each of its data sets."""
+ONE_FRAME_KEYS = (
+    "fp_1f_target_index", "fp_1f_clean_indices", "fp_1f_no_post", "fp_1f_no_2x", "fp_1f_no_4x",
+    "fp_1f_image_embedding_source", "fp_latent_window_size",
+)  # fmt: skip
+"""As musubi writes them for each of its data sets, and ours beside them."""
 MOST_TAGS = 10
 LONGEST_SETTING = 300
 

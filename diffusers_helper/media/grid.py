@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .fit import resize_and_crop
+
 MARGIN, SMALLEST_LETTERS = 6, 12
 PAPER, INK = (16, 18, 22), (232, 234, 238)
 
 
 def labelled_grid(pictures: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> np.ndarray:
-    """uint8 [H, W, 3] of pictures of one size, uint8 [height, width, 3] each, row by row, each under its label.
+    """uint8 [H, W, 3] of pictures, uint8 [height, width, 3] each, row by row, each under its label; those of another
+    size than the first are brought to its.
 
     Letters that do not fit over their picture are made smaller, then the label is cut.
     """
@@ -26,7 +29,7 @@ def labelled_grid(pictures: Sequence[np.ndarray], labels: Sequence[str], columns
     for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         left, top = MARGIN + number % columns * (width + MARGIN), MARGIN + number // columns * (height + line + MARGIN)
         draw.text((left, top + MARGIN), _cut(label, font, width), font=font, fill=INK)
-        sheet.paste(Image.fromarray(picture), (left, top + line))
+        sheet.paste(Image.fromarray(resize_and_crop(picture, height, width)), (left, top + line))
     return np.array(sheet)
 
 

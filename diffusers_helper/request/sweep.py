@@ -52,6 +52,12 @@ class Axis:
         return SHORT_NAMES.get(self.name, self.name)
 
     @property
+    def means(self) -> str:
+        """Its field; of LoRAs' weights which."""
+        weight = LORA_WEIGHT.fullmatch(self.name)
+        return f"lora {weight[1] or 1}" if weight else self.field
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """What stands at each place of it."""
         words = {True: "on", False: "off"}
@@ -126,6 +132,8 @@ def cells(flat: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]
     places = list(itertools.product(*(axis.values for axis in axes)))
     if len(axes) > MOST_AXES or len(places) > MOST_CELLS:
         raise _refused(Message("sweep.many", axes=MOST_AXES, most=MOST_CELLS, given=len(places)))
+    if len({axis.means for axis in axes}) < len(axes):
+        raise _refused(Message("sweep.twice", name=axes[0].name))
     found = []
     for values in places:
         cell = dict(flat)

@@ -116,7 +116,7 @@ class OneFrame(Kind):
     target_index: int = Field(default=9, ge=0, le=64, description="time index of the picture that is made")
     control_index: str = Field(
         default="0",
-        pattern=r"^\d{1,3}(;\d{1,3})*$",
+        pattern=r"^[0-9]{1,3}(;[0-9]{1,3}){0,99}$",
         description="time indices of the control pictures in their order, whole numbers with semicolons between",
     )
     post: bool = Field(default=True, description="a zero latent stands where a video would go on")
@@ -124,7 +124,7 @@ class OneFrame(Kind):
     history_4x: bool = Field(default=True, description="zero latents stand there too, as 4x context")
     embedding: str = Field(
         default=START,
-        pattern=rf"^({START}|{MEAN}|{CONTROL}[1-9]\d?)$",
+        pattern=rf"^({START}|{MEAN}|{CONTROL}[1-9][0-9]?)$",
         description="which picture the image encoder sees: start, the start picture, else the first control picture; "
         "control_2, the second one; mean, all of them",
     )
@@ -165,7 +165,7 @@ class OneFrame(Kind):
     def _seen(self, starts: tuple[int, ...], controls: tuple[int, ...]) -> tuple[int, ...]:
         """The numbers of the pictures that the image encoder sees."""
         if self.embedding.startswith(CONTROL):
-            return (controls[self._number_seen],)
+            return (controls[min(self._number_seen, len(controls) - 1)],)
         return (*starts, *controls) if self.embedding == MEAN else (*starts, *controls)[:1]
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
@@ -20,6 +20,8 @@ from typing_extensions import Self
 from ..errors import InvalidRequest
 from ..names import quoted
 from ..options import STRICT
+from ..sections.kinds import CONTROL as CONTROL_NUMBER
+from ..sections.kinds import MEAN, START
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,8 +35,13 @@ IGNORED = (
     "batch_size", "enable_bucket", "bucket_no_upscale", "cache_directory", "control_resolution", "source_fps",
     "frame_extraction", "max_frames",
 )  # fmt: skip
-"""Of musubi's names, those without effect, which is said: examples come one by one, each at the size that fits it, and
-a video is learnt from its beginning."""
+"""Of musubi's names, those without effect, which is said: examples come one by one, and a video is learnt from its
+beginning."""
+DEFAULT_TARGET = 9
+OF_PICTURES = (
+    "control_directory", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post", "fp_1f_no_2x", "fp_1f_no_4x",
+    "fp_1f_image_embedding_source",
+)  # fmt: skip
 CONTROL = re.compile(r"control_path(?:_(\d+))?")
 Result = Literal["picture", "one_frame", "video"]
 
@@ -56,7 +63,7 @@ class DataSet(BaseModel):
     """One data set of a config, by musubi's names.
 
     Attributes:
-        resolution: (width, height) whose area the buckets have; None takes those of the checkpoint.
+        resolution: (width, height) that all is cropped to; None takes the checkpoint's size that is nearest in shape.
         target_frames: how many frames of a video are learnt; None takes all of it.
         fp_1f_clean_indices, fp_1f_target_index, fp_1f_no_post: as in one-frame inference; with any of them pictures are
             learnt as single frames made of their control pictures.
@@ -70,17 +77,17 @@ class DataSet(BaseModel):
     video_directory: str | None = None
     video_jsonl_file: str | None = None
     control_directory: str | None = None
-    caption_extension: str = ".txt"
+    caption_extension: str = Field(".txt", pattern=r"^\.[\w.-]{1,20}$")
     resolution: tuple[int, int] | None = Field(None, strict=False)
     num_repeats: int = Field(1, ge=1)
     target_frames: int | None = Field(None, ge=1)
     fp_latent_window_size: int = Field(9, ge=1, le=64)
-    fp_1f_clean_indices: tuple[int, ...] | None = Field(None, strict=False)
+    fp_1f_clean_indices: tuple[Annotated[int, Field(ge=0, le=999)], ...] | None = Field(None, strict=False)
     fp_1f_target_index: int | None = Field(None, ge=0, le=64)
     fp_1f_no_post: bool = False
     fp_1f_no_2x: bool = False
     fp_1f_no_4x: bool = False
-    fp_1f_image_embedding_source: str = "start"
+    fp_1f_image_embedding_source: str = Field("start", pattern=rf"^({START}|{MEAN}|{CONTROL_NUMBER}[1-9][0-9]?)$")
 
     @field_validator("resolution", mode="before")
     @classmethod
@@ -93,6 +100,10 @@ class DataSet(BaseModel):
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of {', '.join(SOURCES)}, and not {' and '.join(given) or 'none'}")
+        if self.result == "video" and (extra := [name for name in OF_PICTURES if name in self.model_fields_set]):
+            raise ValueError(f"{extra[0]} is of pictures, and these are videos")
+        if self.result != "video" and self.target_frames is not None:
+            raise ValueError("target_frames is of videos, and these are pictures")
         if self.result == "one_frame" and not self.indices:
             raise ValueError("fp_1f_clean_indices is empty; give a time index for each control picture")
         if self.resolution and min(self.resolution) < 16:
@@ -111,6 +122,14 @@ class DataSet(BaseModel):
     def indices(self) -> tuple[int, ...]:
         """Where control pictures stand in time."""
         return (0,) if self.fp_1f_clean_indices is None else self.fp_1f_clean_indices
+
+    def told(self) -> dict[str, Any]:
+        """What a LoRA's file says of it: no path; of pictures where in time everything stands, said or not."""
+        values = self.model_dump(exclude_none=True, exclude={*SOURCES, "control_directory"})
+        if self.result != "one_frame":
+            return values
+        target = DEFAULT_TARGET if self.fp_1f_target_index is None else self.fp_1f_target_index
+        return {**values, "fp_1f_target_index": target, "fp_1f_clean_indices": list(self.indices)}
 
     def entries(self, folder: Path) -> list[Entry]:
         """All files, in the order of their names, those of a list in its own.

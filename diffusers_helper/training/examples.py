@@ -28,7 +28,7 @@ from ..section_denoiser import Conditioning, EncodedPicture, section_inputs, tex
 from ..sections.history import extend, gather_context, initial_history
 from ..sections.kinds import OneFrame
 from ..vae.codec import LatentPosterior
-from .dataset import DataSet, Entry
+from .dataset import DEFAULT_TARGET, DataSet, Entry
 
 FRAMES_PER_LATENT = 4
 
@@ -85,7 +85,7 @@ def _one_frame_request(entry: Entry, data_set: DataSet) -> Request:
     target = data_set.fp_1f_target_index
     kind = {
         "name": OneFrame.name,
-        "target_index": 9 if target is None else target,
+        "target_index": DEFAULT_TARGET if target is None else target,
         "control_index": ";".join(map(str, data_set.indices)),
         "post": not data_set.fp_1f_no_post,
         "history_2x": not data_set.fp_1f_no_2x,

@@ -68,7 +68,7 @@ class Loop:
         self, model: Model, network: Network, examples: Sequence[Example], options: LoopOptions, device: torch.device
     ) -> None:
         """Raises InvalidRequest for an optimiser or a scheduler that there is not."""
-        self._model, self._network, self._examples, self.options = model, network, examples, options
+        self._model, self.network, self._examples, self.options = model, network, examples, options
         self._device, self.step = device, 0
         self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
         self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
@@ -82,7 +82,7 @@ class Loop:
             yield self._one_step()
 
     def _one_step(self) -> Done:
-        parameters = list(self._network.parameters().values())
+        parameters = list(self.network.parameters().values())
         self._optimiser.zero_grad(set_to_none=True)
         losses = [self._backward() for _ in range(self.options.accumulate)]
         most = self.options.most_norm or math.inf
@@ -115,7 +115,7 @@ class Loop:
     def save(self, target: Path) -> None:
         """All that going on needs, in one safetensors file. Raises OutputFailed."""
         states = self._optimiser.state_dict()
-        tensors = {f"network.{name}": each.detach() for name, each in self._network.parameters().items()}
+        tensors = {f"network.{name}": each.detach() for name, each in self.network.parameters().items()}
         plain_state: dict[str, Any] = {}
         for number, state in states["state"].items():
             for name, value in state.items():
@@ -125,6 +125,7 @@ class Loop:
                     plain_state[f"{number}.{name}"] = value
         tensors["generator"] = self._generator.get_state()
         told = {
+            "made_by": self._made_by(),
             "step": self.step, "order": self._order, "state": plain_state,
             "groups": states["param_groups"], "scheduler": _plain(self._scheduler.state_dict()),
         }  # fmt: skip
@@ -142,9 +143,28 @@ class Loop:
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise UnusableInput(f"{source}: training cannot go on from it: {error}") from None
 
+    def _made_by(self) -> dict[str, Any]:
+        """What has to be the same when a training goes on, by the flags that say it."""
+        network, options = self.network.options, self.options
+        return {
+            "network-module": network.kind,
+            "network-dim": network.rank,
+            "network-alpha": network.alpha,
+            "network-args": network.args.model_dump(mode="json", exclude={"verbose"}, exclude_defaults=True),
+            "learning-rate": options.rate,
+            "optimizer-type": options.optimiser.lower(),
+            "optimizer-args": list(options.optimiser_args),
+            "lr-scheduler": options.scheduler,
+        }
+
     def _take(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+        now, before = self._made_by(), told["made_by"]
+        if other := [name for name in now if now[name] != before.get(name)]:
+            raise ValueError(f"it was begun with --{other[0]} {before.get(other[0])}; give the same")
         with torch.no_grad():
-            for name, parameter in self._network.parameters().items():
+            for name, parameter in self.network.parameters().items():
+                if parameter.shape != tensors[f"network.{name}"].shape:
+                    raise ValueError(f"{name} has another shape")
                 parameter.copy_(tensors[f"network.{name}"])
         state: dict[int, dict[str, Any]] = {}
         for key, value in {**_of("optimiser.", tensors), **told["state"]}.items():

@@ -12,18 +12,22 @@ from typing import Any, Literal
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..errors import InvalidRequest
+from ..lora.adapters import Adapter, Dora, LoHa, LoKr, LowRank
 from ..lora.layers import LinearShapes
 from ..lora.reading import read_lora
-from ..lora.writing import FormName, write_lora
+from ..lora.writing import FORMS, FormName, write_lora
 from ..media.files import written_whole
 from .modules import trainable
 from .network_args import NetworkArgs
 
 Kind = Literal["lora", "dora", "loha", "lokr"]
 ADAPTER = "default"
+FORM_NAMES: tuple[FormName, ...] = ("musubi", "diffusers")
+"""The first that has names for a kind is the usual one."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,21 @@ class NetworkOptions:
 
 
 class Network:
-    """The adapters of a transformer, in training. ``modules``: their names."""
+    """The adapters of a transformer, in training.
+
+    Attributes:
+        modules: the names of the linears that have one.
+        left_out: those that DoRA cannot train: a row of zeros has no direction.
+    """
 
     def __init__(self, transformer: nn.Module, options: NetworkOptions) -> None:
         """Raises InvalidRequest, see ``trainable``."""
         self.options, self._transformer = options, transformer
-        self.modules = tuple(trainable(transformer, options.args.exclude_patterns, options.args.include_patterns))
+        found = trainable(transformer, options.args.exclude_patterns, options.args.include_patterns)
+        self.left_out = tuple(
+            name for name, linear in found.items() if options.kind == "dora" and _has_empty_row(linear)
+        )
+        self.modules = tuple(name for name in found if name not in self.left_out)
         transformer.requires_grad_(False)
         inject_adapter_in_model(options.config(self.modules), transformer, adapter_name=ADAPTER)
         if options.kind in ("lora", "dora"):
@@ -109,7 +122,7 @@ class Network:
         with written_whole(target) as part:
             plain = part.with_suffix(".plain.safetensors")
             try:
-                save_file(self._with_alphas(), plain, metadata=dict(metadata))
+                plain.write_bytes(save(self._with_alphas(), dict(metadata)))
                 write_lora(read_lora(plain, shapes), part, form)
             finally:
                 plain.unlink(missing_ok=True)
@@ -118,3 +131,16 @@ class Network:
         halves = {name: each.to(torch.bfloat16).contiguous() for name, each in self.tensors().items()}
         alphas = {f"transformer.{module}.alpha": torch.tensor(self.options.alpha) for module in self.modules}
         return {**halves, **alphas}
+
+
+def _has_empty_row(linear: nn.Linear) -> bool:
+    return bool((linear.weight.detach().abs().sum(dim=1) == 0).any())
+
+
+def form_of(kind: Kind, wished: FormName | None) -> FormName:
+    """Whose names a file of a kind has. Raises InvalidRequest for a form that has no names for it."""
+    adapters: Mapping[Kind, type[Adapter]] = {"lora": LowRank, "dora": Dora, "loha": LoHa, "lokr": LoKr}
+    known = [form for form in FORM_NAMES if adapters[kind] in FORMS[form].names]
+    if wished and wished not in known:
+        raise InvalidRequest(f"--form: {wished} has no names for {kind}; give {' or '.join(known)}")
+    return wished or known[0]

@@ -16,7 +16,10 @@ import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
 
+from ..errors import InvalidRequest
+
 STEPS = 1000
+MOST_TRIES = 10_000
 Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "logsnr"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap", "logit_normal", "mode"]
 
@@ -51,14 +54,17 @@ class NoiseLevels:
     keep_shape: bool = False
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise levels [count], float32."""
+        """Noise levels [count], float32. Raises InvalidRequest where none within the bounds is drawn."""
         low, high = self.least / STEPS, self.most / STEPS
         if not self.keep_shape:
             return low + (high - low) * self._drawn(count, generator)
         found = self._drawn(count, generator)
-        while (outside := (found < low) | (found > high)).any():
+        for _ in range(MOST_TRIES):
+            outside = (found < low) | (found > high)
+            if not outside.any():
+                return found
             found[outside] = self._drawn(int(outside.sum()), generator)
-        return found
+        raise InvalidRequest(f"--min-timestep: hardly a noise level lies from {self.least} to {self.most}; widen it")
 
     def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
         match self.sampling:

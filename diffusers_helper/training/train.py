@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .dataset import Config
 from .examples import Example, examples_of
 from .loop import Loop, LoopOptions
 from .network import Network, NetworkOptions
+from .remarks import remarks
 
 log = logging.getLogger(__name__)
 FORGETS = 0.95
@@ -56,7 +57,7 @@ class Training:
     def metadata(self, checkpoint: str) -> dict[str, str]:
         """What the file says of its making, by kohya's and musubi's names."""
         options, network = self.loop, self.network
-        sets = [each.model_dump(exclude_none=True, exclude=set(_PATHS)) for each in self.data.data_sets]
+        sets = [each.told() for each in self.data.data_sets]
         return {
             "modelspec.title": self.target.stem,
             "ss_base_model_version": "framepack",
@@ -77,27 +78,46 @@ class Training:
         }
 
 
-_PATHS = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "control_directory")
-
-
-def all_examples(training: Training, engine: Engine) -> list[Example]:
-    """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
-    found: list[Example] = []
-    for data_set in training.data.data_sets:
-        for entry in data_set.entries(training.root):
-            found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
-    return found
-
-
 def train(training: Training, engine: Engine, resume: Path | None = None) -> Events:
     """Train; the transformer of ``engine`` has adapters from then on, so it serves no video any more.
 
-    Raises:
-        FramePackError: it cannot be started; nothing was written.
+    ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
+    first event where it cannot be started; nothing was written then.
     """
-    if engine.checkpoint.kinds and training.kind not in engine.checkpoint.kinds and _has_videos(training.data):
-        raise InvalidRequest(f"kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
-    examples = all_examples(training, engine)
+    if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
+        raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    if engine.planner.plan.residency["transformer"] == "swapped":
+        raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
+    begun, loop = time.monotonic(), None
+    try:
+        yield from map(_said, remarks(training))
+        examples = yield from _examples(training, engine)
+        loop = _begin(training, engine, examples, resume)
+        yield from map(_said, _about(loop.network, len(examples)))
+        yield from _steps(training, engine, loop, begun)
+        yield _saved(training, engine, loop)
+    except CancelRequested:
+        if loop is not None:
+            _saved(training, engine, loop)
+    except BrokenNumbers as error:
+        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
+        return
+    path, step = (str(training.target), loop.step) if loop else ("", 0)
+    yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
+
+
+def _examples(training: Training, engine: Engine) -> Generator[Event, None, list[Example]]:
+    """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
+    found: list[Example] = []
+    for data_set in training.data.data_sets:
+        entries = data_set.entries(training.root)
+        for number, entry in enumerate(entries, 1):
+            found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
+            yield _said(f"{data_set.place}: {number} of {len(entries)} files are encoded")
+    return found
+
+
+def _begin(training: Training, engine: Engine, examples: list[Example], resume: Path | None) -> Loop:
     transformer = engine.parts.transformer
     if training.checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -106,36 +126,27 @@ def train(training: Training, engine: Engine, resume: Path | None = None) -> Eve
     loop = Loop(transformer, network, examples, training.loop, torch.device(transformer.device))
     if resume:
         loop.load(resume)
-    return _events(training, engine, network, loop, len(examples))
+    return loop
+
+
+def _about(network: Network, examples: int) -> Iterator[str]:
+    count = sum(each.numel() for each in network.parameters().values())
+    yield f"{examples} examples; {len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
+    if network.left_out:
+        yield f"DoRA leaves out what has a row of zeros: {', '.join(network.left_out)}"
+    if network.options.args.verbose:
+        yield "trained are " + ", ".join(network.modules)
+
+
+def _said(words: str) -> Notice:
+    return Notice(message=words)
 
 
 def _has_videos(data: Config) -> bool:
     return any(data_set.result == "video" for data_set in data.data_sets)
 
 
-def _events(training: Training, engine: Engine, network: Network, loop: Loop, examples: int) -> Events:
-    begun = time.monotonic()
-    for name in training.data.ignored:
-        yield Notice(message=f"{name} has no effect here")
-    count = sum(each.numel() for each in network.parameters().values())
-    size = f"{len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
-    yield Notice(message=f"{examples} examples; {size}")
-    if training.network.args.verbose:
-        yield Notice(message="trained are " + ", ".join(network.modules))
-    try:
-        yield from _steps(training, engine, network, loop, begun)
-    except CancelRequested:
-        pass
-    except BrokenNumbers as error:
-        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
-        return
-    yield _saved(training, engine, network, loop)
-    yield Learnt(
-        step=loop.step, steps=training.loop.steps, path=str(training.target), seconds_total=time.monotonic() - begun
-    )
-
-
-def _steps(training: Training, engine: Engine, network: Network, loop: Loop, begun: float) -> Iterator[Event]:
+def _steps(training: Training, engine: Engine, loop: Loop, begun: float) -> Iterator[Event]:
     smooth, first = None, loop.step
     for done in loop.run():
         smooth = done.loss if smooth is None else FORGETS * smooth + (1 - FORGETS) * done.loss
@@ -143,16 +154,16 @@ def _steps(training: Training, engine: Engine, network: Network, loop: Loop, beg
         told = {"loss": done.loss, "smooth": smooth, "rate": done.rate, "norm": done.norm, "seconds_left": left}
         yield Learning(step=done.step, steps=training.loop.steps, **told)
         if training.save_every and done.step % training.save_every == 0 and done.step < training.loop.steps:
-            yield _saved(training, engine, network, loop, numbered=True)
+            yield _saved(training, engine, loop, numbered=True)
 
 
-def _saved(training: Training, engine: Engine, network: Network, loop: Loop, numbered: bool = False) -> Saved:
+def _saved(training: Training, engine: Engine, loop: Loop, numbered: bool = False) -> Saved:
     """The LoRA and the state to go on from; one of many has its step in its name."""
     target = training.target
     if numbered:
         target = target.with_name(f"{target.stem}-{loop.step:06}{target.suffix}")
     shapes = shapes_in(engine.checkpoint.folders["transformer"])
     metadata = {**training.metadata(engine.checkpoint.name), "ss_steps": str(loop.step)}
-    network.save(target, training.form, metadata, shapes)
     loop.save(training.state)
+    loop.network.save(target, training.form, metadata, shapes)
     return Saved(step=loop.step, path=str(target), state=str(training.state))

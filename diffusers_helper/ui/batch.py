@@ -15,7 +15,6 @@ import numpy as np
 
 from ..errors import UnusableInput
 from ..jobs.job import Job
-from ..media.fit import resize_and_crop
 from ..media.grid import labelled_grid
 from ..media.stills import last_still
 from ..request.fields import PICTURES
@@ -105,6 +104,4 @@ def sheet(job: Job, jobs: Sequence[Job]) -> np.ndarray:
         raise UnusableInput(f"no job of batch {job.batch} has a result")
     labels = labels_of(together, Texts())
     stills = [last_still(Path(each.progress.video or "")) for each in together]
-    height, width = stills[0].shape[:2]
-    fitted = [resize_and_crop(still, height, width) for still in stills]
-    return labelled_grid(fitted, [labels[each.id] for each in together], columns_of(together))
+    return labelled_grid(stills, [labels[each.id] for each in together], columns_of(together))

@@ -32,8 +32,11 @@ CHANGED = "document.addEventListener('framepack-loras', () => trigger('click'));
 """The script has changed what is chosen."""
 TAKEN = ("steps", "distilled_guidance")
 """The fields that a file may say what they should be."""
+SWITCHES: Mapping[str, str] = {"fp_1f_no_post": "post", "fp_1f_no_2x": "history_2x", "fp_1f_no_4x": "history_4x"}
+"""What a file says to be off -> the field that says it to be on."""
 OF_ONE_FRAME = (
-    KIND, f"{ONE_FRAME}_target_index", CONTROL_INDEX, f"{ONE_FRAME}_post", "latent_window",
+    KIND, f"{ONE_FRAME}_target_index", CONTROL_INDEX, *(f"{ONE_FRAME}_{field}" for field in SWITCHES.values()),
+    f"{ONE_FRAME}_embedding", "latent_window",
 )  # fmt: skip
 """Those that a file says where it was trained to make one picture."""
 EVERY_TIME: Mapping[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
@@ -94,12 +97,14 @@ def usable_wishes(said: Said) -> dict[str, Any]:
 
 def places_of(said: Said) -> dict[str, Any]:
     """Where in time a file was trained to have target and controls, as fields; nothing where it says none of it."""
-    clean, no_post = said.one_frame.get("fp_1f_clean_indices"), said.one_frame.get("fp_1f_no_post")
+    clean = said.one_frame.get("fp_1f_clean_indices")
+    off = {field: said.one_frame.get(key) for key, field in SWITCHES.items()}
     indices = clean if isinstance(clean, list) else str(clean if clean is not None else "").split(";")
     told = {
         f"{ONE_FRAME}_target_index": said.one_frame.get("fp_1f_target_index"),
         CONTROL_INDEX: ";".join(str(index).strip() for index in indices),
-        f"{ONE_FRAME}_post": not no_post if isinstance(no_post, bool) else None,
+        **{f"{ONE_FRAME}_{field}": not told for field, told in off.items() if isinstance(told, bool)},
+        f"{ONE_FRAME}_embedding": said.one_frame.get("fp_1f_image_embedding_source"),
         "latent_window": said.one_frame.get("fp_latent_window_size"),
     }
     found = {name: value for name, value in told.items() if value is not None and is_allowed(name, value)}

@@ -36,3 +36,8 @@ def test_labels_are_told_apart_and_stay_over_their_picture() -> None:
     assert not np.array_equal(above(["seed 1", "seed 2"]), above(["seed 1", "seed 3"]))
     long = above(["a label that is much longer than the picture is wide", ""])
     assert (long[:, 130:] == long[0, 0]).all(), "nothing is written over the next picture"
+
+
+def test_a_picture_of_another_size_is_brought_to_the_first_one_s() -> None:
+    sheet = labelled_grid([np.full((40, 60, 3), 90, np.uint8), np.full((80, 60, 3), 150, np.uint8)], ["a", "b"], 2)
+    assert sheet[found(sheet, 150)].shape == (40, 60, 3)

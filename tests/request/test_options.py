@@ -118,6 +118,8 @@ def test_inputs_that_do_not_fit_are_refused(inputs: dict[str, Any], words: str) 
     [
         ({"one_frame_control_index": "0;10"}, "one_frame_control_index: 0;10 has 2 places for 1 picture"),
         ({"one_frame_control_index": "0;-1"}, "one_frame_control_index: '0;-1' is not allowed; give time indices of"),
+        ({"one_frame_control_index": "１"}, "one_frame_control_index: '１' is not allowed"),
+        ({"one_frame_control_index": "0" + ";1" * 100}, "is not allowed; give time indices"),
         ({"one_frame_control_index": "1.5"}, "one_frame_control_index: '1.5' is not allowed"),
         ({"one_frame_control_index": ""}, "one_frame_control_index: '' is not allowed"),
         ({"one_frame_control_index": 3}, "one_frame_control_index: 3 is not allowed; give a text"),

@@ -84,6 +84,8 @@ def test_without_a_list_there_is_one() -> None:
     [
         (["seed=1..11", "target_index=1..10"], "100 pictures at most, and these are 110"),
         (["seed=1", "target_index=1", "steps=2"], "2 lists at most"),
+        (["seed=1,2", "seed=3,4"], "two lists of one sweep both go through seed"),
+        (["lora_weight=1,2", "lora_weight_1=0"], "both go through lora_weight"),
         (["lora_weight_3=1"], "lora_weight_3 asks for the weight of a LoRA, and there are 2 LoRAs"),
     ],
 )

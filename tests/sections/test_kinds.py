@@ -68,6 +68,12 @@ def test_the_image_encoder_sees_what_is_chosen(
         assert (section.seen, section.context) == (seen, by_default.context)
 
 
+def test_a_recipe_alone_has_a_plan_whatever_the_image_encoder_is_to_see() -> None:
+    """A form holds it before its pictures fit; the request refuses it."""
+    (section,) = OneFrame(embedding="control_2").plan(AskedFor(1), ()).sections
+    assert section.seen == (0,)
+
+
 class Glimpse(Kind):
     """The toy: one short F1 section, however long a video is asked for."""
 

@@ -110,6 +110,11 @@ WRONG: dict[str, str] = {
     '[[datasets]]\nimage_directory="img"\nfp_1f_target_index=-1': "fp_1f_target_index",
     '[[datasets]]\nimage_directory="img"\nfp_1f_clean_indices=[]': "fp_1f_clean_indices is empty",
     '[[datasets]]\nimage_directory="img"\nresolution=[8, 8]': "is too small",
+    '[[datasets]]\nvideo_directory="vid"\nfp_1f_no_post=true': "fp_1f_no_post is of pictures, and these are videos",
+    '[[datasets]]\nimage_directory="img"\ntarget_frames=9': "target_frames is of videos",
+    '[[datasets]]\nimage_directory="img"\nfp_1f_image_embedding_source="x"': "fp_1f_image_embedding_source",
+    '[[datasets]]\nimage_directory="img"\nfp_1f_clean_indices=[-5]': "fp_1f_clean_indices",
+    '[[datasets]]\nimage_directory="img"\ncaption_extension="txt"': "caption_extension",
     "general = 1": "has to hold [general] and [[datasets]]",
 }
 

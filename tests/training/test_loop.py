@@ -46,7 +46,7 @@ def begun(options: LoopOptions = SHORT, network: NetworkOptions | None = None, e
 
 
 def weights(loop: Loop) -> dict[str, Tensor]:
-    return {name: each.detach().clone() for name, each in loop._network.parameters().items()}
+    return {name: each.detach().clone() for name, each in loop.network.parameters().items()}
 
 
 def trained(options: LoopOptions = SHORT, network: NetworkOptions | None = None) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def test_every_kind_of_network_learns(name: str, plain: dict[str, Tensor]) -> No
 def test_the_file_holds_what_was_learnt(kind: Any, form: Any, tmp_path: Path) -> None:
     loop = begun(SHORT, NetworkOptions(kind, 2, 1.0))
     list(loop.run())
-    network = loop._network
+    network = loop.network
     model: Any = loop._model
     shapes = {
         name.replace(".base_layer", ""): (module.out_features, module.in_features)
@@ -181,6 +181,26 @@ def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     begun().save(tmp_path / "s.safetensors")
     with pytest.raises(UnusableInput, match="training cannot go on from it"):
         begun(SHORT, NetworkOptions("loha", 2, 2.0)).load(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "network", "flag"),
+    [
+        ({"rate": 0.5}, {}, "learning-rate 0.01"),
+        ({"optimiser": "SGD"}, {}, "optimizer-type adamw"),
+        ({"scheduler": "linear"}, {}, "lr-scheduler constant"),
+        ({}, {"alpha": 9.0}, "network-alpha 2.0"),
+        ({}, {"rank": 4}, "network-dim 2"),
+        ({}, {"kind": "dora"}, "network-module lora"),
+    ],
+)
+def test_going_on_otherwise_is_refused(
+    options: dict[str, Any], network: dict[str, Any], flag: str, tmp_path: Path
+) -> None:
+    begun().save(tmp_path / "s.safetensors")
+    other = begun(replace(SHORT, **options), replace(NetworkOptions(rank=2, alpha=2.0), **network))
+    with pytest.raises(UnusableInput, match=f"it was begun with --{flag}; give the same"):
+        other.load(tmp_path / "s.safetensors")
 
 
 def test_numbers_that_break_stop_it_before_the_weights(tmp_path: Path) -> None:

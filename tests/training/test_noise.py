@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.training.noise import NoiseLevels, noisy, shifted
 
 COUNT = 20_000
@@ -54,6 +55,11 @@ def test_bounds_hold_and_keep_the_shape_where_that_is_wished(sampling: Any) -> N
     assert torch.allclose(squeezed, 0.4 + 0.2 * free)
     inside = free[(free >= 0.4) & (free <= 0.6)]
     assert abs(cut.mean() - inside.mean()) < 0.01
+
+
+def test_bounds_without_a_level_end_in_words() -> None:
+    with pytest.raises(InvalidRequest, match="hardly a noise level lies from 0 to 2; widen it"):
+        NoiseLevels(sampling="sigma", keep_shape=True, most=2).draw(4, torch.Generator().manual_seed(0))
 
 
 def test_how_losses_count() -> None:

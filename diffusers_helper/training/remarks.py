@@ -1,0 +1,50 @@
+"""What of a training has no effect: told, since a switch that silently does nothing is worse than none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .loop import LoopOptions
+from .network import NetworkOptions
+from .noise import NoiseLevels
+
+if TYPE_CHECKING:
+    from .train import Training
+
+
+def remarks(training: Training) -> Iterator[str]:
+    """A sentence for each."""
+    for name in training.data.ignored:
+        yield f"{name} has no effect here"
+    for flag, where in (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network)):
+        yield f"{flag} has no effect {where}"
+
+
+def _of_levels(levels: NoiseLevels) -> Iterator[tuple[str, str]]:
+    plain, by_density = NoiseLevels(), levels.weighting if levels.sampling == "sigma" else ""
+    if levels.weighting in ("logit_normal", "mode") and not by_density:
+        yield f"--weighting-scheme {levels.weighting}", "but with --timestep-sampling sigma"
+    normal = levels.sampling == "logsnr" or by_density == "logit_normal"
+    if (levels.logit_mean, levels.logit_std) != (plain.logit_mean, plain.logit_std) and not normal:
+        yield "--logit-mean and --logit-std", "but with logsnr, or sigma and logit_normal"
+    if levels.mode_scale != plain.mode_scale and by_density != "mode":
+        yield "--mode-scale", "but with sigma and mode"
+    if levels.shift != plain.shift and levels.sampling not in ("shift", "sigma"):
+        yield "--discrete-flow-shift", "but with shift and sigma"
+    if levels.sigmoid_scale != plain.sigmoid_scale and levels.sampling not in ("shift", "sigmoid"):
+        yield "--sigmoid-scale", "but with shift and sigmoid"
+    if levels.keep_shape and (levels.least, levels.most) == (plain.least, plain.most):
+        yield "--preserve-distribution-shape", "without --min-timestep or --max-timestep"
+
+
+def _of_loop(options: LoopOptions) -> Iterator[tuple[str, str]]:
+    if options.warmup_steps and options.scheduler == "constant":
+        yield "--lr-warmup-steps", "with --lr-scheduler constant; constant_with_warmup has it"
+
+
+def _of_network(options: NetworkOptions) -> Iterator[tuple[str, str]]:
+    if options.args.loraplus_lr_ratio is not None and options.kind in ("loha", "lokr"):
+        yield "loraplus_lr_ratio", f"on {options.kind}, which has no up factors"
+    if options.args.factor != -1 and options.kind != "lokr":
+        yield "factor", f"on {options.kind}"
