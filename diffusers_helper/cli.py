@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     download.set_defaults(run=_download)
     engines.add_arguments(commands.add_parser("engines", help="list or remove compiled decoders"))
-    train_command.add_arguments(commands.add_parser("train", help="make a LoRA of videos, or of pictures made of others"))
+    train_command.add_arguments(
+        commands.add_parser("train", help="make a LoRA of videos, or of pictures made of others")
+    )
     lora_ema.add_arguments(commands.add_parser("lora-ema", help="average the LoRA files of one training"))
     for command in commands.choices.values():
         settings.add_flags(command)

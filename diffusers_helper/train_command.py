@@ -1,4 +1,4 @@
-"""The command ``train``: a LoRA from videos, or from pictures made of others, with captions. Its flags are musubi's where musubi has them."""
+"""The command ``train``: a LoRA from videos, or from pictures made of others. Its flags are musubi's where it has them."""
 
 from __future__ import annotations
 
