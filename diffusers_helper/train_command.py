@@ -1,4 +1,4 @@
-"""The command ``train``: a LoRA from videos, or from pictures made of others. Its flags are musubi's where it has them."""
+"""The command ``train``: a LoRA from videos, or from pictures made of others. Most flags are musubi's."""
 
 from __future__ import annotations
 
