@@ -175,7 +175,7 @@ def test_export_and_import_are_a_round_trip(store: PresetStore, tmp_path: Path) 
     other = PresetStore(tmp_path / "other")
     assert other.import_text(store.export_text("夜")).name == "夜"
     assert other.load("夜") == store.load("夜")
-    assert json.loads(store.export_text("夜"))["framepack_preset"] == 3
+    assert json.loads(store.export_text("夜"))["framepack_preset"] == 4
 
 
 def test_an_import_never_replaces(store: PresetStore) -> None:
@@ -195,7 +195,7 @@ REFUSED = {
     "truncated": (preset()[:-9], "not JSON"),
     "a list": ("[1]", "no JSON object"),
     "foreign": ('{"prompt": "a cat", "steps": 20}', "another program"),
-    "newer": (preset(framepack_preset=4), "newer version"),
+    "newer": (preset(framepack_preset=5), "newer version"),
     "strange version": (preset(framepack_preset=True), "version"),
     "version as text": (preset(framepack_preset="1"), "version"),
     "more keys": (preset(command="rm -rf /"), "nothing else"),
@@ -255,7 +255,7 @@ def test_other_things_in_the_folder_are_not_followed(store: PresetStore, tmp_pat
 
 def test_a_file_that_cannot_be_read_is_not_written_over(store: PresetStore) -> None:
     store.folder.mkdir()
-    newer = preset(framepack_preset=4, name="pan")
+    newer = preset(framepack_preset=5, name="pan")
     (store.folder / file_name("pan")).write_text(newer, encoding="utf-8")
     with pytest.raises(UnusableInput, match="already"):
         store.save("pan", {"steps": 1})
