@@ -72,7 +72,7 @@ def place_time(page: Page, form: Form) -> tuple[gr.HTML, list[Component]]:
             said = gr.HTML(said_html(form.uploads, Texts()), min_height=0)
         page.spoken.change(lambda language: said_html(form.uploads, Texts(language)), page.language, said, **PRIVATE)
         for name in FIELDS:
-            form.place(name, elem_id=f"field-{name}")
+            form.place_with_reset(name, elem_id=f"field-{name}")
         with gr.Column(elem_id="sweep-place"):
             sweep = sweep_rows.build(page)
     return ruler, sweep
