@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, engines, lora_command, lora_ema, lora_flag, one_frame_command, settings, train_command
 from .errors import FramePackError, InvalidRequest, OutputFailed, UnusableCheckpoint, UnusableInput
 from .events import Cancelled, Events, Failed, Notice
-from .interrupt import StopSignal, stoppable
+from .interrupt import INTERRUPTED, StopSignal, stoppable
 from .recipe_flags import RENAMED, add_field, given_fields, request_names
 from .request import Recipe, Request
 from .request.fields import PICTURE, asks_for_both, fields
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130
 FILES = (PICTURE, "request", "out", "save_latents", "resume")
 
 

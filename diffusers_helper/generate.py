@@ -26,7 +26,7 @@ from torch import Tensor
 from . import faults
 from .caches.magcache import mean_of
 from .clips import ClipDecoder, Clips
-from .conditioning.picture import latent_mask
+from .conditioning.picture import masked
 from .denoise.sample import StepState, sample
 from .denoise.schedule import flow_mu, flow_sigmas, token_count
 from .errors import (
@@ -252,11 +252,7 @@ def _picture_latents(run: Run, conditioning: Conditioning) -> tuple[Tensor, ...]
         picture.latent.sample(seeded(run.request.seed, purpose))
         for picture, purpose in zip(conditioning.pictures, purposes, strict=True)
     ]
-    masks = (picture.mask for picture in run.pictures)
-    return tuple(
-        latent if mask is None else latent * latent_mask(mask, *latent.shape[3:])
-        for latent, mask in zip(latents, masks, strict=True)
-    )
+    return tuple(masked(latent, picture.mask) for latent, picture in zip(latents, run.pictures, strict=True))
 
 
 def _sample_section(

@@ -12,6 +12,8 @@ from typing import Any
 from .errors import CancelRequested
 from .events import Ended, Events
 
+INTERRUPTED = 130
+"""The exit code of a program that was stopped."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -17,7 +17,7 @@ from .names import quoted
 from .recipe_flags import add_field, given_fields
 from .request import Recipe, Request
 from .request.fields import PICTURE, fields
-from .request.sweep import WINDOW, Axis, cells, check_window, read_axis, rope_batch
+from .request.sweep import WINDOW, Axis, read_axis, requests_of, rope_batch
 from .sections.kinds import OneFrame
 from .sections.modes import MODES, Mode
 from .settings import Settings, given_path
@@ -90,13 +90,12 @@ def swept(options: argparse.Namespace, chosen: Settings) -> tuple[list[Axis], li
 
     flat = _flat(options)
     axes, by_default = [read_axis(text) for text in options.sweep], defaults(None, chosen.sampling)
-    recipe = Request.parse(flat, by_default).with_seed()
+    request = Request.parse(flat, by_default)
     if options.rope_batch is not None:
         if options.rope_batch < 1:
             raise InvalidRequest(f"--rope-batch: {options.rope_batch} is not allowed; give a whole number from 1 on")
-        axes.append(rope_batch(options.rope_batch, recipe.latent_window))
-    check_window(recipe, axes)
-    return axes, [Request.parse(cell, by_default) for cell in cells({**flat, "seed": recipe.seed}, axes)]
+        axes.append(rope_batch(options.rope_batch, request.latent_window))
+    return axes, requests_of(request, flat, axes, by_default)
 
 
 def _flat(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import InvalidRequest, OutputFailed
 from .events import Event, Failed, Learnt
-from .interrupt import StopSignal, stoppable
+from .interrupt import INTERRUPTED, StopSignal, stoppable
 from .names import quoted
 from .settings import Settings, given_path
 from .show import JsonLines, Show, TrainingBar
@@ -18,7 +18,6 @@ from .show import JsonLines, Show, TrainingBar
 if TYPE_CHECKING:
     from .training.train import Training
 
-INTERRUPTED = 130
 MODULES = {"networks.lora_framepack": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 """musubi's names of the kinds of network."""
 NUMBERS: dict[str, tuple[type, Any, str]] = {

@@ -15,6 +15,11 @@ def encode_picture_tokens(pixels: np.ndarray, processor: SiglipImageProcessorPil
     return encoder(pixel_values=inputs.to(encoder.device, encoder.dtype)).last_hidden_state.cpu()
 
 
+def masked(latent: Tensor, mask: np.ndarray | None) -> Tensor:
+    """[1, C, 1, H, W], zero where the picture does not count: ``mask``, uint8 [8 H, 8 W], None where all of it does."""
+    return latent if mask is None else latent * latent_mask(mask, *latent.shape[3:])
+
+
 def latent_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
     """[1, 1, 1, height, width] float32, from 0 (ignored) to 1 (used), of uint8 [8 height, 8 width].
 

@@ -32,9 +32,10 @@ def result_files(job: Job) -> list[Path]:
     progress = job.progress
     if progress.folder:
         return [Path(progress.folder)]
-    return (
-        list(dict.fromkeys((Path(progress.video), Path(progress.video).with_suffix(".png")))) if progress.video else []
-    )
+    if not progress.video:
+        return []
+    video = Path(progress.video)
+    return list(dict.fromkeys((video, video.with_suffix(".png"))))
 
 
 def with_finished_video(job: Job) -> Job | None:

@@ -18,6 +18,7 @@ from ..names import quoted
 from ..words import Message
 from .fields import fields
 from .recipe import Recipe
+from .request import Request
 
 WINDOW = "latent_window"
 MOST_CELLS, MOST_AXES = 100, 2
@@ -141,6 +142,22 @@ def cells(flat: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]
             cell = axis.applied(cell, value)
         found.append(cell)
     return found
+
+
+def requests_of(
+    request: Request, flat: Mapping[str, Any], axes: Sequence[Axis], defaults: Mapping[str, Any] | None = None
+) -> list[Request]:
+    """Every request of a sweep, all with one seed where that is to be drawn.
+
+    Args:
+        request: what ``flat`` and ``defaults`` say without a sweep.
+
+    Raises:
+        InvalidRequest: see ``cells`` and ``check_window``; and for a value that a request does not take.
+    """
+    check_window(request, axes)
+    drawn = {**flat, "seed": request.with_seed().seed}
+    return [Request.parse(cell, defaults) for cell in cells(drawn, axes)]
 
 
 def check_window(recipe: Recipe, axes: Sequence[Axis]) -> None:

@@ -67,7 +67,8 @@ class Kind(Option):
     asks: ClassVar[Message | None] = None
 
     def misfits(self, pictures: Sequence[Placed]) -> Iterator[tuple[str, Message]]:
-        """Of its parameters those that do not fit the pictures, by name, and why."""
+        """Of its parameters those that do not fit the pictures, by name, and why. Without ``pictures``, those are meant
+        that the kind needs."""
         yield from ()
 
     def plan(self, asked: Asked, pictures: Sequence[Placed]) -> VideoPlan:
@@ -136,10 +137,11 @@ class OneFrame(Kind):
 
     def misfits(self, pictures: Sequence[Placed]) -> Iterator[tuple[str, Message]]:
         """See ``Kind``."""
-        given, places = len(_numbers("control", pictures)), len(self.control_indices)
+        places = len(self.control_indices)
+        given = len(_numbers("control", pictures)) or places
         if given != places:
             yield "control_index", Message("one_frame.places", pictures=given, places=places, given=self.control_index)
-        if self._number_seen >= max(given, 1):
+        if self._number_seen >= given:
             yield "embedding", Message("one_frame.no_such_picture", number=self._number_seen + 1, pictures=given)
 
     @property

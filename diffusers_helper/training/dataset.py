@@ -119,6 +119,11 @@ class DataSet(BaseModel):
         return "one_frame" if named or self.control_directory or self.image_jsonl_file else "picture"
 
     @property
+    def size(self) -> str | None:
+        """The resolution as a request says it."""
+        return self.resolution and "{}x{}".format(*self.resolution)
+
+    @property
     def indices(self) -> tuple[int, ...]:
         """Where control pictures stand in time."""
         return (0,) if self.fp_1f_clean_indices is None else self.fp_1f_clean_indices

@@ -16,15 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from ..conditioning.picture import latent_mask
+from ..conditioning.picture import masked
 from ..errors import InvalidRequest
-from ..media.fit import Fitted, resize_and_crop
+from ..media.fit import resize_and_crop
 from ..media.pictures import open_picture
 from ..media.video import read_frames
 from ..models.table import Checkpoint
 from ..preparation import fit_pictures, video_size
 from ..request import Request
-from ..section_denoiser import Conditioning, EncodedPicture, section_inputs, text_input
+from ..section_denoiser import Conditioning, section_inputs, text_input
 from ..sections.history import extend, gather_context, initial_history
 from ..sections.kinds import OneFrame
 from ..vae.codec import LatentPosterior
@@ -75,7 +75,8 @@ def _of_picture(entry: Entry, data_set: DataSet, engine: LearningEncoders) -> Ex
     answer = resize_and_crop(open_picture(entry.path), height, width)
     conditioning = engine.encode(request, [picture.pixels for picture in fitted])
     (section,) = request.plan().sections
-    pictures = [_latent(each, picture) for each, picture in zip(conditioning.pictures, fitted, strict=True)]
+    pairs = zip(conditioning.pictures, fitted, strict=True)
+    pictures = [masked(encoded.latent.mean, picture.mask) for encoded, picture in pairs]
     context = gather_context(section.context, pictures[0][:, :, :0], pictures)
     inputs = section_inputs(conditioning.pictures, section, context)
     return Example(engine.encode_video(answer[None]).mean, _inputs(conditioning, inputs))
@@ -97,14 +98,7 @@ def _one_frame_request(entry: Entry, data_set: DataSet) -> Request:
 
 
 def _common(entry: Entry, data_set: DataSet) -> dict[str, Any]:
-    size = {} if data_set.resolution is None else {"size": "{}x{}".format(*data_set.resolution)}
-    return {"prompt": entry.caption, "latent_window": data_set.fp_latent_window_size, **size}
-
-
-def _latent(encoded: EncodedPicture, fitted: Fitted) -> Tensor:
-    """[1, C, 1, H, W], zero where the picture does not count."""
-    mean = encoded.latent.mean
-    return mean if fitted.mask is None else mean * latent_mask(fitted.mask, *mean.shape[3:])
+    return {"prompt": entry.caption, "latent_window": data_set.fp_latent_window_size, "size": data_set.size}
 
 
 def _of_video(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind: str) -> Iterator[Example]:
@@ -141,8 +135,7 @@ class _Length:
 def _frames(path: Path, data_set: DataSet, checkpoint: Checkpoint) -> np.ndarray:
     """uint8 [F, height, width, 3] at a size of the checkpoint."""
     frames = read_frames(path)[: data_set.target_frames]
-    wished = data_set.resolution and "{}x{}".format(*data_set.resolution)
-    size = video_size(wished, checkpoint, *frames.shape[1:3])
+    size = video_size(data_set.size, checkpoint, *frames.shape[1:3])
     return np.stack([resize_and_crop(frame, *size) for frame in frames])
 
 

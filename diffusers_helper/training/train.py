@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from .loop import Loop, LoopOptions
 from .network import Network, NetworkOptions
 from .remarks import remarks
 
-log = logging.getLogger(__name__)
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
 

@@ -12,7 +12,7 @@ from ..errors import InvalidRequest, Problem
 from ..lora.watch import Watch
 from ..models.table import Checkpoint
 from ..preparation import beyond_seconds, refuse_size
-from ..request import Picture, Recipe
+from ..request import Recipe
 from ..request.fields import PICTURE, PICTURES
 from ..sections.plan import VideoPlan
 from ..words import Texts
@@ -45,16 +45,9 @@ def problems_of(fields: Mapping[str, Any], checkpoint: Checkpoint | None, watch:
             refuse_size(recipe, checkpoint)
     except InvalidRequest as error:
         return (*error.problems, *wrong)
-    return (*_misfits(recipe), *wrong)
-
-
-def _misfits(recipe: Recipe) -> list[Problem]:
-    """Parameters of the kind that do not fit each other, were every place in time taken."""
-    placed = [
-        Picture.model_validate({"role": "control", "path": "-"}) for _ in getattr(recipe.kind, "control_indices", ())
-    ]
-    misfits = recipe.kind.misfits(placed)
-    return [Problem(f"{recipe.kind.name}_{name}", "said", None, {"reason": reason}) for name, reason in misfits]
+    kind = recipe.kind
+    misfits = (Problem(f"{kind.name}_{name}", "said", None, {"reason": why}) for name, why in kind.misfits(()))
+    return (*misfits, *wrong)
 
 
 def _without_files(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import gradio as gr
 from gradio.components import Component
 
 from ..errors import InvalidRequest, Problem
-from ..request import Request
-from ..request.sweep import FIELD, MOST_AXES, Axis, cells, check_window, read_axis
+from ..request import Request, sweep
+from ..request.sweep import FIELD, MOST_AXES, Axis, cells, read_axis
 from .controls import is_one_frame
 from .page import Page
 
@@ -46,10 +46,8 @@ def requests_of(flat: Mapping[str, Any], axes: Sequence[Axis]) -> list[Request]:
     request = Request.parse(flat)
     if not axes:
         return [request]
-    check_window(request, axes)
-    drawn = {**flat, "seed": request.with_seed().seed}
     try:
-        return [Request.parse(cell) for cell in cells(drawn, axes)]
+        return sweep.requests_of(request, flat, axes)
     except InvalidRequest as error:
         raise InvalidRequest(error.said, at_sweep(error.problems, axes)) from None
 
