@@ -21,12 +21,14 @@ from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
 from diffusers_helper.models.load import choose_compute, load_as_it_is
 from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.train_command import NUMBERS, add_arguments, training_of
+from diffusers_helper.train_command import add_arguments, order_of
 from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.noise import NoiseLevels
+from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.training.remarks import remarks
-from diffusers_helper.training.train import Training, train
+from diffusers_helper.training.train import train
+from diffusers_helper.training.training import Training, training_of
 
 from . import program
 
@@ -148,21 +150,21 @@ def test_dora_leaves_out_what_has_no_direction(pocket: Path, tmp_path: Path) -> 
 
 
 REFUSED: dict[tuple[str, ...], str] = {
-    ("--steps", "0"): "--steps: 0 is not allowed; give a whole number from 1 on",
-    ("--learning-rate", "nan"): "--learning-rate: nan is not allowed",
-    ("--learning-rate", "0"): "--learning-rate: 0.0 is not allowed",
-    ("--network-dim", "0"): "--network-dim: 0 is not allowed",
-    ("--network-alpha", "0"): "--network-alpha: 0.0 is not allowed",
-    ("--network-module", "locon"): "--network-module: 'locon' is not known; known are lora, dora, loha, lokr",
+    ("--steps", "0"): "steps: 0 is not allowed; give a whole number from 1 to 10000000",
+    ("--learning-rate", "nan"): "learning_rate: nan is not allowed",
+    ("--learning-rate", "0"): "learning_rate: 0.0 is not allowed",
+    ("--network-dim", "0"): "network_dim: 0 is not allowed",
+    ("--network-alpha", "0"): "network_alpha: 0.0 is not allowed",
+    ("--network-module", "locon"): "network_module: 'locon' is not allowed; give 'lora', 'dora', 'loha' or 'lokr'",
     ("--network-args", "colour=1"): "network_args: 'colour=1' is not known",
-    ("--timestep-sampling", "often"): "--timestep-sampling: 'often' is not known; known are sigma, uniform",
-    ("--weighting-scheme", "much"): "--weighting-scheme: 'much' is not known",
-    ("--min-timestep", "900", "--max-timestep", "100"): "--min-timestep: 900 to 100 is not allowed",
-    ("--max-timestep", "1001"): "--min-timestep: 0 to 1001 is not allowed",
+    ("--timestep-sampling", "often"): "timestep_sampling: 'often' is not allowed; give 'sigma', 'uniform'",
+    ("--weighting-scheme", "much"): "weighting_scheme: 'much' is not allowed",
+    ("--min-timestep", "900", "--max-timestep", "100"): "min_timestep: 900 to 100 is not allowed",
+    ("--max-timestep", "1001"): "max_timestep: 1001 is not allowed",
     ("--optimizer", "adamx"): "optimizer: 'adamx' is not known; known are Adadelta",
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
-    ("--out", "a.ckpt"): "is not the name of a .safetensors file",
+    ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
     ("--data", "nowhere"): "there is no such folder",
 }
 
@@ -177,7 +179,7 @@ def parsed(*flags: str) -> argparse.Namespace:
 def test_what_cannot_be_trained_is_refused_before_anything(flags: tuple[str, ...], data_sets: Path) -> None:
     given = {"--data": str(data_sets), "--out": "a.safetensors", **dict(zip(flags[::2], flags[1::2], strict=True))}
     with pytest.raises(InvalidRequest) as refused:
-        training_of(parsed(*(part for pair in given.items() for part in pair)))
+        training_of(order_of(parsed(*(part for pair in given.items() for part in pair))))
     assert REFUSED[flags] in str(refused.value)
 
 
@@ -198,7 +200,7 @@ def test_what_the_model_shows_is_refused_too(
 
 
 def training(data_sets: Path, *flags: str) -> Training:
-    return training_of(parsed("--data", str(data_sets), "--out", "a.safetensors", *flags))
+    return training_of(order_of(parsed("--data", str(data_sets), "--out", "a.safetensors", *flags)))
 
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -240,8 +242,19 @@ def test_every_flag_says_one_thing(name: str, data_sets: Path) -> None:
 
 
 def test_every_option_has_a_flag_in_the_table() -> None:
+    """What is not an option of the loop, its noise or the network has a test of its own."""
     options = {field.name for each in (LoopOptions, NoiseLevels) for field in fields(each)}
     assert options - {"levels"} <= set(FLAGS)
-    assert set(NUMBERS) - {"save_every_n_steps"} <= {flags[0][2:].replace("-", "_") for flags in FLAGS.values()} | {
-        "steps"
-    }
+    tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
+    others = {"data", "out", "resume", "kind", "form", "save_every_n_steps", "gradient_checkpointing"}
+    assert set(TrainingOrder.model_fields) == tabled | others
+
+
+def test_an_order_is_the_same_after_json() -> None:
+    order = TrainingOrder.parse(
+        {"data": "sets", "out": "a.safetensors", "network_args": ["factor=4"], "form": "musubi"}
+    )
+    assert TrainingOrder.from_json(order.to_json()) == order
+    for text in ("[1]", "{", "3", '{"data": "sets"}', '{"data": "a", "out": "a.safetensors", "colour": 1}'):
+        with pytest.raises(InvalidRequest):
+            TrainingOrder.from_json(text)

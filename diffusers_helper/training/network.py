@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
@@ -23,8 +23,8 @@ from ..lora.writing import FORMS, FormName, write_lora
 from ..media.files import written_whole
 from .modules import trainable
 from .network_args import NetworkArgs
+from .order import NetworkKind
 
-Kind = Literal["lora", "dora", "loha", "lokr"]
 ADAPTER = "default"
 FORM_NAMES: tuple[FormName, ...] = ("musubi", "diffusers")
 """The first that has names for a kind is the usual one."""
@@ -38,7 +38,7 @@ class NetworkOptions:
         alpha: what the change is multiplied with, over the rank.
     """
 
-    kind: Kind = "lora"
+    kind: NetworkKind = "lora"
     rank: int = 4
     alpha: float = 1.0
     args: NetworkArgs = field(default_factory=NetworkArgs)
@@ -137,9 +137,9 @@ def _has_empty_row(linear: nn.Linear) -> bool:
     return bool((linear.weight.detach().abs().sum(dim=1) == 0).any())
 
 
-def form_of(kind: Kind, wished: FormName | None) -> FormName:
+def form_of(kind: NetworkKind, wished: FormName | None) -> FormName:
     """Whose names a file of a kind has. Raises InvalidRequest for a form that has no names for it."""
-    adapters: Mapping[Kind, type[Adapter]] = {"lora": LowRank, "dora": Dora, "loha": LoHa, "lokr": LoKr}
+    adapters: Mapping[NetworkKind, type[Adapter]] = {"lora": LowRank, "dora": Dora, "loha": LoHa, "lokr": LoKr}
     known = [form for form in FORM_NAMES if adapters[kind] in FORMS[form].names]
     if wished and wished not in known:
         raise InvalidRequest(f"--form: {wished} has no names for {kind}; give {' or '.join(known)}")

@@ -10,18 +10,15 @@ Shapes: B samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
 
 from ..errors import InvalidRequest
+from .order import TIMESTEPS, Sampling, Weighting
 
-STEPS = 1000
 MOST_TRIES = 10_000
-Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "logsnr"]
-Weighting = Literal["none", "sigma_sqrt", "cosmap", "logit_normal", "mode"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,12 @@ class NoiseLevels:
     logit_std: float = 1.0
     mode_scale: float = 1.29
     least: int = 0
-    most: int = STEPS
+    most: int = TIMESTEPS
     keep_shape: bool = False
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise levels [count], float32. Raises InvalidRequest where none within the bounds is drawn."""
-        low, high = self.least / STEPS, self.most / STEPS
+        low, high = self.least / TIMESTEPS, self.most / TIMESTEPS
         if not self.keep_shape:
             return low + (high - low) * self._drawn(count, generator)
         found = self._drawn(count, generator)
@@ -84,8 +81,8 @@ class NoiseLevels:
     def _of_the_sampler(self, count: int, generator: torch.Generator) -> Tensor:
         density = {"logit_mean": self.logit_mean, "logit_std": self.logit_std, "mode_scale": self.mode_scale}
         places = compute_density_for_timestep_sampling(self.weighting, count, generator=generator, **density)
-        levels = shifted(torch.linspace(1, 1 / STEPS, STEPS), self.shift)
-        return levels[(places * STEPS).long().clamp(0, STEPS - 1)]
+        levels = shifted(torch.linspace(1, 1 / TIMESTEPS, TIMESTEPS), self.shift)
+        return levels[(places * TIMESTEPS).long().clamp(0, TIMESTEPS - 1)]
 
     def weights(self, sigmas: Tensor) -> Tensor:
         """How much a loss at each level counts, [B]."""

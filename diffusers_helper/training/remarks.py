@@ -10,7 +10,7 @@ from .network import NetworkOptions
 from .noise import NoiseLevels
 
 if TYPE_CHECKING:
-    from .train import Training
+    from .training import Training
 
 
 def remarks(training: Training) -> Iterator[str]:

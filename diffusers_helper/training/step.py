@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .examples import Example
-from .noise import STEPS, NoiseLevels, noisy
+from .noise import NoiseLevels, noisy
+from .order import TIMESTEPS
 
 Model = Callable[..., Tensor]
 GUIDANCE_UNIT = 1000.0
@@ -34,7 +35,7 @@ def loss_of(
     inputs = {name: _as_the_model(tensor, device, dtype) for name, tensor in example.inputs.items()}
     made = model(
         hidden_states=x.to(dtype),
-        timestep=(sigma * STEPS).to(device, dtype),
+        timestep=(sigma * TIMESTEPS).to(device, dtype),
         guidance=torch.tensor([guidance * GUIDANCE_UNIT], device=device, dtype=dtype),
         **inputs,
     )

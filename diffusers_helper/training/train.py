@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -14,69 +11,19 @@ from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
 from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved
 from ..lora.bases import shapes_in
-from ..lora.writing import FormName
 from ..names import quoted
 from .dataset import Config
 from .examples import Example, examples_of
-from .loop import Loop, LoopOptions
-from .network import Network, NetworkOptions
+from .loop import Loop
+from .network import Network
 from .remarks import remarks
+from .training import Training
 
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """All that a training is.
-
-    Attributes:
-        data: the data sets, and ``root``, from which their paths count.
-        kind: as which videos are learnt.
-        target: the LoRA's file; its state lies beside it, and every ``save_every`` steps both are written.
-        checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
-    """
-
-    data: Config
-    root: Path
-    target: Path
-    kind: str = "f1"
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
-    form: FormName = "musubi"
-    save_every: int = 0
-    checkpointing: bool = False
-
-    @property
-    def state(self) -> Path:
-        """What a training that was stopped goes on from."""
-        return self.target.with_name(f"{self.target.stem}.state.safetensors")
-
-    def metadata(self, checkpoint: str) -> dict[str, str]:
-        """What the file says of its making, by kohya's and musubi's names."""
-        options, network = self.loop, self.network
-        sets = [each.told() for each in self.data.data_sets]
-        return {
-            "modelspec.title": self.target.stem,
-            "ss_base_model_version": "framepack",
-            "ss_network_module": f"networks.{network.kind}_framepack",
-            "ss_network_dim": str(network.rank),
-            "ss_network_alpha": str(network.alpha),
-            "ss_network_args": json.dumps(network.args.model_dump(exclude_defaults=True)),
-            "ss_learning_rate": str(options.rate),
-            "ss_optimizer": options.optimiser,
-            "ss_lr_scheduler": options.scheduler,
-            "ss_max_train_steps": str(options.steps),
-            "ss_seed": str(options.seed),
-            "ss_guidance_scale": str(options.guidance),
-            "ss_timestep_sampling": options.levels.sampling,
-            "ss_discrete_flow_shift": str(options.levels.shift),
-            "ss_sd_model_name": checkpoint,
-            "ss_datasets": json.dumps(sets),
-        }
-
-
-def train(training: Training, engine: Engine, resume: Path | None = None) -> Events:
+def train(training: Training, engine: Engine) -> Events:
     """Train; the transformer of ``engine`` has adapters from then on, so it serves no video any more.
 
     ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
@@ -90,7 +37,7 @@ def train(training: Training, engine: Engine, resume: Path | None = None) -> Eve
     try:
         yield from map(_said, remarks(training))
         examples = yield from _examples(training, engine)
-        loop = _begin(training, engine, examples, resume)
+        loop = _begin(training, engine, examples)
         yield from map(_said, _about(loop.network, len(examples)))
         yield from _steps(training, engine, loop, begun)
         yield _saved(training, engine, loop)
@@ -115,15 +62,15 @@ def _examples(training: Training, engine: Engine) -> Generator[Event, None, list
     return found
 
 
-def _begin(training: Training, engine: Engine, examples: list[Example], resume: Path | None) -> Loop:
+def _begin(training: Training, engine: Engine, examples: list[Example]) -> Loop:
     transformer = engine.parts.transformer
     if training.checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.train()
     network = Network(transformer, training.network)
     loop = Loop(transformer, network, examples, training.loop, torch.device(transformer.device))
-    if resume:
-        loop.load(resume)
+    if training.resume:
+        loop.load(training.resume)
     return loop
 
 
