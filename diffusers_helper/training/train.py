@@ -7,12 +7,14 @@ from collections.abc import Generator, Iterator
 
 import torch
 
+from ..encoders import keep_nothing
 from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
 from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved
 from ..lora.bases import shapes_in
 from ..names import quoted
-from .dataset import Config
+from .cache import KeptEncodings, encodings_folder
+from .dataset import Config, DataSet
 from .examples import Example, examples_of
 from .loop import Loop
 from .network import Network
@@ -55,11 +57,23 @@ def _examples(training: Training, engine: Engine) -> Generator[Event, None, list
     """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
     found: list[Example] = []
     for data_set in training.data.data_sets:
+        kept = _kept_encodings(training, data_set, engine)
         entries = data_set.entries(training.root)
         for number, entry in enumerate(entries, 1):
             found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
             yield _said(f"{data_set.place}: {number} of {len(entries)} files are encoded")
+        if kept and kept.trouble:
+            yield _said(f"{data_set.place}: what was encoded is not kept for another time: {kept.trouble}")
     return found
+
+
+def _kept_encodings(training: Training, data_set: DataSet, engine: Engine) -> KeptEncodings | None:
+    """Where what is encoded of a data set is kept from now on; None for nowhere."""
+    usual = encodings_folder(engine.models_dir) if engine.models_dir else None
+    folder = training.root / data_set.cache_directory if data_set.cache_directory else usual
+    kept = KeptEncodings(folder, engine.checkpoint, engine.compute) if folder else None
+    engine.keep_encodings(kept or keep_nothing)
+    return kept
 
 
 def _begin(training: Training, engine: Engine, examples: list[Example]) -> Loop:
