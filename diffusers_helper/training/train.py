@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-
-import torch
+from collections.abc import Generator, Iterator, Sequence
 
 from ..encoders import keep_nothing
 from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
 from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved
 from ..lora.bases import shapes_in
+from ..memory.plan import MemoryPlan
 from ..names import quoted
 from .cache import KeptEncodings, encodings_folder
 from .dataset import Config, DataSet
@@ -20,6 +19,7 @@ from .loop import Loop
 from .network import Network
 from .remarks import remarks
 from .training import Training
+from .workload import workload_of
 
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
@@ -33,14 +33,14 @@ def train(training: Training, engine: Engine) -> Events:
     """
     if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
         raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
-    if engine.planner.plan.residency["transformer"] == "swapped":
-        raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
     begun, loop = time.monotonic(), None
     try:
         yield from map(_said, remarks(training))
         examples = yield from _examples(training, engine)
-        loop = _begin(training, engine, examples)
-        yield from map(_said, _about(loop.network, len(examples)))
+        network = Network(engine.parts.transformer, training.network, engine.compute.device)
+        yield from map(_said, _about(network, len(examples)))
+        yield Notice(message=str(_follow_plan(training, engine, examples, network).why))
+        loop = _begin(training, engine, examples, network)
         yield from _steps(training, engine, loop, begun)
         yield _saved(training, engine, loop)
     except CancelRequested:
@@ -76,13 +76,16 @@ def _kept_encodings(training: Training, data_set: DataSet, engine: Engine) -> Ke
     return kept
 
 
-def _begin(training: Training, engine: Engine, examples: list[Example]) -> Loop:
+def _follow_plan(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> MemoryPlan:
+    """Weights and blocks are where the plan has them. Raises OutOfMemory."""
+    with network.away():
+        return engine.prepare_training(workload_of(training, examples, network))
+
+
+def _begin(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> Loop:
     transformer = engine.parts.transformer
-    if training.checkpointing:
-        transformer.enable_gradient_checkpointing()
     transformer.train()
-    network = Network(transformer, training.network)
-    loop = Loop(transformer, network, examples, training.loop, torch.device(transformer.device))
+    loop = Loop(transformer, network, examples, training.loop, engine.compute.device)
     if training.resume:
         loop.load(training.resume)
     return loop
