@@ -3,7 +3,6 @@ what it refuses before the first step."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data as pictures
 
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
@@ -21,7 +19,7 @@ from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
 from diffusers_helper.models.load import choose_compute, load_as_it_is
 from diffusers_helper.models.table import find_checkpoint
-from diffusers_helper.train_command import add_arguments, order_of
+from diffusers_helper.train_command import order_of
 from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.noise import NoiseLevels
@@ -31,6 +29,7 @@ from diffusers_helper.training.train import train
 from diffusers_helper.training.training import Training, training_of
 
 from . import program
+from .blue import blue_set, parsed, training
 
 FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 
@@ -38,18 +37,7 @@ FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 @pytest.fixture(scope="module")
 def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photographs that turn blue, as a one-frame set."""
-    folder = tmp_path_factory.mktemp("learnt")
-    for name in ("coffee", "rocket"):
-        photograph = Image.fromarray(getattr(pictures, name)()).resize((128, 128))
-        blue = (np.asarray(photograph) * np.array([0.2, 0.4, 1.0])).astype(np.uint8)
-        for part, picture in (("ctl", photograph), ("img", Image.fromarray(blue))):
-            (folder / part).mkdir(exist_ok=True)
-            picture.save(folder / part / f"{name}.png")
-        (folder / "img" / f"{name}.txt").write_text("everything turns blue", encoding="utf-8")
-    sets = ['image_directory="img"', 'control_directory="ctl"', "fp_1f_clean_indices=[0]", "fp_1f_target_index=9"]
-    switches = ["fp_1f_no_post=true", "fp_1f_no_2x=true", "fp_1f_no_4x=true", "resolution=[128, 128]"]
-    (folder / "sets.toml").write_text("\n".join(["[[datasets]]", *sets, *switches]), encoding="utf-8")
-    return folder / "sets.toml"
+    return blue_set(tmp_path_factory.mktemp("learnt"))
 
 
 def trained(tmp_path: Path, pocket: Path, data_sets: Path, *flags: str) -> Any:
@@ -124,6 +112,7 @@ REMARKS: dict[tuple[str, ...], str] = {
     ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
     ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
     ("--network-args", "factor=4"): "factor has no effect on lora",
+    ("--validate-every-n-steps", "3"): "--validate-every-n-steps has no effect without --validation-split",
 }
 
 
@@ -165,14 +154,9 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
     ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
+    ("--validation-split", "1"): "validation_split: 1.0 is not allowed; give a number from 0 to 0.9",
     ("--data", "nowhere"): "there is no such folder",
 }
-
-
-def parsed(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(flags)
 
 
 @pytest.mark.parametrize("flags", REFUSED)
@@ -197,10 +181,6 @@ def test_what_the_model_shows_is_refused_too(
     done = trained(tmp_path, pocket, data_sets, "--out", str(tmp_path / "x.safetensors"), *flags)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "x.safetensors").exists()
-
-
-def training(data_sets: Path, *flags: str) -> Training:
-    return training_of(order_of(parsed("--data", str(data_sets), "--out", "a.safetensors", *flags)))
 
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -228,13 +208,15 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "alpha": ("--network-alpha", "8"),
     "kind": ("--network-module", "networks.loha"),
     "args": ("--network-args", "loraplus_lr_ratio=4"),
+    "share": ("--validation-split", "0.25"),
+    "every": ("--validate-every-n-steps", "5"),
 }
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_flag_says_one_thing(name: str, data_sets: Path) -> None:
     def values(made: Training) -> dict[str, Any]:
-        parts = (made.loop, made.loop.levels, made.network)
+        parts = (made.loop, made.loop.levels, made.network, made.validation)
         return {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
 
     before, after = values(training(data_sets)), values(training(data_sets, *FLAGS[name]))

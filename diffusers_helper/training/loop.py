@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BrokenNumbers, UnusableInput
 from ..media.files import written_whole
@@ -25,7 +25,7 @@ from .examples import Example
 from .network import Network
 from .noise import NoiseLevels
 from .optimisers import make_optimiser, make_scheduler
-from .step import Model, loss_of
+from .step import loss_of
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,16 @@ class Loop:
     """A training under way."""
 
     def __init__(
-        self, model: Model, network: Network, examples: Sequence[Example], options: LoopOptions, device: torch.device
+        self,
+        model: nn.Module,
+        network: Network,
+        examples: Sequence[Example],
+        options: LoopOptions,
+        device: torch.device,
     ) -> None:
         """Raises InvalidRequest for an optimiser or a scheduler that there is not."""
-        self._model, self.network, self._examples, self.options = model, network, examples, options
-        self._device, self.step = device, 0
+        self.model, self.network, self._examples, self.options = model, network, examples, options
+        self.device, self.step = device, 0
         self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
         self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
         self._generator = torch.Generator().manual_seed(options.seed)
@@ -100,9 +105,9 @@ class Loop:
     def _backward(self) -> float:
         example = self._examples[self._next()]
         sigma = self.options.levels.draw(1, self._generator)
-        noise = torch.randn(example.target.shape, generator=self._generator).to(self._device)
+        noise = torch.randn(example.target.shape, generator=self._generator).to(self.device)
         torch.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))  # dropouts
-        loss = loss_of(self._model, example, noise, sigma, self.options.levels, self.options.guidance)
+        loss = loss_of(self.model, example, noise, sigma, self.options.levels, self.options.guidance)
         (loss / self.options.accumulate).backward()
         return float(loss.detach())
 
@@ -155,6 +160,7 @@ class Loop:
             "optimizer-type": options.optimiser.lower(),
             "optimizer-args": list(options.optimiser_args),
             "lr-scheduler": options.scheduler,
+            "seed": options.seed,
         }
 
     def _take(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:

@@ -91,6 +91,15 @@ class TrainingOrder(BaseModel):
     save_every_n_steps: int = Field(
         0, ge=0, le=10_000_000, description="keep the LoRA of every so many steps too; 0 keeps the last alone"
     )
+    validation_split: float = Field(
+        0.0, ge=0, le=0.9, description="share of the files that is held out, to see what the model gets wrong of them"
+    )
+    validate_every_n_steps: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="steps between two looks at them; 0 looks before the first and after the last",
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="the same seed gives the same LoRA on the same machine")
     form: Form | None = Field(None, description="whose names the file has; by default musubi's, of a DoRA diffusers'")
 

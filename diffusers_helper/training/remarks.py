@@ -17,7 +17,8 @@ def remarks(training: Training) -> Iterator[str]:
     """A sentence for each."""
     for name in training.data.ignored:
         yield f"{name} has no effect here"
-    for flag, where in (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network)):
+    of_parts = (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network))
+    for flag, where in (*of_parts, *_of_watching(training)):
         yield f"{flag} has no effect {where}"
 
 
@@ -48,3 +49,8 @@ def _of_network(options: NetworkOptions) -> Iterator[tuple[str, str]]:
         yield "loraplus_lr_ratio", f"on {options.kind}, which has no up factors"
     if options.args.factor != -1 and options.kind != "lokr":
         yield "factor", f"on {options.kind}"
+
+
+def _of_watching(training: Training) -> Iterator[tuple[str, str]]:
+    if training.validation.every and not training.validation.share:
+        yield "--validate-every-n-steps", "without --validation-split"

@@ -17,6 +17,7 @@ from .network_args import read_network_args
 from .noise import NoiseLevels
 from .optimisers import check_names
 from .order import Kind, TrainingOrder
+from .validation import ValidationOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Training:
     form: FormName = "musubi"
     save_every: int = 0
     checkpointing: bool = False
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
 
     @property
     def state(self) -> Path:
@@ -91,6 +93,7 @@ def training_of(order: TrainingOrder) -> Training:
         form=form_of(order.network_module, order.form),
         save_every=order.save_every_n_steps,
         checkpointing=order.gradient_checkpointing,
+        validation=ValidationOptions(share=order.validation_split, every=order.validate_every_n_steps),
     )
 
 

@@ -127,7 +127,7 @@ def test_the_file_holds_what_was_learnt(kind: Any, form: Any, tmp_path: Path) ->
     loop = begun(SHORT, NetworkOptions(kind, 2, 1.0))
     list(loop.run())
     network = loop.network
-    model: Any = loop._model
+    model: Any = loop.model
     shapes = {
         name.replace(".base_layer", ""): (module.out_features, module.in_features)
         for name, module in model.named_modules()

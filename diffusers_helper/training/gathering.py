@@ -1,0 +1,37 @@
+"""Data sets to examples: what is learnt, and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from ..engine import Engine
+from ..events import Event, Notice
+from .examples import Example, examples_of
+from .training import Training
+from .validation import held_out
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The examples of a training, each as often as its data set says; those that are held out once."""
+
+    learnt: list[Example] = field(default_factory=list)
+    held_out: list[Example] = field(default_factory=list)
+
+
+def gather(training: Training, engine: Engine) -> Generator[Event, None, Gathered]:
+    """Encode every file. Raises what ``examples_of`` does, naming the file, and what ``held_out`` does."""
+    found = Gathered()
+    listed = [(data_set, data_set.entries(training.root)) for data_set in training.data.data_sets]
+    files = [entry.path for _, entries in listed for entry in entries]
+    aside = held_out(files, training.validation.share, training.loop.seed)
+    for data_set, entries in listed:
+        for number, entry in enumerate(entries, 1):
+            made = examples_of(entry, data_set, engine, training.kind)
+            if entry.path in aside:
+                found.held_out.extend(made)
+            else:
+                found.learnt.extend(made * data_set.num_repeats)
+            yield Notice(message=f"{data_set.place}: {number} of {len(entries)} files are encoded")
+    return found
