@@ -266,6 +266,7 @@ class Learning(Event):
         loss: of this step; ``smooth`` the mean that forgets old ones.
         rate: the learning rate.
         norm: the length of the gradient, before it was cut.
+        seconds: that the step took.
     """
 
     event: ClassVar[str] = "learning"
@@ -275,6 +276,7 @@ class Learning(Event):
     smooth: float
     rate: float
     norm: float
+    seconds: float = 0.0
     seconds_left: float | None = None
 
 

@@ -1,4 +1,4 @@
-"""A data set that the pocket learns quickly, photographs that turn blue, and trainings of it as the command has them."""
+"""A data set that the pocket learns quickly, photographs that turn blue, and trainings of it as commands order them."""
 
 from __future__ import annotations
 

@@ -20,9 +20,7 @@ from diffusers_helper.lora.said import said_in
 from diffusers_helper.models.load import choose_compute, load_as_it_is
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.train_command import order_of
-from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
-from diffusers_helper.training.noise import NoiseLevels
 from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.training.remarks import remarks
 from diffusers_helper.training.train import train
@@ -112,6 +110,11 @@ REMARKS: dict[tuple[str, ...], str] = {
     ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
     ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
     ("--network-args", "factor=4"): "factor has no effect on lora",
+    ("--save-last-n-steps", "3"): "--save-last-n-steps has no effect without --save-every-n-steps",
+    ("--save-last-n-epochs", "3"): "--save-last-n-epochs has no effect without --save-every-n-epochs",
+    ("--no-metadata", "--training-comment", "x"): "--training-comment has no effect with --no-metadata",
+    ("--wandb-run-name", "x"): "--wandb-run-name has no effect without --log-with wandb or all",
+    ("--log-prefix", "x"): "--log-prefix and --log-tracker-name has no effect without --logging-dir",
     ("--validate-every-n-steps", "3"): "--validate-every-n-steps has no effect without --validation-split",
 }
 
@@ -154,6 +157,8 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
     ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
+    ("--ema-decay", "1"): "ema_decay: 1.0 is not allowed",
+    ("--log-with", "all"): "log_with: 'all' is not allowed without a folder; give logging_dir too",
     ("--validation-split", "1"): "validation_split: 1.0 is not allowed; give a number from 0 to 0.9",
     ("--data", "nowhere"): "there is no such folder",
 }
@@ -210,25 +215,43 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "args": ("--network-args", "loraplus_lr_ratio=4"),
     "share": ("--validation-split", "0.25"),
     "every": ("--validate-every-n-steps", "5"),
+    "ema_decay": ("--ema-decay", "0.9"),
+    "every_steps": ("--save-every-n-steps", "5"),
+    "every_epochs": ("--save-every-n-epochs", "5"),
+    "last_steps": ("--save-last-n-steps", "5"),
+    "last_epochs": ("--save-last-n-epochs", "5"),
+    "comment": ("--training-comment", "of my cat"),
+    "metadata": ("--no-metadata",),
+    "folder": ("--logging-dir", "logs"),
+    "prefix": ("--log-prefix", "cat_"),
+    "tracker": ("--log-tracker-name", "cats"),
+    "run_name": ("--wandb-run-name", "cat 1"),
+    "epochs": ("--max-train-epochs", "5"),
+    "checkpointing": ("--gradient-checkpointing",),
 }
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_every_flag_says_one_thing(name: str, data_sets: Path) -> None:
-    def values(made: Training) -> dict[str, Any]:
-        parts = (made.loop, made.loop.levels, made.network, made.validation)
-        return {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
-
-    before, after = values(training(data_sets)), values(training(data_sets, *FLAGS[name]))
-    assert {key for key in before if before[key] != after[key]} - {"levels"} == {name}
+def test_every_flag_says_one_thing(name: str, data_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_helper.training.training.check_packages", lambda options: None)
+    logged = ("--log-with", "wandb")
+    before, after = (values(training(data_sets, *logged, *flags)) for flags in ((), FLAGS[name]))
+    assert {key for key in before if before[key] != after[key]} == {name}
 
 
-def test_every_option_has_a_flag_in_the_table() -> None:
-    """What is not an option of the loop, its noise or the network has a test of its own."""
-    options = {field.name for each in (LoopOptions, NoiseLevels) for field in fields(each)}
-    assert options - {"levels"} <= set(FLAGS)
+def values(made: Training) -> dict[str, Any]:
+    """All options of a training by name."""
+    parts = (made.loop, made.loop.levels, made.network, made.validation, made.saving, made.logs)
+    of_parts = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
+    del of_parts["levels"]
+    return {**of_parts, "epochs": made.epochs, "checkpointing": made.checkpointing}
+
+
+def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:
+    """What is not among them has a test of its own."""
+    assert values(training(data_sets)).keys() - {"trackers"} == FLAGS.keys()
     tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
-    others = {"data", "out", "resume", "kind", "form", "save_every_n_steps", "gradient_checkpointing"}
+    others = {"data", "out", "resume", "kind", "form", "log_with"}
     assert set(TrainingOrder.model_fields) == tabled | others
 
 

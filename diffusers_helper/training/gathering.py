@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..engine import Engine
 from ..events import Event, Notice
+from .batches import Batches
 from .examples import Example, examples_of
 from .training import Training
 from .validation import held_out
@@ -18,6 +19,11 @@ class Gathered:
 
     learnt: list[Example] = field(default_factory=list)
     held_out: list[Example] = field(default_factory=list)
+
+    @property
+    def batches(self) -> Batches:
+        """Of what is learnt."""
+        return Batches.of_one(len(self.learnt))
 
 
 def gather(training: Training, engine: Engine) -> Generator[Event, None, Gathered]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .loop import LoopOptions
 from .network import NetworkOptions
 from .noise import NoiseLevels
+from .trackers import LogOptions
 
 if TYPE_CHECKING:
     from .training import Training
@@ -54,3 +55,14 @@ def _of_network(options: NetworkOptions) -> Iterator[tuple[str, str]]:
 def _of_watching(training: Training) -> Iterator[tuple[str, str]]:
     if training.validation.every and not training.validation.share:
         yield "--validate-every-n-steps", "without --validation-split"
+    saving, logs = training.saving, training.logs
+    if saving.last_steps and not saving.every_steps:
+        yield "--save-last-n-steps", "without --save-every-n-steps"
+    if saving.last_epochs and not saving.every_epochs:
+        yield "--save-last-n-epochs", "without --save-every-n-epochs"
+    if saving.comment is not None and not saving.metadata:
+        yield "--training-comment", "with --no-metadata"
+    if logs.run_name and "wandb" not in logs.trackers:
+        yield "--wandb-run-name", "without --log-with wandb or all"
+    if not logs.trackers and (logs.prefix, logs.tracker) != (LogOptions().prefix, LogOptions().tracker):
+        yield "--log-prefix and --log-tracker-name", "without --logging-dir"

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
-from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved, Validated
+from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
+from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
 from ..names import quoted
 from .dataset import Config
 from .gathering import Gathered, gather
 from .loop import Done, Loop
+from .metadata import Facts, metadata
 from .network import Network
 from .remarks import remarks
+from .saving import Files
+from .trackers import Log
 from .training import Training
 from .validation import LEVELS, Validation
 
@@ -35,21 +41,32 @@ def train(training: Training, engine: Engine) -> Events:
         raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
     if engine.planner.plan.residency["transformer"] == "swapped":
         raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
-    begun, loop = time.monotonic(), None
+    try:
+        yield from _train(training, engine)
+    except (BrokenNumbers, OutputFailed) as error:
+        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
+
+
+def _train(training: Training, engine: Engine) -> Events:
+    begun, files = time.monotonic(), None
     try:
         yield from map(_said, remarks(training))
         gathered = yield from gather(training, engine)
+        training = training.lasting(len(gathered.batches))
         loop = _begin(training, engine, gathered)
         yield from map(_said, _about(loop.network, gathered))
-        yield from _steps(_Run(training, engine, loop, _validation(training, gathered, loop), begun))
-        yield _saved(training, engine, loop)
+        files = _files(training, engine, loop, gathered)
+        with Log(training.logs, metadata(training, files.facts, files.facts.started), files.facts.started) as log:
+            yield from log.following(_steps(_Run(training, loop, _validation(training, gathered, loop), files, begun)))
+        yield files.last()
     except CancelRequested:
-        if loop is not None:
-            _saved(training, engine, loop)
-    except BrokenNumbers as error:
-        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
-        return
-    path, step = (str(training.target), loop.step) if loop else ("", 0)
+        if files is not None:
+            files.last()
+    except BrokenNumbers:
+        if files is not None:
+            yield files.apart()
+        raise
+    path, step = (str(training.target), files.loop.step) if files else ("", 0)
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
 
 
@@ -60,7 +77,8 @@ def _begin(training: Training, engine: Engine, gathered: Gathered) -> Loop:
     transformer.train()
     torch.manual_seed(training.loop.seed)  # peft draws the first weights
     network = Network(transformer, training.network)
-    loop = Loop(transformer, network, gathered.learnt, training.loop, torch.device(transformer.device))
+    device = torch.device(transformer.device)
+    loop = Loop(transformer, network, gathered.learnt, training.loop, device, gathered.batches)
     if training.resume:
         loop.load(training.resume)
     return loop
@@ -71,6 +89,19 @@ def _validation(training: Training, gathered: Gathered, loop: Loop) -> Validatio
     if not gathered.held_out:
         return None
     return Validation(gathered.held_out, training.loop.guidance, training.loop.seed, loop.device)
+
+
+def _files(training: Training, engine: Engine, loop: Loop, gathered: Gathered) -> Files:
+    steps, batches = training.loop.steps, len(gathered.batches)
+    facts = Facts(
+        checkpoint=engine.checkpoint.name,
+        session=secrets.randbits(32),
+        started=datetime.now().astimezone(),
+        items=len(gathered.learnt),
+        batches=batches,
+        epochs=math.ceil(steps * training.loop.accumulate / batches),
+    )
+    return Files(training, loop, shapes_in(engine.checkpoint.folders["transformer"]), facts)
 
 
 def _about(network: Network, gathered: Gathered) -> Iterator[str]:
@@ -99,9 +130,9 @@ class _Run:
     """A training under way, and its smoothed loss."""
 
     training: Training
-    engine: Engine
     loop: Loop
     validation: Validation | None
+    files: Files
     begun: float
     smooth: float | None = None
 
@@ -111,38 +142,25 @@ class _Run:
         steps = self.training.loop.steps
         left = (time.monotonic() - self.begun) / (done.step - first) * (steps - done.step)
         told = {"loss": done.loss, "smooth": self.smooth, "rate": done.rate, "norm": done.norm, "seconds_left": left}
-        return Learning(step=done.step, steps=steps, **told)
+        return Learning(step=done.step, steps=steps, seconds=done.seconds, **told)
 
     def validated(self) -> Iterator[Validated]:
         """What is got wrong of what is held out; nothing where nothing is."""
         if self.validation is None:
             return
-        measured = self.validation.measure(self.loop.model)
+        with self.loop.averaged():
+            measured = self.validation.measure(self.loop.model)
         yield Validated(
             step=self.loop.step, steps=self.training.loop.steps, loss=self.smooth,
             validation_loss=measured.loss, levels=list(LEVELS), losses=list(measured.losses),
         )  # fmt: skip
 
 
-def _steps(run: _Run) -> Iterator[Event]:
-    training, loop = run.training, run.loop
-    first, steps = loop.step, training.loop.steps
+def _steps(run: _Run) -> Events:
+    first = run.loop.step
     yield from run.validated()
-    for done in loop.run():
+    for done in run.loop.run():
         yield run.learning(done, first)
-        if training.validation.is_due(done.step, steps):
+        if run.training.validation.is_due(done.step, run.training.loop.steps):
             yield from run.validated()
-        if training.save_every and done.step % training.save_every == 0 and done.step < steps:
-            yield _saved(training, run.engine, loop, numbered=True)
-
-
-def _saved(training: Training, engine: Engine, loop: Loop, numbered: bool = False) -> Saved:
-    """The LoRA and the state to go on from; one of many has its step in its name."""
-    target = training.target
-    if numbered:
-        target = target.with_name(f"{target.stem}-{loop.step:06}{target.suffix}")
-    shapes = shapes_in(engine.checkpoint.folders["transformer"])
-    metadata = {**training.metadata(engine.checkpoint.name), "ss_steps": str(loop.step)}
-    loop.save(training.state)
-    loop.network.save(target, training.form, metadata, shapes)
-    return Saved(step=loop.step, path=str(target), state=str(training.state))
+        yield from run.files.after_step()

@@ -217,8 +217,8 @@ def test_numbers_that_break_stop_it_before_the_weights(tmp_path: Path) -> None:
 
 def test_all_examples_come_once_before_any_again() -> None:
     loop = begun()
-    assert sorted(loop._next() for _ in EXAMPLES) == [0, 1, 2]
-    assert sorted(loop._next() for _ in EXAMPLES) == [0, 1, 2]
+    assert sorted(loop._next() for _ in EXAMPLES) == [[0], [1], [2]]
+    assert sorted(loop._next() for _ in EXAMPLES) == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("name", sorted(set(known_optimisers()) - {"AdamW8bit", "Prodigy", "Muon"}))
