@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .caches.step_cache import NOTHING_MEASURED
-from .encoders import Encoders
+from .encoders import Encoders, Keep
 from .lent_vae import LentVae
 from .lora.shelf import Shelf, shelf_folder
 from .loras import Chosen, Loras
@@ -60,7 +60,9 @@ class Engine:
     """A checkpoint, ready to run. Whoever makes one closes it, or enters it.
 
     Attributes:
+        compute: where and in which numbers its parts compute.
         fingerprint: of the files that it was loaded from, whatever has become of them.
+        models_dir: where what is made of its files is kept for the next time; None for nowhere.
         residency: who is on the device.
         degradation: what is done when memory runs out.
     """
@@ -82,9 +84,10 @@ class Engine:
         without ``previews`` there are those of the checkpoint's linear map; without ``shelf`` there is no LoRA; without
         ``weights`` nothing that is merged is kept."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
-        self._compute, self.parts, self.planner = compute, parts, planner
+        self.compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
         weights = weights or TransformerWeights(checkpoint, compute, planner.plan)
+        self.models_dir = weights.models_dir
         self._loras = Loras(parts.transformer, checkpoint, weights, shelf or Shelf())
         self._previews = previews or Previews(linear_map(checkpoint))
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
@@ -150,7 +153,7 @@ class Engine:
         try:
             self.close()
         except RuntimeError:
-            log.warning("the memory of %s could not be given back", self._compute.device, exc_info=True)
+            log.warning("the memory of %s could not be given back", self.compute.device, exc_info=True)
 
     def close(self) -> None:
         """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
@@ -189,7 +192,7 @@ class Engine:
             OutOfMemory: it cannot be made.
             UnusableLora: see ``check``; and for NaN and infinite weights.
         """
-        vram.forget_peak(self._compute.device)
+        vram.forget_peak(self.compute.device)
         self._measured = self.checkpoint.measured()
         loras = self._loras.open(request)
         finished(self._merge(loras, request))
@@ -201,7 +204,7 @@ class Engine:
         self._vae.forget()
         self.degradation.attempt("sample", lambda: self._loras.attach(loras))
         kernel = Message("attention.by", kernel=self._attention.kernel.title) if self._attention else None
-        remarks = filter(None, (self.residency.transformer.copies, kernel, self._compute.unused_gpu))
+        remarks = filter(None, (self.residency.transformer.copies, kernel, self.compute.unused_gpu))
         return replace(
             self.residency.plan,
             remarks=tuple(remarks),
@@ -231,6 +234,10 @@ class Engine:
         self.planner.libraries_are_loaded()
         return conditioning
 
+    def keep_encodings(self, keep: Keep) -> None:
+        """From now on what the encoders make is kept so, beyond what is kept of the last few."""
+        self._encoders.keep = keep
+
     def encode_video(self, frames: np.ndarray) -> LatentPosterior:
         """The latents of a video that is there, uint8 [F, height, width, 3]: what training learns from."""
         return self.degradation.attempt("encode", lambda: self._encoders.video(frames))
@@ -242,7 +249,7 @@ class Engine:
         attempt: Attempt = partial(self.degradation.attempt, "sample")
         asked = (request, conditioning, section, context, sigmas, self._measured)
         attempt(lambda: self._loras.turn_to(section))
-        made = attempt(lambda: section_denoiser(self.parts.transformer, self._compute, *asked))
+        made = attempt(lambda: section_denoiser(self.parts.transformer, self.compute, *asked))
         return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -291,4 +298,4 @@ class Engine:
 
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
-        return vram.peak_memory_mb(self._compute.device)
+        return vram.peak_memory_mb(self.compute.device)

@@ -100,7 +100,8 @@ def coloured(seed: int) -> Example:
     generator = torch.Generator().manual_seed(seed)
     colour = COLOURS * torch.randn(1, 16, 1, 1, 1, generator=generator)
     clean = torch.randn(1, 16, 2, 4, 4, generator=generator)
-    return Example(colour.expand(1, 16, 1, 4, 4).contiguous(), {**EXAMPLES[2].inputs, "latents_clean": clean})
+    inputs = {**EXAMPLES[2].inputs(), "latents_clean": clean}
+    return Example(colour.expand(1, 16, 1, 4, 4).contiguous(), lambda: inputs)
 
 
 def test_learning_two_examples_by_heart_is_seen() -> None:
