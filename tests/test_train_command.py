@@ -226,6 +226,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "prefix": ("--log-prefix", "cat_"),
     "tracker": ("--log-tracker-name", "cats"),
     "run_name": ("--wandb-run-name", "cat 1"),
+    "skip_broken": ("--skip-broken-files",),
     "epochs": ("--max-train-epochs", "5"),
     "checkpointing": ("--gradient-checkpointing",),
 }
@@ -244,7 +245,8 @@ def values(made: Training) -> dict[str, Any]:
     parts = (made.loop, made.loop.levels, made.network, made.validation, made.saving, made.logs)
     of_parts = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
     del of_parts["levels"]
-    return {**of_parts, "epochs": made.epochs, "checkpointing": made.checkpointing}
+    own = {name: getattr(made, name) for name in ("epochs", "checkpointing", "skip_broken")}
+    return {**of_parts, **own}
 
 
 def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:

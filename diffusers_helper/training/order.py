@@ -42,6 +42,9 @@ class TrainingOrder(BaseModel):
     out: str = Field(
         pattern=r"(?i).\.safetensors$", description="where the LoRA goes, a name that ends in .safetensors"
     )
+    skip_broken_files: bool = Field(
+        False, description="files that cannot be used are told and left out, where else the first of them ends it"
+    )
     resume: str | None = Field(None, description="the state of a training that was stopped, to go on with it")
     kind: Kind = Field("f1", description="as which videos are learnt")
     steps: int = Field(1600, ge=1, le=10_000_000, description="training steps")

@@ -62,6 +62,7 @@ class Training:
         kind: as which videos are learnt.
         target: the LoRA's file; its state lies beside it, and both may be written on the way.
         resume: the state of a training that was stopped, to go on from.
+        skip_broken: files that cannot be used are told and left out, where they are refused else.
         epochs: how often all examples are learnt; 0 where steps say it.
         checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
     """
@@ -75,6 +76,7 @@ class Training:
     loop: LoopOptions = field(default_factory=LoopOptions)
     form: FormName = "musubi"
     epochs: int = 0
+    skip_broken: bool = False
     checkpointing: bool = False
     saving: SaveOptions = field(default_factory=SaveOptions)
     logs: LogOptions = field(default_factory=LogOptions)
@@ -113,6 +115,7 @@ def training_of(order: TrainingOrder) -> Training:
         loop=_loop(order),
         form=form_of(order.network_module, order.form),
         epochs=order.max_train_epochs,
+        skip_broken=order.skip_broken_files,
         checkpointing=order.gradient_checkpointing,
         saving=_saving(order),
         logs=_logs(order),

@@ -64,7 +64,7 @@ def held_out(files: Sequence[Path], share: float, seed: int) -> set[Path]:
     """
     if not share:
         return set()
-    chances = {file: hashlib.sha256(f"{seed} {sha256_of(file)}".encode()).hexdigest() for file in files}
+    chances = {file: hashlib.sha256(f"{seed} {_content(file)}".encode()).hexdigest() for file in files}
     drawn = sorted(set(chances.values()))
     if len(drawn) < FEWEST:
         raise InvalidRequest(
@@ -72,6 +72,14 @@ def held_out(files: Sequence[Path], share: float, seed: int) -> set[Path]:
         )
     most = drawn[: min(max(1, round(share * len(drawn))), len(drawn) - 1)][-1]
     return {file for file, chance in chances.items() if chance <= most}
+
+
+def _content(file: Path) -> str:
+    """Of a file that cannot be read its name; it is refused, or left out, when it is opened."""
+    try:
+        return sha256_of(file)
+    except OSError:
+        return str(file)
 
 
 class Validation:
