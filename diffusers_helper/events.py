@@ -4,7 +4,7 @@ The iterator that ``generate`` returns yields ``Started``, where LoRAs are merge
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning``,
-``Validated`` and ``Saved``, and ``Learnt`` at its end.
+``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -301,6 +301,29 @@ class Validated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling(Event):
+    """A sample is made to look at: which of how many, after which step of the training, and how much of it is done,
+    from 0 to 1."""
+
+    event: ClassVar[str] = "sampling"
+    step: int
+    number: int
+    samples: int
+    done: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """A sample is there: a video or a picture that the LoRA made after so many steps."""
+
+    event: ClassVar[str] = "sampled"
+    step: int
+    number: int
+    samples: int
+    path: AnyText
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saved(Event):
     """A file of the training, after so many steps; ``state`` is what going on begins with."""
 
@@ -325,8 +348,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Learning, Validated, Saved,
-        Learnt,
+        Downloading, Downloaded, Learning, Validated, Sampling, Sampled, Saved, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""
