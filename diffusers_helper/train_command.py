@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes. Underscores do in the place of hyphens."""
     for field in fields(TrainingOrder).values():
         _add_field(parser, field)
+    words = "tell what would be learnt, write a sheet of it beside the LoRA's place, and train nothing"
+    parser.add_argument("--dry-run", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=run)
 
@@ -67,6 +69,7 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     order = order_of(options)
     from .engine import Engine
     from .models.table import find_checkpoint
+    from .training.rehearsal import rehearse
     from .training.train import train
     from .training.training import check_files, training_of
 
@@ -77,7 +80,8 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         engine = loaded.enter_context(Engine.load(checkpoint, chosen))
-        for event in stoppable(train(training, engine), lambda: stop.received):
+        events = (rehearse if options.dry_run else train)(training, engine)
+        for event in stoppable(events, lambda: stop.received):
             show.event(event)
             code = _exit_code(event, code)
     return code

@@ -15,8 +15,6 @@ from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
-from ..names import quoted
-from .dataset import Config
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
@@ -24,7 +22,7 @@ from .network import Network
 from .remarks import remarks
 from .saving import Files
 from .trackers import Log
-from .training import Training
+from .training import Training, check_kind
 from .validation import LEVELS, Validation
 
 FORGETS = 0.95
@@ -37,8 +35,7 @@ def train(training: Training, engine: Engine) -> Events:
     ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
     first event where it cannot be started; nothing was written then.
     """
-    if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
-        raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    check_kind(training, engine.checkpoint)
     if engine.planner.plan.residency["transformer"] == "swapped":
         raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
     try:
@@ -119,10 +116,6 @@ def _about(network: Network, gathered: Gathered) -> Iterator[str]:
 
 def _said(words: str) -> Notice:
     return Notice(message=words)
-
-
-def _has_videos(data: Config) -> bool:
-    return any(data_set.result == "video" for data_set in data.data_sets)
 
 
 @dataclass
