@@ -23,13 +23,14 @@ from .lent_vae import LentVae
 from .lora.shelf import Shelf, shelf_folder
 from .loras import Chosen, Loras
 from .memory import vram
-from .memory.costs import Beside
+from .memory.costs import Beside, Workload
 from .memory.degradation import Degradation, without_frames
 from .memory.lessons import Lessons
 from .memory.moves import load_model_chunked
 from .memory.placement import Site
 from .memory.plan import MemoryPlan
 from .memory.planner import Planner
+from .memory.recompute import Recompute
 from .memory.residency import Residency
 from .memory.units import GB
 from .models.attention import Attention, allow_fused_kernels
@@ -108,12 +109,14 @@ class Engine:
         chosen: Settings | None = None,
         lessons: Lessons | None = None,
         shelf: Shelf | None = None,
+        workload: Workload | None = None,
     ) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
         Args:
             lessons: of the engines of this process before it; it adds its own.
             shelf: where LoRAs are found; in the folder of this installation when left out.
+            workload: for which memory is planned; the checkpoint's largest videos when left out.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
@@ -124,7 +127,7 @@ class Engine:
         compute = choose_compute()
         constraints, models_dir = constraints_of(settings.weights, settings.memory), settings.paths.models_dir
         allow_fused_kernels(settings.kernels.flash_sdp, settings.kernels.mem_efficient_sdp)
-        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons)
+        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons, workload)
         no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
@@ -210,6 +213,19 @@ class Engine:
             remarks=tuple(remarks),
             notices=(*self._notices, *plan.notices, *self._loras.notices(loras)),
         )
+
+    def prepare_training(self, workload: Workload) -> MemoryPlan:
+        """Plan the memory of a step of training, and let the transformer's blocks run so. Raises OutOfMemory."""
+        self.residency.follow(self.planner.for_workload(workload))
+        plan, swap = self.residency.plan, self.residency.transformer.swap
+        self.residency.before_sampling()
+        transformer = self.parts.transformer
+        transformer.disable_gradient_checkpointing()
+        if plan.stored != "kept":
+            recompute = Recompute(swap, inputs_in_ram=plan.stored == "in_ram")
+            transformer.enable_gradient_checkpointing(recompute)
+            transformer.block_source = recompute.blocks if swap else None
+        return plan
 
     def notices(self) -> list[Message]:
         """What was done about memory that ran out, and what is said of compiled decoders and of previews, since the

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_field(parser, field)
     words = "tell what would be learnt, write a sheet of it beside the LoRA's place, and train nothing"
     parser.add_argument("--dry-run", action="store_true", help=words)
+    words = "the same as --fp8-scaled"
+    parser.add_argument("--fp8-base", dest="fp8_scaled", action="store_const", const="1", default=None, help=words)
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=run)
 
@@ -72,6 +74,7 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     from .training.rehearsal import rehearse
     from .training.train import train
     from .training.training import check_files, training_of
+    from .training.workload import expected_workload
 
     training = training_of(order)
     check_files(training)
@@ -79,7 +82,8 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-        engine = loaded.enter_context(Engine.load(checkpoint, chosen))
+        workload = expected_workload(training, checkpoint)
+        engine = loaded.enter_context(Engine.load(checkpoint, chosen, workload=workload))
         events = (rehearse if options.dry_run else train)(training, engine)
         for event in stoppable(events, lambda: stop.received):
             show.event(event)

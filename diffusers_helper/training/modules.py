@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from torch import nn
 
 from ..errors import InvalidRequest
+from ..models.quantise import QuantisedLinear
 from ..names import quoted
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -22,14 +23,14 @@ HUNYUAN = {"double_blocks": "transformer_blocks", "single_blocks": "single_trans
 
 def trainable(
     model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = (), blocks: Iterable[str] = BLOCKS
-) -> dict[str, nn.Linear]:
+) -> dict[str, nn.Linear | QuantisedLinear]:
     """The linears that are trained, by name. Raises InvalidRequest for what is no pattern or matches none of them, and
     where none is left."""
     begins = tuple(f"{block}." for block in blocks)
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(begins)
+        if isinstance(module, nn.Linear | QuantisedLinear) and name.startswith(begins)
     }
     excluded, included = _patterns("exclude_patterns", exclude), _patterns("include_patterns", include)
     for option, patterns in (("exclude_patterns", excluded), ("include_patterns", included)):

@@ -12,9 +12,10 @@ from datetime import datetime
 import torch
 
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
+from ..errors import BrokenNumbers, CancelRequested, OutputFailed
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
+from ..memory.plan import MemoryPlan
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
@@ -24,6 +25,7 @@ from .saving import Files
 from .trackers import Log
 from .training import Training, check_kind
 from .validation import LEVELS, Validation
+from .workload import workload_of
 
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
@@ -36,8 +38,6 @@ def train(training: Training, engine: Engine) -> Events:
     first event where it cannot be started; nothing was written then.
     """
     check_kind(training, engine.checkpoint)
-    if engine.planner.plan.residency["transformer"] == "swapped":
-        raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
     try:
         yield from _train(training, engine)
     except (BrokenNumbers, OutputFailed) as error:
@@ -50,8 +50,10 @@ def _train(training: Training, engine: Engine) -> Events:
         yield from map(_said, remarks(training))
         gathered = yield from gather(training, engine)
         training = training.lasting(len(gathered.batches))
-        loop = _begin(training, engine, gathered)
-        yield from map(_said, _about(loop.network, gathered))
+        network = _network(training, engine)
+        yield from map(_said, _about(network, gathered))
+        yield Notice(message=str(_follow_plan(training, engine, gathered, network).why))
+        loop = _begin(training, engine, gathered, network)
         files = _files(training, engine, loop, gathered)
         with Log(training.logs, metadata(training, files.facts, files.facts.started), files.facts.started) as log:
             yield from log.following(_steps(_Run(training, loop, _validation(training, gathered, loop), files, begun)))
@@ -67,15 +69,22 @@ def _train(training: Training, engine: Engine) -> Events:
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
 
 
-def _begin(training: Training, engine: Engine, gathered: Gathered) -> Loop:
+def _network(training: Training, engine: Engine) -> Network:
+    """The adapters, as the seed begins them: peft draws."""
+    torch.manual_seed(training.loop.seed)
+    return Network(engine.parts.transformer, training.network, engine.compute.device)
+
+
+def _follow_plan(training: Training, engine: Engine, gathered: Gathered, network: Network) -> MemoryPlan:
+    """Weights and blocks are where the plan has them. Raises OutOfMemory."""
+    with network.away():
+        return engine.prepare_training(workload_of(training, [*gathered.learnt, *gathered.held_out], network))
+
+
+def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network) -> Loop:
     transformer = engine.parts.transformer
-    if training.checkpointing:
-        transformer.enable_gradient_checkpointing()
     transformer.train()
-    torch.manual_seed(training.loop.seed)  # peft draws the first weights
-    network = Network(transformer, training.network)
-    device = torch.device(transformer.device)
-    loop = Loop(transformer, network, gathered.learnt, training.loop, device, gathered.batches)
+    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, gathered.batches)
     if training.resume:
         loop.load(training.resume)
     return loop
