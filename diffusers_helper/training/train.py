@@ -70,7 +70,7 @@ def _train(training: Training, engine: Engine) -> Events:
 
 
 def _network(training: Training, engine: Engine) -> Network:
-    """The adapters, as the seed begins them: peft draws."""
+    """New beside the transformer's linears; the seed decides its first weights, which peft draws."""
     torch.manual_seed(training.loop.seed)
     return Network(engine.parts.transformer, training.network, engine.compute.device)
 
