@@ -19,8 +19,6 @@ from diffusers_helper.training.optimisers import known_optimisers, make_optimise
 from .test_loop import SHORT, begun, same, weights
 
 PACKAGES = {"AdamW8bit": "bitsandbytes", "Prodigy": "prodigyopt"}
-SLOW = {"Adafactor", "Prodigy"}
-"""They find the length of a step themselves, or are given none here that a file could show."""
 
 
 def rest(loop: Loop) -> dict[str, Tensor]:
