@@ -165,7 +165,7 @@ class Loop:
         tensors = {f"network.{name}": each.detach() for name, each in self.network.parameters().items()}
         plain_state: dict[str, Any] = {}
         for number, state in states["state"].items():
-            for name, value in state.items():
+            for name, value in _flat(state):
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{number}.{name}"] = value
                 else:
@@ -232,6 +232,12 @@ class Loop:
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def _flat(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What an optimiser keeps of a parameter; bitsandbytes' puts some of it into a dict, and takes it without."""
+    for name, value in state.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,16 +12,14 @@ from datetime import datetime
 import torch
 
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
+from ..errors import BrokenNumbers, CancelRequested, OutputFailed
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
 from ..lora.shelf import Shelf, shelf_folder
 from ..memory.costs import Workload
 from ..memory.plan import MemoryPlan
 from ..models.table import Checkpoint
-from ..names import quoted
 from ..settings import Settings
-from .dataset import Config
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
@@ -30,7 +28,7 @@ from .remarks import remarks
 from .sampling import Sampler, check_samples
 from .saving import Files
 from .trackers import Log
-from .training import Training
+from .training import Training, check_kind
 from .validation import LEVELS, Validation
 from .workload import expected_workload, workload_of
 
@@ -53,8 +51,7 @@ def train(training: Training, engine: Engine) -> Events:
     ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
     first event where it cannot be started; nothing was written then.
     """
-    if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
-        raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    check_kind(training, engine.checkpoint)
     check_samples(training, engine)
     try:
         yield from _train(training, engine)
@@ -146,10 +143,6 @@ def _about(network: Network, gathered: Gathered) -> Iterator[str]:
 
 def _said(words: str) -> Notice:
     return Notice(message=words)
-
-
-def _has_videos(data: Config) -> bool:
-    return any(data_set.result == "video" for data_set in data.data_sets)
 
 
 @dataclass
