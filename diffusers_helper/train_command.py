@@ -70,11 +70,12 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     order = order_of(options)
     from .models.table import find_checkpoint
+    from .training.processes import Processes
     from .training.rehearsal import rehearse
     from .training.train import load_engine, train
     from .training.training import check_files, training_of
 
-    training = training_of(order)
+    training, processes = training_of(order), Processes.here()
     check_files(training)
     show: Show = JsonLines() if options.json else TrainingBar()
     code = 0
@@ -83,7 +84,8 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
         engine = loaded.enter_context(load_engine(training, checkpoint, chosen))
         events = (rehearse if options.dry_run else train)(training, engine)
         for event in stoppable(events, lambda: stop.received):
-            show.event(event)
+            if processes.is_first:
+                show.event(event)
             code = _exit_code(event, code)
     return code
 

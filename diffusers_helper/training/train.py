@@ -24,6 +24,7 @@ from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
 from .network import Network
+from .processes import Processes
 from .remarks import remarks
 from .sampling import Sampler, check_samples
 from .saving import Files
@@ -60,16 +61,17 @@ def train(training: Training, engine: Engine) -> Events:
 
 
 def _train(training: Training, engine: Engine) -> Events:
-    begun, files = time.monotonic(), None
+    begun, files, processes = time.monotonic(), None, Processes.here()
     try:
         yield from map(_said, remarks(training))
-        gathered = yield from gather(training, engine)
-        training = training.lasting(len(gathered.batches))
+        with processes.in_order():
+            gathered = yield from gather(training, engine)
+        training = training.lasting(len(gathered.batches), processes.count)
         network = _network(training, engine)
         yield from map(_said, _about(network, gathered))
         workload = workload_of(training, [*gathered.learnt, *gathered.held_out], network)
         yield Notice(message=str(_follow_plan(engine, workload, network).why))
-        loop = _begin(training, engine, gathered, network)
+        loop = _begin(training, engine, gathered, network, processes)
         files = _files(training, engine, loop, gathered)
         sampler = Sampler(training, engine, network, files, workload)
         run = _Run(training, loop, _validation(training, gathered, loop), files, sampler, begun)
@@ -99,10 +101,11 @@ def _follow_plan(engine: Engine, workload: Workload, network: Network) -> Memory
         return engine.prepare_training(workload)
 
 
-def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network) -> Loop:
+def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network, processes: Processes) -> Loop:
     transformer = engine.parts.transformer
     transformer.train()
-    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, gathered.batches)
+    together = (gathered.batches, processes)
+    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, *together)
     if training.resume:
         loop.load(training.resume)
     return loop
@@ -123,7 +126,7 @@ def _files(training: Training, engine: Engine, loop: Loop, gathered: Gathered) -
         started=datetime.now().astimezone(),
         items=len(gathered.learnt),
         batches=batches,
-        epochs=math.ceil(steps * training.loop.accumulate / batches),
+        epochs=math.ceil(steps * training.loop.accumulate * loop.processes.count / batches),
     )
     return Files(training, loop, shapes_in(engine.checkpoint.folders["transformer"]), facts)
 

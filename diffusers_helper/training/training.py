@@ -91,11 +91,11 @@ class Training:
         """What a training that was stopped goes on from."""
         return self.target.with_name(f"{self.target.stem}.state.safetensors")
 
-    def lasting(self, batches: int) -> Training:
-        """The same in steps; ``batches``: how many are an epoch."""
+    def lasting(self, batches: int, processes: int = 1) -> Training:
+        """The same in steps; ``batches``: how many are an epoch; ``processes``: that learn together."""
         if not self.epochs:
             return self
-        steps = math.ceil(self.epochs * batches / self.loop.accumulate)
+        steps = math.ceil(self.epochs * batches / (self.loop.accumulate * processes))
         return replace(self, loop=replace(self.loop, steps=steps))
 
 
