@@ -146,6 +146,7 @@ REMARKS: dict[tuple[str, ...], str] = {
     ("--preserve-distribution-shape",): "--preserve-distribution-shape has no effect without",
     ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
     ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
+    ("--dynamo-fullgraph",): "--dynamo-mode, --dynamo-fullgraph and --dynamo-dynamic has no effect without",
     ("--network-args", "factor=4"): "factor has no effect on lora",
     ("--save-last-n-steps", "3"): "--save-last-n-steps has no effect without --save-every-n-steps",
     ("--save-last-n-epochs", "3"): "--save-last-n-epochs has no effect without --save-every-n-epochs",
@@ -192,6 +193,8 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--max-timestep", "1001"): "max_timestep: 1001 is not allowed",
     ("--optimizer", "adamx"): "optimizer: 'adamx' is not known; known are Adadelta",
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
+    ("--dynamo-backend", "fast"): "dynamo_backend: 'fast' is not known; known are no, eager, aot_eager, inductor",
+    ("--dynamo-mode", "fast"): "dynamo_mode: 'fast' is not allowed",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
     ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
     ("--ema-decay", "1"): "ema_decay: 1.0 is not allowed",
@@ -292,6 +295,7 @@ def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:
     tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
     others = {"data", "out", "resume", "kind", "form", "log_with"}
     others |= {"sample_prompts", "sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"}
+    others |= {name for name in TrainingOrder.model_fields if name.startswith("dynamo_")}
     assert set(TrainingOrder.model_fields) == tabled | others
 
 

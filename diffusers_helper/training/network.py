@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +84,10 @@ class Network:
                 _put(transformer, name, _Facade(linear))
         inject_adapter_in_model(options.config(self.modules), transformer, adapter_name=ADAPTER)
         self._layers: dict[str, Any] = {name: transformer.get_submodule(name) for name in self.modules}
-        if options.kind in ("lora", "dora"):
-            self._add_dropouts()
         if options.kind == "lora":
             self._follow_inputs()
+        if options.kind in ("lora", "dora"):
+            self._add_dropouts()
         for parameter in self.parameters().values():
             parameter.data = parameter.data.to(device or parameter.device, torch.float32)
 
@@ -112,7 +111,7 @@ class Network:
         for layer in self._layers.values():
             layer.cast_input_dtype_enabled = False
             for factors in (layer.lora_A, layer.lora_B):
-                factors[ADAPTER].forward = partial(_in_the_numbers_of, factors[ADAPTER])
+                factors[ADAPTER] = _Factor(factors[ADAPTER])
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Those that are trained, by name."""
@@ -167,9 +166,15 @@ class Network:
         return {**halves, **alphas}
 
 
-def _in_the_numbers_of(linear: nn.Linear, x: Tensor) -> Tensor:
-    """[..., I] to [..., O]."""
-    return functional.linear(x, linear.weight.to(x.dtype))
+class _Factor(nn.Linear):
+    """The same linear without a bias, in the numbers of its inputs."""
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__(of.in_features, of.out_features, bias=False, device="meta")
+        self.weight = of.weight
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.to(input.dtype))
 
 
 def _put(transformer: nn.Module, name: str, module: nn.Module) -> None:

@@ -20,6 +20,7 @@ Kind = Literal["framepack", "f1"]
 NetworkKind = Literal["lora", "dora", "loha", "lokr"]
 Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "logsnr"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap", "logit_normal", "mode"]
+DynamoMode = Literal["default", "reduce-overhead", "max-autotune"]
 Form = Literal["musubi", "diffusers"]
 LogWith = Literal["tensorboard", "wandb", "all"]
 TIMESTEPS = 1000
@@ -81,6 +82,12 @@ class TrainingOrder(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, a third more time"
     )
+    dynamo_backend: str = Field("no", description="compile the blocks by inductor, eager or another of accelerate's")
+    dynamo_mode: DynamoMode | None = Field(
+        None, description="how much is tried out: default, reduce-overhead or max-autotune"
+    )
+    dynamo_fullgraph: bool = Field(False, description="refuse what would fall back to Python within a block")
+    dynamo_dynamic: bool = Field(False, description="one code for all sizes, rather than one for each")
     guidance_scale: float = Field(
         1.0, ge=0, le=100, description="distilled guidance that the model is told while it learns"
     )

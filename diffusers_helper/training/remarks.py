@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .dataset import DataSet
+from .dynamo import DynamoOptions
 from .excerpts import FPS
 from .loop import LoopOptions
 from .network import NetworkOptions
@@ -80,6 +81,8 @@ def _of_network(options: NetworkOptions) -> Iterator[tuple[str, str]]:
 def _of_watching(training: Training) -> Iterator[tuple[str, str]]:
     if training.validation.every and not training.validation.share:
         yield "--validate-every-n-steps", "without --validation-split"
+    if training.dynamo != DynamoOptions() and not training.dynamo.acts:
+        yield "--dynamo-mode, --dynamo-fullgraph and --dynamo-dynamic", "without --dynamo-backend"
     saving, logs = training.saving, training.logs
     if saving.last_steps and not saving.every_steps:
         yield "--save-last-n-steps", "without --save-every-n-steps"

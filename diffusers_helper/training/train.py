@@ -104,6 +104,7 @@ def _follow_plan(engine: Engine, workload: Workload, network: Network) -> Memory
 def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network, processes: Processes) -> Loop:
     transformer = engine.parts.transformer
     transformer.train()
+    training.dynamo.compile(transformer)
     together = (gathered.batches, processes)
     loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, *together)
     if training.resume:

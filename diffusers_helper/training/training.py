@@ -13,6 +13,7 @@ from ..models.table import Checkpoint
 from ..names import quoted
 from ..settings import given_path
 from .dataset import Config, of_folder, read_config
+from .dynamo import DynamoOptions, backend_named
 from .loop import LoopOptions
 from .network import NetworkOptions, form_of
 from .network_args import read_network_args
@@ -68,6 +69,7 @@ class Training:
         skip_broken: files that cannot be used are told and left out, where they are refused else.
         epochs: how often all examples are learnt; 0 where steps say it.
         checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
+        dynamo: how blocks are compiled.
     """
 
     data: Config
@@ -81,6 +83,7 @@ class Training:
     epochs: int = 0
     skip_broken: bool = False
     checkpointing: bool = False
+    dynamo: DynamoOptions = field(default_factory=DynamoOptions)
     saving: SaveOptions = field(default_factory=SaveOptions)
     logs: LogOptions = field(default_factory=LogOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
@@ -121,6 +124,12 @@ def training_of(order: TrainingOrder) -> Training:
         epochs=order.max_train_epochs,
         skip_broken=order.skip_broken_files,
         checkpointing=order.gradient_checkpointing,
+        dynamo=DynamoOptions(
+            backend=backend_named(order.dynamo_backend),
+            mode=order.dynamo_mode,
+            fullgraph=order.dynamo_fullgraph,
+            dynamic=order.dynamo_dynamic,
+        ),
         saving=_saving(order),
         logs=_logs(order),
         validation=ValidationOptions(share=order.validation_split, every=order.validate_every_n_steps),
