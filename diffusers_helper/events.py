@@ -333,7 +333,8 @@ class Saved(Event):
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed(Event):
     """What a training would learn, and nothing was: examples by their ``sizes`` (width x height), in so many linears
-    (``modules``) so many numbers (``parameters``), the first ``captions``, and at ``path`` a sheet of what is seen."""
+    (``modules``) so many numbers (``parameters``), the ``memory`` plan of the largest example that there can be, the
+    first ``captions``, and at ``path`` a sheet of what is seen."""
 
     event: ClassVar[str] = "rehearsed"
     data_sets: list[AnyText]
@@ -344,6 +345,7 @@ class Rehearsed(Event):
     epochs: float
     modules: int
     parameters: int
+    memory: AnyText
     captions: list[AnyText]
     path: AnyText
 

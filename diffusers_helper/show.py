@@ -206,6 +206,7 @@ def _rehearsed(event: Rehearsed) -> str:
         f"examples: {event.examples} ({sizes}){held_out}",
         f"length: {event.steps} steps, {event.epochs:.4g} epochs",
         f"network: {event.modules} modules, {event.parameters / 1e6:.2f} million numbers to learn",
+        f"memory: {event.memory}",
         *(f"caption: {caption or '(empty)'}" for caption in event.captions),
         f"sheet: {event.path}",
     ]

@@ -91,13 +91,13 @@ def rehearse(training: Training, engine: Engine) -> Events:
             seen = yield from or_left_out(training, partial(_seen, file, engine.checkpoint))
             if seen:
                 looked.take(file, seen)
-        yield _told(training, network, looked)
+        yield _told(training, network, looked, str(engine.planner.plan.why))
     except CancelRequested:
         yield Notice(message="stopped; nothing was written")
 
 
-def _told(training: Training, network: Network, looked: Looked) -> Rehearsed:
-    """All of it; how much memory and time a training takes belongs here too once it can be predicted."""
+def _told(training: Training, network: Network, looked: Looked, memory: str) -> Rehearsed:
+    """All of it; how long a step takes nobody knows before the first."""
     if not looked.groups:
         raise nothing_left()
     batches = looked.batches()
@@ -113,6 +113,7 @@ def _told(training: Training, network: Network, looked: Looked) -> Rehearsed:
         epochs=loop.steps * loop.accumulate / len(batches),
         modules=len(network.modules),
         parameters=sum(each.numel() for each in network.parameters().values()),
+        memory=memory,
         captions=looked.captions,
         path=str(sheet),
     )
