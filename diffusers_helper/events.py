@@ -4,8 +4,7 @@ The iterator that ``generate`` returns yields ``Started``, where LoRAs are merge
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning``,
-``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end; one that is only rehearsed
-``Rehearsed``.
+``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end, or ``Rehearsed`` alone.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -16,15 +15,14 @@ Where an event says a sentence, it says it in English, for programs and terminal
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from .errors import CancelRequested, UnreadableEvent
+from .errors import UnreadableEvent
 from .json_object import object_in
 from .names import AnyText, quoted
 from .words import AnyMessage, Message
@@ -334,14 +332,9 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed(Event):
-    """What a training would learn; nothing was trained.
-
-    Attributes:
-        sizes: (width x height) of the examples that are learnt -> how many; repeats are counted.
-        modules, parameters: how many linears are trained, and how many numbers that is.
-        memory: the plan that was made of the largest example that there can be.
-        captions, path: the first ones, and a sheet of what the model would see.
-    """
+    """What a training would learn, and nothing was: examples by their ``sizes`` (width x height), in so many linears
+    (``modules``) so many numbers (``parameters``), the ``memory`` plan of the largest example that there can be, the
+    first ``captions``, and at ``path`` a sheet of what is seen."""
 
     event: ClassVar[str] = "rehearsed"
     data_sets: list[AnyText]
@@ -405,21 +398,3 @@ def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
 
 Events = Generator[Event, None, None]
 """A generation or a download under way. It holds files and memory until it ends: who breaks it off, closes it."""
-
-
-def until_finished(
-    events: Events, seen: Callable[[Event], None] = lambda event: None
-) -> Generator[Event, None, Finished | None]:
-    """The events of a generation that is one of several, each handed to ``seen`` first. The one that says that it is
-    finished is returned; None where none does."""
-    with closing(events):
-        for event in events:
-            if isinstance(event, Finished):
-                return event
-            seen(event)
-            try:
-                yield event
-            except CancelRequested as wish:
-                yield events.throw(wish)
-                return None
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +75,8 @@ def records(content: bytes) -> Iterator[bytes]:
             place += 32768 - place % 32768
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + length > len(content):
+            return
         whole += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):
@@ -88,7 +91,12 @@ def test_wandb_keeps_it_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     logged(LogOptions(tmp_path, "", ("wandb",), "turns_blue", "first"))
     (file,) = tmp_path.rglob("*.wandb")
-    found = [Record.FromString(each) for each in records(file.read_bytes())]
+    found: list[Any] = []
+    for _ in range(300):  # wandb's own process writes on for a moment
+        found = [Record.FromString(each) for each in records(file.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            break
+        time.sleep(0.1)
     runs = [record.run for record in found if record.HasField("run")]
     assert (runs[0].project, runs[0].display_name) == ("turns_blue", "first")
     rows = [
