@@ -75,6 +75,7 @@ def build(page: Page) -> Form:
     checkpoint_line.follow(page, form, line, examples)
     connect(page, form, row, compare, sweep)
     one_frame_section.connect(page, form, of_picture, ruler)
+    form.resets.connect()
     _keep_looking_ahead(page, form, sweep, [row.refused, framing, speed, plan, pair, hints, of_picture])
     return form
 
@@ -179,7 +180,7 @@ def _keep_looking_ahead(page: Page, form: Form, sweep: list[Component], shown: l
     settled.change(
         lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
         [page.language, form.checkpoint, *form.components, *sweep],
-        [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), *form.places.columns.values(), *form.resets.values()],
+        [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), form.resets.told],
         trigger_mode="always_last",
         **PRIVATE,
     )

@@ -263,11 +263,13 @@ def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) 
         for name in NAMES:
             form.place(name) if name in ("picture", "pictures") else form.place_with_reset(name)
     shown = dict(zip(NAMES, values(form, steps=30), strict=True))
-    updates = dict(zip(form.resets, form.reset_updates(shown, Texts("en")), strict=True))
-    assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)
-    assert updates["size"] == gr.update(value="↺ Default: fits the picture", visible=False)
-    assert updates["negative_prompt"] == gr.update(value="↺ Default: empty", visible=False)
-    assert updates["step_cache"] == gr.update(value="↺ Default: auto: the best one measured", visible=False)
+    told = json.loads(form.resets_text(shown, Texts("en")))
+    assert told == {"steps": {"value": 25, "words": "↺ Default: 25"}}
+    others = {**shown, "size": "64x64", "negative_prompt": "no", "step_cache": "off"}
+    told = json.loads(form.resets_text(others, Texts("en")))
+    assert told["size"] == {"value": "fit", "words": "↺ Default: fits the picture"}
+    assert told["negative_prompt"] == {"value": "", "words": "↺ Default: empty"}
+    assert told["step_cache"] == {"value": "auto", "words": "↺ Default: auto: the best one measured"}
 
 
 @pytest.mark.parametrize(
