@@ -133,6 +133,7 @@ class Form:
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
             again, the draft comes back (starting.py).
+        now: hidden; in its place a handler gets what all components show as one text, see draft.py.
     """
 
     def __init__(self, page: Page) -> None:
@@ -154,6 +155,7 @@ class Form:
             min_width=160,
         )
         self.editing = gr.Number(0, visible="hidden", precision=0)
+        self.now = gr.Textbox(visible="hidden")
 
     @property
     def defaults(self) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.media import pictures
 from diffusers_helper.request import SEED_MAX, Recipe, Request
 from diffusers_helper.request.fields import fields
-from diffusers_helper.ui.draft import restored, upload_named
+from diffusers_helper.ui.draft import now_shown, restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form, defaults_of
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import (
@@ -352,6 +352,21 @@ def test_a_draft_brings_its_picture_as_long_as_it_is_among_the_uploads(stage: St
     assert opened(stage, draft)["picture"] == str(place)
     place.unlink()
     assert opened(stage, draft)["picture"] is None
+
+
+def test_what_the_form_shows_comes_as_one_text(stage: Stage) -> None:
+    """Also what makes no sense, and a picture that is gone: that is to be said. Other files are no pictures of it."""
+    name = f"{'a' * 64}/gone.png"
+    shown = {**dict(zip(NAMES, values(stage.form), strict=True)), "steps": None, "seed": "many", "picture": name}
+    told = json.dumps({"values": {"checkpoint": "scripted", **shown}})
+    assert now_shown(told, stage.form) == ["scripted", *{**shown, "picture": str(stage.form.uploads / name)}.values()]
+    other = json.dumps({"values": {**shown, "picture": "/etc/passwd"}})
+    assert now_shown(other, stage.form)[1 + NAMES.index("picture")] is None
+
+
+@pytest.mark.parametrize("broken", [None, 7, "", "[]", "{}", '{"values": 3}', "[" * 100_000])
+def test_before_it_is_told_the_form_shows_its_defaults(stage: Stage, broken: Any) -> None:
+    assert now_shown(broken, stage.form) == [None, *stage.form.values_of(stage.form.defaults)]
 
 
 def test_no_other_file_comes_with_a_draft(stage: Stage, tmp_path: Path) -> None:
