@@ -23,11 +23,14 @@ from .events import (
     Merging,
     Notice,
     Plan,
+    Sampled,
+    Sampling,
     Saved,
     SectionDone,
     Started,
     Step,
     Timed,
+    Validated,
 )
 from .forecast import times_faster
 from .names import shell_word
@@ -128,6 +131,14 @@ class TrainingBar(ProgressBars):
         match event:
             case Learning():
                 self._learning(event)
+            case Validated():
+                self._close()
+                _say(_held_out(event))
+            case Sampling():
+                self._sampling(event)
+            case Sampled():
+                self._close()
+                _say(f"step {event.step}, sample {event.number} of {event.samples}: {event.path}")
             case Saved():
                 self._close()
                 _say(f"step {event.step}: {event.path}")
@@ -137,6 +148,12 @@ class TrainingBar(ProgressBars):
                 _say(f"{how} in {event.seconds_total:.0f} s: {event.path}")
             case _:
                 super().event(event)
+
+    def _sampling(self, event: Sampling) -> None:
+        if self._bar is None or self._bar.unit != "%":
+            self._close()
+            self._bar = tqdm(total=100, desc=f"sample {event.number} of {event.samples}", unit="%")
+        self._bar.update(round(100 * event.done) - self._bar.n)
 
     def _learning(self, event: Learning) -> None:
         if self._bar is None:
@@ -167,6 +184,14 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
             return f"stopped{_kept(event)}"
         case Downloaded():
             return f"{event.checkpoint} is complete in {event.folder}"
+
+
+def _held_out(event: Validated) -> str:
+    """What is got wrong of what is held out, noise level by noise level."""
+    pairs = zip(event.levels, event.losses, strict=True)
+    at_levels = ", ".join(f"{loss:.4g} at {level:g}" for level, loss in pairs)
+    trained = "" if event.loss is None else f", trained {event.loss:.4g}"
+    return f"step {event.step}: loss held out {event.validation_loss:.4g}{trained} ({at_levels})"
 
 
 def _suggested(event: Calibrated) -> str:

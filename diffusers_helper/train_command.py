@@ -7,8 +7,6 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from .events import Event, Failed, Learnt
 from .interrupt import INTERRUPTED, StopSignal, stoppable
 from .request.fields import Field, fields
@@ -28,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes. Underscores do in the place of hyphens."""
     for field in fields(TrainingOrder).values():
         _add_field(parser, field)
+    words = "the same as --fp8-scaled"
+    parser.add_argument("--fp8-base", dest="fp8_scaled", action="store_const", const="1", default=None, help=words)
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=run)
 
@@ -36,13 +36,14 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """The flag of a field. Absent means the order's own default."""
     names = [field.name, *([OTHER_NAMES[field.name]] if field.name in OTHER_NAMES else [])]
     flags = ["--" + name.replace("_", "-") for name in names]
-    parser.add_argument(
-        *flags, dest=field.name, required=field.info.is_required(), **_taken(field.info), help=_help(field)
-    )
+    parser.add_argument(*flags, dest=field.name, required=field.info.is_required(), **_taken(field), help=_help(field))
 
 
-def _taken(info: FieldInfo) -> dict[str, Any]:
+def _taken(field: Field) -> dict[str, Any]:
     """How argparse takes it; what it may be, the order says."""
+    info = field.info
+    if field.name.startswith("no_"):
+        return {"action": "store_true", "default": None}
     if info.annotation is bool:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     if info.annotation == tuple[str, ...]:
@@ -66,9 +67,8 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     """Carry it out; returns the exit code."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     order = order_of(options)
-    from .engine import Engine
     from .models.table import find_checkpoint
-    from .training.train import train
+    from .training.train import load_engine, train
     from .training.training import check_files, training_of
 
     training = training_of(order)
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-        engine = loaded.enter_context(Engine.load(checkpoint, chosen))
+        engine = loaded.enter_context(load_engine(training, checkpoint, chosen))
         for event in stoppable(train(training, engine), lambda: stop.received):
             show.event(event)
             code = _exit_code(event, code)

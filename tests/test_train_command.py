@@ -12,25 +12,32 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data as pictures
 
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
 from diffusers_helper.events import Event, Events, Learning, Learnt, Notice
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
-from diffusers_helper.models.load import choose_compute, load_as_it_is
+from diffusers_helper.memory.costs import Stored
+from diffusers_helper.models.load import choose_compute, load_as_it_is, load_parts
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.settings import add_flags, resolve
 from diffusers_helper.train_command import add_arguments, order_of
-from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
-from diffusers_helper.training.noise import NoiseLevels
 from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.training.remarks import remarks
 from diffusers_helper.training.train import train
 from diffusers_helper.training.training import Training, training_of
 
 from . import program
+from .blue import blue_set, parsed, training
+from .memory.support import FLOAT32, SOME, Change, changed_planner, moving, unchanged
+
+
+def replace_stored(stored: Stored) -> Change:
+    """A plan by which blocks pass through in training."""
+    return moving("swapped", "swapped", **SOME, stored=stored)
+
 
 FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 
@@ -38,18 +45,7 @@ FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 @pytest.fixture(scope="module")
 def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photographs that turn blue, as a one-frame set."""
-    folder = tmp_path_factory.mktemp("learnt")
-    for name in ("coffee", "rocket"):
-        photograph = Image.fromarray(getattr(pictures, name)()).resize((128, 128))
-        blue = (np.asarray(photograph) * np.array([0.2, 0.4, 1.0])).astype(np.uint8)
-        for part, picture in (("ctl", photograph), ("img", Image.fromarray(blue))):
-            (folder / part).mkdir(exist_ok=True)
-            picture.save(folder / part / f"{name}.png")
-        (folder / "img" / f"{name}.txt").write_text("everything turns blue", encoding="utf-8")
-    sets = ['image_directory="img"', 'control_directory="ctl"', "fp_1f_clean_indices=[0]", "fp_1f_target_index=9"]
-    switches = ["fp_1f_no_post=true", "fp_1f_no_2x=true", "fp_1f_no_4x=true", "resolution=[128, 128]"]
-    (folder / "sets.toml").write_text("\n".join(["[[datasets]]", *sets, *switches]), encoding="utf-8")
-    return folder / "sets.toml"
+    return blue_set(tmp_path_factory.mktemp("learnt"))
 
 
 def trained(tmp_path: Path, pocket: Path, data_sets: Path, *flags: str) -> Any:
@@ -78,8 +74,7 @@ def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Pat
     last = (tmp_path / "whole.state.safetensors").rename(tmp_path / "last.state.safetensors")
     done = trained(tmp_path, pocket, data_sets, "--out", str(again), "--resume", str(last))
     assert done.returncode == 0, done.stderr
-    tensors = [file.read_bytes()[8 + int.from_bytes(file.read_bytes()[:8], "little") :] for file in (whole, again)]
-    assert tensors[0] == tensors[1]
+    assert numbers_of(whole) == numbers_of(again)
 
     sheet = tmp_path / "sheet.png"
     asked = ("--image", str(photograph), "--steps", "2", "--size", "128x128", "--checkpoint", str(pocket))
@@ -88,6 +83,12 @@ def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Pat
     assert done.returncode == 0, done.stderr
     plain, changed = (np.asarray(Image.open(tmp_path / f"sheet_00{n}.png")) for n in (1, 2))
     assert not np.array_equal(plain, changed)
+
+
+def numbers_of(file: Path) -> bytes:
+    """All that follows the header."""
+    content = file.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def test_a_stop_writes_what_was_learnt_and_is_told_by_one_last_event(
@@ -114,6 +115,28 @@ def stopped_at(events: Events, kind: type[Event], count: int) -> Event:
     return last
 
 
+def test_fp8_base_is_fp8_scaled(data_sets: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    add_flags(parser)
+    given = ["--data", str(data_sets), "--out", "a.safetensors"]
+    found = [resolve(vars(parser.parse_args([*given, *flags])), {}) for flags in ([], ["--fp8-base"], ["--fp8-scaled"])]
+    assert [each.weights.quantise for each in found] == ["auto", "fp8", "fp8"]
+
+
+@pytest.mark.parametrize("plan", [replace_stored("again"), replace_stored("in_ram")], ids=["swapped", "in RAM"])
+def test_weights_that_move_teach_the_same(plan: Change, tmp_path: Path, pocket: Path, data_sets: Path) -> None:
+    """The whole training by plans as of a GPU, in the same bits as where nothing moves."""
+    checkpoint, learnt = find_checkpoint(str(pocket), tmp_path), []
+    for change in (unchanged, plan):
+        made = training(data_sets, "--out", str(tmp_path / "x.safetensors"), *FAST)
+        parts, planner = load_parts(checkpoint, FLOAT32), changed_planner(checkpoint, FLOAT32, change)
+        with Engine(checkpoint, FLOAT32, parts, planner) as engine:
+            assert isinstance(list(train(made, engine))[-1], Learnt)
+        learnt.append(numbers_of(made.target))
+    assert learnt[0] == learnt[1]
+
+
 REMARKS: dict[tuple[str, ...], str] = {
     ("--weighting-scheme", "mode"): "--weighting-scheme mode has no effect but with --timestep-sampling sigma",
     ("--logit-mean", "1"): "--logit-mean and --logit-std has no effect",
@@ -124,6 +147,12 @@ REMARKS: dict[tuple[str, ...], str] = {
     ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
     ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
     ("--network-args", "factor=4"): "factor has no effect on lora",
+    ("--save-last-n-steps", "3"): "--save-last-n-steps has no effect without --save-every-n-steps",
+    ("--save-last-n-epochs", "3"): "--save-last-n-epochs has no effect without --save-every-n-epochs",
+    ("--no-metadata", "--training-comment", "x"): "--training-comment has no effect with --no-metadata",
+    ("--wandb-run-name", "x"): "--wandb-run-name has no effect without --log-with wandb or all",
+    ("--log-prefix", "x"): "--log-prefix and --log-tracker-name has no effect without --logging-dir",
+    ("--validate-every-n-steps", "3"): "--validate-every-n-steps has no effect without --validation-split",
 }
 
 
@@ -165,14 +194,11 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
     ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
+    ("--ema-decay", "1"): "ema_decay: 1.0 is not allowed",
+    ("--log-with", "all"): "log_with: 'all' is not allowed without a folder; give logging_dir too",
+    ("--validation-split", "1"): "validation_split: 1.0 is not allowed; give a number from 0 to 0.9",
     ("--data", "nowhere"): "there is no such folder",
 }
-
-
-def parsed(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(flags)
 
 
 @pytest.mark.parametrize("flags", REFUSED)
@@ -197,10 +223,6 @@ def test_what_the_model_shows_is_refused_too(
     done = trained(tmp_path, pocket, data_sets, "--out", str(tmp_path / "x.safetensors"), *flags)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "x.safetensors").exists()
-
-
-def training(data_sets: Path, *flags: str) -> Training:
-    return training_of(order_of(parsed("--data", str(data_sets), "--out", "a.safetensors", *flags)))
 
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -228,25 +250,47 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "alpha": ("--network-alpha", "8"),
     "kind": ("--network-module", "networks.loha"),
     "args": ("--network-args", "loraplus_lr_ratio=4"),
+    "share": ("--validation-split", "0.25"),
+    "every": ("--validate-every-n-steps", "5"),
+    "ema_decay": ("--ema-decay", "0.9"),
+    "every_steps": ("--save-every-n-steps", "5"),
+    "every_epochs": ("--save-every-n-epochs", "5"),
+    "last_steps": ("--save-last-n-steps", "5"),
+    "last_epochs": ("--save-last-n-epochs", "5"),
+    "comment": ("--training-comment", "of my cat"),
+    "metadata": ("--no-metadata",),
+    "folder": ("--logging-dir", "logs"),
+    "prefix": ("--log-prefix", "cat_"),
+    "tracker": ("--log-tracker-name", "cats"),
+    "run_name": ("--wandb-run-name", "cat 1"),
+    "skip_broken": ("--skip-broken-files",),
+    "epochs": ("--max-train-epochs", "5"),
+    "checkpointing": ("--gradient-checkpointing",),
 }
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_every_flag_says_one_thing(name: str, data_sets: Path) -> None:
-    def values(made: Training) -> dict[str, Any]:
-        parts = (made.loop, made.loop.levels, made.network)
-        return {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
-
-    before, after = values(training(data_sets)), values(training(data_sets, *FLAGS[name]))
-    assert {key for key in before if before[key] != after[key]} - {"levels"} == {name}
+def test_every_flag_says_one_thing(name: str, data_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_helper.training.training.check_packages", lambda options: None)
+    logged = ("--log-with", "wandb")
+    before, after = (values(training(data_sets, *logged, *flags)) for flags in ((), FLAGS[name]))
+    assert {key for key in before if before[key] != after[key]} == {name}
 
 
-def test_every_option_has_a_flag_in_the_table() -> None:
-    """What is not an option of the loop, its noise or the network has a test of its own."""
-    options = {field.name for each in (LoopOptions, NoiseLevels) for field in fields(each)}
-    assert options - {"levels"} <= set(FLAGS)
+def values(made: Training) -> dict[str, Any]:
+    """All options of a training by name."""
+    parts = (made.loop, made.loop.levels, made.network, made.validation, made.saving, made.logs)
+    of_parts = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
+    del of_parts["levels"]
+    own = {name: getattr(made, name) for name in ("epochs", "checkpointing", "skip_broken")}
+    return {**of_parts, **own}
+
+
+def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:
+    """What is not among them has a test of its own."""
+    assert values(training(data_sets)).keys() - {"trackers"} == FLAGS.keys()
     tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
-    others = {"data", "out", "resume", "kind", "form", "save_every_n_steps", "gradient_checkpointing"}
+    others = {"data", "out", "resume", "kind", "form", "log_with"}
     assert set(TrainingOrder.model_fields) == tabled | others
 
 
