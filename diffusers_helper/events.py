@@ -4,7 +4,8 @@ The iterator that ``generate`` returns yields ``Started``, where LoRAs are merge
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning``,
-``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end.
+``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end; one that is only rehearsed
+``Rehearsed``.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -282,12 +283,10 @@ class Learning(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """What the model gets wrong of the files that are held out, at noise that is always the same.
+    """What the model gets wrong of files that are held out, at noise that is always the same; step 0 is before all.
 
     Attributes:
-        step: after which; 0 is before the first.
         loss: of the training lately; None before the first step of this run.
-        validation_loss: the mean of ``losses``.
         levels, losses: the noise levels at which was measured, and the mean squared error at each.
     """
 
@@ -334,6 +333,31 @@ class Saved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed(Event):
+    """What a training would learn; nothing was trained.
+
+    Attributes:
+        sizes: (width x height) of the examples that are learnt -> how many; repeats are counted.
+        modules, parameters: how many linears are trained, and how many numbers that is.
+        memory: the plan that was made of the largest example that there can be.
+        captions, path: the first ones, and a sheet of what the model would see.
+    """
+
+    event: ClassVar[str] = "rehearsed"
+    data_sets: list[AnyText]
+    examples: int
+    held_out: int
+    sizes: dict[str, int]
+    steps: int
+    epochs: float
+    modules: int
+    parameters: int
+    memory: AnyText
+    captions: list[AnyText]
+    path: AnyText
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learnt(Event):
     """A training has ended: all ``steps`` are done, or it was stopped before."""
 
@@ -348,7 +372,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Learning, Validated, Sampling, Sampled, Saved, Learnt,
+        Downloading, Downloaded, Learning, Validated, Sampling, Sampled, Saved, Rehearsed, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""

@@ -23,6 +23,7 @@ from .events import (
     Merging,
     Notice,
     Plan,
+    Rehearsed,
     Sampled,
     Sampling,
     Saved,
@@ -142,6 +143,8 @@ class TrainingBar(ProgressBars):
             case Saved():
                 self._close()
                 _say(f"step {event.step}: {event.path}")
+            case Rehearsed():
+                _say(_rehearsed(event))
             case Learnt():
                 self._close()
                 how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
@@ -192,6 +195,22 @@ def _held_out(event: Validated) -> str:
     at_levels = ", ".join(f"{loss:.4g} at {level:g}" for level, loss in pairs)
     trained = "" if event.loss is None else f", trained {event.loss:.4g}"
     return f"step {event.step}: loss held out {event.validation_loss:.4g}{trained} ({at_levels})"
+
+
+def _rehearsed(event: Rehearsed) -> str:
+    """What would be learnt, and for how long."""
+    sizes = ", ".join(f"{count} of {size}" for size, count in event.sizes.items())
+    held_out = f", {event.held_out} held out" if event.held_out else ""
+    lines = [
+        f"data: {', '.join(event.data_sets)}",
+        f"examples: {event.examples} ({sizes}){held_out}",
+        f"length: {event.steps} steps, {event.epochs:.4g} epochs",
+        f"network: {event.modules} modules, {event.parameters / 1e6:.2f} million numbers to learn",
+        f"memory: {event.memory}",
+        *(f"caption: {caption or '(empty)'}" for caption in event.captions),
+        f"sheet: {event.path}",
+    ]
+    return "\n".join(lines)
 
 
 def _suggested(event: Calibrated) -> str:
