@@ -32,7 +32,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the program does: threads that wait sleep, and decoding is quicker.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-LONGEST = ROOT / "tests" / "vae" / "test_compiled.py"
+LONGEST = (
+    "vae/test_compiled.py", "browser/test_page.py", "browser/test_form.py", "browser/test_stage.py",
+    "jobs/test_process_executor.py", "faults/test_page.py", "memory/test_plan.py", "test_one_frame_pocket.py",
+)  # fmt: skip
+"""Files that take most of a minute or more, the longest first."""
 MOST_WORKERS = 8
 """Each takes up to 2 GB, and more would wait for the longest file."""
 
@@ -46,9 +50,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked ``gpu`` where there is none, and those marked ``slow`` unless asked for.
 
-    The longest file comes first: near the end, the other processes would have nothing to do meanwhile.
+    The longest files come first: near the end, the other processes would have nothing to do meanwhile.
     """
-    items.sort(key=lambda item: item.path != LONGEST)
+    order = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     for item in items:
         if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="takes long; run it with -m slow"))
@@ -83,6 +88,19 @@ def own_environment() -> Iterator[None]:
     """What a test, or the program within it, sets in the environment is gone for the next one."""
     with same_environment():
         yield
+
+
+@pytest.fixture(autouse=True)
+def pages_go() -> Iterator[None]:
+    """FastAPI remembers thousands of functions, and each of a page's keeps the page: 40,000 objects or more.
+
+    After fifty pages every garbage collection of the process took seconds.
+    """
+    yield
+    models = sys.modules.get("fastapi.dependencies.models")
+    for each in vars(models).values() if models else ():
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..words import LANGUAGES, Texts
-from . import average_tab, generate_tab, presets_tab, queue_tab, restore_tab, system_tab, theme
+from . import average_tab, generate_tab, options, presets_tab, queue_tab, restore_tab, system_tab, theme
 from .api import add_endpoints
 from .app_context import AppContext
 from .page import NEWEST, PRIVATE, Page, live
@@ -35,7 +36,7 @@ def launch_options(context: AppContext) -> dict[str, Any]:
     """What ``launch`` needs for the page to look and live as it should."""
     return {
         "theme": theme.make(),
-        "css": "\n".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))),
+        "css": "\n".join((*(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.css"))), options.style())),
         "head": "\n".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in sorted(HERE.glob("*.js"))),
         "footer_links": [],
         "allowed_paths": [str((context.settings.paths.output_dir / PICTURES).absolute())],
@@ -80,12 +81,12 @@ def _tabs(page: Page) -> None:
 
 
 def _switch_languages(page: Page) -> None:
-    def speak(language: str) -> list[Any]:
-        return [Texts(language).language, language, *page.t.updates(language)]
+    def spoken(updates: Callable[[str], list[Any]]) -> Callable[[str], list[Any]]:
+        return lambda language: [Texts(language).language, language, *updates(language)]
 
-    shown = [page.language, page.spoken, *page.t.components]
-    page.language.input(speak, page.language, shown, js="language => framepack.speak(language)", **PRIVATE, **NEWEST)
-    page.opened(speak, page.language, shown, js="() => framepack.language()")
+    shown, speak = [page.language, page.spoken, *page.t.components], "language => framepack.speak(language)"
+    page.language.input(spoken(page.t.updates), page.language, shown, js=speak, **PRIVATE, **NEWEST)
+    page.opened(spoken(page.t.opening), page.language, shown, js="() => framepack.language()")
     # Gradio finds out only by a resize that tabs with longer names have less room.
     resize = "() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}"
     page.spoken.change(None, None, None, js=resize, **PRIVATE)

@@ -22,7 +22,7 @@ from ..lora.shelf import SUFFIX, Shelf, shelf_folder
 from ..names import quoted
 from ..words import Message, Texts
 from .form import changes
-from .page import COMMAND, NEWEST, PRIVATE, Page, inform, user_errors
+from .page import COMMAND, NEWEST, PRIVATE, SHOWN_AT_WORK, Page, inform, user_errors
 from .phrases import say
 
 LONGEST_NAME = 200
@@ -86,7 +86,7 @@ def build(page: Page) -> None:
     gr.on(changes([files, *knobs, page.spoken]), averages.shown, asked, plot, **PRIVATE, **NEWEST)
     for looked in (page.tabs.select, plot.click):
         looked(averages.listed, [files, page.language], [files, plot], **PRIVATE)
-    making = {**COMMAND, "show_progress": "full"}
+    making = {**COMMAND, **SHOWN_AT_WORK}
     make.click(user_errors(averages.make), [page.language, name, files, *knobs], [files, name], **making)
 
 

@@ -25,7 +25,7 @@ from ..request.fields import PICTURE, without_aliases
 from .form import NAMES, Form, changes
 from .page import PRIVATE, Page
 from .server import upload_address, uploads_folder
-from .upload_names import upload_named
+from .upload_names import path_of_upload, upload_named
 
 CHECKPOINT = "checkpoint"
 """How the name of the checkpoint is kept, beside the fields."""
@@ -38,12 +38,25 @@ def remember(page: Page, form: Form) -> gr.Textbox:
     """
     kept, read = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     form_now, keep = [form.editing, form.checkpoint, *form.components], _keep()
-    gr.on(changes([form.checkpoint, *form.components]), None, form_now, None, js=keep, **PRIVATE)
+    gr.on(changes([page.spoken, form.checkpoint, *form.components]), None, form_now, None, js=keep, **PRIVATE)
     opened = page.opened(lambda draft: _as_json(restored(draft, form, page)), kept, read, js="() => framepack.draft()")
     fill = "const values = framepack.open(read, now)"
     fill = f"(read, editing, chosen, ...now) => {{ {fill}; ({keep})(editing, chosen, ...values); return values; }}"
     opened.then(None, [read, *form_now], form.components, js=fill, **PRIVATE)
     return kept
+
+
+def now_shown(text: Any, form: Form) -> list[Any]:
+    """The checkpoint and the values of all components, as a handler gets them that takes ``form.now``.
+
+    It needs ``framepack.formNow()`` in its place. Gradio gathers the values of inputs one by one, and keeps a state of
+    each from then on.
+    """
+    shown = _read(text).get("values")
+    if not isinstance(shown, dict):
+        return [None, *form.values_of(form.defaults)]
+    shown = {**shown, PICTURE: path_of_upload(shown.get(PICTURE), form.uploads)}
+    return [shown.get(name) for name in (CHECKPOINT, *NAMES)]
 
 
 def checkpoint_of(draft: Any) -> str:

@@ -9,16 +9,22 @@
   let queued = [];
   let run; // Of the program, as it was told last.
   let kept;
+  let now; // What the form's components have.
   let words = {};
   let spoken; // The language in which it was said last what is wrong.
   let refusals = 0; // How often it was said.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
   function keep(editing, values) {
-    if (editing || !isOpen) return;
     const picture = values.picture?.path?.split(/[\\/]/).slice(-2).join('/') ?? null;
-    kept = {...values, picture};
+    now = {...values, picture};
+    if (editing || !isOpen) return;
+    kept = now;
     write('sessionStorage', 'localStorage');
+  }
+
+  function formNow() {
+    return now ? JSON.stringify({values: now}) : '';
   }
 
   function write(...stores) {
@@ -263,5 +269,5 @@
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
   document.body.inert = true;
-  Object.assign(window.framepack ??= {}, {keep, draft, open, edits, refused, frame, note, openAdvanced});
+  Object.assign(window.framepack ??= {}, {keep, formNow, draft, open, edits, refused, frame, note, openAdvanced});
 })();

@@ -18,11 +18,11 @@ from ..request.fields import fields as flat_fields
 from ..words import Texts
 from . import controls
 from .app_context import AppContext
-from .form_values import CHOICES, EMBEDDING, OFFERED, choices_of, is_allowed, meant_by, offered_of, shown_of
+from .form_values import EMBEDDING, OFFERED, choices_of, is_allowed, meant_by, offered_of, shown_of
 from .loras import LORAS, pinned, settled
 from .options import KIND, OUTPUT, Places, out_of_sight, parameters_of
 from .page import PRIVATE, Page
-from .phrases import number
+from .resets import Resets
 from .server import uploads_folder
 from .translation import worded
 
@@ -128,17 +128,18 @@ class Form:
 
     Attributes:
         checkpoint: the name of the checkpoint that the form is for; None while there is none.
-        resets: the reset buttons, by field.
+        resets: below each field its default, and the way back to it.
         places: of each option the place of its parameters; only that of the chosen one is in sight.
         editing: a hidden number, the queued job that the form changes; 0 while it makes new ones. To edit a job,
             return ``form.values_of(...)`` for ``form.components`` and the job's id for ``form.editing``. When it is 0
             again, the draft comes back (starting.py).
+        now: hidden; in its place a handler gets what all components show as one text, see draft.py.
     """
 
     def __init__(self, page: Page) -> None:
         self._page = page
         self._placed: dict[str, Component] = {}
-        self.resets: dict[str, gr.Button] = {}
+        self.resets = Resets()
         self.places = Places()
         names, now = page.context.installed_names, page.context.checkpoint
         self.checkpoint: gr.Dropdown = page.t(
@@ -154,6 +155,7 @@ class Form:
             min_width=160,
         )
         self.editing = gr.Number(0, visible="hidden", precision=0)
+        self.now = gr.Textbox(visible="hidden")
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -195,7 +197,9 @@ class Form:
         component: Component = self._page.t(
             field.make,
             f"generate.{name}",
-            choices=(lambda: choices_of(name, self._page.context.checkpoint) or ()) if name in CHOICES else None,
+            choices=(lambda: choices_of(name, self._page.context.checkpoint) or ())
+            if name in (*OFFERED, EMBEDDING)
+            else choices_of(name, None),
             value=self._as_shown(name, self.defaults.get(name)),
             **{**field.properties, **properties},
         )
@@ -203,41 +207,26 @@ class Form:
         return component
 
     def place_with_reset(self, name: str, **properties: Any) -> Component:
-        """The same with a button below it that says the default and brings it back, once the value is another."""
+        """The same with its default below it, and the way back to that, once the value is another."""
         with gr.Column(elem_classes="with-reset", min_width=220):
             component = self.place(name, **properties)
             if name == "seed":
                 self._die(component)
-            reset = gr.Button("", size="sm", elem_classes="reset", elem_id=f"reset-{name}", visible=False)
-        reset.click(
-            lambda chosen: shown_of(name, defaults_of(self._page.context.shown(chosen), self._page.context)[name]),
-            self.checkpoint,
-            component,
-            **PRIVATE,
-        )
-        self.resets[name] = reset
+        self.resets.fields[name] = component
         return component
 
     def place_of(self, choice: str, option: str) -> gr.Column:
         """The place for an option's parameters, to be opened and filled."""
-        return self.places.place(choice, option, self.defaults[choice])
+        return self.places.place(choice, option)
 
     def _die(self, seed: Component) -> None:
         """A button that asks for another seed in each video."""
         die = self._page.t(gr.Button, "generate.seed_die", size="sm", elem_classes="reset", elem_id="seed-die")
         die.click(None, None, seed, js=f"() => '{DRAW_A_SEED}'", **PRIVATE)
 
-    def reset_updates(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> list[dict[str, Any]]:
-        """For ``resets``, in their order: what each default is, shown where there is anything to reset."""
-        by_default = defaults_of(self._page.context.shown(chosen), self._page.context)
-        defaults = {name: shown_of(name, by_default[name]) for name in self.resets}
-        return [
-            gr.update(
-                value=texts("generate.default", value=in_words(name, defaults[name], texts)),
-                visible=bool(shown[name] != defaults[name]),
-            )
-            for name in self.resets
-        ]
+    def resets_text(self, shown: Mapping[str, Any], texts: Texts, chosen: str | None = None) -> str:
+        """What the script is told of defaults, see resets.py."""
+        return self.resets.text(shown, defaults_of(self._page.context.shown(chosen), self._page.context), texts)
 
     def offered(self, fields: Mapping[str, Any], chosen: str | None = None) -> dict[str, Any]:
         """Those of ``fields`` that can have their value with the checkpoint that the page shows."""
@@ -325,13 +314,3 @@ def defaults_of(checkpoint: Checkpoint | None, context: AppContext) -> dict[str,
         PICTURES: (),
         **context.defaults(checkpoint),
     }
-
-
-def in_words(name: str, shown: Any, texts: Texts) -> str:
-    """What a component shows, as text."""
-    if isinstance(shown, bool):
-        return texts("generate.on" if shown else "generate.off")
-    choice = f"generate.{name}_choice_{shown}"
-    if choice in texts:
-        return texts(choice)
-    return number(shown) or texts("generate.default_empty")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,7 +10,9 @@ from gradio.components import Component
 
 from ..request.fields import PICTURE
 from . import checkpoint_line, lora_section, machine, one_frame_section
+from .app_context import AppContext
 from .commands import Commands
+from .draft import now_shown
 from .form import Form, changes
 from .form_values import EMBEDDING
 from .look_ahead import IDLE, look_ahead
@@ -75,6 +77,7 @@ def build(page: Page) -> Form:
     checkpoint_line.follow(page, form, line, examples)
     connect(page, form, row, compare, sweep)
     one_frame_section.connect(page, form, of_picture, ruler)
+    form.resets.connect()
     _keep_looking_ahead(page, form, sweep, [row.refused, framing, speed, plan, pair, hints, of_picture])
     return form
 
@@ -177,9 +180,15 @@ def _keep_looking_ahead(page: Page, form: Form, sweep: list[Component], shown: l
     asked = [*changes([page.spoken, form.checkpoint, *form.components, *sweep]), shown[3].click]
     gr.on(asked, None, None, settled, js="() => framepack.settled()", **PRIVATE)
     settled.change(
-        lambda language, chosen, *values: look_ahead(form, page.context, language, values, chosen),
-        [page.language, form.checkpoint, *form.components, *sweep],
-        [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), *form.places.columns.values(), *form.resets.values()],
+        lambda language, now, *lists: _looked_ahead(form, page.context, language, now, lists),
+        [page.language, form.now, *sweep],
+        [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), form.resets.told],
+        js="(language, now, ...lists) => [language, framepack.formNow(), ...lists]",
         trigger_mode="always_last",
         **PRIVATE,
     )
+
+
+def _looked_ahead(form: Form, context: AppContext, language: str, now: Any, lists: Sequence[Any]) -> list[Any]:
+    chosen, *values = now_shown(now, form)
+    return look_ahead(form, context, language, [*values, *lists], chosen)

@@ -112,8 +112,8 @@ def look_ahead(
     form: Form, context: AppContext, language: str, values: Sequence[Any], chosen: str | None = None
 ) -> list[Any]:
     """What is wrong, as refusals.py tells it; then updates for framing, speed, plan, MagCache's pair, LoRAs' hints,
-    the mode of one picture, IDLE, what the image encoder may see, the places of options' parameters and the reset
-    buttons. ``values``: those of the form's components, and what goes through lists."""
+    the mode of one picture, IDLE, what the image encoder may see, and defaults. ``values``: those of the form's
+    components, and what goes through lists."""
     texts, shown = Texts(language), values[: len(NAMES)]
     fields = form.fields_of(shown)
     framing, unusable = framing_html(fields, context, texts, chosen)
@@ -129,6 +129,5 @@ def look_ahead(
         gr.update(value=mode_of(fields)),
         *idle_updates(fields, texts),
         embedding_update(fields, texts),
-        *form.places.updates(fields),
-        *form.reset_updates(dict(zip(NAMES, shown, strict=True)), texts, chosen),
+        form.resets_text(dict(zip(NAMES, shown, strict=True)), texts, chosen),
     ]

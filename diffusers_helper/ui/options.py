@@ -41,17 +41,16 @@ class Places:
     def __init__(self) -> None:
         self.columns: dict[tuple[str, str], gr.Column] = {}
 
-    def place(self, choice: str, option: str, chosen: Any) -> gr.Column:
+    def place(self, choice: str, option: str) -> gr.Column:
         """The place of an option's parameters, to be opened and filled."""
-        made = gr.Column(elem_classes=_classes(chosen == option), elem_id=f"of-{option}")
+        made = gr.Column(elem_classes=["fields", "of-option"], elem_id=f"of-{option}")
         self.columns[choice, option] = made
         return made
 
-    def updates(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """For ``columns``, in their order."""
-        return [gr.update(elem_classes=_classes(values.get(choice) == option)) for choice, option in self.columns]
 
-
-def _classes(is_shown: bool) -> list[str]:
-    """Of a column that is not visible, Gradio hides only what is in it."""
-    return ["fields", "of-option", *([] if is_shown else ["away"])]
+def style() -> str:
+    """The style sheet that leaves in sight what belongs to the chosen options."""
+    return "\n".join(
+        f'#generate:not(:has(#field-{choice} [value="{option}"]:checked)) #of-{option} {{ display: none !important; }}'
+        for choice, option in dict.fromkeys(OF_OPTION.values())
+    )

@@ -6,6 +6,9 @@ could break; page.js asks again until there is an answer, so that the page never
 a connection for the moment that it takes.
 Where many buttons share one event, it is ``CLICKS``: of others, Gradio drops what comes while one is under way. Of a
 choice that is changed meanwhile, ``NEWEST`` carries out the last.
+None of them shows how far it is, but for those that are ``SHOWN_AT_WORK``, and nothing keeps their state: Gradio would
+write it into every output that any event has had, whenever one begins or ends, and look for each of them in all of the
+page. That was half of what opening the page cost.
 Gradio's "private" hides an event, it does not protect it: a handler checks what it gets.
 """
 
@@ -33,10 +36,16 @@ log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-PRIVATE: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+PRIVATE: Mapping[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+}
 COMMAND: Mapping[str, Any] = {**PRIVATE, "queue": True}
 CLICKS: Mapping[str, Any] = {**COMMAND, "trigger_mode": "multiple"}
 NEWEST: Mapping[str, Any] = {"trigger_mode": "always_last"}
+SHOWN_AT_WORK: Mapping[str, Any] = {"show_progress": "full", "show_progress_on": None}
 
 MESSAGE_SECONDS = 3
 LONGEST_NUMBER = 18

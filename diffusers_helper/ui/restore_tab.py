@@ -17,6 +17,7 @@ from ..request.fields import PICTURE, PICTURES
 from ..words import Message, Texts
 from . import controls
 from .controls import Control, is_one_frame
+from .draft import now_shown
 from .form import NAMES, NO_PICTURE_HAS, Form
 from .page import CLICKS, PRIVATE, Act, Page, inform, user_errors
 from .phrases import field_value
@@ -76,7 +77,13 @@ def build(page: Page, form: Form) -> None:
     context = [page.language, form.checkpoint, *form.components]
     file.change(restore.read, [file, *context], [found, shown], **PRIVATE)
     for changed in (page.tabs.select, page.spoken.change):
-        changed(restore.compare, [found, *context], shown, **PRIVATE)
+        changed(
+            lambda found, language, now: restore.compare(found, language, *now_shown(now, form)),
+            [found, page.language, form.now],
+            shown,
+            js="(found, language, now) => [found, language, framepack.formNow()]",
+            **PRIVATE,
+        )
     asked = [found, page.language, form.checkpoint]
     shown.click(user_errors(restore.take), asked, [*form.components, page.tabs], **CLICKS)
 

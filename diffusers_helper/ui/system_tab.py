@@ -12,7 +12,7 @@ from ..engines import files_of
 from ..settings import Settings
 from ..words import Texts
 from .app_context import AppContext
-from .page import CLICKS, PRIVATE, Act, Page, inform, live, user_errors
+from .page import CLICKS, PRIVATE, SHOWN_AT_WORK, Act, Page, inform, live, user_errors
 
 
 def build(page: Page) -> None:
@@ -39,7 +39,7 @@ def build(page: Page) -> None:
     page.spoken.change(
         lambda language: settings_table(page.context.settings, Texts(language)), page.spoken, settings, **PRIVATE
     )
-    examine.click(_examination(page.context.settings), page.language, report, **{**PRIVATE, "show_progress": "full"})
+    examine.click(_examination(page.context.settings), page.language, report, **{**PRIVATE, **SHOWN_AT_WORK})
 
 
 def _fetch_command(context: AppContext) -> Callable[[str, gr.EventData], None]:

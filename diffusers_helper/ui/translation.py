@@ -48,7 +48,13 @@ class Translator:
     def updates(self, language: str) -> list[dict[str, Any]]:
         """What Gradio is told to show all components in ``language``; their values stay."""
         texts = Texts(language)
-        return [gr.update(**wording(type(made.component), made.key, made.choices, texts)) for made in self._made]
+        return [gr.update(**wording(type(each.component), each.key, each.choices, texts)) for each in self._made]
+
+    def opening(self, language: str) -> list[dict[str, Any]]:
+        """The same for a page that shows all of them as they were made: it is told only what is another now."""
+        is_other = Texts(language).language != self.texts.language
+        updates = zip(self._made, self.updates(language), strict=True)
+        return [update if is_other or callable(made.choices) else gr.skip() for made, update in updates]
 
 
 def wording(make: Callable[..., Block], key: str, choices: Choices, texts: Texts) -> dict[str, Any]:

@@ -20,14 +20,21 @@ _KEPT_NAME = re.compile(r"[0-9a-f]{64}/[^/\\\0]{1,255}")
 
 def upload_named(name: Any, uploads: Path) -> str | None:
     """The path of the picture among ``uploads`` that a browser calls ``name``; None when there is no such picture."""
-    if not isinstance(name, str) or not _KEPT_NAME.fullmatch(name):
+    path = path_of_upload(name, uploads)
+    if path is None:
         return None
     with suppress(OSError, ValueError):
-        place = (uploads / name).resolve(strict=True)
+        place = Path(path).resolve(strict=True)
         if place.is_file() and place.is_relative_to(uploads.resolve()):
             with place.open("rb") as file:
                 return str(place) if media_type(file.read(HEAD_BYTES)) else None
     return None
+
+
+def path_of_upload(name: Any, uploads: Path) -> str | None:
+    """Where it lies, if it is there yet; None for what is no such name."""
+    is_name = isinstance(name, str) and _KEPT_NAME.fullmatch(name)
+    return str(uploads / name) if is_name else None
 
 
 def name_among(path: str | None, uploads: Path) -> str:

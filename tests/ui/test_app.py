@@ -74,6 +74,14 @@ def test_the_same_words_are_in_every_language_s_update(stage: Stage) -> None:
     assert len(t.updates("ja")) == len(t.components)
 
 
+def test_a_page_that_opens_is_told_no_words_that_it_has() -> None:
+    t = translation.Translator()
+    t(gr.Button, "generate.start")
+    t(gr.Dropdown, "generate.checkpoint", lambda: ["one", "two"])
+    assert t.opening("en") == [gr.skip(), t.updates("en")[1]]
+    assert t.opening("ja") == t.updates("ja")
+
+
 def test_nothing_is_fetched_from_elsewhere(stage: Stage) -> None:
     options = launch_options(stage.context)
     stylesheets = options["theme"]._stylesheets

@@ -186,10 +186,10 @@ def test_a_default_follows_the_choice(stage: Stage, language: str) -> None:
     with gr.Blocks(analytics_enabled=False):
         form = stage.form
         form.place_with_reset("seconds")
-    values = stage.values()
+    values = stage.values(seconds=3)
     for chosen, default in (("toy", "1.2"), ("large", "5")):
         reset = look_ahead(form, stage.context, language, values, chosen)[-1]
-        assert default in reset["value"]
+        assert default in json.loads(reset)["seconds"]["words"]
 
 
 def test_the_pocket_s_own_line_tells_a_newcomer_what_it_is(alone: Stage, pocket: Path) -> None:

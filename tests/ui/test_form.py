@@ -16,7 +16,7 @@ from diffusers_helper.errors import InvalidRequest, Problem, UnusablePicture
 from diffusers_helper.media import pictures
 from diffusers_helper.request import SEED_MAX, Recipe, Request
 from diffusers_helper.request.fields import fields
-from diffusers_helper.ui.draft import restored, upload_named
+from diffusers_helper.ui.draft import now_shown, restored, upload_named
 from diffusers_helper.ui.form import NAMES, Form, defaults_of
 from diffusers_helper.ui.generate_tab import ADVANCED
 from diffusers_helper.ui.look_ahead import (
@@ -263,11 +263,13 @@ def test_resets_say_the_default_where_there_is_something_to_reset(stage: Stage) 
         for name in NAMES:
             form.place(name) if name in ("picture", "pictures") else form.place_with_reset(name)
     shown = dict(zip(NAMES, values(form, steps=30), strict=True))
-    updates = dict(zip(form.resets, form.reset_updates(shown, Texts("en")), strict=True))
-    assert updates["steps"] == gr.update(value="↺ Default: 25", visible=True)
-    assert updates["size"] == gr.update(value="↺ Default: fits the picture", visible=False)
-    assert updates["negative_prompt"] == gr.update(value="↺ Default: empty", visible=False)
-    assert updates["step_cache"] == gr.update(value="↺ Default: auto: the best one measured", visible=False)
+    told = json.loads(form.resets_text(shown, Texts("en")))
+    assert told == {"steps": {"value": 25, "words": "↺ Default: 25"}}
+    others = {**shown, "size": "64x64", "negative_prompt": "no", "step_cache": "off"}
+    told = json.loads(form.resets_text(others, Texts("en")))
+    assert told["size"] == {"value": "fit", "words": "↺ Default: fits the picture"}
+    assert told["negative_prompt"] == {"value": "", "words": "↺ Default: empty"}
+    assert told["step_cache"] == {"value": "auto", "words": "↺ Default: auto: the best one measured"}
 
 
 @pytest.mark.parametrize(
@@ -350,6 +352,21 @@ def test_a_draft_brings_its_picture_as_long_as_it_is_among_the_uploads(stage: St
     assert opened(stage, draft)["picture"] == str(place)
     place.unlink()
     assert opened(stage, draft)["picture"] is None
+
+
+def test_what_the_form_shows_comes_as_one_text(stage: Stage) -> None:
+    """Also what makes no sense, and a picture that is gone: that is to be said. Other files are no pictures of it."""
+    name = f"{'a' * 64}/gone.png"
+    shown = {**dict(zip(NAMES, values(stage.form), strict=True)), "steps": None, "seed": "many", "picture": name}
+    told = json.dumps({"values": {"checkpoint": "scripted", **shown}})
+    assert now_shown(told, stage.form) == ["scripted", *{**shown, "picture": str(stage.form.uploads / name)}.values()]
+    other = json.dumps({"values": {**shown, "picture": "/etc/passwd"}})
+    assert now_shown(other, stage.form)[1 + NAMES.index("picture")] is None
+
+
+@pytest.mark.parametrize("broken", [None, 7, "", "[]", "{}", '{"values": 3}', "[" * 100_000])
+def test_before_it_is_told_the_form_shows_its_defaults(stage: Stage, broken: Any) -> None:
+    assert now_shown(broken, stage.form) == [None, *stage.form.values_of(stage.form.defaults)]
 
 
 def test_no_other_file_comes_with_a_draft(stage: Stage, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from diffusers_helper.request.output import OUTPUTS, Webp
 from diffusers_helper.ui import generate_tab
 from diffusers_helper.ui.form import NAMES, Form
 from diffusers_helper.ui.look_ahead import look_ahead
-from diffusers_helper.ui.options import CACHE, CHOICES, OF_OPTION, OUTPUT, options_of
+from diffusers_helper.ui.options import CACHE, CHOICES, OF_OPTION, OUTPUT, options_of, style
 from diffusers_helper.ui.speed import PAIRS, cache_in_words, published_pair
 from diffusers_helper.words import LANGUAGES, Texts
 
@@ -39,15 +39,16 @@ def test_of_all_options_only_the_chosen_one_is_in_sight(
     whole_form: tuple[Stage, Form], choice: str, chosen: str
 ) -> None:
     _, form = whole_form
-    updates = dict(zip(form.places.columns, form.places.updates({**form.defaults, choice: chosen}), strict=True))
-    shown = [
-        place[1] for place, update in updates.items() if place[0] == choice and "away" not in update["elem_classes"]
-    ]
-    assert shown == ([chosen] if chosen in options_of(choice) else [])
+    kept = [rule for rule in style().splitlines() if f'#field-{choice} [value="{chosen}"]:checked' not in rule]
+    away = {rule.split("#of-")[1].split()[0] for rule in kept if f"#field-{choice} " in rule}
+    assert set(options_of(choice)) - away == ({chosen} if chosen in options_of(choice) else set())
+    assert {form.places.columns[place].elem_id for place in OF_OPTION.values()} == {
+        f"of-{option}" for _, option in OF_OPTION.values()
+    }
     assert set(form.places.columns) == set(OF_OPTION.values())
     for name, place in OF_OPTION.items():
-        for one in (form[name], form.resets[name]):
-            assert form.places.columns[place] in ancestors(one), "it goes with the place, and no gap is left"
+        assert form.places.columns[place] in ancestors(form[name]), "it goes with the place, and no gap is left"
+        assert name in form.resets.fields
 
 
 def ancestors(block: Any) -> list[Any]:
