@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -84,7 +84,8 @@ class Merging(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Timed(Event):
-    """What tells the time. ``fraction``: of the whole video's time, from 0 to 1; None as long as nothing is known."""
+    """What tells the time. ``fraction``: of the whole video's time, from 0 to 1; None as long as nothing is known, and
+    of a training, whose steps say it."""
 
     seconds_left: float | None = None
     fraction: float | None = None
@@ -259,7 +260,7 @@ class Downloaded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning(Event):
+class Learning(Timed):
     """A training step is done.
 
     Attributes:
@@ -275,7 +276,6 @@ class Learning(Event):
     smooth: float
     rate: float
     norm: float
-    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +298,9 @@ class Learnt(Event):
     path: AnyText
     seconds_total: float
 
+
+Last: TypeAlias = Ended | Learnt
+"""What a job ends with."""
 
 EVENTS: Mapping[str, type[Event]] = {
     each.event: each

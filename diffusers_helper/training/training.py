@@ -16,7 +16,7 @@ from .network import NetworkOptions, form_of
 from .network_args import read_network_args
 from .noise import NoiseLevels
 from .optimisers import check_names
-from .order import Kind, TrainingOrder
+from .order import Kind, TrainingOrder, state_beside
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Training:
     @property
     def state(self) -> Path:
         """What a training that was stopped goes on from."""
-        return self.target.with_name(f"{self.target.stem}.state.safetensors")
+        return state_beside(self.target)
 
     def metadata(self, checkpoint: str) -> dict[str, str]:
         """What the file says of its making, by kohya's and musubi's names."""

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..jobs.job import Job
+from ..jobs.job import UNFINISHED, Job
 from ..jobs.twins import reuses
 from ..words import Texts
 from .icons import svg
 from .screen import address, has_video, is_film, key_of
-
-UNFINISHED = ("failed", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True)
