@@ -3,8 +3,8 @@
 The iterator that ``generate`` returns yields ``Started``, where LoRAs are merged ``Merging``, ``Plan``, then per
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
-A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning`` and
-``Saved``, and ``Learnt`` at its end.
+A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``, ``Learning``
+and ``Saved``, and ``Learnt`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -260,6 +260,16 @@ class Downloaded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoded(Event):
+    """So many ``files`` of a data set are read and encoded; ``data_set`` is what it is called."""
+
+    event: ClassVar[str] = "encoded"
+    data_set: AnyText
+    done: int
+    files: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learning(Timed):
     """A training step is done.
 
@@ -306,7 +316,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Learning, Saved, Learnt,
+        Downloading, Downloaded, Encoded, Learning, Saved, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""

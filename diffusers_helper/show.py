@@ -15,6 +15,7 @@ from .events import (
     Decoding,
     Downloaded,
     Downloading,
+    Encoded,
     Event,
     Failed,
     Finished,
@@ -126,6 +127,8 @@ class TrainingBar(ProgressBars):
 
     def event(self, event: Event) -> None:
         match event:
+            case Encoded():
+                _say(f"{event.data_set}: {event.done} of {event.files} files are encoded")
             case Learning():
                 self._learning(event)
             case Saved():

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter
 from ..events import (
     Calibrated,
     Decoding,
+    Encoded,
     Ended,
     Event,
     Failed,
@@ -53,6 +54,7 @@ class JobProgress:
         calibrated: what a calibration has measured.
         preview: the latest; ``previews`` counts them, since each overwrites the file of the one before.
         discarded: nothing was to be kept of what it had made.
+        encoded: how much of a training's data is read, while that goes on.
         learning: the latest step of a training, over all its runs; ``curve`` the losses, every so many steps one.
         saved: the latest files of it.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
@@ -74,6 +76,7 @@ class JobProgress:
     preview: Preview | None = None
     previews: int = 0
     notices: tuple[Notice, ...] = ()
+    encoded: Encoded | None = None
     learning: Learning | None = None
     curve: Curve = ()
     saved: Saved | None = None
@@ -85,7 +88,8 @@ class JobProgress:
 
     def to_go_on_with(self) -> JobProgress:
         """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
-        return replace(self, merging=None, at=None, step=None, computed=(), notices=(), ended=None, seconds_left=None)
+        away: dict[str, Any] = dict.fromkeys(("merging", "at", "step", "encoded", "ended", "seconds_left"))
+        return replace(self, computed=(), notices=(), **away)
 
     def without_results(self) -> JobProgress:
         """When what it had made is away."""
@@ -93,9 +97,11 @@ class JobProgress:
 
     @property
     def phase(self) -> Phase:
-        """What a running job is at. A training loads until its first step, its data too."""
-        if self.loading or not (self.started or self.learning):
+        """What a running job is at."""
+        if self.loading or not (self.started or self.encoded or self.learning):
             return "loading"
+        if self.encoded:
+            return "encoding"
         if self.merging:
             return "merging"
         if self.learning:
@@ -258,7 +264,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
             return _told(progress, event)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
-        case Learning() | Saved() | Learnt():
+        case Encoded() | Learning() | Saved() | Learnt():
             return _learnt(progress, event)
         case Ended():
             return _ended(progress, event)
@@ -309,11 +315,14 @@ def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     return replace(progress, merging=None, ended=event, playable=playable, preview=preview, seconds_left=None)
 
 
-def _learnt(progress: JobProgress, event: Learning | Saved | Learnt) -> JobProgress:
-    """What is left of a run before that came further stays only as far as this run begins."""
+def _learnt(progress: JobProgress, event: Encoded | Learning | Saved | Learnt) -> JobProgress:
+    """Of a run before that came further the curve stays only as far as this run begins."""
     match event:
+        case Encoded():
+            return replace(progress, encoded=event, loading=False)
         case Learning():
-            return replace(progress, learning=event, curve=_with_point(progress.curve, event), loading=False)
+            curve = _with_point(progress.curve, event)
+            return replace(progress, learning=event, curve=curve, encoded=None, loading=False)
         case Saved():
             return replace(progress, saved=event)
     return replace(progress, ended=event, seconds_left=None)

@@ -9,7 +9,7 @@ import torch
 
 from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
-from ..events import Event, Events, Failed, Learning, Learnt, Notice, Saved
+from ..events import Encoded, Event, Events, Failed, Learning, Learnt, Notice, Saved
 from ..lora.bases import shapes_in
 from ..names import quoted
 from .dataset import Config
@@ -58,7 +58,7 @@ def _examples(training: Training, engine: Engine) -> Generator[Event, None, list
         entries = data_set.entries(training.root)
         for number, entry in enumerate(entries, 1):
             found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
-            yield _said(f"{data_set.place}: {number} of {len(entries)} files are encoded")
+            yield Encoded(data_set=data_set.place, done=number, files=len(entries))
     return found
 
 

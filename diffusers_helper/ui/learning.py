@@ -1,0 +1,100 @@
+"""A training as HTML: what it is at, its curve of losses, its files. Functions of the job, and of its file being there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..jobs.job import Job
+from ..jobs.job_progress import JobProgress
+from ..words import Texts
+from .phrases import say
+
+WHOLE = 100.0
+"""Width and height of the plot; the page stretches it, and its lines keep their strength."""
+OUTLIERS = 0.02
+"""Of the losses, the share of the largest ones that may stick out of the plot: one alone would press all others flat."""
+
+
+def doing(job: Job, texts: Texts) -> str:
+    """What a running training is at; of one that is not how far it came."""
+    progress = job.progress
+    if job.state == "running":
+        return say(texts, f"job.phase_{progress.phase}_training", **_told(progress))
+    return say(texts, "job.facts_training", **_told(progress)) if progress.learning else ""
+
+
+def _told(progress: JobProgress) -> dict[str, Any]:
+    """The values of all its texts; more than any of them has places for."""
+    data, latest = progress.encoded, progress.learning
+    smooth = f"{latest.smooth:.4g}" if latest else ""
+    files = {"done": data.done, "files": data.files} if data else {}
+    return {**files, "step": progress.step_number, "steps": progress.steps, "smooth": smooth}
+
+
+def bar(job: Job, texts: Texts) -> str:
+    """How far it is."""
+    if job.state != "running":
+        return ""
+    label = say(texts, "job.progress", job=job.id)
+    at = f'max="{max(job.progress.steps, 1)}" value="{job.progress.step_number}"'
+    return f'<progress class="learnt" {at} aria-label="{label}"></progress>'
+
+
+def files(job: Job, texts: Texts) -> str:
+    """The newest file, while it is there."""
+    lora = Path(job.progress.lora or "")
+    if not (job.progress.lora and lora.is_file()):
+        return ""
+    step = job.progress.saved.step if job.state == "running" and job.progress.saved else job.progress.step_number
+    return f'<p class="q-dim">{say(texts, "job.lora_saved", step=step, name=lora.name)}</p>'
+
+
+def curve(job: Job, texts: Texts) -> str:
+    """The losses as a plot with its scales and what the lines are; empty before there are two."""
+    drawn = lines(job)
+    if not drawn:
+        return ""
+    points = job.progress.curve
+    low, high = _range([loss for _, *losses in points for loss in losses])
+    up = f'<div class="up" aria-hidden="true"><span>{high:.3g}</span><span>{low:.3g}</span></div>'
+    along = f'<div class="along" aria-hidden="true"><span>{points[0][0]}</span><span>{points[-1][0]}</span></div>'
+    told = {"steps": points[-1][0], "first": f"{points[0][2]:.3g}", "last": f"{points[-1][2]:.3g}"}
+    label = say(texts, "job.loss_told", **told)
+    kinds = {"mean": "smooth", "of-section": "each"}
+    legend = "".join(
+        f'<span><i class="{kind}"></i>{say(texts, f"job.loss_{words}")}</span>' for kind, words in kinds.items()
+    )
+    title = f"<h3>{say(texts, 'job.loss')} <small>{say(texts, 'job.loss_of')}</small></h3>"
+    plot = f'<div class="plot" role="img" aria-label="{label}">{up}{along}{drawn}</div>'
+    return f'<section class="strip calibration">{title}{plot}<p class="legend">{legend}</p></section>'
+
+
+def lines(job: Job) -> str:
+    """The drawing alone: a faint line of all losses that are kept, a strong one of their mean."""
+    points = job.progress.curve
+    if len(points) < 2:
+        return ""
+    seen = _range([loss for _, *losses in points for loss in losses])
+    steps = [step for step, _, _ in points]
+    each = _line(steps, [loss for _, loss, _ in points], seen, "of-section")
+    mean = _line(steps, [smooth for _, _, smooth in points], seen, "mean")
+    return f'<svg class="losses" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{each}{mean}</svg>'
+
+
+def _range(losses: Sequence[float]) -> tuple[float, float]:
+    """What the plot shows from bottom to top: all but the largest, and never a line alone."""
+    ordered = sorted(losses)
+    low, high = ordered[0], ordered[int((1 - OUTLIERS) * (len(ordered) - 1))]
+    return (low, high) if high > low else (low - abs(low) / 2 - 1e-9, low + abs(low) / 2 + 1e-9)
+
+
+def _line(steps: Sequence[int], losses: Sequence[float], seen: tuple[float, float], kind: str) -> str:
+    low, high = seen
+    across = WHOLE / max(steps[-1] - steps[0], 1)
+    points = (
+        f"{across * (step - steps[0]):.2f},{max(WHOLE * (high - loss) / (high - low), 0.0):.2f}"
+        for step, loss in zip(steps, losses, strict=True)
+    )
+    return f'<polyline class="{kind}" points="{" ".join(points)}"/>'
