@@ -31,7 +31,7 @@ GOALS: Mapping[str, Goal] = {
     "character": Goal(rank=32, rate=2e-4, shift=3.0),
     # What moves where is decided at high levels; at low ones there is texture to learn, which is not wanted.
     "motion": Goal(rank=16, rate=2e-4, shift=6.0),
-    # kisekaeichi: one picture made of two, so pairs with control pictures. People train it with few steps at a high rate.
+    # kisekaeichi: one picture made of two, so pairs with control pictures; people train it at a high rate.
     "clothes": Goal(rank=16, rate=1e-3, shift=6.0),
 }
 

@@ -10,7 +10,7 @@ from ..errors import InvalidRequest, OutputFailed
 from ..lora.writing import FormName
 from ..media.files import require_writable
 from ..settings import given_path
-from .dataset import Config, of_folder, read_config
+from .dataset import Config, data_at
 from .loop import LoopOptions
 from .network import NetworkOptions, form_of
 from .network_args import read_network_args
@@ -74,7 +74,7 @@ class Training:
 def training_of(order: TrainingOrder) -> Training:
     """What is ordered. Raises InvalidRequest; nothing but the data's lists is read."""
     check_names(order.optimizer_type, order.optimizer_args, order.lr_scheduler)
-    data, root = _data(given_path(order.data, "data"))
+    data, root = data_at(given_path(order.data, "data"))
     return Training(
         data=data,
         root=root,
@@ -92,13 +92,6 @@ def training_of(order: TrainingOrder) -> Training:
         save_every=order.save_every_n_steps,
         checkpointing=order.gradient_checkpointing,
     )
-
-
-def _data(path: Path) -> tuple[Config, Path]:
-    """The data sets of a file or a folder, and from where their paths count."""
-    if path.is_file():
-        return read_config(path), path.parent
-    return of_folder(path), Path()
 
 
 def _loop(order: TrainingOrder) -> LoopOptions:

@@ -53,7 +53,7 @@ def _takes_up(job: Job, texts: Texts) -> list[Offer]:
         hint = texts(key_of("queue.go_on_hint", job, texts), **counts) if counts["done"] else ""
         found.append(_offer(job, "go_on", texts, hint=hint))
     if job.state in UNFINISHED and not (job.can_go_on and not counts["done"]):
-        sure = texts("queue.retry_confirm", job=job.id) if progress.folder or job.can_go_on else ""
+        sure = texts("queue.retry_confirm", job=job.id) if progress.folder or (job.order and job.can_go_on) else ""
         found.append(_offer(job, "retry", texts, confirm=sure))
     return found
 

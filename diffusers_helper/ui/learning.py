@@ -1,4 +1,4 @@
-"""A training as HTML: what it is at, its curve of losses, its files. Functions of the job, and of its file being there."""
+"""A training as HTML: what it is at, its losses, its files. Functions of the job, and of its file being there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .phrases import say
 WHOLE = 100.0
 """Width and height of the plot; the page stretches it, and its lines keep their strength."""
 OUTLIERS = 0.02
-"""Of the losses, the share of the largest ones that may stick out of the plot: one alone would press all others flat."""
+"""Of the losses, the share of the largest that may stick out of the plot: one alone would press all others flat."""
 
 
 def doing(job: Job, texts: Texts) -> str:

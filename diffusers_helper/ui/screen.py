@@ -75,7 +75,7 @@ def makes_picture(job: Job) -> bool:
 
 
 def key_of(key: str, job: Job, texts: Texts) -> str:
-    """The text ``key`` as it is said of what the job makes: of a picture or a training another one, where there is one."""
+    """The text ``key`` as it is said of what the job is: of a picture or a training another one, where there is one."""
     if job.order is None and not makes_picture(job):
         return key
     of_its_own = f"{key}_{'training' if job.order else 'picture'}"
