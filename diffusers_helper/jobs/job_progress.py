@@ -155,8 +155,17 @@ class JobProgress:
     @property
     def lora(self) -> str | None:
         """The newest file of a training."""
+        return self._written.path if self._written else None
+
+    @property
+    def lora_step(self) -> int:
+        """After which step that was written."""
+        return self._written.step if self._written else 0
+
+    @property
+    def _written(self) -> Saved | Learnt | None:
         told = self.ended if isinstance(self.ended, Learnt) and self.ended.path else self.saved
-        return told.path if told and not self.discarded else None
+        return None if self.discarded else told
 
     @property
     def frames(self) -> int:

@@ -123,11 +123,11 @@ def of_job(job: Job, texts: Texts, pair: Pair | None = None, jobs: Sequence[Job]
 
 
 def _of_training(job: Job, texts: Texts) -> dict[str, str]:
-    """What there is to show of a training; its curve has the place of a video."""
+    """What there is to show of a training; its losses have the place of what a calibration has measured."""
     return {
         "bar": bar.bar(job, texts),
         "job": headline(job, texts),
-        "video": learning.curve(job, texts),
+        "calibration": learning.curve(job, texts),
         "stop": buttons(job, texts),
         "notices": notices(job, texts),
         "announce": announcement(job, texts),
@@ -218,7 +218,11 @@ def notices(job: Job, texts: Texts) -> str:
 def buttons(job: Job, texts: Texts) -> str:
     """Of a running job the three stops, each with what it keeps; of one that ended what can be done with it."""
     if job.state == "running":
-        asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
+        asked = (
+            f'<p class="stopping" role="status">{say(texts, key_of(f"job.stopping_{job.stop}", job, texts))}</p>'
+            if job.stop
+            else ""
+        )
         in_one = job.order or makes_picture(job)
         keeps: tuple[Keep, ...] = ("now", "nothing") if in_one else ("now", "section", "nothing")
         stops = "".join(_stop(job, keep, texts) for keep in keeps)

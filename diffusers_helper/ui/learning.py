@@ -47,8 +47,7 @@ def files(job: Job, texts: Texts) -> str:
     lora = Path(job.progress.lora or "")
     if not (job.progress.lora and lora.is_file()):
         return ""
-    step = job.progress.saved.step if job.state == "running" and job.progress.saved else job.progress.step_number
-    return f'<p class="q-dim">{say(texts, "job.lora_saved", step=step, name=lora.name)}</p>'
+    return f'<p class="q-dim">{say(texts, "job.lora_saved", step=job.progress.lora_step, name=lora.name)}</p>'
 
 
 def curve(job: Job, texts: Texts) -> str:

@@ -110,16 +110,21 @@ def _read(wish: str) -> tuple[str, str]:
     raise InvalidRequest(Message("training.not_of_data", name=""))
 
 
-def data_html(found: Sequence[Found], shown: int, texts: Texts) -> str:
-    """So many of the files, each with its caption, and how many there are."""
-    if not found:
-        return f'<p class="q-empty">{say(texts, "train.data_empty")}</p>'
+def counts_html(found: Sequence[Found], texts: Texts) -> str:
+    """How many files there are, and how many captions are missing."""
     videos = sum(one.is_video for one in found)
     missing = sum(one.caption is None for one in found)
     told = say(texts, "train.data_counts", pictures=len(found) - videos, videos=videos)
     lacks = f' <span class="q-error">{say(texts, "train.data_missing", count=missing)}</span>' if missing else ""
+    return f"{told}{lacks}"
+
+
+def data_html(found: Sequence[Found], shown: int, texts: Texts) -> str:
+    """So many of the files, each with its caption."""
+    if not found:
+        return f'<p class="q-empty">{say(texts, "train.data_empty")}</p>'
     rows = "".join(_row(one, texts) for one in found[:shown])
-    return f'<p>{told}{lacks}</p><ul class="t-list">{rows}</ul>{_more(len(found), shown, texts)}'
+    return f'<ul class="t-list">{rows}</ul>{_more(len(found), shown, texts)}'
 
 
 def _row(one: Found, texts: Texts) -> str:

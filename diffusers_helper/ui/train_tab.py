@@ -126,18 +126,19 @@ class Trainings:
         self._context = context
 
     def look(self, request: gr.Request, language: str, data: str) -> list[Any]:
-        """The files of the data, and nothing that was done."""
+        """The files of the data, and how many there are."""
         return self._listed(request, language, data, train_data.STEP)
 
     def act(self, request: gr.Request, language: str, data: str, event: gr.EventData) -> list[Any]:
-        """A click or a change in the list: more files, or a caption to be written."""
+        """A click or a change in the list: more files, or a caption to be written. What is being typed stays."""
         act, texts = Act.of(event), Texts(language)
         if act.name == "more":
             return self._listed(request, language, data, train_data.shown_count(act.value))
         if act.name != "caption":
             return [gr.skip(), gr.skip()]
         self._refuse_stranger(request)
-        return [gr.skip(), say(texts, "train.caption_saved", name=train_data.save_caption(data, act.value).name)]
+        saved = say(texts, "train.caption_saved", name=train_data.save_caption(data, act.value).name)
+        return [gr.skip(), f"{saved} {train_data.counts_html(train_data.found_in(data), texts)}"]
 
     def start(
         self, request: gr.Request, language: str, chosen: str | None, data: str, name: str, *values: Any
@@ -153,6 +154,9 @@ class Trainings:
 
     def _added(self, chosen: str | None, data: str, name: str, fields: dict[str, Any]) -> Job:
         """Raises InvalidRequest."""
+        said = {"data": data, "out": name}
+        if missing := [Problem(field, "missing") for field in said if not said[field].strip()]:
+            raise InvalidRequest("something is missing", missing)
         _at("data", lambda: train_data.refuse_unusable(data))
         out = _at("out", lambda: new_place(self._place(), name))
         whole = {**fields, "data": str(given_path(data.strip()).absolute()), "out": str(out)}
@@ -175,7 +179,8 @@ class Trainings:
 
     def _listed(self, request: gr.Request, language: str, data: str, count: int) -> list[Any]:
         self._refuse_stranger(request)
-        return [train_data.data_html(train_data.found_in(data), count, Texts(language)), ""]
+        found, texts = train_data.found_in(data), Texts(language)
+        return [train_data.data_html(found, count, texts), train_data.counts_html(found, texts)]
 
     def _refuse_stranger(self, request: gr.Request) -> None:
         """Raises InvalidCommand for somebody elsewhere who needed no password."""

@@ -1,0 +1,402 @@
+"""The tab that trains, without a browser: its data and captions, what sets its fields, and what is refused where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from diffusers_helper.errors import FramePackError, InvalidCommand, InvalidRequest
+from diffusers_helper.jobs.job import Job
+from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.training.goals import GOALS, QUALITIES
+from diffusers_helper.training.order import TrainingOrder
+from diffusers_helper.ui import fragments, fragments_queue, train_data, train_tab
+from diffusers_helper.ui.commands import Commands
+from diffusers_helper.ui.train_form import ASKED_FIRST, FIELDS, TrainForm, fields_of, groups, shown_of
+from diffusers_helper.ui.train_tab import Trainings, wished
+from diffusers_helper.words import LANGUAGES, Texts
+
+from ..jobs_support import ScriptedExecutor, ended, make_order, make_picture, make_request, working
+from .serving import CHECKPOINT, make_video
+from .stage import HOSTILE, Stage, answer, click, make_stage, tab_of
+
+EN = Texts("en")
+HERE: Any = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={"host": "127.0.0.1:7860"})
+ELSEWHERE: Any = SimpleNamespace(client=SimpleNamespace(host="10.0.0.7"), headers={"host": "10.0.0.1:7860"})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with two videos, of which one has a caption; and what is none of its business."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a", "b"):
+        make_video(folder / f"{name}.mp4")
+    (folder / "a.txt").write_text(f"a wave {HOSTILE}", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def whole(data: Path) -> Path:
+    """The same with both captions."""
+    (data / "b.txt").touch()
+    return data
+
+
+def pairs(folder: Path, extra: str = "") -> Path:
+    """Data sets of one picture with its control picture."""
+    for part in ("img", "ctl"):
+        (folder / part).mkdir()
+        make_picture(folder, "red").rename(folder / part / "one.png")
+    (folder / "img" / "one.txt").write_text("red", encoding="utf-8")
+    sets = ['image_directory="img"', 'control_directory="ctl"', extra]
+    (folder / "sets.toml").write_text("\n".join(["[[datasets]]", *sets]), encoding="utf-8")
+    return folder / "sets.toml"
+
+
+def wish(path: Path | str, text: str) -> str:
+    return json.dumps({"name": str(path), "text": text})
+
+
+# The data.
+
+
+def test_a_folder_is_listed_with_its_captions(data: Path) -> None:
+    found = train_data.found_in(f" {data} ")
+    assert [(one.path.name, one.caption, one.is_editable) for one in found] == [
+        ("a.mp4", f"a wave {HOSTILE}", True),
+        ("b.mp4", None, True),
+    ]
+    html = train_data.data_html(found, train_data.STEP, EN)
+    assert HOSTILE not in html
+    assert html.count("<textarea") == html.count("data:image/jpeg") == 2
+    assert train_data.counts_html(found, EN).startswith("0 pictures, 2 videos. <span")
+    assert "1 caption is missing" in train_data.counts_html(found, EN)
+
+
+def test_data_sets_of_a_file_are_listed(tmp_path: Path) -> None:
+    (one,) = train_data.found_in(str(pairs(tmp_path)))
+    assert (one.path, one.caption, one.is_editable) == (tmp_path / "img" / "one.png", "red", True)
+    assert not train_data.has_videos(str(tmp_path / "sets.toml"))
+
+
+def test_a_file_that_cannot_be_decoded_has_no_picture(data: Path) -> None:
+    (data / "a.mp4").write_bytes(b"nothing")
+    html = train_data.data_html(train_data.found_in(str(data)), train_data.STEP, EN)
+    assert (html.count("<img"), html.count("<textarea")) == (1, 2)
+
+
+def test_more_of_a_long_list_is_shown_on_wish(stage: Stage, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(train_data.STEP + 2):
+        (folder / f"{number:03}.mp4").touch()
+    tab = Trainings(stage.context)
+    listed, told = tab.look(HERE, "en", str(folder))
+    assert (listed.count("<li>"), "26 videos" in told) == (train_data.STEP, True)
+    more, _ = tab.act(HERE, "en", str(folder), click("more", value="48"))
+    assert (more.count("<li>"), "data-act" in more) == (26, False)
+    for hostile in ("-1", "1e9", "", "9" * 30):
+        assert tab.act(HERE, "en", str(folder), click("more", value=hostile))[0].count("<li>") == train_data.STEP
+
+
+def test_a_caption_is_written_beside_its_file(stage: Stage, data: Path) -> None:
+    listed, told = Trainings(stage.context).act(
+        HERE, "en", str(data), click("caption", value=wish(data / "b.mp4", " ü "))
+    )
+    assert (data / "b.txt").read_text(encoding="utf-8") == "ü\n"
+    assert told == "b.txt is saved. 0 pictures, 2 videos."
+    assert isinstance(listed, dict), "the list stays, so that what is being typed does"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "c.mp4", "../videos/a.mp4", "../outside.mp4", "a.txt", ""])
+def test_nothing_else_is_written(name: str, data: Path) -> None:
+    make_video(data.parent / "outside.mp4")
+    before = {path: path.read_bytes() for path in data.parent.rglob("*") if path.is_file()}
+    with pytest.raises(InvalidRequest):
+        train_data.save_caption(str(data), wish(f"{data}/{name}", "x"))
+    assert {path: path.read_bytes() for path in data.parent.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("told", ["", "[]", "3", '{"name": 1, "text": "x"}', '{"name": "a"}', "[" * 100_000])
+def test_what_says_no_caption_is_refused(told: str, data: Path) -> None:
+    with pytest.raises(InvalidRequest):
+        train_data.save_caption(str(data), told)
+
+
+def test_a_link_in_the_place_of_a_caption_is_replaced_and_not_followed(data: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("mine", encoding="utf-8")
+    (data / "b.txt").symlink_to(elsewhere)
+    train_data.save_caption(str(data), wish(data / "b.mp4", "changed"))
+    assert elsewhere.read_text(encoding="utf-8") == "mine"
+    assert (data / "b.txt").read_text(encoding="utf-8") == "changed\n"
+
+
+def test_captions_of_another_kind_are_read_and_not_written(tmp_path: Path) -> None:
+    sets = pairs(tmp_path, 'caption_extension=".caption"')
+    (tmp_path / "img" / "one.caption").write_text("dark red", encoding="utf-8")
+    (one,) = train_data.found_in(str(sets))
+    assert (one.caption, one.is_editable) == ("dark red", False)
+    assert "readonly" in train_data.data_html([one], 24, EN)
+    with pytest.raises(InvalidRequest):
+        train_data.save_caption(str(sets), wish(one.path, "x"))
+
+
+def test_captions_of_a_list_are_shown(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4")
+    (tmp_path / "list.jsonl").write_text(json.dumps({"video_path": "a.mp4", "caption": "a wave"}), encoding="utf-8")
+    (tmp_path / "sets.toml").write_text('[[datasets]]\nvideo_jsonl_file="list.jsonl"', encoding="utf-8")
+    (one,) = train_data.found_in(str(tmp_path / "sets.toml"))
+    assert (one.caption, one.is_editable) == ("a wave", False)
+
+
+def test_folders_are_for_this_machine_or_for_those_who_have_the_password(stage: Stage, whole: Path) -> None:
+    tab = Trainings(stage.context)
+    for does in (
+        lambda tab: tab.look(ELSEWHERE, "en", str(whole)),
+        lambda tab: tab.act(ELSEWHERE, "en", str(whole), click("caption", value=wish(whole / "a.mp4", "x"))),
+        lambda tab: tab.act(ELSEWHERE, "en", str(whole), click("more", value="48")),
+        lambda tab: tab.start(ELSEWHERE, "en", None, str(whole), "mine", *values()),
+    ):
+        with pytest.raises(InvalidCommand, match="password"):
+            does(tab)
+    guarded = SimpleNamespace(settings=SimpleNamespace(page=SimpleNamespace(auth=[("me", "secret")])))
+    listed, _ = Trainings(guarded).look(ELSEWHERE, "en", str(whole))  # type: ignore[arg-type]
+    assert listed.count("<textarea") == 2
+
+
+# The fields.
+
+
+def values(**fields: Any) -> list[Any]:
+    """What the components hold where these differ from the order's defaults."""
+    return [shown_of(fields.get(name, FIELDS[name].default)) for name in FIELDS]
+
+
+OTHER: Mapping[str, Any] = {
+    "kind": "framepack", "steps": 7, "learning_rate": 0.5, "network_module": "loha", "network_dim": 8,
+    "network_alpha": 8.0, "network_args": ("factor=4", "verbose=true"), "optimizer_type": "SGD",
+    "optimizer_args": ("momentum=0.9",), "lr_scheduler": "cosine", "lr_warmup_steps": 3,
+    "gradient_accumulation_steps": 4, "max_grad_norm": 0.0, "gradient_checkpointing": True, "guidance_scale": 6.0,
+    "timestep_sampling": "sigmoid", "discrete_flow_shift": 6.0, "sigmoid_scale": 2.0, "weighting_scheme": "cosmap",
+    "logit_mean": -0.5, "logit_std": 2.0, "mode_scale": 1.0, "min_timestep": 5, "max_timestep": 900,
+    "preserve_distribution_shape": True, "save_every_n_steps": 9, "seed": 9, "form": "diffusers",
+}  # fmt: skip
+"""A value of each field that is not its default."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_reaches_the_order_and_no_other_does(name: str) -> None:
+    def order(**fields: Any) -> dict[str, Any]:
+        return TrainingOrder.parse({"data": "a", "out": "b.safetensors", **fields_of(values(**fields))}).model_dump()
+
+    before, after = order(), order(**{name: OTHER[name]})
+    assert {key for key in before if before[key] != after[key]} == {name}
+    assert after[name] == OTHER[name]
+
+
+def test_all_that_an_order_says_is_asked_for() -> None:
+    grouped = [name for names in groups().values() for name in names]
+    assert sorted((*grouped, *ASKED_FIRST)) == sorted(TrainingOrder.model_fields)
+    for language in LANGUAGES:
+        assert all(f"train.{name}" in Texts(language) for name in grouped)
+
+
+def test_goals_and_qualities_differ_and_can_be_trained(tmp_path: Path) -> None:
+    sets = {(goal, quality): wished(goal, quality, CHECKPOINT) for goal in GOALS for quality in QUALITIES}
+    assert len({repr(each) for each in sets.values()}) == len(sets)
+    for fields in sets.values():
+        order = make_order(tmp_path, **fields)
+        assert 0 < order.save_every_n_steps < order.steps
+        assert order.network_alpha == order.network_dim
+
+
+def test_the_pocket_is_told_the_only_guidance_that_it_knows(tmp_path: Path) -> None:
+    assert wished("style", "usual", find_checkpoint("pocket", tmp_path))["guidance_scale"] == 10
+    assert wished("style", "usual", None)["guidance_scale"] == 1
+
+
+@pytest.fixture
+def built(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, TrainForm]:
+    """The tab on a page, and its fields."""
+    made: list[TrainForm] = []
+
+    def remembered(page: Any, values: Any) -> TrainForm:
+        made.append(TrainForm(page, values))
+        return made[0]
+
+    monkeypatch.setattr(train_tab, "TrainForm", remembered)
+    with stage.page.blocks, gr.Tab() as tab:
+        train_tab.build(stage.page, stage.form, tab)
+    return stage, made[0]
+
+
+def component(stage: Stage, name: str) -> Any:
+    return next(block for block in stage.page.blocks.blocks.values() if getattr(block, "elem_id", None) == name)
+
+
+def test_a_goal_and_a_quality_set_the_fields_in_sight(built: tuple[Stage, TrainForm]) -> None:
+    stage, _ = built
+    goal, quality = component(stage, "train-goal"), component(stage, "train-quality")
+    assert answer(stage, goal, "input", {goal: "motion"}) == list(wished("motion", "usual", CHECKPOINT).values())
+    assert answer(stage, quality, "input", {quality: "quick"}) == list(wished("style", "quick", CHECKPOINT).values())
+
+
+def test_the_page_begins_with_a_style_of_usual_quality(built: tuple[Stage, TrainForm]) -> None:
+    _, fields = built
+    assert {name: fields[name].value for name in wished("style", "usual", None)} == wished("style", "usual", CHECKPOINT)  # type: ignore[attr-defined]
+
+
+def test_another_checkpoint_brings_its_guidance_and_its_kind(tmp_path: Path) -> None:
+    stage = make_stage(
+        tmp_path, CHECKPOINT, replace(CHECKPOINT, name="b", source="b", kinds=("framepack",), guidance=7.0)
+    )
+    with stage.page.blocks, gr.Tab() as tab:
+        train_tab.build(stage.page, stage.form, tab)
+    line, kind, guidance = answer(stage, stage.form.checkpoint, "change", {stage.form.checkpoint: "b"})
+    assert (kind, guidance) == ("framepack", 7.0)
+    assert "For the checkpoint b" in line
+    assert answer(stage, tab, "select", {stage.form.checkpoint: "b", stage.page.language: "ja"}) != [line]
+
+
+# Start.
+
+
+def refused(stage: Stage, data: Any, name: str = "mine", **fields: Any) -> dict[str, str]:
+    """What is said at which field."""
+    said, told = Trainings(stage.context).start(HERE, "en", None, str(data), name, *values(**fields))
+    assert (said, stage.queue.jobs()) == ("", [])
+    message = json.loads(told)
+    assert (message["form"], bool(message["insist"])) == ("train", True)
+    return dict(message["fields"])
+
+
+def test_a_training_is_queued_into_the_shelf_s_folder(stage: Stage, whole: Path) -> None:
+    said, told = Trainings(stage.context).start(HERE, "en", None, str(whole), " mine ", *values(steps=7))
+    assert "Job 1 starts now" in said
+    assert json.loads(told)["fields"] == {}
+    job = stage.queue.job(1)
+    assert job.order
+    assert (job.order.steps, job.order.data, job.title) == (7, str(whole), "mine")
+    assert Path(job.order.out).parent == stage.context.settings.paths.models_dir.resolve() / "lora"
+
+
+def test_what_is_wrong_is_said_at_its_field(stage: Stage, whole: Path, tmp_path: Path) -> None:
+    assert refused(stage, " ", " ") == dict.fromkeys(("train-data", "train-out"), "This is missing.")
+    assert refused(stage, whole, steps=0) == {"train-steps": "Give a whole number from 1 to 10000000."}
+    assert refused(stage, whole, steps=None).keys() == {"train-steps"}
+    assert refused(stage, whole, network_args=("colour=1",)).keys() == {"train-network_args"}
+    assert refused(stage, whole, min_timestep=900, max_timestep=100).keys() == {"train-min_timestep"}
+    assert "no such folder" in refused(stage, tmp_path / "nowhere")["train-data"]
+    (whole / "a.txt").unlink()
+    assert "caption is missing" in refused(stage, whole)["train-data"]
+
+
+def test_pictures_alone_are_refused_with_what_to_do(stage: Stage, tmp_path: Path) -> None:
+    sets = pairs(tmp_path)
+    assert "control_directory" in refused(stage, sets.parent / "img")["train-data"]
+    assert Trainings(stage.context).start(HERE, "en", None, str(sets), "mine", *values())[0]
+
+
+def test_a_kind_that_the_checkpoint_does_not_make_is_refused_for_videos_alone(tmp_path: Path, whole: Path) -> None:
+    stage = make_stage(tmp_path, replace(CHECKPOINT, kinds=("framepack",)))
+    assert refused(stage, whole, kind="f1").keys() == {"train-kind"}
+    assert Trainings(stage.context).start(HERE, "en", None, str(pairs(tmp_path)), "mine", *values(kind="f1"))[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "../a", "a\\b", ".hidden", "a\0b", "a" * 300, "a:b", "a\nb", "\udcff" * 90]
+)
+def test_no_name_leaves_the_folder(name: str, stage: Stage, whole: Path) -> None:
+    assert refused(stage, whole, name).keys() == {"train-out"}
+
+
+def test_a_name_that_is_taken_is_refused(stage: Stage, whole: Path) -> None:
+    folder = stage.context.settings.paths.models_dir / "lora"
+    folder.mkdir(parents=True)
+    (folder / "old.safetensors").touch()
+    assert "already" in refused(stage, whole, "old")["train-out"]
+    tab = Trainings(stage.context)
+    tab.start(HERE, "en", None, str(whole), "mine", *values())
+    _, told = tab.start(HERE, "en", None, str(whole), "mine", *values())
+    assert "already" in json.loads(told)["fields"]["train-out"]
+    assert len(stage.queue.jobs()) == 1
+
+
+# What is seen of it.
+
+
+class Acts(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name == "data-act"]
+
+
+def trained(stage: Stage, **fields: Any) -> Job:
+    job = stage.queue.add_training(make_order(stage.folder, **fields), "pocket")
+    with working(stage.queue, ScriptedExecutor(stage.queue.output_dir)):
+        return ended(stage.queue, job.id)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_training_is_shown_wherever_jobs_are(language: str, stage: Stage) -> None:
+    texts = Texts(language)
+    assert texts("train.none") in fragments.render(stage.context, language)["training"]
+    waiting = stage.queue.add_training(make_order(stage.folder))
+    shown = fragments.render(stage.context, language)
+    assert Acts(shown["queue"]).found == ["pause", "up", "down", "next", "remove"]
+    assert stage.queue.claim() == stage.queue.job(waiting.id)
+    shown = fragments.render(stage.context, language)
+    assert Acts(shown["queue"]).found == ["pause", "stop", "stop"]
+    assert Acts(shown["training"]).found == Acts(shown["stop"]).found == ["stop", "stop"]
+    assert texts("job.phase_loading_training") in shown["training"]
+    stage.queue.add(make_request(make_picture(stage.folder)))
+    assert "mine" in fragments_queue.render(stage.context, texts)["queue"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_one_that_is_done_offers_its_lora_and_shows_its_losses(language: str, stage: Stage) -> None:
+    trained(stage)
+    shown = fragments.render(stage.context, language)
+    for place in ("calibration", "training", "history"):
+        assert shown[place].count("<polyline") == 2, place
+    assert Acts(shown["training"]).found == Acts(shown["stop"]).found == ["use_lora"]
+    assert 'data-value="mine.safetensors"' in shown["training"]
+    assert Acts(shown["history"]).found == ["use_lora", "trash", "remove"]
+    assert shown["video"] == shown["views"] == shown["sections"] == ""
+
+
+def test_a_lora_that_is_gone_is_not_offered(stage: Stage) -> None:
+    Path(trained(stage).progress.lora or "").unlink()
+    shown = fragments.render(stage.context, "en")
+    assert Acts(shown["training"]).found == []
+    assert shown["stop"] == ""
+
+
+def test_using_it_shows_the_form_and_changes_nothing_else(stage: Stage) -> None:
+    job = trained(stage)
+    filled = Commands(stage.page, stage.form).carry_out("en", None, click("use_lora", job.id), HERE)
+    assert tab_of(filled) == "generate"
+    assert stage.filled(filled[1:]) == {}
+
+
+@pytest.mark.parametrize("act", ["use", "again", "edit", "duplicate", "compare", "last_frame", "open_folder"])
+def test_what_is_for_videos_is_refused(act: str, stage: Stage) -> None:
+    job = trained(stage)
+    with pytest.raises(FramePackError):
+        Commands(stage.page, stage.form).carry_out("en", None, click(act, job.id), HERE)
+    assert stage.queue.jobs() == [job]
