@@ -126,8 +126,8 @@ class Section:
         constraints = replace(constraints_of(settings.weights, settings.memory), modulation_table=way.table)
         change = partial(as_on_a_gpu, way=way, transformer_bytes=self._transformer_bytes)
         planner = planner_for(self._checkpoint, self._compute, constraints, self._models_dir)
-        plan_video, planner.plan = planner.for_video, change(planner.plan)
-        planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
+        plan_video, planner.plan = planner.for_workload, change(planner.plan)
+        planner.for_workload = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
         no_products = why_no_products(planner.plan, self._compute, settings.weights, settings.kernels)
         weights = weights_of(self._checkpoint, self._compute, planner.plan, settings, no_products)
         parts = load_parts(self._checkpoint, self._compute, lambda *where: weights.load())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,25 @@ T = TypeVar("T")
 ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder", "vae")
 
 
+class Keep(Protocol):
+    """Gives what a part makes of a content, kept from an earlier time or made now."""
+
+    def __call__(self, part: str, key: str, make: Callable[[], T]) -> T: ...
+
+
+def keep_nothing(part: str, key: str, make: Callable[[], T]) -> T:
+    """It is made."""
+    return make()
+
+
 class Encoders:
-    """Each encoder has a cache of its own, so that many prompts do not drive out the picture."""
+    """Each encoder has a cache of its own, so that many prompts do not drive out the picture.
+
+    Attributes:
+        keep: what is beyond these caches.
+    """
+
+    keep: Keep = staticmethod(keep_nothing)
 
     def __init__(self, parts: Parts, visit: Callable[[str], AbstractContextManager[None]] | None = None) -> None:
         """``visit``: a part, by name, is where it computes while this lasts; by default it stays where it is."""
@@ -53,16 +70,17 @@ class Encoders:
         return self._cached("vae", content_key(pixels), lambda: encode_picture(self._parts.vae, pixels))
 
     def video(self, frames: np.ndarray) -> LatentPosterior:
-        """The latent distribution of a video, uint8 [F, height, width, 3]; nothing of it is kept."""
-        with self._visit("vae"), torch.inference_mode():
-            return encode_frames(self._parts.vae, frames)
+        """The latent distribution of a video, uint8 [F, height, width, 3]; no cache has it."""
+        return self._kept("vae", content_key(frames), lambda: encode_frames(self._parts.vae, frames))
 
-    @torch.inference_mode()
     def _cached(self, part: str, key: str, make: Callable[[], T]) -> T:
-        """From the part's cache, else made while the part is where it computes."""
+        return self._caches[part].get(key, lambda: self._kept(part, key, make))
+
+    def _kept(self, part: str, key: str, make: Callable[[], T]) -> T:
+        """As it is kept, else made while the part is where it computes."""
 
         def visit() -> T:
-            with self._visit(part):
+            with self._visit(part), torch.inference_mode():
                 return make()
 
-        return self._caches[part].get(key, visit)
+        return self.keep(part, key, visit)

@@ -18,18 +18,19 @@ import torch
 from torch import Tensor
 
 from .caches.step_cache import NOTHING_MEASURED
-from .encoders import Encoders
+from .encoders import Encoders, Keep
 from .lent_vae import LentVae
 from .lora.shelf import Shelf, shelf_folder
 from .loras import Chosen, Loras
 from .memory import vram
-from .memory.costs import Beside
+from .memory.costs import Beside, Workload
 from .memory.degradation import Degradation, without_frames
 from .memory.lessons import Lessons
 from .memory.moves import load_model_chunked
 from .memory.placement import Site
 from .memory.plan import MemoryPlan
 from .memory.planner import Planner
+from .memory.recompute import Recompute
 from .memory.residency import Residency
 from .memory.units import GB
 from .models.attention import Attention, allow_fused_kernels
@@ -60,7 +61,9 @@ class Engine:
     """A checkpoint, ready to run. Whoever makes one closes it, or enters it.
 
     Attributes:
+        compute: where and in which numbers its parts compute.
         fingerprint: of the files that it was loaded from, whatever has become of them.
+        models_dir: where what is made of its files is kept for the next time; None for nowhere.
         residency: who is on the device.
         degradation: what is done when memory runs out.
     """
@@ -82,9 +85,10 @@ class Engine:
         without ``previews`` there are those of the checkpoint's linear map; without ``shelf`` there is no LoRA; without
         ``weights`` nothing that is merged is kept."""
         self.checkpoint, self._attention, self._notices = checkpoint, attention, notices
-        self._compute, self.parts, self.planner = compute, parts, planner
+        self.compute, self.parts, self.planner = compute, parts, planner
         self.fingerprint = planner.fingerprint
         weights = weights or TransformerWeights(checkpoint, compute, planner.plan)
+        self.models_dir = weights.models_dir
         self._loras = Loras(parts.transformer, checkpoint, weights, shelf or Shelf())
         self._previews = previews or Previews(linear_map(checkpoint))
         site = Site(parts.transformer, compute.device, keep_host_copy=not planner.constraints.small_host_copy)
@@ -105,12 +109,14 @@ class Engine:
         chosen: Settings | None = None,
         lessons: Lessons | None = None,
         shelf: Shelf | None = None,
+        workload: Workload | None = None,
     ) -> Engine:
         """Load all parts for the best device there is, as the settings ask; by default those of this installation.
 
         Args:
             lessons: of the engines of this process before it; it adds its own.
             shelf: where LoRAs are found; in the folder of this installation when left out.
+            workload: for which memory is planned; the checkpoint's largest videos when left out.
 
         Raises:
             OutOfMemory: they would not fit; found out before anything is loaded.
@@ -121,7 +127,7 @@ class Engine:
         compute = choose_compute()
         constraints, models_dir = constraints_of(settings.weights, settings.memory), settings.paths.models_dir
         allow_fused_kernels(settings.kernels.flash_sdp, settings.kernels.mem_efficient_sdp)
-        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons)
+        planner = planner_for(checkpoint, compute, constraints, models_dir, lessons, workload)
         no_products = why_no_products(planner.plan, compute, settings.weights, settings.kernels)
         log.info("%s: %s", checkpoint.name, planner.plan.why)
 
@@ -150,7 +156,7 @@ class Engine:
         try:
             self.close()
         except RuntimeError:
-            log.warning("the memory of %s could not be given back", self._compute.device, exc_info=True)
+            log.warning("the memory of %s could not be given back", self.compute.device, exc_info=True)
 
     def close(self) -> None:
         """Give back what is locked of RAM, and of the device's memory what was lent or passes through it; what is there
@@ -189,7 +195,7 @@ class Engine:
             OutOfMemory: it cannot be made.
             UnusableLora: see ``check``; and for NaN and infinite weights.
         """
-        vram.forget_peak(self._compute.device)
+        vram.forget_peak(self.compute.device)
         self._measured = self.checkpoint.measured()
         loras = self._loras.open(request)
         finished(self._merge(loras, request))
@@ -201,12 +207,25 @@ class Engine:
         self._vae.forget()
         self.degradation.attempt("sample", lambda: self._loras.attach(loras))
         kernel = Message("attention.by", kernel=self._attention.kernel.title) if self._attention else None
-        remarks = filter(None, (self.residency.transformer.copies, kernel, self._compute.unused_gpu))
+        remarks = filter(None, (self.residency.transformer.copies, kernel, self.compute.unused_gpu))
         return replace(
             self.residency.plan,
             remarks=tuple(remarks),
             notices=(*self._notices, *plan.notices, *self._loras.notices(loras)),
         )
+
+    def prepare_training(self, workload: Workload) -> MemoryPlan:
+        """Plan the memory of a step of training, and let the transformer's blocks run so. Raises OutOfMemory."""
+        self.residency.follow(self.planner.for_workload(workload))
+        plan, swap = self.residency.plan, self.residency.transformer.swap
+        self.residency.before_sampling()
+        transformer = self.parts.transformer
+        transformer.disable_gradient_checkpointing()
+        if plan.stored != "kept":
+            recompute = Recompute(swap, inputs_in_ram=plan.stored == "in_ram")
+            transformer.enable_gradient_checkpointing(recompute)
+            transformer.block_source = recompute.blocks if swap else None
+        return plan
 
     def notices(self) -> list[Message]:
         """What was done about memory that ran out, and what is said of compiled decoders and of previews, since the
@@ -231,6 +250,10 @@ class Engine:
         self.planner.libraries_are_loaded()
         return conditioning
 
+    def keep_encodings(self, keep: Keep) -> None:
+        """From now on what the encoders make is kept so, beyond what is kept of the last few."""
+        self._encoders.keep = keep
+
     def encode_video(self, frames: np.ndarray) -> LatentPosterior:
         """The latents of a video that is there, uint8 [F, height, width, 3]: what training learns from."""
         return self.degradation.attempt("encode", lambda: self._encoders.video(frames))
@@ -242,7 +265,7 @@ class Engine:
         attempt: Attempt = partial(self.degradation.attempt, "sample")
         asked = (request, conditioning, section, context, sigmas, self._measured)
         attempt(lambda: self._loras.turn_to(section))
-        made = attempt(lambda: section_denoiser(self.parts.transformer, self._compute, *asked))
+        made = attempt(lambda: section_denoiser(self.parts.transformer, self.compute, *asked))
         return replace(made, ready=self.residency.before_sampling, attempt=attempt)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -291,4 +314,4 @@ class Engine:
 
     def peak_memory_mb(self) -> float:
         """The most memory used: of the GPU where there is one, by the last video; else by the process so far."""
-        return vram.peak_memory_mb(self._compute.device)
+        return vram.peak_memory_mb(self.compute.device)

@@ -33,8 +33,9 @@ def planner_for(
     constraints: Constraints,
     models_dir: Path,
     lessons: Lessons | None = None,
+    workload: Workload | None = None,
 ) -> Planner:
-    """The memory plans of a checkpoint on this machine.
+    """The memory plans of a checkpoint on this machine, loaded for ``workload``; by default for its largest videos.
 
     Raises OutOfMemory when it cannot run here, UnusableCheckpoint when its files are damaged.
     """
@@ -44,7 +45,7 @@ def planner_for(
     return Planner(
         sizes,
         replace(machine, disk_free=machine.disk_free + kept),
-        Workload.of(*max(checkpoint.buckets, key=math.prod)),
+        workload or Workload.of(*max(checkpoint.buckets, key=math.prod)),
         constraints,
         tuple(decoders("lean", constraints.chunk_size).values()),
         lambda: vram.reclaimable_bytes(compute.device),
@@ -70,7 +71,7 @@ def plan_video_memory(
     workload = replace(workload_of(request, height, width, measured), lora_bytes=lora_bytes)
     preserved = int(request.preserved_memory_gb * GB)
     usable = decoders(request.decoding, planner.constraints.chunk_size)
-    return planner.for_video(workload, preserved, tuple(usable.values()))
+    return planner.for_workload(workload, preserved, tuple(usable.values()))
 
 
 def workload_of(request: Request, height: int, width: int, measured: Measured) -> Workload:

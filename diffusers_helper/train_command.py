@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in fields(TrainingOrder).values():
         _add_field(parser, field)
     parser.add_argument("--order", metavar="FILE.json", help="all of it as JSON; - reads it from standard input")
+    words = "the same as --fp8-scaled"
+    parser.add_argument("--fp8-base", dest="fp8_scaled", action="store_const", const="1", default=None, help=words)
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
     parser.set_defaults(run=run)
 
@@ -84,6 +86,7 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     from .models.table import find_checkpoint
     from .training.train import train
     from .training.training import check_files, training_of
+    from .training.workload import expected_workload
 
     training = training_of(order)
     check_files(training)
@@ -91,7 +94,8 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-        engine = loaded.enter_context(Engine.load(checkpoint, chosen))
+        workload = expected_workload(training, checkpoint)
+        engine = loaded.enter_context(Engine.load(checkpoint, chosen, workload=workload))
         for event in stoppable(train(training, engine), lambda: stop.received):
             show.event(event)
             code = _exit_code(event, code)

@@ -19,8 +19,10 @@ from diffusers_helper.errors import CancelRequested, InvalidRequest
 from diffusers_helper.events import Event, Events, Learning, Learnt, Notice
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
-from diffusers_helper.models.load import choose_compute, load_as_it_is
+from diffusers_helper.memory.costs import Stored
+from diffusers_helper.models.load import choose_compute, load_as_it_is, load_parts
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.settings import add_flags, resolve
 from diffusers_helper.train_command import add_arguments, order_of
 from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
@@ -31,6 +33,13 @@ from diffusers_helper.training.train import train
 from diffusers_helper.training.training import Training, training_of
 
 from . import program
+from .memory.support import FLOAT32, SOME, Change, changed_planner, moving, unchanged
+
+
+def replace_stored(stored: Stored) -> Change:
+    """A plan by which blocks pass through in training."""
+    return moving("swapped", "swapped", **SOME, stored=stored)
+
 
 FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 
@@ -78,8 +87,7 @@ def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Pat
     last = (tmp_path / "whole.state.safetensors").rename(tmp_path / "last.state.safetensors")
     done = trained(tmp_path, pocket, data_sets, "--out", str(again), "--resume", str(last))
     assert done.returncode == 0, done.stderr
-    tensors = [file.read_bytes()[8 + int.from_bytes(file.read_bytes()[:8], "little") :] for file in (whole, again)]
-    assert tensors[0] == tensors[1]
+    assert numbers_of(whole) == numbers_of(again)
 
     sheet = tmp_path / "sheet.png"
     asked = ("--image", str(photograph), "--steps", "2", "--size", "128x128", "--checkpoint", str(pocket))
@@ -88,6 +96,12 @@ def test_a_lora_is_trained_and_used(tmp_path: Path, pocket: Path, data_sets: Pat
     assert done.returncode == 0, done.stderr
     plain, changed = (np.asarray(Image.open(tmp_path / f"sheet_00{n}.png")) for n in (1, 2))
     assert not np.array_equal(plain, changed)
+
+
+def numbers_of(file: Path) -> bytes:
+    """All that follows the header."""
+    content = file.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def test_a_stop_writes_what_was_learnt_and_is_told_by_one_last_event(
@@ -112,6 +126,28 @@ def stopped_at(events: Events, kind: type[Event], count: int) -> Event:
     last = events.throw(CancelRequested())
     assert list(events) == []
     return last
+
+
+def test_fp8_base_is_fp8_scaled(data_sets: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    add_flags(parser)
+    given = ["--data", str(data_sets), "--out", "a.safetensors"]
+    found = [resolve(vars(parser.parse_args([*given, *flags])), {}) for flags in ([], ["--fp8-base"], ["--fp8-scaled"])]
+    assert [each.weights.quantise for each in found] == ["auto", "fp8", "fp8"]
+
+
+@pytest.mark.parametrize("plan", [replace_stored("again"), replace_stored("in_ram")], ids=["swapped", "in RAM"])
+def test_weights_that_move_teach_the_same(plan: Change, tmp_path: Path, pocket: Path, data_sets: Path) -> None:
+    """The whole training by plans as of a GPU, in the same bits as where nothing moves."""
+    checkpoint, learnt = find_checkpoint(str(pocket), tmp_path), []
+    for change in (unchanged, plan):
+        made = training(data_sets, "--out", str(tmp_path / "x.safetensors"), *FAST)
+        parts, planner = load_parts(checkpoint, FLOAT32), changed_planner(checkpoint, FLOAT32, change)
+        with Engine(checkpoint, FLOAT32, parts, planner) as engine:
+            assert isinstance(list(train(made, engine))[-1], Learnt)
+        learnt.append(numbers_of(made.target))
+    assert learnt[0] == learnt[1]
 
 
 REMARKS: dict[tuple[str, ...], str] = {

@@ -8,7 +8,7 @@ The factors are estimates for the 13B checkpoint, from counting its operations; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import get_args
@@ -22,6 +22,7 @@ from .costs import (
     Machine,
     PartSizes,
     Precision,
+    Stored,
     Workload,
 )
 from .units import GB
@@ -31,6 +32,12 @@ ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
 SWAP_BUFFERS = 3
 ACTIVATIONS_PER_TOKEN = 23
 """Values of the transformer's width that a block holds at once for each token."""
+TRAINED_PER_TOKEN: Mapping[Stored, tuple[int, int]] = {"kept": (12, 34), "again": (52, 1), "in_ram": (54, 0)}
+"""The same in a step of training: at once while one block runs backwards, and of each block from its forward pass to
+its backward pass (``bench/results/training_memory.json``)."""
+PASSES: Mapping[Stored, int] = {"kept": 2, "again": 3, "in_ram": 3}
+"""How often a block computes in a step of training; its backward pass costs as much as a forward pass, its weights
+being frozen."""
 KEPT_STEPS = 2
 """Of what a step cache keeps: the last step's, and the one's before, to which a step returns that is tried again."""
 BYTES_PER_SCORE = 8
@@ -63,6 +70,7 @@ class Candidate:
     segments_grow: bool = True
     fused_vae_attention: bool = True
     libraries_loaded: bool = False
+    stored: Stored = "kept"
 
     @property
     def all_resident(self) -> bool:
@@ -93,11 +101,31 @@ class Candidate:
         table = self.constraints.modulation_table * 2 * self.workload.steps * 12 * self.sizes.blocks * self.sizes.width
         return (self.sizes.other_weights + table) * self.sizes.bytes_per_weight["transformer"]
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is a way to train."""
+        return self.workload.learning is not None
+
     def activation_bytes(self) -> int:
-        at_work = ACTIVATIONS_PER_TOKEN * self.workload.tokens
-        values = (at_work + KEPT_STEPS * self.workload.cached_tokens) * self.sizes.width
-        scores = 0 if self.fused_attention else self.sizes.heads * self.workload.tokens**2
+        values = (self._values_at_work() + KEPT_STEPS * self.workload.cached_tokens) * self.sizes.width
+        scores = 0 if self.fused_attention else self._blocks_at_once() * self.sizes.heads * self.workload.tokens**2
         return values * self.sizes.bytes_per_weight["transformer"] + scores * BYTES_PER_SCORE
+
+    def _values_at_work(self) -> int:
+        """Of the transformer's width, at once."""
+        if not self.learns:
+            return ACTIVATIONS_PER_TOKEN * self.workload.tokens
+        at_once, of_each_block = TRAINED_PER_TOKEN[self.stored]
+        return (at_once + of_each_block * self.sizes.blocks) * self.workload.tokens
+
+    def _blocks_at_once(self) -> int:
+        """Whose scores are held."""
+        return self.sizes.blocks if self.learns and self.stored == "kept" else 1
+
+    def _stored_ram(self) -> int:
+        """What of a step of training lies in RAM beside the device."""
+        values = self.sizes.blocks * self.workload.tokens * self.sizes.width if self.stored == "in_ram" else 0
+        return values * self.sizes.bytes_per_weight["transformer"]
 
     def step_bytes(self) -> int:
         """What the GPU gives a step to work with."""
@@ -132,9 +160,11 @@ class Candidate:
         return self.other_bytes() + self.resident_bytes() + buffers + self.workload.lora_bytes
 
     def vae_stays(self) -> bool:
-        return not self.take_turns and self.decoder.uses_device
+        return not self.take_turns and self.decoder.uses_device and not self.learns
 
     def _decoding_vram(self) -> int:
+        if self.learns:
+            return 0
         vae = self.sizes.bytes_of("vae") if self.decoder.uses_device else 0
         return self._held_while_decoding() + vae + self.clip_bytes()
 
@@ -145,8 +175,8 @@ class Candidate:
         return self.workload.lora_bytes + (0 if self.precision in STAY_ON_GPU else self.other_bytes())
 
     def decode_bytes(self) -> int:
-        """Of the GPU, to work with."""
-        return self.decoder.device_bytes(self.sizes, self.workload, self.fused_vae_attention)
+        """Of the GPU, to work with; nothing is decoded in training."""
+        return 0 if self.learns else self.decoder.device_bytes(self.sizes, self.workload, self.fused_vae_attention)
 
     def ram(self) -> int:
         """The most that is needed at once in RAM. The transformer is loaded first, and may leave at once."""
@@ -162,13 +192,14 @@ class Candidate:
     def _working_ram(self) -> int:
         parts = sum(self.sizes.bytes_of(part) for part in self.sizes.rest if not self._is_mapped(part))
         if self.stays:
-            return parts
+            return parts + self._stored_ram()
         transformer = self.block_bytes() + self.other_bytes()
         if self.constraints.small_host_copy:
             transformer -= min(self.resident_bytes(), self.block_bytes())
         if self.on_gpu:
-            return parts + transformer + self.decoder.ram_bytes(self.sizes, self.workload)
-        at_work = max(self.activation_bytes(), self.decoder.device_bytes(self.sizes, self.workload))
+            decoding = 0 if self.learns else self.decoder.ram_bytes(self.sizes, self.workload)
+            return parts + transformer + self._stored_ram() + decoding
+        at_work = max(self.activation_bytes(), self.decode_bytes())
         return parts + transformer + self.workload.lora_bytes + at_work
 
     def ram_beside(self) -> int:
@@ -192,6 +223,8 @@ class Candidate:
     def cost(self) -> float:
         """Of a section, in operations: sampling, or the bus where it takes longer; and decoding."""
         operations = 2.0 * self.workload.tokens * (self.sizes.block_weights + self.sizes.other_weights)
+        if self.learns:
+            return self._cost_to_learn(operations)
         if not self.on_gpu:
             return CPU_SLOWNESS * operations * (self.workload.steps + self.decoder.cost_in_steps)
         unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
@@ -199,6 +232,12 @@ class Candidate:
         step = passing * max(unpacked, float(self._streamed_bytes() * OPERATIONS_PER_BYTE))
         decoding = self.decoder.cost_in_steps * operations + self._turn_bytes() * OPERATIONS_PER_BYTE
         return step * self.workload.steps + decoding
+
+    def _cost_to_learn(self, operations: float) -> float:
+        """Of a step of training. Blocks that pass through come twice; inputs that lie in RAM wait for the bus."""
+        unpacked = operations if self.precision == "as_is" else operations * (1 + UNPACKING)
+        streamed = 2.0 * self._streamed_bytes() * OPERATIONS_PER_BYTE
+        return max(unpacked * PASSES[self.stored], streamed) + 2.0 * self._stored_ram() * OPERATIONS_PER_BYTE
 
     def _streamed_bytes(self) -> int:
         """What the bus carries in a step."""
@@ -212,9 +251,12 @@ class Candidate:
         """What of it comes again after a clip."""
         return self.resident_bytes() + self.other_bytes() if self.take_turns else 0
 
-    def order(self) -> tuple[float, int, int]:
-        """Cheapest first; of the same cost, the most exact weights, then the least on the bus."""
-        return (self.cost(), get_args(Precision).index(self.precision), self._section_bytes())
+    def order(self) -> tuple[float, float, int]:
+        """Cheapest first; of the same cost, the most exact weights, then the least on the bus. In training the weights
+        are what is learnt for, so the most exact ones that fit come first."""
+        exactness = get_args(Precision).index(self.precision)
+        first, second = (exactness, self.cost()) if self.learns else (self.cost(), exactness)
+        return (first, second, self._section_bytes())
 
 
 @dataclass(frozen=True)
@@ -235,12 +277,14 @@ class Situation:
         """Every one that the constraints and the rules allow; with more memory there is never one less."""
         if self.machine.vram_total == 0:
             of_the_device = [each for each in self.decoders if each.uses_device]
-            for precision, decoder in product(self._precisions(), of_the_device):
-                yield self._candidate(False, precision, decoder, False, 0)
+            for precision, decoder, stored in product(self._precisions(), of_the_device, self._ways()):
+                if stored != "in_ram":
+                    yield self._candidate(False, precision, decoder, False, 0, stored)
             return
         decoders = [each for each in self.decoders if self.constraints.decode in ("auto", each.name)]
         counts = range(self.parts.blocks + 1) if self.constraints.swap else (self.parts.blocks,)
-        for way in product(self._precisions(), decoders, (False, True), counts):
+        turns = (False,) if self.workload.learning else (False, True)
+        for way in product(self._precisions(), decoders, turns, counts, self._ways()):
             candidate = self._candidate(True, *way)
             if _allowed(candidate, self.machine):
                 yield candidate
@@ -249,8 +293,17 @@ class Situation:
         asked = self.constraints.precision
         return ("as_is", "int8") if asked == "auto" else (asked,)
 
+    def _ways(self) -> tuple[Stored, ...]:
+        return self.workload.learning.ways if self.workload.learning else ("kept",)
+
     def _candidate(
-        self, on_gpu: bool, precision: Precision, decoder: DecoderCosts, take_turns: bool, resident_blocks: int
+        self,
+        on_gpu: bool,
+        precision: Precision,
+        decoder: DecoderCosts,
+        take_turns: bool,
+        resident_blocks: int,
+        stored: Stored,
     ) -> Candidate:
         machine = self.machine
         return Candidate(
@@ -266,12 +319,15 @@ class Situation:
             machine.segments_grow,
             machine.fused_vae_attention,
             machine.libraries_loaded,
+            stored,
         )
 
 
 def _allowed(candidate: Candidate, machine: Machine) -> bool:
     wanted = (candidate.decode_bytes(), candidate.resident_bytes())
     if any(lesson.forbids(*wanted, machine.vram_free) for lesson in machine.lessons):
+        return False
+    if candidate.learns and candidate.stored == "kept" and not candidate.all_resident:
         return False
     if candidate.constraints.small_host_copy and candidate.take_turns and candidate.resident_blocks:
         return False

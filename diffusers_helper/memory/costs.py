@@ -96,6 +96,22 @@ class Cached:
     targets: int = 0
 
 
+Stored = Literal["kept", "again", "in_ram"]
+"""What training does about what the backward pass needs of a block: it is kept; it is made again of the block's inputs;
+or so, and the inputs lie in RAM meanwhile."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """That a call is one of training, with a backward pass.
+
+    Attributes:
+        ways: that may be taken.
+    """
+
+    ways: tuple[Stored, ...] = ("kept", "again", "in_ram")
+
+
 TEACACHE = Cached(1, 1)
 """Its last input and residual."""
 
@@ -108,7 +124,9 @@ class Workload:
         height, width, frames: of the clip, in pixels and frames.
         tokens, target_tokens: of one transformer call, and the target's among them.
         cached: what the step caches of all CFG branches keep from step to step; the branches run one after the other.
-        lora_bytes: what LoRAs have beside the transformer's weights; it stays while clips are decoded.
+        lora_bytes: what LoRAs have beside the transformer's weights, in training with their gradients and what an
+            optimiser keeps of them; it stays while clips are decoded.
+        learning: of a step of training; None for a video's.
     """
 
     height: int
@@ -119,6 +137,7 @@ class Workload:
     frames: int = 73
     cached: Cached = TEACACHE
     lora_bytes: int = 0
+    learning: Learning | None = None
 
     @property
     def cached_tokens(self) -> int:

@@ -61,6 +61,11 @@ class Placement:
         return Stay(0, 0)
 
     @property
+    def swap(self) -> BlockSwap | None:
+        """Through which the blocks pass; None where none do."""
+        return None
+
+    @property
     def idle_bytes(self) -> int:
         """Of the device, what ``leave`` would give back now."""
         return 0
@@ -153,6 +158,10 @@ class Swapped(Placement):
         except BaseException:
             self._transport.close()
             raise
+
+    @property
+    def swap(self) -> BlockSwap:
+        return self._swap
 
     @property
     def resident(self) -> Stay:

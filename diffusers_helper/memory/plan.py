@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ..errors import OutOfMemory
 from ..words import Message, joined
 from .candidates import Candidate, Situation
-from .costs import STAY_ON_GPU, Beside, Cached, Constraints, Machine, Place, Precision, Workload
+from .costs import STAY_ON_GPU, Beside, Cached, Constraints, Machine, Place, Precision, Stored, Workload
 from .units import GB
 
 SMALL_WINDOW = 3
@@ -33,6 +33,7 @@ class MemoryPlan:
         peak_vram_bytes, peak_ram_bytes: predicted. Encoding is not in it: it takes what is free.
         free_vram_bytes, free_ram_bytes: what was there to plan with.
         read_again_bytes: of encoders, which are read from disk again for a new prompt, because RAM is short.
+        stored: in training, what is done about what the backward pass needs.
         notices: what was asked for and could not be had.
         remarks: what else there is to say of how this video runs.
     """
@@ -52,6 +53,7 @@ class MemoryPlan:
     free_ram_bytes: int
     beside: Beside = "nothing"
     read_again_bytes: int = 0
+    stored: Stored = "kept"
     notices: tuple[Message, ...] = ()
     remarks: tuple[Message, ...] = ()
 
@@ -77,6 +79,10 @@ class MemoryPlan:
             yield Message("memory.some_resident", resident=self.resident_blocks, blocks=self.blocks)
         if self.take_turns:
             yield Message("memory.take_turns")
+        if self.stored == "again":
+            yield Message("memory.computed_again")
+        if self.stored == "in_ram":
+            yield Message("memory.computed_again_from_ram")
         if self.decoder_words:
             yield Message("memory.decoding", decoder=self.decoder_words)
 
@@ -114,6 +120,17 @@ def plan_memory(situation: Situation) -> MemoryPlan:
 
 
 def _best(situation: Situation) -> Candidate | None:
+    """To train, weights of the modulation that a table stands for would be read in each step: so they stay where there
+    is room for all."""
+    if not situation.workload.learning:
+        return _cheapest(situation)
+    asked = situation.constraints
+    precision = "as_is" if asked.precision == "auto" else asked.precision
+    whole = replace(asked, precision=precision, modulation_table=False, swap=False)
+    return _cheapest(replace(situation, constraints=whole)) or _cheapest(situation)
+
+
+def _cheapest(situation: Situation) -> Candidate | None:
     fitting = (each for each in situation.candidates() if _fits(each, situation.machine))
     return min(fitting, key=Candidate.order, default=None)
 
@@ -137,13 +154,14 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
         resident_bytes=chosen.resident_bytes(),
         take_turns=chosen.take_turns,
         decode=chosen.decoder.name,
-        decoder_words=chosen.decoder.words,
+        decoder_words=None if chosen.learns else chosen.decoder.words,
         peak_vram_bytes=max(chosen.vram(), chosen.vram_beside() if beside == "decoding" else 0),
         peak_ram_bytes=chosen.ram_beside() if beside == "decoding" else chosen.ram(),
         free_vram_bytes=machine.vram_free,
         free_ram_bytes=machine.ram_free,
         beside=beside,
         read_again_bytes=_read_again(chosen, machine),
+        stored=chosen.stored,
         notices=tuple(_notices(chosen, machine, constraints)),
     )
 
@@ -151,7 +169,7 @@ def _plan(chosen: Candidate, machine: Machine, constraints: Constraints) -> Memo
 def _beside(chosen: Candidate, machine: Machine) -> Beside:
     """As much as is asked for and has room; unasked nothing where the CPU computes, which writes too."""
     asked = chosen.constraints.beside
-    if asked is False or (asked is None and not chosen.on_gpu):
+    if chosen.learns or asked is False or (asked is None and not chosen.on_gpu):
         return "nothing"
     fits = chosen.vram_beside() <= machine.vram_free and chosen.ram_beside() <= machine.ram_free
     return "decoding" if fits and not chosen.take_turns else "writing"
@@ -204,6 +222,7 @@ def _remedy(situation: Situation) -> Message:
     smaller = replace(
         Workload.of(workload.height, workload.width, SMALL_WINDOW, workload.steps, workload.cached),
         lora_bytes=workload.lora_bytes,
+        learning=workload.learning,
     )
     free = replace(situation.constraints, precision="auto", swap=True, decode="auto")
     in_4_bits = replace(free, precision="bnb4", bnb_cpu_offload=True)
@@ -212,9 +231,21 @@ def _remedy(situation: Situation) -> Message:
         (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached=Cached()))),
         (Message("memory.fits_without_loras"), replace(situation, workload=replace(workload, lora_bytes=0))),
         (Message("memory.fits_small_window", window=SMALL_WINDOW), replace(situation, workload=smaller)),
+        *_with_smaller_examples(situation),
         (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )
     for remedy, tried in tries:
         if any(_fits(each, tried.machine) for each in tried.candidates()):
             return remedy
     return Message("memory.fits_nowhere")
+
+
+def _with_smaller_examples(situation: Situation) -> Iterator[tuple[Message, Situation]]:
+    """To train."""
+    workload = situation.workload
+    for percent in (75, 50) if workload.learning else ():
+        tokens = workload.tokens * percent**2 // 100**2
+        yield (
+            Message("memory.fits_smaller_examples", percent=percent),
+            replace(situation, workload=replace(workload, tokens=tokens)),
+        )

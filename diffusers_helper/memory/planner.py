@@ -53,15 +53,18 @@ class Planner:
         try:
             return plan_memory(situation)
         except OutOfMemory:
+            if usual.learning:
+                raise
             small = Workload.of(usual.height, usual.width, SMALL_WINDOW)
             with suppress(OutOfMemory):
                 return plan_memory(replace(situation, workload=small))
             raise
 
-    def for_video(
+    def for_workload(
         self, workload: Workload, preserved_bytes: int = 0, decoders: Sequence[DecoderCosts] = ()
     ) -> MemoryPlan:
-        """The plan for one video, with what the device has free now. The weights are loaded, their numbers fixed.
+        """The plan for a video or a training, with what the device has free now. The weights are loaded, their numbers
+        fixed.
 
         Args:
             preserved_bytes: of the GPU, where that is more than the settings ask for.
@@ -73,9 +76,8 @@ class Planner:
         self._decoders = decoders or self._decoders
         self._machine, self.workload = self._now(), workload
         preserved = max(self.constraints.preserved_bytes, preserved_bytes)
-        made = self._plan_with_lessons(
-            replace(self.constraints, precision=self.plan.precision, preserved_bytes=preserved)
-        )
+        loaded = replace(self.constraints, precision=self.plan.precision, modulation_table=self.plan.modulation_table)
+        made = self._plan_with_lessons(replace(loaded, preserved_bytes=preserved))
         if made.precision != self.plan.precision:
             raise OutOfMemory(Message("memory.packed_too_large", then=weights(made.precision)))
         return made

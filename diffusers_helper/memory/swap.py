@@ -193,9 +193,10 @@ class BlockSwap:
         self._resident: dict[int, Tensor] = {}
         self._under_way: deque[Copy] = deque()
         self._next = 0
+        self._order = list(range(len(blocks)))
         self._pass: Generator[nn.Module, None, None] = self._run()
         self.resident: frozenset[int] = frozenset()
-        self._streamed = list(range(len(blocks)))
+        self._streamed = list(self._order)
         self.limit(resident_bytes)
 
     def __enter__(self) -> BlockSwap:
@@ -206,9 +207,30 @@ class BlockSwap:
 
     def __call__(self) -> Generator[nn.Module, None, None]:
         """One pass over the blocks. Each is good until the next is asked for. Whoever breaks a pass off closes it."""
+        return self._begin(list(range(len(self._blocks))))
+
+    def there_and_back(self) -> Generator[nn.Module, None, None]:
+        """One pass over the blocks and then over the same blocks from the last to the first, as training needs them."""
+        there = list(range(len(self._blocks)))
+        return self._begin(there + there[::-1])
+
+    def _begin(self, order: list[int]) -> Generator[nn.Module, None, None]:
         self._pass.close()
+        if order != self._order:
+            self._forget()
+            self._order = order
+            self._stream()
         self._pass = self._run()
         return self._pass
+
+    def _stream(self) -> None:
+        """Which blocks a pass copies, in its order."""
+        self._streamed = [index for index in self._order if index not in self.resident]
+
+    @property
+    def count(self) -> int:
+        """Of the blocks."""
+        return len(self._blocks)
 
     @property
     def bytes_per_pass(self) -> int:
@@ -249,7 +271,7 @@ class BlockSwap:
         if chosen != self.resident:
             self._release(self._resident.keys() - chosen)
             self.resident = chosen
-            self._streamed = [index for index in range(len(self._blocks)) if index not in chosen]
+            self._stream()
 
     def release_idle(self) -> None:
         """Give back what needs no copying; the next pass brings it again."""
@@ -278,7 +300,8 @@ class BlockSwap:
         self._settle()
         try:
             self._prefetch()
-            for index, block in enumerate(self._blocks):
+            for index in self._order:
+                block = self._blocks[index]
                 if index in self._streamed:
                     yield from self._lend(block)
                 else:

@@ -91,6 +91,8 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return frozen_product(x, self)
         if self.multiply and self._suits(x):
             pieces = [self._product(piece) for piece in x.reshape(-1, self.in_features).split(TOKENS_AT_ONCE)]
             outputs = torch.cat(pieces).reshape(*x.shape[:-1], self.out_features)
@@ -101,6 +103,27 @@ class QuantisedLinear(nn.Module):
         tokens = x.numel() // self.in_features
         enough = tokens >= TOKENS_MIN and not 0 < tokens % TOKENS_AT_ONCE < TOKENS_MIN
         return enough and self.in_features % MULTIPLE == 0 and self.out_features % MULTIPLE == 0
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """The linear of codes, whose gradient is that of its inputs. The weight is made of the codes again in the backward
+    pass, so that no weight in 16 bits is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: QuantisedLinear) -> Tensor:
+        ctx.linear = linear
+        return functional.linear(x, linear.weight_in(x.dtype), linear.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.linear.weight_in(gradient.dtype), None
+
+
+def frozen_product(x: Tensor, linear: QuantisedLinear) -> Tensor:
+    """[..., I] to [..., O], for training what comes before."""
+    made: Tensor = _FrozenProduct.apply(x, linear)
+    return made
 
 
 class Int8Linear(QuantisedLinear):

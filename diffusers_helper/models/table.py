@@ -141,16 +141,16 @@ class Checkpoint:
         """Keep what a calibration has measured; the file. Raises OutputFailed."""
         return keep_ratios(self.calibrations, self.fingerprint(), ratios) if self.calibrations else None
 
-    def files(self) -> list[Path]:
-        """What its parts consist of. A link that leads nowhere, or a folder, is none of it."""
-        return [file for part in PARTS for file in sorted(self.folders[part].iterdir()) if file.is_file()]
+    def files(self, parts: Sequence[str] = PARTS) -> list[Path]:
+        """What parts consist of. A link that leads nowhere, or a folder, is none of it."""
+        return [file for part in parts for file in sorted(self.folders[part].iterdir()) if file.is_file()]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, parts: Sequence[str] = PARTS) -> str:
         """A short hash of the configs but for their line ends, and of every weights file's size and samples of it.
 
         The files are read again only when one of them has another size or time than before.
         """
-        files = self.files()
+        files = self.files(parts)
         stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         if stamps not in self._fingerprints:
             self._fingerprints[stamps] = _hash_of(files)

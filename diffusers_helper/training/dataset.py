@@ -32,8 +32,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp")
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
 SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
 IGNORED = (
-    "batch_size", "enable_bucket", "bucket_no_upscale", "cache_directory", "control_resolution", "source_fps",
-    "frame_extraction", "max_frames",
+    "batch_size", "enable_bucket", "bucket_no_upscale", "control_resolution", "source_fps", "frame_extraction",
+    "max_frames",
 )  # fmt: skip
 """Of musubi's names, those without effect, which is said: examples come one by one, and a video is learnt from its
 beginning."""
@@ -63,6 +63,7 @@ class DataSet(BaseModel):
     """One data set of a config, by musubi's names.
 
     Attributes:
+        cache_directory: where what was encoded is kept; None takes the usual place.
         resolution: (width, height) that all is cropped to; None takes the checkpoint's size that is nearest in shape.
         target_frames: how many frames of a video are learnt; None takes all of it.
         fp_1f_clean_indices, fp_1f_target_index, fp_1f_no_post: as in one-frame inference; with any of them pictures are
@@ -77,6 +78,7 @@ class DataSet(BaseModel):
     video_directory: str | None = None
     video_jsonl_file: str | None = None
     control_directory: str | None = None
+    cache_directory: str | None = None
     caption_extension: str = Field(".txt", pattern=r"^\.[\w.-]{1,20}$")
     resolution: tuple[int, int] | None = Field(None, strict=False)
     num_repeats: int = Field(1, ge=1)
@@ -130,7 +132,7 @@ class DataSet(BaseModel):
 
     def told(self) -> dict[str, Any]:
         """What a LoRA's file says of it: no path; of pictures where in time everything stands, said or not."""
-        values = self.model_dump(exclude_none=True, exclude={*SOURCES, "control_directory"})
+        values = self.model_dump(exclude_none=True, exclude={*SOURCES, "control_directory", "cache_directory"})
         if self.result != "one_frame":
             return values
         target = DEFAULT_TARGET if self.fp_1f_target_index is None else self.fp_1f_target_index

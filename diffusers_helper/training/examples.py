@@ -8,8 +8,9 @@ Shapes: latents are [1, C, T, H, W] float32 on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +26,9 @@ from ..models.table import Checkpoint
 from ..preparation import fit_pictures, video_size
 from ..request import Request
 from ..section_denoiser import Conditioning, section_inputs, text_input
-from ..sections.history import extend, gather_context, initial_history
+from ..sections.history import Context, extend, gather_context, initial_history
 from ..sections.kinds import OneFrame
+from ..sections.plan import SectionPlan, VideoPlan
 from ..vae.codec import LatentPosterior
 from .dataset import DEFAULT_TARGET, DataSet, Entry
 
@@ -39,11 +41,12 @@ class Example:
 
     Attributes:
         target: the latents that the section has to come to.
-        inputs: what diffusers' transformer is given besides, all but noise and its level.
+        inputs: gives what diffusers' transformer is given besides, all but noise and its level. It is put together when
+            the example is drawn: of many examples RAM holds only what files do not.
     """
 
     target: Tensor
-    inputs: dict[str, Tensor]
+    inputs: Callable[[], dict[str, Tensor]]
 
 
 class LearningEncoders(Protocol):
@@ -78,8 +81,8 @@ def _of_picture(entry: Entry, data_set: DataSet, engine: LearningEncoders) -> Ex
     pairs = zip(conditioning.pictures, fitted, strict=True)
     pictures = [masked(encoded.latent.mean, picture.mask) for encoded, picture in pairs]
     context = gather_context(section.context, pictures[0][:, :, :0], pictures)
-    inputs = section_inputs(conditioning.pictures, section, context)
-    return Example(engine.encode_video(answer[None]).mean, _inputs(conditioning, inputs))
+    inputs = partial(_inputs, conditioning, section, context)
+    return Example(engine.encode_video(answer[None]).mean, inputs)
 
 
 def _one_frame_request(entry: Entry, data_set: DataSet) -> Request:
@@ -112,15 +115,36 @@ def _of_video(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind: s
     request = Request.parse({**_common(entry, data_set), "size": None, "kind": kind, "picture": str(entry.path)})
     plan = request.kind.plan(_Length(request, sections), request.pictures)
     latents = engine.encode_video(frames[: sections * FRAMES_PER_LATENT * window + 1]).mean
-    pictures, after = [latents[:, :, :1]], latents[:, :, 1:]
-    conditioning = engine.encode(request, [frames[0]])
-    history = initial_history(plan, pictures)
+    video = _Video(plan, latents, engine.encode(request, [frames[0]]))
     for section in plan.sections:
-        place = sections - 1 - section.number if plan.grows_at_front else section.number
-        target = after[:, :, place * window : (place + 1) * window]
-        context = gather_context(section.context, history, pictures)
-        yield Example(target, _inputs(conditioning, section_inputs(conditioning.pictures, section, context)))
-        history = extend(history, target, section, plan, pictures)
+        yield Example(video.target(section), partial(video.inputs, section))
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video that is there, in sections.
+
+    Attributes:
+        latents: [1, C, 1 + T of all sections, H, W]; the first frame is the start picture.
+    """
+
+    plan: VideoPlan
+    latents: Tensor
+    conditioning: Conditioning
+
+    def target(self, section: SectionPlan) -> Tensor:
+        """What the section has to come to."""
+        frames = (self.latents.shape[2] - 1) // len(self.plan.sections)
+        place = len(self.plan.sections) - 1 - section.number if self.plan.grows_at_front else section.number
+        return self.latents[:, :, 1 + place * frames : 1 + (place + 1) * frames]
+
+    def inputs(self, section: SectionPlan) -> dict[str, Tensor]:
+        """What the section is given if those before it have come to what they had to."""
+        pictures = [self.latents[:, :, :1]]
+        history = initial_history(self.plan, pictures)
+        for before in self.plan.sections[: self.plan.sections.index(section)]:
+            history = extend(history, self.target(before), before, self.plan, pictures)
+        return _inputs(self.conditioning, section, gather_context(section.context, history, pictures))
 
 
 class _Length:
@@ -139,7 +163,7 @@ def _frames(path: Path, data_set: DataSet, checkpoint: Checkpoint) -> np.ndarray
     return np.stack([resize_and_crop(frame, *size) for frame in frames])
 
 
-def _inputs(conditioning: Conditioning, of_section: dict[str, Tensor | None]) -> dict[str, Tensor]:
+def _inputs(conditioning: Conditioning, section: SectionPlan, context: Context) -> dict[str, Tensor]:
     """All that is there of a section's inputs, and its text. What is absent has no tokens."""
     text = text_input(conditioning.prompts[0])
     of_text = {
@@ -147,4 +171,5 @@ def _inputs(conditioning: Conditioning, of_section: dict[str, Tensor | None]) ->
         "encoder_attention_mask": text.mask,
         "pooled_projections": text.pooled,
     }
+    of_section = section_inputs(conditioning.pictures, section, context)
     return {**of_text, **{name: tensor for name, tensor in of_section.items() if tensor is not None}}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from ..errors import InvalidRequest
+from ..models.quantise import QuantisedLinear
 from ..names import quoted
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -22,13 +23,13 @@ HUNYUAN = {"double_blocks": "transformer_blocks", "single_blocks": "single_trans
 
 def trainable(
     model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = (), blocks: Iterable[str] = BLOCKS
-) -> dict[str, nn.Linear]:
+) -> dict[str, nn.Linear | QuantisedLinear]:
     """The linears that are trained, by name. Raises InvalidRequest for what is no pattern, and where none is left."""
     begins = tuple(f"{block}." for block in blocks)
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(begins)
+        if isinstance(module, nn.Linear | QuantisedLinear) and name.startswith(begins)
     }
     excluded, included = _patterns("exclude_patterns", (NORMS, *exclude)), _patterns("include_patterns", include)
     found = {

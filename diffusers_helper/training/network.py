@@ -5,8 +5,10 @@ Shapes: R rank; a linear's weight is [O, I].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import InvalidRequest
 from ..lora.adapters import Adapter, Dora, LoHa, LoKr, LowRank
@@ -21,6 +24,7 @@ from ..lora.layers import LinearShapes
 from ..lora.reading import read_lora
 from ..lora.writing import FORMS, FormName, write_lora
 from ..media.files import written_whole
+from ..models.quantise import QuantisedLinear
 from .modules import trainable
 from .network_args import NetworkArgs
 from .order import NetworkKind
@@ -65,20 +69,50 @@ class Network:
         left_out: those that DoRA cannot train: a row of zeros has no direction.
     """
 
-    def __init__(self, transformer: nn.Module, options: NetworkOptions) -> None:
-        """Raises InvalidRequest, see ``trainable``."""
+    def __init__(self, transformer: nn.Module, options: NetworkOptions, device: torch.device | None = None) -> None:
+        """``device``: where the adapters are; by default where their linears are.
+
+        Raises:
+            InvalidRequest: see ``trainable``; and for a DoRA of weights that are quantised.
+        """
         self.options, self._transformer = options, transformer
         found = trainable(transformer, options.args.exclude_patterns, options.args.include_patterns)
-        self.left_out = tuple(
-            name for name, linear in found.items() if options.kind == "dora" and _has_empty_row(linear)
-        )
+        self.left_out = tuple(_without_direction(found)) if options.kind == "dora" else ()
         self.modules = tuple(name for name in found if name not in self.left_out)
         transformer.requires_grad_(False)
+        for name in self.modules:
+            if isinstance(linear := found[name], QuantisedLinear):
+                _put(transformer, name, _Facade(linear))
         inject_adapter_in_model(options.config(self.modules), transformer, adapter_name=ADAPTER)
+        self._layers: dict[str, Any] = {name: transformer.get_submodule(name) for name in self.modules}
         if options.kind in ("lora", "dora"):
             self._add_dropouts()
+        if options.kind == "lora":
+            self._follow_inputs()
         for parameter in self.parameters().values():
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(device or parameter.device, torch.float32)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The transformer is as it was before, for whoever uses it meanwhile."""
+        learns = self._transformer.training
+        for name, layer in self._layers.items():
+            _put(self._transformer, name, _of(layer.base_layer))
+        self._transformer.eval()
+        try:
+            yield
+        finally:
+            for name, layer in self._layers.items():
+                _put(self._transformer, name, layer)
+            self._transformer.train(learns)
+
+    def _follow_inputs(self) -> None:
+        """The factors multiply in the numbers of their inputs, with nothing of these copied; peft would widen every
+        input to float32, in which the factors are kept."""
+        for layer in self._layers.values():
+            layer.cast_input_dtype_enabled = False
+            for factors in (layer.lora_A, layer.lora_B):
+                factors[ADAPTER].forward = partial(_in_the_numbers_of, factors[ADAPTER])
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Those that are trained, by name."""
@@ -133,8 +167,44 @@ class Network:
         return {**halves, **alphas}
 
 
-def _has_empty_row(linear: nn.Linear) -> bool:
-    return bool((linear.weight.detach().abs().sum(dim=1) == 0).any())
+def _in_the_numbers_of(linear: nn.Linear, x: Tensor) -> Tensor:
+    """[..., I] to [..., O]."""
+    return functional.linear(x, linear.weight.to(x.dtype))
+
+
+def _put(transformer: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(transformer.get_submodule(parent), child, module)
+
+
+class _Facade(nn.Linear):
+    """A quantised linear that looks like one of peft's. Its weight has the shape and takes no memory: peft asks for no
+    more of what it adds its layers to."""
+
+    def __init__(self, of: QuantisedLinear) -> None:
+        nn.Module.__init__(self)
+        self.of, self.in_features, self.out_features = of, of.in_features, of.out_features
+        numbers = torch.empty((1, 1), device=of.codes.device)
+        self.weight = nn.Parameter(numbers.expand(of.out_features, of.in_features), requires_grad=False)
+        self.register_parameter("bias", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        made: Tensor = self.of(input)
+        return made
+
+
+def _of(linear: nn.Module) -> nn.Module:
+    """What is behind a facade; anything else is itself."""
+    return linear.of if isinstance(linear, _Facade) else linear
+
+
+def _without_direction(linears: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Those with a row of zeros. Raises InvalidRequest where rows cannot be looked at."""
+    for name, linear in linears.items():
+        if isinstance(linear, QuantisedLinear) or type(linear) is not nn.Linear:
+            raise InvalidRequest("network_module: a DoRA needs weights in 16 bits, and these are quantised")
+        if bool((linear.weight.detach().abs().sum(dim=1) == 0).any()):
+            yield name
 
 
 def form_of(kind: NetworkKind, wished: FormName | None) -> FormName:

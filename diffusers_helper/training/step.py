@@ -32,7 +32,7 @@ def loss_of(
     device, dtype = noise.device, getattr(model, "dtype", torch.float32)
     target = example.target.to(device)
     x = noisy(target, noise, sigma.to(device))
-    inputs = {name: _as_the_model(tensor, device, dtype) for name, tensor in example.inputs.items()}
+    inputs = {name: _as_the_model(tensor, device, dtype) for name, tensor in example.inputs().items()}
     made = model(
         hidden_states=x.to(dtype),
         timestep=(sigma * TIMESTEPS).to(device, dtype),

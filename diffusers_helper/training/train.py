@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
-import torch
-
+from ..encoders import keep_nothing
 from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
 from ..events import Encoded, Event, Events, Failed, Learning, Learnt, Notice, Saved
 from ..lora.bases import shapes_in
+from ..memory.plan import MemoryPlan
 from ..names import quoted
-from .dataset import Config
+from .cache import KeptEncodings, encodings_folder
+from .dataset import Config, DataSet
 from .examples import Example, examples_of
 from .loop import Loop
 from .network import Network
 from .remarks import remarks
 from .training import Training
+from .workload import workload_of
 
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
@@ -31,14 +33,14 @@ def train(training: Training, engine: Engine) -> Events:
     """
     if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
         raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
-    if engine.planner.plan.residency["transformer"] == "swapped":
-        raise InvalidRequest("training needs all of the transformer on the GPU, and this one is too small for that yet")
     begun, loop = time.monotonic(), None
     try:
         yield from map(_said, remarks(training))
         examples = yield from _examples(training, engine)
-        loop = _begin(training, engine, examples)
-        yield from map(_said, _about(loop.network, len(examples)))
+        network = Network(engine.parts.transformer, training.network, engine.compute.device)
+        yield from map(_said, _about(network, len(examples)))
+        yield Notice(message=str(_follow_plan(training, engine, examples, network).why))
+        loop = _begin(training, engine, examples, network)
         yield from _steps(training, engine, loop, begun)
         yield _saved(training, engine, loop)
     except CancelRequested:
@@ -55,20 +57,35 @@ def _examples(training: Training, engine: Engine) -> Generator[Event, None, list
     """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
     found: list[Example] = []
     for data_set in training.data.data_sets:
+        kept = _kept_encodings(training, data_set, engine)
         entries = data_set.entries(training.root)
         for number, entry in enumerate(entries, 1):
             found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
             yield Encoded(data_set=data_set.place, done=number, files=len(entries))
+        if kept and kept.trouble:
+            yield _said(f"{data_set.place}: what was encoded is not kept for another time: {kept.trouble}")
     return found
 
 
-def _begin(training: Training, engine: Engine, examples: list[Example]) -> Loop:
+def _kept_encodings(training: Training, data_set: DataSet, engine: Engine) -> KeptEncodings | None:
+    """Where what is encoded of a data set is kept from now on; None for nowhere."""
+    usual = encodings_folder(engine.models_dir) if engine.models_dir else None
+    folder = training.root / data_set.cache_directory if data_set.cache_directory else usual
+    kept = KeptEncodings(folder, engine.checkpoint, engine.compute) if folder else None
+    engine.keep_encodings(kept or keep_nothing)
+    return kept
+
+
+def _follow_plan(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> MemoryPlan:
+    """Weights and blocks are where the plan has them. Raises OutOfMemory."""
+    with network.away():
+        return engine.prepare_training(workload_of(training, examples, network))
+
+
+def _begin(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> Loop:
     transformer = engine.parts.transformer
-    if training.checkpointing:
-        transformer.enable_gradient_checkpointing()
     transformer.train()
-    network = Network(transformer, training.network)
-    loop = Loop(transformer, network, examples, training.loop, torch.device(transformer.device))
+    loop = Loop(transformer, network, examples, training.loop, engine.compute.device)
     if training.resume:
         loop.load(training.resume)
     return loop

@@ -60,8 +60,8 @@ PACKED = moving("swapped", "swapped", precision="bnb4", take_turns=True, decode=
 def changed_planner(checkpoint: Checkpoint, compute: Compute, change: Change) -> Planner:
     """One whose plans are changed before they are carried out."""
     planner = planner_for(checkpoint, compute, Constraints(precision="as_is"), Path("hf_download"))
-    plan_video, planner.plan = planner.for_video, change(planner.plan)
-    planner.for_video = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
+    plan_video, planner.plan = planner.for_workload, change(planner.plan)
+    planner.for_workload = lambda *given: change(plan_video(*given))  # type: ignore[method-assign]
     return planner
 
 

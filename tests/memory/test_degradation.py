@@ -298,7 +298,7 @@ def test_a_gpu_that_is_not_used_is_said_in_every_plan(checkpoint: Checkpoint, ph
 def test_the_peak_is_that_of_one_video(engine: Load, photograph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of the largest since the program started."""
     made, peak = engine(unchanged), [9 * 2**30]
-    made._compute = replace(FLOAT32, device=torch.device("cuda"))
+    made.compute = replace(FLOAT32, device=torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
     assert made.peak_memory_mb() == 9 * 2**10

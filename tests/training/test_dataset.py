@@ -127,8 +127,8 @@ def test_a_config_that_means_nothing_is_refused(text: str, folder: Path) -> None
 
 
 def test_what_has_no_effect_is_named(folder: Path) -> None:
-    text = '[general]\ncache_directory="x"\n[[datasets]]\nvideo_directory="vid"\nframe_extraction="head"'
-    assert config(folder, text).ignored == ("cache_directory", "frame_extraction")
+    text = '[general]\nmax_frames=9\n[[datasets]]\nvideo_directory="vid"\nframe_extraction="head"'
+    assert config(folder, text).ignored == ("frame_extraction", "max_frames")
     assert config(folder, text + "\nbatch_size=4\nenable_bucket=false").ignored[:2] == ("batch_size", "enable_bucket")
 
 

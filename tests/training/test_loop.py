@@ -32,7 +32,7 @@ def example(case: str) -> Example:
     names = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections")
     inputs = {**{name: values[name] for name in names}, **pack.context_inputs(values)}
     inputs["encoder_attention_mask"] = inputs["encoder_attention_mask"].bool()
-    return Example(values["hidden_states"], {**inputs, "image_embeds": values["image_embeddings"]})
+    return Example(values["hidden_states"], lambda: {**inputs, "image_embeds": values["image_embeddings"]})
 
 
 EXAMPLES = [example(case) for case in CASES]

@@ -84,10 +84,10 @@ def test_a_single_frame_is_given_what_the_road_gives(files: dict[str, Path], tmp
     (example,) = examples(files, "one_frame")
     kind = OneFrame(target_index=1, control_index="0;10", post=False)
     road, _ = given(asked(files, Mode(kind)), tmp_path)
-    for name, tensor in example.inputs.items():
+    for name, tensor in example.inputs().items():
         if name.startswith(("latents", "indices")):
             assert torch.equal(tensor, road[name]), name
-    assert {name for name in road if name.startswith(("latents", "indices"))} <= example.inputs.keys()
+    assert {name for name in road if name.startswith(("latents", "indices"))} <= example.inputs().keys()
     assert example.target.shape == (1, 16, 1, *CELLS)
     assert float(example.target[0, 0, 0, 0, 0]) == pytest.approx(200 / 255)
 
@@ -98,11 +98,11 @@ def test_sections_of_a_video_see_what_they_would_see(files: dict[str, Path]) -> 
     steps = [4.0, 8.0, 12.0, 16.0, 20.0, 24.0]
     assert [shades(each.target) for each in f1] == [pytest.approx(steps[n : n + 2], abs=0.4) for n in (0, 2, 4)]
     assert [shades(each.target) for each in framepack] == [pytest.approx(steps[n : n + 2], abs=0.4) for n in (4, 2, 0)]
-    last = f1[-1].inputs
+    last = f1[-1].inputs()
     assert shades(last["latents_clean"])[-1] == pytest.approx(16, abs=0.4), "the newest before it"
-    first = framepack[-1].inputs
+    first = framepack[-1].inputs()
     assert shades(first["latents_clean"])[1] == pytest.approx(12, abs=0.4), "the nearest after it"
-    assert not framepack[0].inputs["latents_history_2x"].any(), "nothing comes after the end"
+    assert not framepack[0].inputs()["latents_history_2x"].any(), "nothing comes after the end"
 
 
 def test_a_video_that_is_too_short_is_named(files: dict[str, Path]) -> None:
@@ -123,7 +123,7 @@ def direct(model: FramePackTransformer, example: Example, noise: Tensor, sigma: 
         hidden_states=x,
         timestep=level,
         guidance=torch.tensor([6000.0], dtype=torch.float64),
-        **doubled(example.inputs),
+        **doubled(example.inputs()),
     )
     return ((made - (noise.double() - target)) ** 2).mean()
 
