@@ -16,7 +16,7 @@ from skimage import data as pictures
 
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
-from diffusers_helper.events import Event, Events, Learning, Learnt, Notice
+from diffusers_helper.events import Encoded, Event, Events, Learning, Learnt
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
 from diffusers_helper.memory.costs import Stored
@@ -109,7 +109,7 @@ def test_a_stop_writes_what_was_learnt_and_is_told_by_one_last_event(
 ) -> None:
     """Before the first step there is nothing to write."""
     with Engine.load(find_checkpoint(str(pocket), tmp_path)) as engine:
-        for steps, kind in ((0, Notice), (2, Learning)):
+        for steps, kind in ((0, Encoded), (2, Learning)):
             made = training(data_sets, "--out", str(tmp_path / f"{steps}.safetensors"), "--steps", "9")
             last = stopped_at(train(made, engine), kind, max(steps, 1))
             assert isinstance(last, Learnt)
