@@ -3,8 +3,8 @@
 The iterator that ``generate`` returns yields ``Started``, where LoRAs are merged ``Merging``, ``Plan``, then per
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
-A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``, ``Learning``
-and ``Saved``, and ``Learnt`` at its end.
+A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``,
+``Learning``, ``Validated`` and ``Saved``, and ``Learnt`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -277,6 +277,7 @@ class Learning(Timed):
         loss: of this step; ``smooth`` the mean that forgets old ones.
         rate: the learning rate.
         norm: the length of the gradient, before it was cut.
+        seconds: that the step took.
     """
 
     event: ClassVar[str] = "learning"
@@ -286,6 +287,27 @@ class Learning(Timed):
     smooth: float
     rate: float
     norm: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated(Event):
+    """What the model gets wrong of the files that are held out, at noise that is always the same.
+
+    Attributes:
+        step: after which; 0 is before the first.
+        loss: of the training lately; None before the first step of this run.
+        validation_loss: the mean of ``losses``.
+        levels, losses: the noise levels at which was measured, and the mean squared error at each.
+    """
+
+    event: ClassVar[str] = "validated"
+    step: int
+    steps: int
+    loss: float | None
+    validation_loss: float
+    levels: list[float]
+    losses: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +338,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Encoded, Learning, Saved, Learnt,
+        Downloading, Downloaded, Encoded, Learning, Validated, Saved, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""

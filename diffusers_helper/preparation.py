@@ -60,11 +60,21 @@ def fit_pictures(request: Request, checkpoint: Checkpoint) -> tuple[Fitted, ...]
         UnusablePicture: see ``open_picture``.
     """
     check_offered(request, checkpoint)
-    paths = dict.fromkeys(picture.path for picture in request.pictures)
-    opened = {path: open_with_alpha(Path(path)) for path in paths}
+    opened = _opened(request)
     height, width = opened[request.shown_picture].pixels.shape[:2]
     size = video_size(request.size, checkpoint, height, width)
     return tuple(_fitted(picture, opened[picture.path], size) for picture in request.pictures)
+
+
+def fit_to(request: Request, size: tuple[int, int]) -> tuple[Fitted, ...]:
+    """The same at (height, width), whether or not a checkpoint makes that. Raises UnusablePicture."""
+    opened = _opened(request)
+    return tuple(_fitted(picture, opened[picture.path], size) for picture in request.pictures)
+
+
+def _opened(request: Request) -> dict[str, Opened]:
+    """Each file once, by its path."""
+    return {path: open_with_alpha(Path(path)) for path in dict.fromkeys(each.path for each in request.pictures)}
 
 
 def _fitted(picture: Picture, opened: Opened, size: tuple[int, int]) -> Fitted:

@@ -29,6 +29,7 @@ from .events import (
     Started,
     Step,
     Timed,
+    Validated,
 )
 from .forecast import times_faster
 from .names import shell_word
@@ -131,6 +132,9 @@ class TrainingBar(ProgressBars):
                 _say(f"{event.data_set}: {event.done} of {event.files} files are encoded")
             case Learning():
                 self._learning(event)
+            case Validated():
+                self._close()
+                _say(_held_out(event))
             case Saved():
                 self._close()
                 _say(f"step {event.step}: {event.path}")
@@ -170,6 +174,14 @@ def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | D
             return f"stopped{_kept(event)}"
         case Downloaded():
             return f"{event.checkpoint} is complete in {event.folder}"
+
+
+def _held_out(event: Validated) -> str:
+    """What is got wrong of what is held out, noise level by noise level."""
+    pairs = zip(event.levels, event.losses, strict=True)
+    at_levels = ", ".join(f"{loss:.4g} at {level:g}" for level, loss in pairs)
+    trained = "" if event.loss is None else f", trained {event.loss:.4g}"
+    return f"step {event.step}: loss held out {event.validation_loss:.4g}{trained} ({at_levels})"
 
 
 def _suggested(event: Calibrated) -> str:

@@ -8,8 +8,6 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from .errors import InvalidRequest
 from .events import Event, Failed, Learnt
 from .interrupt import INTERRUPTED, StopSignal, stoppable
@@ -41,11 +39,14 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """The flag of a field. Absent means the order's own default."""
     names = [field.name, *([OTHER_NAMES[field.name]] if field.name in OTHER_NAMES else [])]
     flags = ["--" + name.replace("_", "-") for name in names]
-    parser.add_argument(*flags, dest=field.name, **_taken(field.info), help=_help(field))
+    parser.add_argument(*flags, dest=field.name, **_taken(field), help=_help(field))
 
 
-def _taken(info: FieldInfo) -> dict[str, Any]:
+def _taken(field: Field) -> dict[str, Any]:
     """How argparse takes it; what it may be, the order says."""
+    info = field.info
+    if field.name.startswith("no_"):
+        return {"action": "store_true", "default": None}
     if info.annotation is bool:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     if info.annotation == tuple[str, ...]:

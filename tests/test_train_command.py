@@ -4,6 +4,7 @@ what it refuses before the first step."""
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data as pictures
 
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
@@ -24,15 +24,14 @@ from diffusers_helper.models.load import choose_compute, load_as_it_is, load_par
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.settings import add_flags, resolve
 from diffusers_helper.train_command import add_arguments, order_of
-from diffusers_helper.training.loop import LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
-from diffusers_helper.training.noise import NoiseLevels
 from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.training.remarks import remarks
 from diffusers_helper.training.train import train
 from diffusers_helper.training.training import Training, training_of
 
 from . import program
+from .blue import blue_set, parsed, training
 from .memory.support import FLOAT32, SOME, Change, changed_planner, moving, unchanged
 
 
@@ -47,18 +46,7 @@ FAST = ("--steps", "3", "--guidance-scale", "10", "--learning-rate", "1e-3")
 @pytest.fixture(scope="module")
 def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photographs that turn blue, as a one-frame set."""
-    folder = tmp_path_factory.mktemp("learnt")
-    for name in ("coffee", "rocket"):
-        photograph = Image.fromarray(getattr(pictures, name)()).resize((128, 128))
-        blue = (np.asarray(photograph) * np.array([0.2, 0.4, 1.0])).astype(np.uint8)
-        for part, picture in (("ctl", photograph), ("img", Image.fromarray(blue))):
-            (folder / part).mkdir(exist_ok=True)
-            picture.save(folder / part / f"{name}.png")
-        (folder / "img" / f"{name}.txt").write_text("everything turns blue", encoding="utf-8")
-    sets = ['image_directory="img"', 'control_directory="ctl"', "fp_1f_clean_indices=[0]", "fp_1f_target_index=9"]
-    switches = ["fp_1f_no_post=true", "fp_1f_no_2x=true", "fp_1f_no_4x=true", "resolution=[128, 128]"]
-    (folder / "sets.toml").write_text("\n".join(["[[datasets]]", *sets, *switches]), encoding="utf-8")
-    return folder / "sets.toml"
+    return blue_set(tmp_path_factory.mktemp("learnt"))
 
 
 def trained(tmp_path: Path, pocket: Path, data_sets: Path, *flags: str) -> Any:
@@ -160,6 +148,12 @@ REMARKS: dict[tuple[str, ...], str] = {
     ("--lr-warmup-steps", "3"): "--lr-warmup-steps has no effect with --lr-scheduler constant",
     ("--network-module", "lokr", "--network-args", "loraplus_lr_ratio=4"): "loraplus_lr_ratio has no effect on lokr",
     ("--network-args", "factor=4"): "factor has no effect on lora",
+    ("--save-last-n-steps", "3"): "--save-last-n-steps has no effect without --save-every-n-steps",
+    ("--save-last-n-epochs", "3"): "--save-last-n-epochs has no effect without --save-every-n-epochs",
+    ("--no-metadata", "--training-comment", "x"): "--training-comment has no effect with --no-metadata",
+    ("--wandb-run-name", "x"): "--wandb-run-name has no effect without --log-with wandb or all",
+    ("--log-prefix", "x"): "--log-prefix and --log-tracker-name has no effect without --logging-dir",
+    ("--validate-every-n-steps", "3"): "--validate-every-n-steps has no effect without --validation-split",
 }
 
 
@@ -201,14 +195,11 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--lr-scheduler", "step"): "lr_scheduler: 'step' is not known; known are linear",
     ("--out", "a.ckpt"): "out: 'a.ckpt' is not allowed; give where the LoRA goes, a name that ends in .safetensors",
+    ("--ema-decay", "1"): "ema_decay: 1.0 is not allowed",
+    ("--log-with", "all"): "log_with: 'all' is not allowed without a folder; give logging_dir too",
+    ("--validation-split", "1"): "validation_split: 1.0 is not allowed; give a number from 0 to 0.9",
     ("--data", "nowhere"): "there is no such folder",
 }
-
-
-def parsed(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(flags)
 
 
 @pytest.mark.parametrize("flags", REFUSED)
@@ -233,10 +224,6 @@ def test_what_the_model_shows_is_refused_too(
     done = trained(tmp_path, pocket, data_sets, "--out", str(tmp_path / "x.safetensors"), *flags)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "x.safetensors").exists()
-
-
-def training(data_sets: Path, *flags: str) -> Training:
-    return training_of(order_of(parsed("--data", str(data_sets), "--out", "a.safetensors", *flags)))
 
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -264,25 +251,47 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "alpha": ("--network-alpha", "8"),
     "kind": ("--network-module", "networks.loha"),
     "args": ("--network-args", "loraplus_lr_ratio=4"),
+    "share": ("--validation-split", "0.25"),
+    "every": ("--validate-every-n-steps", "5"),
+    "ema_decay": ("--ema-decay", "0.9"),
+    "every_steps": ("--save-every-n-steps", "5"),
+    "every_epochs": ("--save-every-n-epochs", "5"),
+    "last_steps": ("--save-last-n-steps", "5"),
+    "last_epochs": ("--save-last-n-epochs", "5"),
+    "comment": ("--training-comment", "of my cat"),
+    "metadata": ("--no-metadata",),
+    "folder": ("--logging-dir", "logs"),
+    "prefix": ("--log-prefix", "cat_"),
+    "tracker": ("--log-tracker-name", "cats"),
+    "run_name": ("--wandb-run-name", "cat 1"),
+    "skip_broken": ("--skip-broken-files",),
+    "epochs": ("--max-train-epochs", "5"),
+    "checkpointing": ("--gradient-checkpointing",),
 }
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_every_flag_says_one_thing(name: str, data_sets: Path) -> None:
-    def values(made: Training) -> dict[str, Any]:
-        parts = (made.loop, made.loop.levels, made.network)
-        return {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
-
-    before, after = values(training(data_sets)), values(training(data_sets, *FLAGS[name]))
-    assert {key for key in before if before[key] != after[key]} - {"levels"} == {name}
+def test_every_flag_says_one_thing(name: str, data_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_helper.training.training.check_packages", lambda options: None)
+    logged = ("--log-with", "wandb")
+    before, after = (values(training(data_sets, *logged, *flags)) for flags in ((), FLAGS[name]))
+    assert {key for key in before if before[key] != after[key]} == {name}
 
 
-def test_every_option_has_a_flag_in_the_table() -> None:
-    """What is not an option of the loop, its noise or the network has a test of its own."""
-    options = {field.name for each in (LoopOptions, NoiseLevels) for field in fields(each)}
-    assert options - {"levels"} <= set(FLAGS)
+def values(made: Training) -> dict[str, Any]:
+    """All options of a training by name."""
+    parts = (made.loop, made.loop.levels, made.network, made.validation, made.saving, made.logs)
+    of_parts = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
+    del of_parts["levels"]
+    own = {name: getattr(made, name) for name in ("epochs", "checkpointing", "skip_broken")}
+    return {**of_parts, **own}
+
+
+def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:
+    """What is not among them has a test of its own."""
+    assert values(training(data_sets)).keys() - {"trackers"} == FLAGS.keys()
     tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
-    others = {"data", "out", "resume", "kind", "form", "save_every_n_steps", "gradient_checkpointing"}
+    others = {"data", "out", "resume", "kind", "form", "log_with"}
     assert set(TrainingOrder.model_fields) == tabled | others
 
 
@@ -294,3 +303,15 @@ def test_an_order_is_the_same_after_json() -> None:
     for text in ("[1]", "{", "3", '{"data": "sets"}', '{"data": "a", "out": "a.safetensors", "colour": 1}'):
         with pytest.raises(InvalidRequest):
             TrainingOrder.from_json(text)
+
+
+def test_an_order_is_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = TrainingOrder.parse({"data": "sets", "out": "a.safetensors", "steps": 7})
+    (tmp_path / "order.json").write_text(order.to_json(), encoding="utf-8")
+    assert order_of(parsed("--order", str(tmp_path / "order.json"))) == order
+    monkeypatch.setattr("sys.stdin", io.StringIO(order.to_json()))
+    assert order_of(parsed("--order", "-")) == order
+    with pytest.raises(InvalidRequest, match="leave out steps"):
+        order_of(parsed("--order", "-", "--steps", "3"))
+    with pytest.raises(InvalidRequest, match="data: is missing"):
+        order_of(parsed("--out", "a.safetensors"))

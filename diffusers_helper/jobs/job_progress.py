@@ -27,6 +27,7 @@ from ..events import (
     Started,
     Step,
     Timed,
+    Validated,
 )
 
 Phase: TypeAlias = Literal["loading", "merging", "encoding", "sampling", "decoding", "learning"]
@@ -56,6 +57,7 @@ class JobProgress:
         discarded: nothing was to be kept of what it had made.
         encoded: how much of a training's data is read, while that goes on.
         learning: the latest step of a training, over all its runs; ``curve`` the losses, every so many steps one.
+        held_out: the same of files that are not learnt, the step and the loss.
         saved: the latest files of it.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
         seconds_loading: from the job's begin to ``started``; next to nothing where the models are loaded.
@@ -79,6 +81,7 @@ class JobProgress:
     encoded: Encoded | None = None
     learning: Learning | None = None
     curve: Curve = ()
+    held_out: tuple[tuple[int, float], ...] = ()
     saved: Saved | None = None
     ended: Last | None = None
     discarded: bool = False
@@ -273,7 +276,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
             return _told(progress, event)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
-        case Encoded() | Learning() | Saved() | Learnt():
+        case Encoded() | Learning() | Validated() | Saved() | Learnt():
             return _learnt(progress, event)
         case Ended():
             return _ended(progress, event)
@@ -324,7 +327,7 @@ def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     return replace(progress, merging=None, ended=event, playable=playable, preview=preview, seconds_left=None)
 
 
-def _learnt(progress: JobProgress, event: Encoded | Learning | Saved | Learnt) -> JobProgress:
+def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Saved | Learnt) -> JobProgress:
     """Of a run before that came further the curve stays only as far as this run begins."""
     match event:
         case Encoded():
@@ -332,6 +335,9 @@ def _learnt(progress: JobProgress, event: Encoded | Learning | Saved | Learnt) -
         case Learning():
             curve = _with_point(progress.curve, event)
             return replace(progress, learning=event, curve=curve, encoded=None, loading=False)
+        case Validated():
+            before = (each for each in progress.held_out if each[0] < event.step)
+            return replace(progress, held_out=(*before, (event.step, event.validation_loss))[-MOST_POINTS:])
         case Saved():
             return replace(progress, saved=event)
     return replace(progress, ended=event, seconds_left=None)

@@ -58,9 +58,9 @@ def with_finished_video(job: Job) -> Job | None:
 
 
 def _learnt_files(order: TrainingOrder) -> list[Path]:
-    """The LoRA, those of steps on the way, and the state."""
+    """The LoRA, those of steps and epochs on the way, and the states."""
     lora = Path(order.out)
-    on_the_way = re.compile(rf"{re.escape(lora.stem)}-\d{{6,}}{re.escape(lora.suffix)}")
+    on_the_way = re.compile(rf"{re.escape(lora.stem)}-(epoch)?\d{{6,}}(\.state)?{re.escape(lora.suffix)}")
     numbered = sorted(file for file in lora.parent.glob("*") if on_the_way.fullmatch(file.name))
     return [lora, order.state, *numbered]
 

@@ -236,7 +236,10 @@ def join_segments(segments: Sequence[Path], target: Path, comment: str, fps: int
 def read_frames(path: Path) -> np.ndarray:
     """All frames of a video as uint8 [T, H, W, 3]. For short videos: they are held in memory. Raises UnusableInput."""
     with reading(path) as (container, stream):
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    if not frames:
+        raise UnusableInput(Message("video.no_frame", file=str(path)))
+    return np.stack(frames)
 
 
 def _length(container: InputContainer, stream: VideoStream) -> int:

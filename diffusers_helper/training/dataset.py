@@ -31,19 +31,18 @@ else:
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp")
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
 SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
-IGNORED = (
-    "batch_size", "enable_bucket", "bucket_no_upscale", "control_resolution", "source_fps", "frame_extraction",
-    "max_frames",
-)  # fmt: skip
-"""Of musubi's names, those without effect, which is said: examples come one by one, and a video is learnt from its
-beginning."""
+IGNORED = ("control_resolution",)
+"""Of musubi's names, those without effect, which is said: FramePack places the tokens of a control picture on the grid
+of the picture that is made, so both have one size."""
 DEFAULT_TARGET = 9
 OF_PICTURES = (
     "control_directory", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post", "fp_1f_no_2x", "fp_1f_no_4x",
     "fp_1f_image_embedding_source",
 )  # fmt: skip
+OF_VIDEOS = ("target_frames", "source_fps", "frame_extraction", "frame_stride", "frame_sample", "max_frames")
 CONTROL = re.compile(r"control_path(?:_(\d+))?")
 Result = Literal["picture", "one_frame", "video"]
+Extraction = Literal["head", "chunk", "slide", "uniform", "full"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,12 @@ class DataSet(BaseModel):
     Attributes:
         cache_directory: where what was encoded is kept; None takes the usual place.
         resolution: (width, height) that all is cropped to; None takes the checkpoint's size that is nearest in shape.
-        target_frames: how many frames of a video are learnt; None takes all of it.
+        batch_size: examples of one size whose mean loss is learnt at once.
+        enable_bucket, bucket_no_upscale: pictures keep their shape, see sizes.py.
+        target_frames: how long excerpts of a video are; None takes all of it.
+        source_fps: of the videos, of which frames are left out above 30.
+        frame_extraction, frame_stride, frame_sample: where excerpts begin, see excerpts.py.
+        max_frames: how many are taken of a whole video at most; None takes all.
         fp_1f_clean_indices, fp_1f_target_index, fp_1f_no_post: as in one-frame inference; with any of them pictures are
             learnt as single frames made of their control pictures.
         fp_1f_image_embedding_source: which picture the image encoder sees: start, the mean, or control_2.
@@ -82,7 +86,15 @@ class DataSet(BaseModel):
     caption_extension: str = Field(".txt", pattern=r"^\.[\w.-]{1,20}$")
     resolution: tuple[int, int] | None = Field(None, strict=False)
     num_repeats: int = Field(1, ge=1)
-    target_frames: int | None = Field(None, ge=1)
+    batch_size: int = Field(1, ge=1, le=10_000)
+    enable_bucket: bool = False
+    bucket_no_upscale: bool = False
+    target_frames: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, strict=False, min_length=1)
+    source_fps: float | None = Field(None, gt=0, le=1000)
+    frame_extraction: Extraction = "head"
+    frame_stride: int = Field(1, ge=1)
+    frame_sample: int = Field(1, ge=1)
+    max_frames: int | None = Field(None, ge=1)
     fp_latent_window_size: int = Field(9, ge=1, le=64)
     fp_1f_clean_indices: tuple[Annotated[int, Field(ge=0, le=999)], ...] | None = Field(None, strict=False)
     fp_1f_target_index: int | None = Field(None, ge=0, le=64)
@@ -97,6 +109,22 @@ class DataSet(BaseModel):
         """One number is both sides."""
         return (given, given) if isinstance(given, int) and not isinstance(given, bool) else given
 
+    @field_validator("target_frames", mode="before")
+    @classmethod
+    def _one_length(cls, given: Any) -> Any:
+        """One number is a list of it."""
+        return (given,) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.frame_extraction in ("chunk", "slide", "uniform") and self.target_frames is None:
+            raise ValueError(
+                f"frame_extraction {self.frame_extraction} takes excerpts; give target_frames, their length"
+            )
+        if self.enable_bucket and not self.resolution:
+            raise ValueError("enable_bucket needs a resolution, whose area the sizes have")
+        return self
+
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         given = [name for name in SOURCES if getattr(self, name) is not None]
@@ -104,8 +132,8 @@ class DataSet(BaseModel):
             raise ValueError(f"give one of {', '.join(SOURCES)}, and not {' and '.join(given) or 'none'}")
         if self.result == "video" and (extra := [name for name in OF_PICTURES if name in self.model_fields_set]):
             raise ValueError(f"{extra[0]} is of pictures, and these are videos")
-        if self.result != "video" and self.target_frames is not None:
-            raise ValueError("target_frames is of videos, and these are pictures")
+        if self.result != "video" and (extra := [name for name in OF_VIDEOS if name in self.model_fields_set]):
+            raise ValueError(f"{extra[0]} is of videos, and these are pictures")
         if self.result == "one_frame" and not self.indices:
             raise ValueError("fp_1f_clean_indices is empty; give a time index for each control picture")
         if self.resolution and min(self.resolution) < 16:

@@ -11,28 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from ..conditioning.picture import masked
-from ..errors import InvalidRequest
-from ..media.fit import resize_and_crop
-from ..media.pictures import open_picture
-from ..media.video import read_frames
 from ..models.table import Checkpoint
-from ..preparation import fit_pictures, video_size
 from ..request import Request
 from ..section_denoiser import Conditioning, section_inputs, text_input
 from ..sections.history import Context, extend, gather_context, initial_history
-from ..sections.kinds import OneFrame
 from ..sections.plan import SectionPlan, VideoPlan
 from ..vae.codec import LatentPosterior
-from .dataset import DEFAULT_TARGET, DataSet, Entry
-
-FRAMES_PER_LATENT = 4
+from .crops import FRAMES_PER_LATENT, common, excerpts_of, single_frame
+from .dataset import DataSet, Entry
 
 
 @dataclass(frozen=True)
@@ -72,52 +64,25 @@ def examples_of(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind:
 
 def _of_picture(entry: Entry, data_set: DataSet, engine: LearningEncoders) -> Example:
     """A single frame, made of the entry's control pictures."""
-    request = _one_frame_request(entry, data_set)
-    fitted = fit_pictures(request, engine.checkpoint)
-    height, width = fitted[0].pixels.shape[:2]
-    answer = resize_and_crop(open_picture(entry.path), height, width)
-    conditioning = engine.encode(request, [picture.pixels for picture in fitted])
-    (section,) = request.plan().sections
-    pairs = zip(conditioning.pictures, fitted, strict=True)
+    seen = single_frame(entry, data_set, engine.checkpoint)
+    conditioning = engine.encode(seen.request, [picture.pixels for picture in seen.controls])
+    (section,) = seen.request.plan().sections
+    pairs = zip(conditioning.pictures, seen.controls, strict=True)
     pictures = [masked(encoded.latent.mean, picture.mask) for encoded, picture in pairs]
     context = gather_context(section.context, pictures[0][:, :, :0], pictures)
     inputs = partial(_inputs, conditioning, section, context)
-    return Example(engine.encode_video(answer[None]).mean, inputs)
-
-
-def _one_frame_request(entry: Entry, data_set: DataSet) -> Request:
-    target = data_set.fp_1f_target_index
-    kind = {
-        "name": OneFrame.name,
-        "target_index": DEFAULT_TARGET if target is None else target,
-        "control_index": ";".join(map(str, data_set.indices)),
-        "post": not data_set.fp_1f_no_post,
-        "history_2x": not data_set.fp_1f_no_2x,
-        "history_4x": not data_set.fp_1f_no_4x,
-        "embedding": data_set.fp_1f_image_embedding_source,
-    }
-    pictures = [{"role": "control", "path": str(path)} for path in entry.controls]
-    return Request.parse({**_common(entry, data_set), "kind": kind, "pictures": pictures})
-
-
-def _common(entry: Entry, data_set: DataSet) -> dict[str, Any]:
-    return {"prompt": entry.caption, "latent_window": data_set.fp_latent_window_size, "size": data_set.size}
+    return Example(engine.encode_video(seen.answer[None]).mean, inputs)
 
 
 def _of_video(entry: Entry, data_set: DataSet, engine: LearningEncoders, kind: str) -> Iterator[Example]:
-    """Its sections, as many as are whole; each sees of the others what it would if they had been made."""
-    frames = _frames(entry.path, data_set, engine.checkpoint)
-    window = data_set.fp_latent_window_size
-    sections = (len(frames) - 1) // (FRAMES_PER_LATENT * window)
-    if not sections:
-        needed = FRAMES_PER_LATENT * window + 1
-        raise InvalidRequest(f"{entry.path}: {len(frames)} frames are too few for a section, which takes {needed}")
-    request = Request.parse({**_common(entry, data_set), "size": None, "kind": kind, "picture": str(entry.path)})
-    plan = request.kind.plan(_Length(request, sections), request.pictures)
-    latents = engine.encode_video(frames[: sections * FRAMES_PER_LATENT * window + 1]).mean
-    video = _Video(plan, latents, engine.encode(request, [frames[0]]))
-    for section in plan.sections:
-        yield Example(video.target(section), partial(video.inputs, section))
+    """The sections of its excerpts; each sees of the others what it would if they had been made."""
+    request = Request.parse({**common(entry, data_set), "kind": kind, "picture": str(entry.path)})
+    for frames in excerpts_of(entry, data_set, engine.checkpoint):
+        sections = (len(frames) - 1) // (FRAMES_PER_LATENT * data_set.fp_latent_window_size)
+        plan = request.kind.plan(_Length(request, sections), request.pictures)
+        video = _Video(plan, engine.encode_video(frames).mean, engine.encode(request, [frames[0]]))
+        for section in plan.sections:
+            yield Example(video.target(section), partial(video.inputs, section))
 
 
 @dataclass(frozen=True)
@@ -154,13 +119,6 @@ class _Length:
         self.latent_window, self.fps, self.prompts = request.latent_window, request.fps, request.prompts
         self.seconds = sections * FRAMES_PER_LATENT * request.latent_window / request.fps
         self.decoding = request.decoding
-
-
-def _frames(path: Path, data_set: DataSet, checkpoint: Checkpoint) -> np.ndarray:
-    """uint8 [F, height, width, 3] at a size of the checkpoint."""
-    frames = read_frames(path)[: data_set.target_frames]
-    size = video_size(data_set.size, checkpoint, *frames.shape[1:3])
-    return np.stack([resize_and_crop(frame, *size) for frame in frames])
 
 
 def _inputs(conditioning: Conditioning, section: SectionPlan, context: Context) -> dict[str, Tensor]:

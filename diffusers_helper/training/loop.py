@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BrokenNumbers, UnusableInput
 from ..media.files import written_whole
 from ..words import plain
+from .batches import Batches
 from .examples import Example
 from .network import Network
 from .noise import NoiseLevels
 from .optimisers import make_optimiser, make_scheduler
-from .step import Model, loss_of
+from .step import loss_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class LoopOptions:
     """How is trained; the names are musubi's, but for units.
 
     Attributes:
-        accumulate: examples whose gradients are one step.
+        accumulate: batches whose gradients are one step.
         most_norm: gradients are made no longer than this; 0 leaves them.
+        ema_decay: of the average of the weights, how much stays at a step; 0 is off.
         guidance: distilled guidance that the model is told in training.
     """
 
@@ -46,6 +51,7 @@ class LoopOptions:
     warmup_steps: int = 0
     accumulate: int = 1
     most_norm: float = 1.0
+    ema_decay: float = 0.0
     guidance: float = 1.0
     seed: int = 0
     levels: NoiseLevels = field(default_factory=NoiseLevels)
@@ -53,27 +59,41 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class Done:
-    """One step: its number from 1 on, its loss, the rate of the first group, and the norm of its gradient."""
+    """One step: its number from 1 on, its loss, the rate of the first group, the norm of its gradient, and how long it
+    took."""
 
     step: int
     loss: float
     rate: float
     norm: float
+    seconds: float
 
 
 class Loop:
     """A training under way."""
 
     def __init__(
-        self, model: Model, network: Network, examples: Sequence[Example], options: LoopOptions, device: torch.device
+        self,
+        model: nn.Module,
+        network: Network,
+        examples: Sequence[Example],
+        options: LoopOptions,
+        device: torch.device,
+        batches: Batches | None = None,
     ) -> None:
-        """Raises InvalidRequest for an optimiser or a scheduler that there is not."""
-        self._model, self.network, self._examples, self.options = model, network, examples, options
-        self._device, self.step = device, 0
+        """``batches``: of the examples; each by itself where none are given.
+
+        Raises InvalidRequest for an optimiser or a scheduler that there is not.
+        """
+        self.model, self.network, self._examples, self.options = model, network, examples, options
+        self.device, self.step = device, 0
         self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
         self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
         self._generator = torch.Generator().manual_seed(options.seed)
-        self._order: list[int] = []
+        self._batches = batches or Batches.of_one(len(examples))
+        self._order: list[list[int]] = []
+        parameters = network.parameters().values()
+        self._average = EMAModel(parameters, decay=options.ema_decay) if options.ema_decay else None
 
     def run(self) -> Iterator[Done]:
         """The steps that are left. Raises BrokenNumbers where a loss or a gradient is no number; the weights are those
@@ -82,6 +102,7 @@ class Loop:
             yield self._one_step()
 
     def _one_step(self) -> Done:
+        begun = time.monotonic()
         parameters = list(self.network.parameters().values())
         self._optimiser.zero_grad(set_to_none=True)
         losses = [self._backward() for _ in range(self.options.accumulate)]
@@ -94,23 +115,49 @@ class Loop:
         rate = self._optimiser.param_groups[0]["lr"]
         self._optimiser.step()
         self._scheduler.step()
+        if self._average:
+            self._average.step(parameters)
         self.step += 1
-        return Done(self.step, sum(losses) / len(losses), float(rate), norm)
+        return Done(self.step, sum(losses) / len(losses), float(rate), norm, time.monotonic() - begun)
 
     def _backward(self) -> float:
-        example = self._examples[self._next()]
+        """The mean loss of the next batch, one example after the other."""
+        batch = self._next()
+        return sum(self._backward_of(self._examples[number], len(batch)) for number in batch) / len(batch)
+
+    def _backward_of(self, example: Example, batch: int) -> float:
+        """The loss of one of so many."""
         sigma = self.options.levels.draw(1, self._generator)
-        noise = torch.randn(example.target.shape, generator=self._generator).to(self._device)
+        noise = torch.randn(example.target.shape, generator=self._generator).to(self.device)
         torch.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))  # dropouts
-        loss = loss_of(self._model, example, noise, sigma, self.options.levels, self.options.guidance)
-        (loss / self.options.accumulate).backward()
+        loss = loss_of(self.model, example, noise, sigma, self.options.levels, self.options.guidance)
+        (loss / self.options.accumulate / batch).backward()
         return float(loss.detach())
 
-    def _next(self) -> int:
-        """The number of the next example; all come once before any comes again."""
+    def _next(self) -> list[int]:
+        """The numbers of the next batch; all examples come once before any comes again."""
         if not self._order:
-            self._order = torch.randperm(len(self._examples), generator=self._generator).tolist()
+            drawn = torch.randperm(len(self._examples), generator=self._generator).tolist()
+            self._order = self._batches.of(reversed(drawn))[::-1]
         return self._order.pop()
+
+    def epoch(self, step: int | None = None) -> int:
+        """How often all examples have been learnt after ``step``, or by now."""
+        return (self.step if step is None else step) * self.options.accumulate // len(self._batches)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights are their average meanwhile, where there is one; then they are again what they were."""
+        if not self._average:
+            yield
+            return
+        parameters = list(self.network.parameters().values())
+        self._average.store(parameters)
+        self._average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self._average.restore(parameters)
 
     def save(self, target: Path) -> None:
         """All that going on needs, in one safetensors file. Raises OutputFailed."""
@@ -123,6 +170,8 @@ class Loop:
                     tensors[f"optimiser.{number}.{name}"] = value
                 else:
                     plain_state[f"{number}.{name}"] = value
+        if self._average:
+            tensors |= {f"average.{n:06}": each for n, each in enumerate(self._average.shadow_params)}
         tensors["generator"] = self._generator.get_state()
         told = {
             "made_by": self._made_by(),
@@ -155,6 +204,8 @@ class Loop:
             "optimizer-type": options.optimiser.lower(),
             "optimizer-args": list(options.optimiser_args),
             "lr-scheduler": options.scheduler,
+            "seed": options.seed,
+            "ema-decay": options.ema_decay,
         }
 
     def _take(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
@@ -173,7 +224,10 @@ class Loop:
         self._optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
         self._scheduler.load_state_dict({**self._scheduler.state_dict(), **told["scheduler"]})
         self._generator.set_state(tensors["generator"])
-        self.step, self._order = int(told["step"]), [int(each) for each in told["order"]]
+        self.step, self._order = int(told["step"]), [[int(each) for each in batch] for batch in told["order"]]
+        if self._average:
+            kept = [each.to(self.device) for _, each in sorted(_of("average.", tensors).items())]
+            self._average.load_state_dict({"shadow_params": kept, "optimization_step": self.step})
 
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

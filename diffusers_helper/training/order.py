@@ -22,6 +22,7 @@ NetworkKind = Literal["lora", "dora", "loha", "lokr"]
 Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "logsnr"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap", "logit_normal", "mode"]
 Form = Literal["musubi", "diffusers"]
+LogWith = Literal["tensorboard", "wandb", "all"]
 TIMESTEPS = 1000
 MUSUBI_MODULES: Mapping[str, NetworkKind] = {
     "networks.lora_framepack": "lora",
@@ -42,9 +43,18 @@ class TrainingOrder(BaseModel):
     out: str = Field(
         pattern=r"(?i).\.safetensors$", description="where the LoRA goes, a name that ends in .safetensors"
     )
+    skip_broken_files: bool = Field(
+        False, description="files that cannot be used are told and left out, where else the first of them ends it"
+    )
     resume: str | None = Field(None, description="the state of a training that was stopped, to go on with it")
     kind: Kind = Field("f1", description="as which videos are learnt")
     steps: int = Field(1600, ge=1, le=10_000_000, description="training steps")
+    max_train_epochs: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="how often all examples are learnt, which goes before steps; 0 leaves it to them",
+    )
     learning_rate: float = Field(2e-4, ge=1e-12, le=100, description="how large a step is")
     network_module: NetworkKind = Field("lora", description="the kind of network; musubi's names do too")
     network_dim: int = Field(4, ge=1, le=4096, description="the rank")
@@ -92,6 +102,41 @@ class TrainingOrder(BaseModel):
     save_every_n_steps: int = Field(
         0, ge=0, le=10_000_000, description="keep the LoRA of every so many steps too; 0 keeps the last alone"
     )
+    save_every_n_epochs: int = Field(0, ge=0, le=10_000_000, description="the same of every so many epochs")
+    save_last_n_steps: int = Field(
+        0, ge=0, le=10_000_000, description="files of steps go when they are more steps old; 0 keeps them"
+    )
+    save_last_n_epochs: int = Field(
+        0, ge=0, le=10_000_000, description="of the files of epochs so many stay; 0 keeps all"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the file holds the average of the weights, of which so much stays at a step; 0 is off",
+    )
+    training_comment: str | None = Field(None, max_length=10_000, description="said in the file's metadata")
+    no_metadata: bool = Field(False, description="say in the file only what loading needs")
+    logging_dir: str | None = Field(None, description="a folder for logs; each run makes one of its own in it")
+    log_prefix: str = Field(
+        "", max_length=200, pattern=r"^[^/\\]*$", description="before the time in that folder's name"
+    )
+    log_with: LogWith | None = Field(None, description="which logs; tensorboard where there is a logging_dir")
+    log_tracker_name: str = Field(
+        "network_train",
+        pattern=r"^[^/\\]{1,128}$",
+        description="what the runs are called together; of wandb the project",
+    )
+    wandb_run_name: str | None = Field(None, max_length=200, description="what this run is called by wandb")
+    validation_split: float = Field(
+        0.0, ge=0, le=0.9, description="share of the files that is held out, to see what the model gets wrong of them"
+    )
+    validate_every_n_steps: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="steps between two looks at them; 0 looks before the first and after the last",
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="the same seed gives the same LoRA on the same machine")
     form: Form | None = Field(None, description="whose names the file has; by default musubi's, of a DoRA diffusers'")
 
@@ -125,7 +170,21 @@ class TrainingOrder(BaseModel):
                 f"min_timestep: {given} is not allowed; give two that rise, up to {TIMESTEPS}",
                 [Problem("min_timestep", "whole_number", given, {"low": 0, "high": made.max_timestep - 1})],
             )
+        if "tensorboard" in made.trackers and not made.logging_dir:
+            raise InvalidRequest(
+                f"log_with: {made.log_with!r} is not allowed without a folder; give logging_dir too",
+                [Problem("log_with", "choice", made.log_with, {"choices": ("wandb",)})],
+            )
         return made
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Which programs are logged for."""
+        if self.log_with == "all":
+            return ("tensorboard", "wandb")
+        if self.log_with:
+            return (self.log_with,)
+        return ("tensorboard",) if self.logging_dir else ()
 
     @classmethod
     def from_json(cls, text: str) -> Self:

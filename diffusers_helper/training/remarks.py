@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .dataset import DataSet
+from .excerpts import FPS
 from .loop import LoopOptions
 from .network import NetworkOptions
 from .noise import NoiseLevels
+from .trackers import LogOptions
 
 if TYPE_CHECKING:
     from .training import Training
@@ -17,8 +20,30 @@ def remarks(training: Training) -> Iterator[str]:
     """A sentence for each."""
     for name in training.data.ignored:
         yield f"{name} has no effect here"
-    for flag, where in (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network)):
+    for data_set in training.data.data_sets:
+        yield from (f"{name} has no effect {where}" for name, where in _of_data(data_set))
+    of_parts = (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network))
+    for flag, where in (*of_parts, *_of_watching(training)):
         yield f"{flag} has no effect {where}"
+
+
+def _of_data(data_set: DataSet) -> Iterator[tuple[str, str]]:
+    if data_set.bucket_no_upscale and not data_set.enable_bucket:
+        yield "bucket_no_upscale", "without enable_bucket"
+    if data_set.source_fps is not None and data_set.source_fps <= FPS:
+        yield f"source_fps {data_set.source_fps:g}", f"up to {FPS}: frames are left out, and none are made up"
+    if data_set.frame_stride > 1 and data_set.frame_extraction != "slide":
+        yield "frame_stride", "but with frame_extraction slide"
+    if data_set.frame_sample > 1 and data_set.frame_extraction != "uniform":
+        yield "frame_sample", "but with frame_extraction uniform"
+    yield from _of_lengths(data_set)
+
+
+def _of_lengths(data_set: DataSet) -> Iterator[tuple[str, str]]:
+    if data_set.max_frames is not None and data_set.frame_extraction != "full":
+        yield "max_frames", "but with frame_extraction full"
+    if data_set.target_frames is not None and data_set.frame_extraction == "full":
+        yield "target_frames", "with frame_extraction full"
 
 
 def _of_levels(levels: NoiseLevels) -> Iterator[tuple[str, str]]:
@@ -48,3 +73,19 @@ def _of_network(options: NetworkOptions) -> Iterator[tuple[str, str]]:
         yield "loraplus_lr_ratio", f"on {options.kind}, which has no up factors"
     if options.args.factor != -1 and options.kind != "lokr":
         yield "factor", f"on {options.kind}"
+
+
+def _of_watching(training: Training) -> Iterator[tuple[str, str]]:
+    if training.validation.every and not training.validation.share:
+        yield "--validate-every-n-steps", "without --validation-split"
+    saving, logs = training.saving, training.logs
+    if saving.last_steps and not saving.every_steps:
+        yield "--save-last-n-steps", "without --save-every-n-steps"
+    if saving.last_epochs and not saving.every_epochs:
+        yield "--save-last-n-epochs", "without --save-every-n-epochs"
+    if saving.comment is not None and not saving.metadata:
+        yield "--training-comment", "with --no-metadata"
+    if logs.run_name and "wandb" not in logs.trackers:
+        yield "--wandb-run-name", "without --log-with wandb or all"
+    if not logs.trackers and (logs.prefix, logs.tracker) != (LogOptions().prefix, LogOptions().tracker):
+        yield "--log-prefix and --log-tracker-name", "without --logging-dir"

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 
-from ..encoders import keep_nothing
+import torch
+
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, InvalidRequest
-from ..events import Encoded, Event, Events, Failed, Learning, Learnt, Notice, Saved
+from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
+from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
 from ..memory.plan import MemoryPlan
 from ..names import quoted
-from .cache import KeptEncodings, encodings_folder
-from .dataset import Config, DataSet
-from .examples import Example, examples_of
-from .loop import Loop
+from .dataset import Config
+from .gathering import Gathered, gather
+from .loop import Done, Loop
+from .metadata import Facts, metadata
 from .network import Network
 from .remarks import remarks
+from .saving import Files
+from .trackers import Log
 from .training import Training
+from .validation import LEVELS, Validation
 from .workload import workload_of
 
 FORGETS = 0.95
@@ -33,67 +41,85 @@ def train(training: Training, engine: Engine) -> Events:
     """
     if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
         raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
-    begun, loop = time.monotonic(), None
+    try:
+        yield from _train(training, engine)
+    except (BrokenNumbers, OutputFailed) as error:
+        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
+
+
+def _train(training: Training, engine: Engine) -> Events:
+    begun, files = time.monotonic(), None
     try:
         yield from map(_said, remarks(training))
-        examples = yield from _examples(training, engine)
-        network = Network(engine.parts.transformer, training.network, engine.compute.device)
-        yield from map(_said, _about(network, len(examples)))
-        yield Notice(message=str(_follow_plan(training, engine, examples, network).why))
-        loop = _begin(training, engine, examples, network)
-        yield from _steps(training, engine, loop, begun)
-        yield _saved(training, engine, loop)
+        gathered = yield from gather(training, engine)
+        training = training.lasting(len(gathered.batches))
+        network = _network(training, engine)
+        yield from map(_said, _about(network, gathered))
+        yield Notice(message=str(_follow_plan(training, engine, gathered, network).why))
+        loop = _begin(training, engine, gathered, network)
+        files = _files(training, engine, loop, gathered)
+        with Log(training.logs, metadata(training, files.facts, files.facts.started), files.facts.started) as log:
+            yield from log.following(_steps(_Run(training, loop, _validation(training, gathered, loop), files, begun)))
+        yield files.last()
     except CancelRequested:
-        if loop is not None:
-            _saved(training, engine, loop)
-    except BrokenNumbers as error:
-        yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
-        return
-    path, step = (str(training.target), loop.step) if loop else ("", 0)
+        if files is not None:
+            files.last()
+    except BrokenNumbers:
+        if files is not None:
+            yield files.apart()
+        raise
+    path, step = (str(training.target), files.loop.step) if files else ("", 0)
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
 
 
-def _examples(training: Training, engine: Engine) -> Generator[Event, None, list[Example]]:
-    """What is learnt, each as often as its data set says. Raises what ``examples_of`` does, naming the file."""
-    found: list[Example] = []
-    for data_set in training.data.data_sets:
-        kept = _kept_encodings(training, data_set, engine)
-        entries = data_set.entries(training.root)
-        for number, entry in enumerate(entries, 1):
-            found += examples_of(entry, data_set, engine, training.kind) * data_set.num_repeats
-            yield Encoded(data_set=data_set.place, done=number, files=len(entries))
-        if kept and kept.trouble:
-            yield _said(f"{data_set.place}: what was encoded is not kept for another time: {kept.trouble}")
-    return found
+def _network(training: Training, engine: Engine) -> Network:
+    """New beside the transformer's linears; the seed decides its first weights, which peft draws."""
+    torch.manual_seed(training.loop.seed)
+    return Network(engine.parts.transformer, training.network, engine.compute.device)
 
 
-def _kept_encodings(training: Training, data_set: DataSet, engine: Engine) -> KeptEncodings | None:
-    """Where what is encoded of a data set is kept from now on; None for nowhere."""
-    usual = encodings_folder(engine.models_dir) if engine.models_dir else None
-    folder = training.root / data_set.cache_directory if data_set.cache_directory else usual
-    kept = KeptEncodings(folder, engine.checkpoint, engine.compute) if folder else None
-    engine.keep_encodings(kept or keep_nothing)
-    return kept
-
-
-def _follow_plan(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> MemoryPlan:
+def _follow_plan(training: Training, engine: Engine, gathered: Gathered, network: Network) -> MemoryPlan:
     """Weights and blocks are where the plan has them. Raises OutOfMemory."""
     with network.away():
-        return engine.prepare_training(workload_of(training, examples, network))
+        return engine.prepare_training(workload_of(training, [*gathered.learnt, *gathered.held_out], network))
 
 
-def _begin(training: Training, engine: Engine, examples: Sequence[Example], network: Network) -> Loop:
+def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network) -> Loop:
     transformer = engine.parts.transformer
     transformer.train()
-    loop = Loop(transformer, network, examples, training.loop, engine.compute.device)
+    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, gathered.batches)
     if training.resume:
         loop.load(training.resume)
     return loop
 
 
-def _about(network: Network, examples: int) -> Iterator[str]:
+def _validation(training: Training, gathered: Gathered, loop: Loop) -> Validation | None:
+    """None where nothing is held out."""
+    if not gathered.held_out:
+        return None
+    return Validation(gathered.held_out, training.loop.guidance, training.loop.seed, loop.device)
+
+
+def _files(training: Training, engine: Engine, loop: Loop, gathered: Gathered) -> Files:
+    steps, batches = training.loop.steps, len(gathered.batches)
+    facts = Facts(
+        checkpoint=engine.checkpoint.name,
+        session=secrets.randbits(32),
+        started=datetime.now().astimezone(),
+        items=len(gathered.learnt),
+        batches=batches,
+        epochs=math.ceil(steps * training.loop.accumulate / batches),
+    )
+    return Files(training, loop, shapes_in(engine.checkpoint.folders["transformer"]), facts)
+
+
+def _about(network: Network, gathered: Gathered) -> Iterator[str]:
     count = sum(each.numel() for each in network.parameters().values())
-    yield f"{examples} examples; {len(network.modules)} modules, {count / 1e6:.2f} million numbers to learn"
+    held_out = f", {len(gathered.held_out)} held out" if gathered.held_out else ""
+    yield (
+        f"{len(gathered.learnt)} examples{held_out}; {len(network.modules)} modules, "
+        f"{count / 1e6:.2f} million numbers to learn"
+    )
     if network.left_out:
         yield f"DoRA leaves out what has a row of zeros: {', '.join(network.left_out)}"
     if network.options.args.verbose:
@@ -108,24 +134,42 @@ def _has_videos(data: Config) -> bool:
     return any(data_set.result == "video" for data_set in data.data_sets)
 
 
-def _steps(training: Training, engine: Engine, loop: Loop, begun: float) -> Iterator[Event]:
-    smooth, first = None, loop.step
-    for done in loop.run():
-        smooth = done.loss if smooth is None else FORGETS * smooth + (1 - FORGETS) * done.loss
-        left = (time.monotonic() - begun) / (done.step - first) * (training.loop.steps - done.step)
-        told = {"loss": done.loss, "smooth": smooth, "rate": done.rate, "norm": done.norm, "seconds_left": left}
-        yield Learning(step=done.step, steps=training.loop.steps, **told)
-        if training.save_every and done.step % training.save_every == 0 and done.step < training.loop.steps:
-            yield _saved(training, engine, loop, numbered=True)
+@dataclass
+class _Run:
+    """A training under way, and its smoothed loss."""
+
+    training: Training
+    loop: Loop
+    validation: Validation | None
+    files: Files
+    begun: float
+    smooth: float | None = None
+
+    def learning(self, done: Done, first: int) -> Learning:
+        """What is told of a step; ``first``: how many were done before this run."""
+        self.smooth = done.loss if self.smooth is None else FORGETS * self.smooth + (1 - FORGETS) * done.loss
+        steps = self.training.loop.steps
+        left = (time.monotonic() - self.begun) / (done.step - first) * (steps - done.step)
+        told = {"loss": done.loss, "smooth": self.smooth, "rate": done.rate, "norm": done.norm, "seconds_left": left}
+        return Learning(step=done.step, steps=steps, seconds=done.seconds, **told)
+
+    def validated(self) -> Iterator[Validated]:
+        """What is got wrong of what is held out; nothing where nothing is."""
+        if self.validation is None:
+            return
+        with self.loop.averaged():
+            measured = self.validation.measure(self.loop.model)
+        yield Validated(
+            step=self.loop.step, steps=self.training.loop.steps, loss=self.smooth,
+            validation_loss=measured.loss, levels=list(LEVELS), losses=list(measured.losses),
+        )  # fmt: skip
 
 
-def _saved(training: Training, engine: Engine, loop: Loop, numbered: bool = False) -> Saved:
-    """The LoRA and the state to go on from; one of many has its step in its name."""
-    target = training.target
-    if numbered:
-        target = target.with_name(f"{target.stem}-{loop.step:06}{target.suffix}")
-    shapes = shapes_in(engine.checkpoint.folders["transformer"])
-    metadata = {**training.metadata(engine.checkpoint.name), "ss_steps": str(loop.step)}
-    loop.save(training.state)
-    loop.network.save(target, training.form, metadata, shapes)
-    return Saved(step=loop.step, path=str(target), state=str(training.state))
+def _steps(run: _Run) -> Events:
+    first = run.loop.step
+    yield from run.validated()
+    for done in run.loop.run():
+        yield run.learning(done, first)
+        if run.training.validation.is_due(done.step, run.training.loop.steps):
+            yield from run.validated()
+        yield from run.files.after_step()

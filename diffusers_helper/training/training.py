@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InvalidRequest, OutputFailed
 from ..lora.writing import FormName
-from ..media.files import require_writable
+from ..media.files import require_folder, require_writable
 from ..settings import given_path
 from .dataset import Config, data_at
 from .loop import LoopOptions
@@ -17,6 +17,40 @@ from .network_args import read_network_args
 from .noise import NoiseLevels
 from .optimisers import check_names
 from .order import Kind, TrainingOrder, state_beside
+from .trackers import LogOptions, check_packages
+from .validation import ValidationOptions
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """Which files there are besides the last, and what they say.
+
+    Attributes:
+        every_steps, every_epochs: how many lie between two; 0 keeps none of these.
+        last_steps, last_epochs: files that are older, in steps and in files, are removed; 0 keeps all.
+        comment: of the one who trains.
+        metadata: whether a file says how it was made.
+    """
+
+    every_steps: int = 0
+    every_epochs: int = 0
+    last_steps: int = 0
+    last_epochs: int = 0
+    comment: str | None = None
+    metadata: bool = True
+
+    def old_step(self, step: int) -> int | None:
+        """Which file goes when that of ``step`` is there; None where all stay."""
+        if not self.last_steps:
+            return None
+        old = step - self.last_steps - 1
+        return max(old - old % self.every_steps, 0) or None
+
+    def old_epoch(self, epoch: int) -> int | None:
+        """The same of epochs, which may have skipped some."""
+        if not self.last_epochs:
+            return None
+        return max(epoch - self.every_epochs * self.last_epochs, 0) or None
 
 
 @dataclass(frozen=True)
@@ -26,8 +60,10 @@ class Training:
     Attributes:
         data: the data sets, and ``root``, from which their paths count.
         kind: as which videos are learnt.
-        target: the LoRA's file; its state lies beside it, and every ``save_every`` steps both are written.
+        target: the LoRA's file; its state lies beside it, and both may be written on the way.
         resume: the state of a training that was stopped, to go on from.
+        skip_broken: files that cannot be used are told and left out, where they are refused else.
+        epochs: how often all examples are learnt; 0 where steps say it.
         checkpointing: activations are computed again in the backward pass, which takes less memory and more time.
     """
 
@@ -39,41 +75,30 @@ class Training:
     network: NetworkOptions = field(default_factory=NetworkOptions)
     loop: LoopOptions = field(default_factory=LoopOptions)
     form: FormName = "musubi"
-    save_every: int = 0
+    epochs: int = 0
+    skip_broken: bool = False
     checkpointing: bool = False
+    saving: SaveOptions = field(default_factory=SaveOptions)
+    logs: LogOptions = field(default_factory=LogOptions)
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
 
     @property
     def state(self) -> Path:
         """What a training that was stopped goes on from."""
         return state_beside(self.target)
 
-    def metadata(self, checkpoint: str) -> dict[str, str]:
-        """What the file says of its making, by kohya's and musubi's names."""
-        options, network = self.loop, self.network
-        sets = [each.told() for each in self.data.data_sets]
-        return {
-            "modelspec.title": self.target.stem,
-            "ss_base_model_version": "framepack",
-            "ss_network_module": f"networks.{network.kind}_framepack",
-            "ss_network_dim": str(network.rank),
-            "ss_network_alpha": str(network.alpha),
-            "ss_network_args": json.dumps(network.args.model_dump(exclude_defaults=True)),
-            "ss_learning_rate": str(options.rate),
-            "ss_optimizer": options.optimiser,
-            "ss_lr_scheduler": options.scheduler,
-            "ss_max_train_steps": str(options.steps),
-            "ss_seed": str(options.seed),
-            "ss_guidance_scale": str(options.guidance),
-            "ss_timestep_sampling": options.levels.sampling,
-            "ss_discrete_flow_shift": str(options.levels.shift),
-            "ss_sd_model_name": checkpoint,
-            "ss_datasets": json.dumps(sets),
-        }
+    def lasting(self, batches: int) -> Training:
+        """The same in steps; ``batches``: how many are an epoch."""
+        if not self.epochs:
+            return self
+        steps = math.ceil(self.epochs * batches / self.loop.accumulate)
+        return replace(self, loop=replace(self.loop, steps=steps))
 
 
 def training_of(order: TrainingOrder) -> Training:
     """What is ordered. Raises InvalidRequest; nothing but the data's lists is read."""
     check_names(order.optimizer_type, order.optimizer_args, order.lr_scheduler)
+    check_packages(_logs(order))
     data, root = data_at(given_path(order.data, "data"))
     return Training(
         data=data,
@@ -89,8 +114,33 @@ def training_of(order: TrainingOrder) -> Training:
         ),
         loop=_loop(order),
         form=form_of(order.network_module, order.form),
-        save_every=order.save_every_n_steps,
+        epochs=order.max_train_epochs,
+        skip_broken=order.skip_broken_files,
         checkpointing=order.gradient_checkpointing,
+        saving=_saving(order),
+        logs=_logs(order),
+        validation=ValidationOptions(share=order.validation_split, every=order.validate_every_n_steps),
+    )
+
+
+def _saving(order: TrainingOrder) -> SaveOptions:
+    return SaveOptions(
+        every_steps=order.save_every_n_steps,
+        every_epochs=order.save_every_n_epochs,
+        last_steps=order.save_last_n_steps,
+        last_epochs=order.save_last_n_epochs,
+        comment=order.training_comment,
+        metadata=not order.no_metadata,
+    )
+
+
+def _logs(order: TrainingOrder) -> LogOptions:
+    return LogOptions(
+        folder=given_path(order.logging_dir, "logging_dir") if order.logging_dir else None,
+        prefix=order.log_prefix,
+        trackers=order.trackers,
+        tracker=order.log_tracker_name,
+        run_name=order.wandb_run_name,
     )
 
 
@@ -104,6 +154,7 @@ def _loop(order: TrainingOrder) -> LoopOptions:
         warmup_steps=order.lr_warmup_steps,
         accumulate=order.gradient_accumulation_steps,
         most_norm=order.max_grad_norm,
+        ema_decay=order.ema_decay,
         guidance=order.guidance_scale,
         seed=order.seed,
         levels=NoiseLevels(
@@ -125,8 +176,13 @@ def check_files(training: Training) -> None:
     """Raises InvalidRequest for data that is not there, and for a target that could not be written."""
     for data_set in training.data.data_sets:
         data_set.entries(training.root)
-    for target in (training.target, training.state):
-        try:
+    try:
+        for target in (training.target, training.state):
             require_writable(target)
-        except OutputFailed as error:
-            raise InvalidRequest(f"out: {error}") from None
+    except OutputFailed as error:
+        raise InvalidRequest(f"out: {error}") from None
+    try:
+        if training.logs.folder:
+            require_folder(training.logs.folder)
+    except OutputFailed as error:
+        raise InvalidRequest(f"logging_dir: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,12 @@ def curve(job: Job, texts: Texts) -> str:
     if not drawn:
         return ""
     points = job.progress.curve
-    low, high = _range([loss for _, *losses in points for loss in losses])
+    low, high = _range(_all_losses(job.progress))
     up = f'<div class="up" aria-hidden="true"><span>{high:.3g}</span><span>{low:.3g}</span></div>'
     along = f'<div class="along" aria-hidden="true"><span>{points[0][0]}</span><span>{points[-1][0]}</span></div>'
     told = {"steps": points[-1][0], "first": f"{points[0][2]:.3g}", "last": f"{points[-1][2]:.3g}"}
     label = say(texts, "job.loss_told", **told)
-    kinds = {"mean": "smooth", "of-section": "each"}
+    kinds = {"mean": "smooth", "of-section": "each", **({"same": "held_out"} if job.progress.held_out else {})}
     legend = "".join(
         f'<span><i class="{kind}"></i>{say(texts, f"job.loss_{words}")}</span>' for kind, words in kinds.items()
     )
@@ -71,15 +71,17 @@ def curve(job: Job, texts: Texts) -> str:
 
 
 def lines(job: Job) -> str:
-    """The drawing alone: a faint line of all losses that are kept, a strong one of their mean."""
+    """The drawing alone: a faint line of all losses that are kept, a strong one of their mean, a dotted one of what is
+    held out."""
     points = job.progress.curve
     if len(points) < 2:
         return ""
-    seen = _range([loss for _, *losses in points for loss in losses])
-    steps = [step for step, _, _ in points]
-    each = _line(steps, [loss for _, loss, _ in points], seen, "of-section")
-    mean = _line(steps, [smooth for _, _, smooth in points], seen, "mean")
-    return f'<svg class="losses" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{each}{mean}</svg>'
+    low_high, ends = _range(_all_losses(job.progress)), (points[0][0], points[-1][0])
+    drawn = _line([(step, loss) for step, loss, _ in points], ends, low_high, "of-section")
+    drawn += _line([(step, smooth) for step, _, smooth in points], ends, low_high, "mean")
+    if held_out := job.progress.held_out:
+        drawn += _line(held_out, ends, low_high, "same")
+    return f'<svg class="losses" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
 
 
 def _range(losses: Sequence[float]) -> tuple[float, float]:
@@ -89,11 +91,15 @@ def _range(losses: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - abs(low) / 2 - 1e-9, low + abs(low) / 2 + 1e-9)
 
 
-def _line(steps: Sequence[int], losses: Sequence[float], seen: tuple[float, float], kind: str) -> str:
-    low, high = seen
-    across = WHOLE / max(steps[-1] - steps[0], 1)
-    points = (
-        f"{across * (step - steps[0]):.2f},{max(WHOLE * (high - loss) / (high - low), 0.0):.2f}"
-        for step, loss in zip(steps, losses, strict=True)
+def _line(points: Iterable[tuple[int, float]], ends: tuple[int, int], seen: tuple[float, float], kind: str) -> str:
+    (low, high), (first, last) = seen, ends
+    drawn = (
+        f"{max(WHOLE * (step - first) / max(last - first, 1), 0.0):.2f},"
+        f"{max(WHOLE * (high - loss) / (high - low), 0.0):.2f}"
+        for step, loss in points
     )
-    return f'<polyline class="{kind}" points="{" ".join(points)}"/>'
+    return f'<polyline class="{kind}" points="{" ".join(drawn)}"/>'
+
+
+def _all_losses(progress: JobProgress) -> list[float]:
+    return [loss for _, *losses in (*progress.curve, *progress.held_out) for loss in losses]

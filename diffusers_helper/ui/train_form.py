@@ -16,21 +16,28 @@ from .page import Page
 
 ASKED_FIRST = ("data", "out", "resume")
 """Those that the tab asks for in its own way, and what going on sets."""
+OF_LOGS = ("logging_dir", "log_prefix", "log_with", "log_tracker_name", "wandb_run_name")
+"""They name folders of the machine, and programs that use the network; the page shows the losses itself."""
 AUTO = "auto"
 """What stands for no value, where a field may have none."""
 FIELDS: Mapping[str, Field] = {
-    name: field for name, field in flat_fields(TrainingOrder).items() if name not in ASKED_FIRST
+    name: field for name, field in flat_fields(TrainingOrder).items() if name not in (*ASKED_FIRST, *OF_LOGS)
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "network": ("network_module", "network_dim", "network_alpha", "network_args"),
     "learning": (
-        "steps", "learning_rate", "lr_scheduler", "lr_warmup_steps", "optimizer_type", "optimizer_args",
-        "gradient_accumulation_steps", "max_grad_norm",
+        "steps", "max_train_epochs", "learning_rate", "lr_scheduler", "lr_warmup_steps", "optimizer_type",
+        "optimizer_args", "gradient_accumulation_steps", "max_grad_norm", "ema_decay",
     ),
     "noise": (
         "guidance_scale", "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "weighting_scheme", "logit_mean",
         "logit_std", "mode_scale", "min_timestep", "max_timestep", "preserve_distribution_shape",
     ),
+    "files": (
+        "save_every_n_steps", "save_every_n_epochs", "save_last_n_steps", "save_last_n_epochs", "form",
+        "training_comment", "no_metadata",
+    ),
+    "looks": ("validation_split", "validate_every_n_steps"),
 }  # fmt: skip
 REST = "rest"
 """The group of all others."""
@@ -58,7 +65,7 @@ class TrainForm:
     def _place(self, page: Page, name: str, value: Any) -> None:
         make, properties = _component(FIELDS[name])
         choices = choices_of(FIELDS[name])
-        shown = shown_of(value)
+        shown = shown_of(name, value)
         with gr.Column(elem_id=f"train-{name}", min_width=160):
             self._placed[name] = page.t(make, f"train.{name}", choices or None, value=shown, **properties)
 
@@ -93,10 +100,10 @@ def _component(field: Field) -> tuple[Callable[..., Any], dict[str, Any]]:
     return made.get(field.info.annotation, (gr.Textbox, {"max_lines": 1}))
 
 
-def shown_of(value: Any) -> Any:
+def shown_of(name: str, value: Any) -> Any:
     """A field's value as its component shows it: of several texts each on a line of its own."""
     if value is None:
-        return AUTO
+        return AUTO if choices_of(FIELDS[name]) else ""
     return "\n".join(value) if isinstance(value, tuple) else value
 
 
@@ -108,4 +115,5 @@ def fields_of(values: Sequence[Any]) -> dict[str, Any]:
 def _meant(field: Field, value: Any) -> Any:
     if field.info.annotation == tuple[str, ...]:
         return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
-    return None if value == AUTO and AUTO in choices_of(field) else value
+    may_be_none = type(None) in get_args(field.info.annotation)
+    return None if may_be_none and value in (AUTO, "") else value

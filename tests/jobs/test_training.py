@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from diffusers_helper.errors import FramePackError, InvalidCommand, InvalidRequest
-from diffusers_helper.events import Event, Learning, Saved
+from diffusers_helper.events import Event, Learning, Saved, Validated
 from diffusers_helper.jobs.job import Job, Keep
 from diffusers_helper.jobs.job_progress import MOST_POINTS, JobProgress, fold
 from diffusers_helper.jobs.queue import JobQueue
@@ -214,6 +214,16 @@ def test_a_row_that_is_no_training_costs_no_other(column: str, queue: JobQueue, 
 
 def told(step: int, steps: int) -> Learning:
     return Learning(step=step, steps=steps, loss=1 / step, smooth=0.5, rate=1e-4, norm=1.0, seconds_left=1.0)
+
+
+def test_looks_at_what_is_held_out_are_kept() -> None:
+    """Of a run that went on earlier, as far as it began."""
+    progress = JobProgress()
+    for step, loss in ((0, 0.9), (5, 0.5), (10, 0.4), (5, 0.6)):
+        levels = {"levels": [0.5], "losses": [loss]}
+        progress = fold(progress, Validated(step=step, steps=10, loss=None, validation_loss=loss, **levels))
+    assert progress.held_out == ((0, 0.9), (5, 0.6))
+    assert JobProgress.from_dict(progress.as_dict()) == progress
 
 
 def test_a_curve_is_thinned_and_ends_with_the_training() -> None:

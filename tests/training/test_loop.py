@@ -127,7 +127,7 @@ def test_the_file_holds_what_was_learnt(kind: Any, form: Any, tmp_path: Path) ->
     loop = begun(SHORT, NetworkOptions(kind, 2, 1.0))
     list(loop.run())
     network = loop.network
-    model: Any = loop._model
+    model: Any = loop.model
     shapes = {
         name.replace(".base_layer", ""): (module.out_features, module.in_features)
         for name, module in model.named_modules()
@@ -217,8 +217,8 @@ def test_numbers_that_break_stop_it_before_the_weights(tmp_path: Path) -> None:
 
 def test_all_examples_come_once_before_any_again() -> None:
     loop = begun()
-    assert sorted(loop._next() for _ in EXAMPLES) == [0, 1, 2]
-    assert sorted(loop._next() for _ in EXAMPLES) == [0, 1, 2]
+    assert sorted(loop._next() for _ in EXAMPLES) == [[0], [1], [2]]
+    assert sorted(loop._next() for _ in EXAMPLES) == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("name", sorted(set(known_optimisers()) - {"AdamW8bit", "Prodigy", "Muon"}))

@@ -70,7 +70,7 @@ def test_a_step_copies_each_block_twice() -> None:
 def test_a_pass_without_gradients_goes_one_way() -> None:
     """As for a video that is made meanwhile; training goes on after it as if nothing had been."""
     loop, swap = swapped_loop(NetworkOptions(rank=2, alpha=2.0))
-    example, transformer = EXAMPLES[0], loop._model
+    example, transformer = EXAMPLES[0], loop.model
     with swap:
         steps = loop.run()
         next(steps)

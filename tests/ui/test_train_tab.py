@@ -20,7 +20,7 @@ from diffusers_helper.training.goals import GOALS, QUALITIES
 from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.ui import fragments, fragments_queue, train_tab
 from diffusers_helper.ui.commands import Commands
-from diffusers_helper.ui.train_form import ASKED_FIRST, FIELDS, TrainForm, fields_of, groups, shown_of
+from diffusers_helper.ui.train_form import ASKED_FIRST, FIELDS, OF_LOGS, TrainForm, fields_of, groups, shown_of
 from diffusers_helper.ui.train_tab import Trainings, wished
 from diffusers_helper.words import LANGUAGES, Texts
 
@@ -58,7 +58,7 @@ def test_folders_are_for_this_machine_or_for_those_who_have_the_password(stage: 
 
 def values(**fields: Any) -> list[Any]:
     """What the components hold where these differ from the order's defaults."""
-    return [shown_of(fields.get(name, FIELDS[name].default)) for name in FIELDS]
+    return [shown_of(name, fields.get(name, FIELDS[name].default)) for name in FIELDS]
 
 
 OTHER: Mapping[str, Any] = {
@@ -69,6 +69,9 @@ OTHER: Mapping[str, Any] = {
     "timestep_sampling": "sigmoid", "discrete_flow_shift": 6.0, "sigmoid_scale": 2.0, "weighting_scheme": "cosmap",
     "logit_mean": -0.5, "logit_std": 2.0, "mode_scale": 1.0, "min_timestep": 5, "max_timestep": 900,
     "preserve_distribution_shape": True, "save_every_n_steps": 9, "seed": 9, "form": "diffusers",
+    "skip_broken_files": True, "max_train_epochs": 3, "save_every_n_epochs": 1, "save_last_n_steps": 50,
+    "save_last_n_epochs": 2, "ema_decay": 0.5, "training_comment": "mine", "no_metadata": True,
+    "validation_split": 0.25, "validate_every_n_steps": 10,
 }  # fmt: skip
 """A value of each field that is not its default."""
 
@@ -85,7 +88,7 @@ def test_every_field_reaches_the_order_and_no_other_does(name: str) -> None:
 
 def test_all_that_an_order_says_is_asked_for() -> None:
     grouped = [name for names in groups().values() for name in names]
-    assert sorted((*grouped, *ASKED_FIRST)) == sorted(TrainingOrder.model_fields)
+    assert sorted((*grouped, *ASKED_FIRST, *OF_LOGS)) == sorted(TrainingOrder.model_fields)
     for language in LANGUAGES:
         assert all(f"train.{name}" in Texts(language) for name in grouped)
 
