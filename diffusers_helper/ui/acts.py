@@ -48,7 +48,7 @@ def _takes_up(job: Job, texts: Texts) -> list[Offer]:
     progress, found = job.progress, []
     counts = {"done": progress.sections_done, "sections": progress.sections}
     if job.order:
-        counts = {"done": progress.step_number, "sections": job.order.steps}
+        counts = {"done": progress.step_number, "sections": progress.steps}
     if job.can_go_on:
         hint = texts(key_of("queue.go_on_hint", job, texts), **counts) if counts["done"] else ""
         found.append(_offer(job, "go_on", texts, hint=hint))
