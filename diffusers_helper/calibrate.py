@@ -11,8 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from .errors import CancelRequested, InvalidRequest
-from .events import Calibrated, Event, Events, Finished, until_finished
-from .generate import GenerationEngine, calibrated, generate
+from .events import Calibrated, Event, Events, Finished
+from .generate import GenerationEngine, calibrated, generate, until_finished
 from .media.fit import Fitted
 from .request import Request
 

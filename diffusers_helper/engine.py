@@ -215,7 +215,12 @@ class Engine:
         )
 
     def prepare_training(self, workload: Workload) -> MemoryPlan:
-        """Plan the memory of a step of training, and let the transformer's blocks run so. Raises OutOfMemory."""
+        """Plan the memory of a step of training, and let the transformer's blocks run so, with no LoRA of a video.
+
+        Raises OutOfMemory.
+        """
+        self._loras.keep(Chosen())
+        self._loras.attach(Chosen())
         self.residency.follow(self.planner.for_workload(workload))
         plan, swap = self.residency.plan, self.residency.transformer.swap
         self.residency.before_sampling()

@@ -4,7 +4,7 @@ The iterator that ``generate`` returns yields ``Started``, where LoRAs are merge
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``,
-``Learning``, ``Validated`` and ``Saved``, and ``Learnt`` at its end.
+``Learning``, ``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -15,15 +15,14 @@ Where an event says a sentence, it says it in English, for programs and terminal
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from .errors import CancelRequested, UnreadableEvent
+from .errors import UnreadableEvent
 from .json_object import object_in
 from .names import AnyText, quoted
 from .words import AnyMessage, Message
@@ -311,6 +310,29 @@ class Validated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling(Event):
+    """A sample is made to look at: which of how many, after which step of the training, and how much of it is done,
+    from 0 to 1."""
+
+    event: ClassVar[str] = "sampling"
+    step: int
+    number: int
+    samples: int
+    done: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """A sample is there: a video or a picture that the LoRA made after so many steps."""
+
+    event: ClassVar[str] = "sampled"
+    step: int
+    number: int
+    samples: int
+    path: AnyText
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saved(Event):
     """A file of the training, after so many steps; ``state`` is what going on begins with."""
 
@@ -338,7 +360,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Encoded, Learning, Validated, Saved, Learnt,
+        Downloading, Downloaded, Encoded, Learning, Validated, Sampling, Sampled, Saved, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""
@@ -371,21 +393,3 @@ def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
 
 Events = Generator[Event, None, None]
 """A generation or a download under way. It holds files and memory until it ends: who breaks it off, closes it."""
-
-
-def until_finished(
-    events: Events, seen: Callable[[Event], None] = lambda event: None
-) -> Generator[Event, None, Finished | None]:
-    """The events of a generation that is one of several, each handed to ``seen`` first. The one that says that it is
-    finished is returned; None where none does."""
-    with closing(events):
-        for event in events:
-            if isinstance(event, Finished):
-                return event
-            seen(event)
-            try:
-                yield event
-            except CancelRequested as wish:
-                yield events.throw(wish)
-                return None
-    return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -373,3 +373,21 @@ def seeded(seed: int, purpose: str = "") -> torch.Generator:
         digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1
     return torch.Generator().manual_seed(seed)
+
+
+def until_finished(
+    events: Events, seen: Callable[[Event], None] = lambda event: None
+) -> Generator[Event, None, Finished | None]:
+    """The events of a generation that is one of several, each handed to ``seen`` first. The one that says that it is
+    finished is returned; None where none does."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Finished):
+                return event
+            seen(event)
+            try:
+                yield event
+            except CancelRequested as wish:
+                yield events.throw(wish)
+                return None
+    return None

@@ -24,6 +24,8 @@ from .events import (
     Merging,
     Notice,
     Plan,
+    Sampled,
+    Sampling,
     Saved,
     SectionDone,
     Started,
@@ -135,6 +137,11 @@ class TrainingBar(ProgressBars):
             case Validated():
                 self._close()
                 _say(_held_out(event))
+            case Sampling():
+                self._sampling(event)
+            case Sampled():
+                self._close()
+                _say(f"step {event.step}, sample {event.number} of {event.samples}: {event.path}")
             case Saved():
                 self._close()
                 _say(f"step {event.step}: {event.path}")
@@ -144,6 +151,12 @@ class TrainingBar(ProgressBars):
                 _say(f"{how} in {event.seconds_total:.0f} s: {event.path}")
             case _:
                 super().event(event)
+
+    def _sampling(self, event: Sampling) -> None:
+        if self._bar is None or self._bar.unit != "%":
+            self._close()
+            self._bar = tqdm(total=100, desc=f"sample {event.number} of {event.samples}", unit="%")
+        self._bar.update(round(100 * event.done) - self._bar.n)
 
     def _learning(self, event: Learning) -> None:
         if self._bar is None:

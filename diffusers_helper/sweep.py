@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 
 from .errors import InvalidRequest
-from .events import Events, Finished, until_finished
-from .generate import GenerationEngine, generate
+from .events import Events, Finished
+from .generate import GenerationEngine, generate, until_finished
 from .media.files import require_writable
 from .media.fit import Fitted
 from .media.grid import labelled_grid

@@ -83,11 +83,9 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     """Carry it out; returns the exit code."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     order = order_of(options)
-    from .engine import Engine
     from .models.table import find_checkpoint
-    from .training.train import train
+    from .training.train import load_engine, train
     from .training.training import check_files, training_of
-    from .training.workload import expected_workload
 
     training = training_of(order)
     check_files(training)
@@ -95,8 +93,7 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
-        workload = expected_workload(training, checkpoint)
-        engine = loaded.enter_context(Engine.load(checkpoint, chosen, workload=workload))
+        engine = loaded.enter_context(load_engine(training, checkpoint, chosen))
         for event in stoppable(train(training, engine), lambda: stop.received):
             show.event(event)
             code = _exit_code(event, code)

@@ -22,6 +22,7 @@ from ..events import (
     Notice,
     Plan,
     Preview,
+    Sampled,
     Saved,
     SectionDone,
     Started,
@@ -38,6 +39,8 @@ MOST_POINTS = 300
 
 FORM = 2
 """Of a progress as JSON; ``migrate.py`` knows the earlier one."""
+
+MOST_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class JobProgress:
         encoded: how much of a training's data is read, while that goes on.
         learning: the latest step of a training, over all its runs; ``curve`` the losses, every so many steps one.
         held_out: the same of files that are not learnt, the step and the loss.
+        samples: what it has made to look at, the step and the file, the newest last.
         saved: the latest files of it.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
         seconds_loading: from the job's begin to ``started``; next to nothing where the models are loaded.
@@ -82,6 +86,7 @@ class JobProgress:
     learning: Learning | None = None
     curve: Curve = ()
     held_out: tuple[tuple[int, float], ...] = ()
+    samples: tuple[tuple[int, str], ...] = ()
     saved: Saved | None = None
     ended: Last | None = None
     discarded: bool = False
@@ -276,7 +281,7 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
             return _told(progress, event)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
-        case Encoded() | Learning() | Validated() | Saved() | Learnt():
+        case Encoded() | Learning() | Validated() | Sampled() | Saved() | Learnt():
             return _learnt(progress, event)
         case Ended():
             return _ended(progress, event)
@@ -327,7 +332,7 @@ def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     return replace(progress, merging=None, ended=event, playable=playable, preview=preview, seconds_left=None)
 
 
-def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Saved | Learnt) -> JobProgress:
+def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Sampled | Saved | Learnt) -> JobProgress:
     """Of a run before that came further the curve stays only as far as this run begins."""
     match event:
         case Encoded():
@@ -338,6 +343,9 @@ def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Saved
         case Validated():
             before = (each for each in progress.held_out if each[0] < event.step)
             return replace(progress, held_out=(*before, (event.step, event.validation_loss))[-MOST_POINTS:])
+        case Sampled():
+            others = (each for each in progress.samples if each[1] != event.path)
+            return replace(progress, samples=(*others, (event.step, event.path))[-MOST_SAMPLES:])
         case Saved():
             return replace(progress, saved=event)
     return replace(progress, ended=event, seconds_left=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidCommand, InvalidRequest, OutputFailed, Problem
-from ..events import Decoding, Encoded, Event, Last, Learning, Preview, Step
+from ..events import Decoding, Encoded, Event, Last, Learning, Preview, Sampling, Step
 from ..media.files import remove_partials
 from ..media.places import linked_days
 from ..models.table import Checkpoint
@@ -276,7 +276,7 @@ class JobQueue(QueueReader):
             job = self.job(job_id).after(event, self._clock())
             if job.progress.checkpoint:
                 self._loaded[job.executor] = job.progress.checkpoint
-            if isinstance(event, Step | Preview | Decoding | Encoded | Learning):
+            if isinstance(event, Step | Preview | Decoding | Encoded | Learning | Sampling):
                 self._ledger.show(job, passing=True)
             else:
                 self._ledger.keep(job, event)

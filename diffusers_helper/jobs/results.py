@@ -58,11 +58,11 @@ def with_finished_video(job: Job) -> Job | None:
 
 
 def _learnt_files(order: TrainingOrder) -> list[Path]:
-    """The LoRA, those of steps and epochs on the way, and the states."""
+    """The LoRA, those of steps and epochs on the way, the states, and the folder of samples."""
     lora = Path(order.out)
     on_the_way = re.compile(rf"{re.escape(lora.stem)}-(epoch)?\d{{6,}}(\.state)?{re.escape(lora.suffix)}")
     numbered = sorted(file for file in lora.parent.glob("*") if on_the_way.fullmatch(file.name))
-    return [lora, order.state, *numbered]
+    return [lora, order.state, lora.with_name(f"{lora.stem}_samples"), *numbered]
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def in_trash(output_dir: Path, job: Job) -> Iterator[Moved]:
     Those of a training lie where its LoRA was asked for; they are its own by their names.
     """
     files = result_files(job)
-    ours = [file for file in files if file.is_file()] if job.order else _ours(output_dir, files)
+    ours = [file for file in files if file.exists()] if job.order else _ours(output_dir, files)
     moves = tuple((file, _free_name(output_dir / TRASH, file)) for file in ours)
     with moved(moves):
         yield moves

@@ -137,6 +137,13 @@ class TrainingOrder(BaseModel):
         le=10_000_000,
         description="steps between two looks at them; 0 looks before the first and after the last",
     )
+    sample_prompts: str | None = Field(
+        None,
+        description="what is made to look at meanwhile: a file of musubi's (txt, toml, json) or of requests (json)",
+    )
+    sample_every_n_steps: int = Field(0, ge=0, le=10_000_000, description="make samples after every so many steps")
+    sample_every_n_epochs: int = Field(0, ge=0, le=10_000_000, description="make samples after every so many epochs")
+    sample_at_first: bool = Field(False, description="make samples before the first step too")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="the same seed gives the same LoRA on the same machine")
     form: Form | None = Field(None, description="whose names the file has; by default musubi's, of a DoRA diffusers'")
 

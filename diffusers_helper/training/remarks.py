@@ -20,6 +20,8 @@ def remarks(training: Training) -> Iterator[str]:
     """A sentence for each."""
     for name in training.data.ignored:
         yield f"{name} has no effect here"
+    for name in training.sampling.samples.ignored:
+        yield f"sample_prompts: {name} has no effect here"
     for data_set in training.data.data_sets:
         yield from (f"{name} has no effect {where}" for name, where in _of_data(data_set))
     of_parts = (*_of_levels(training.loop.levels), *_of_loop(training.loop), *_of_network(training.network))

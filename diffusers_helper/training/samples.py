@@ -7,16 +7,18 @@ makes the same frames to the bit afterwards.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..names import quoted
 from ..request import Request
+from ..request.parts import SHORTEST_SECONDS
 from ..sections.kinds import OneFrame
 
 if sys.version_info >= (3, 11):
@@ -51,6 +53,16 @@ class Samples:
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """What samples are made of a training, and when; 0 is never."""
+
+    samples: Samples = field(default_factory=Samples)
+    every_steps: int = 0
+    every_epochs: int = 0
+    at_first: bool = False
+
+
 def read_samples(file: Path, kind: str) -> Samples:
     """From lines of text, JSON or TOML, by the file's suffix.
 
@@ -81,7 +93,7 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _of_line(line: str) -> dict[str, Any]:
-    prompt, *flags = f" {line}".split(" --")
+    prompt, *flags = re.split(r" --(?=\w)", f" {line}")
     found: dict[str, Any] = {"prompt": prompt.strip()}
     for flag in flags:
         name, _, value = flag.strip().partition(" ")
@@ -127,7 +139,7 @@ def _size(given: Mapping[str, Any]) -> dict[str, Any]:
     if "width" in given or "height" in given:
         found["size"] = f"{given.get('width', given.get('height'))}x{given.get('height', given.get('width'))}"
     if "frame_count" in given:
-        found["seconds"] = int(given["frame_count"]) / FRAMES_PER_SECOND
+        found["seconds"] = max(int(given["frame_count"]) / FRAMES_PER_SECOND, SHORTEST_SECONDS)
     return found
 
 

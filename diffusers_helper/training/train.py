@@ -15,22 +15,36 @@ from ..engine import Engine
 from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
+from ..lora.shelf import Shelf, shelf_folder
+from ..memory.costs import Workload
 from ..memory.plan import MemoryPlan
+from ..models.table import Checkpoint
 from ..names import quoted
+from ..settings import Settings
 from .dataset import Config
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
 from .network import Network
 from .remarks import remarks
+from .sampling import Sampler, check_samples
 from .saving import Files
 from .trackers import Log
 from .training import Training
 from .validation import LEVELS, Validation
-from .workload import workload_of
+from .workload import expected_workload, workload_of
 
 FORGETS = 0.95
 """Of the smoothed loss, how much stays at each step."""
+
+
+def load_engine(training: Training, checkpoint: Checkpoint, chosen: Settings) -> Engine:
+    """For a training: its weights as a step has room for them, and the LoRA under way where samples find it.
+
+    Raises what ``Engine.load`` does.
+    """
+    shelf = Shelf(shelf_folder(chosen.paths.models_dir), [training.target])
+    return Engine.load(checkpoint, chosen, shelf=shelf, workload=expected_workload(training, checkpoint))
 
 
 def train(training: Training, engine: Engine) -> Events:
@@ -41,6 +55,7 @@ def train(training: Training, engine: Engine) -> Events:
     """
     if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
         raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    check_samples(training, engine)
     try:
         yield from _train(training, engine)
     except (BrokenNumbers, OutputFailed) as error:
@@ -55,11 +70,14 @@ def _train(training: Training, engine: Engine) -> Events:
         training = training.lasting(len(gathered.batches))
         network = _network(training, engine)
         yield from map(_said, _about(network, gathered))
-        yield Notice(message=str(_follow_plan(training, engine, gathered, network).why))
+        workload = workload_of(training, [*gathered.learnt, *gathered.held_out], network)
+        yield Notice(message=str(_follow_plan(engine, workload, network).why))
         loop = _begin(training, engine, gathered, network)
         files = _files(training, engine, loop, gathered)
+        sampler = Sampler(training, engine, network, files, workload)
+        run = _Run(training, loop, _validation(training, gathered, loop), files, sampler, begun)
         with Log(training.logs, metadata(training, files.facts, files.facts.started), files.facts.started) as log:
-            yield from log.following(_steps(_Run(training, loop, _validation(training, gathered, loop), files, begun)))
+            yield from log.following(_steps(run))
         yield files.last()
     except CancelRequested:
         if files is not None:
@@ -78,10 +96,10 @@ def _network(training: Training, engine: Engine) -> Network:
     return Network(engine.parts.transformer, training.network, engine.compute.device)
 
 
-def _follow_plan(training: Training, engine: Engine, gathered: Gathered, network: Network) -> MemoryPlan:
+def _follow_plan(engine: Engine, workload: Workload, network: Network) -> MemoryPlan:
     """Weights and blocks are where the plan has them. Raises OutOfMemory."""
     with network.away():
-        return engine.prepare_training(workload_of(training, [*gathered.learnt, *gathered.held_out], network))
+        return engine.prepare_training(workload)
 
 
 def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network) -> Loop:
@@ -142,6 +160,7 @@ class _Run:
     loop: Loop
     validation: Validation | None
     files: Files
+    sampler: Sampler
     begun: float
     smooth: float | None = None
 
@@ -168,8 +187,10 @@ class _Run:
 def _steps(run: _Run) -> Events:
     first = run.loop.step
     yield from run.validated()
+    yield from run.sampler.at_first()
     for done in run.loop.run():
         yield run.learning(done, first)
         if run.training.validation.is_due(done.step, run.training.loop.steps):
             yield from run.validated()
         yield from run.files.after_step()
+        yield from run.sampler.after_step()

@@ -17,6 +17,7 @@ from .network_args import read_network_args
 from .noise import NoiseLevels
 from .optimisers import check_names
 from .order import Kind, TrainingOrder, state_beside
+from .samples import SampleOptions, read_samples
 from .trackers import LogOptions, check_packages
 from .validation import ValidationOptions
 
@@ -81,6 +82,7 @@ class Training:
     saving: SaveOptions = field(default_factory=SaveOptions)
     logs: LogOptions = field(default_factory=LogOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
+    sampling: SampleOptions = field(default_factory=SampleOptions)
 
     @property
     def state(self) -> Path:
@@ -120,7 +122,18 @@ def training_of(order: TrainingOrder) -> Training:
         saving=_saving(order),
         logs=_logs(order),
         validation=ValidationOptions(share=order.validation_split, every=order.validate_every_n_steps),
+        sampling=_sampling(order),
     )
+
+
+def _sampling(order: TrainingOrder) -> SampleOptions:
+    """Raises InvalidRequest for a file that cannot be read, and for times without one."""
+    times = (order.sample_every_n_steps, order.sample_every_n_epochs, order.sample_at_first)
+    if order.sample_prompts is None:
+        if any(times):
+            raise InvalidRequest("sample_prompts: is missing; it says what samples are made")
+        return SampleOptions()
+    return SampleOptions(read_samples(given_path(order.sample_prompts, "sample_prompts"), order.kind), *times)
 
 
 def _saving(order: TrainingOrder) -> SaveOptions:

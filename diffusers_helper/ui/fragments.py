@@ -140,7 +140,7 @@ def training(jobs: Sequence[Job], texts: Texts) -> str:
     if job is None:
         return f'<div class="blank"><p>{say(texts, "train.none")}</p><p>{say(texts, "train.none_hint")}</p></div>'
     told = headline(job, texts, ticks=False) + learning.bar(job, texts) + notices(job, texts)
-    made = learning.curve(job, texts) + learning.files(job, texts)
+    made = learning.curve(job, texts) + learning.samples(job, texts) + learning.files(job, texts)
     return f'<div class="stage">{told}{made}{buttons(job, texts)}</div>'
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..jobs.job import Job
 from ..jobs.job_progress import JobProgress
+from ..request.output import output_by_suffix
 from ..words import Texts
 from .phrases import say
 
 WHOLE = 100.0
 """Width and height of the plot; the page stretches it, and its lines keep their strength."""
+SHOWN_SAMPLES = 8
 OUTLIERS = 0.02
 """Of the losses, the share of the largest that may stick out of the plot: one alone would press all others flat."""
 
@@ -48,6 +51,25 @@ def files(job: Job, texts: Texts) -> str:
     if not (job.progress.lora and lora.is_file()):
         return ""
     return f'<p class="q-dim">{say(texts, "job.lora_saved", step=job.progress.lora_step, name=lora.name)}</p>'
+
+
+def samples(job: Job, texts: Texts) -> str:
+    """What was made to look at, the newest first, each with its step."""
+    made = [(step, Path(path)) for step, path in job.progress.samples[::-1] if Path(path).is_file()]
+    shown = "".join(_sample(job, step, path, texts) for step, path in made[:SHOWN_SAMPLES])
+    title = f"<h3>{say(texts, 'job.samples')}</h3>"
+    return f'<section class="strip">{title}<ul class="t-samples">{shown}</ul></section>' if shown else ""
+
+
+def _sample(job: Job, step: int, path: Path, texts: Texts) -> str:
+    address, words = f"media/{job.id}/{quote(path.name)}", say(texts, "job.sample_step", step=step)
+    made = output_by_suffix(path.suffix)
+    is_film = made is not None and made.shown == "film"
+    how = "autoplay muted loop playsinline controls"
+    shown = (
+        f'<video src="{address}" aria-label="{words}" {how}></video>' if is_film else f'<img src="{address}" alt="">'
+    )
+    return f"<li>{shown}<span>{words}</span></li>"
 
 
 def curve(job: Job, texts: Texts) -> str:

@@ -38,6 +38,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "training_comment", "no_metadata",
     ),
     "looks": ("validation_split", "validate_every_n_steps"),
+    "samples": ("sample_prompts", "sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"),
 }  # fmt: skip
 REST = "rest"
 """The group of all others."""

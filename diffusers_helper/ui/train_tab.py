@@ -19,6 +19,7 @@ from ..settings import given_path
 from ..training.goals import GOALS, QUALITIES, fields_for
 from ..training.network_args import read_network_args
 from ..training.order import TrainingOrder
+from ..training.samples import read_samples
 from ..words import Message, Texts
 from . import train_data
 from .app_context import AppContext, kinds_of
@@ -162,6 +163,7 @@ class Trainings:
         whole = {**fields, "data": str(given_path(data.strip()).absolute()), "out": str(out)}
         order = TrainingOrder.parse(whole)
         _at("network_args", lambda: read_network_args(order.network_args))
+        _at("sample_prompts", lambda: _refuse_samples(order))
         self._refuse_other_kind(order, chosen)
         return self._context.queue.add_training(order, self._context.source(chosen))
 
@@ -187,6 +189,14 @@ class Trainings:
         here = is_at_this_machine(request.client.host if request.client else "", request.headers)
         if not here and self._context.settings.page.auth is None:
             raise InvalidCommand(Message("training.stranger"))
+
+
+def _refuse_samples(order: TrainingOrder) -> None:
+    """Raises InvalidRequest for a file of samples that cannot be read, or that is missing."""
+    if order.sample_prompts is not None:
+        read_samples(given_path(order.sample_prompts), order.kind)
+    elif order.sample_every_n_steps or order.sample_every_n_epochs or order.sample_at_first:
+        raise InvalidRequest(Message("training.no_samples"))
 
 
 def _at(field: str, does: Callable[[], Any]) -> Any:

@@ -14,18 +14,20 @@ import gradio as gr
 import pytest
 
 from diffusers_helper.errors import FramePackError, InvalidCommand
+from diffusers_helper.events import Sampled
 from diffusers_helper.jobs.job import Job
 from diffusers_helper.models.table import find_checkpoint
 from diffusers_helper.training.goals import GOALS, QUALITIES
 from diffusers_helper.training.order import TrainingOrder
 from diffusers_helper.ui import fragments, fragments_queue, train_tab
 from diffusers_helper.ui.commands import Commands
+from diffusers_helper.ui.routes import Media
 from diffusers_helper.ui.train_form import ASKED_FIRST, FIELDS, OF_LOGS, TrainForm, fields_of, groups, shown_of
 from diffusers_helper.ui.train_tab import Trainings, wished
 from diffusers_helper.words import LANGUAGES, Texts
 
 from ..jobs_support import ScriptedExecutor, ended, make_order, make_picture, make_request, working
-from .serving import CHECKPOINT
+from .serving import CHECKPOINT, make_video
 from .stage import Stage, answer, click, make_stage, tab_of
 from .training import ELSEWHERE, HERE, pairs, videos
 
@@ -71,6 +73,7 @@ OTHER: Mapping[str, Any] = {
     "preserve_distribution_shape": True, "save_every_n_steps": 9, "seed": 9, "form": "diffusers",
     "skip_broken_files": True, "max_train_epochs": 3, "save_every_n_epochs": 1, "save_last_n_steps": 50,
     "save_last_n_epochs": 2, "ema_decay": 0.5, "training_comment": "mine", "no_metadata": True,
+    "sample_prompts": "samples.txt", "sample_every_n_steps": 5, "sample_every_n_epochs": 1, "sample_at_first": True,
     "validation_split": 0.25, "validate_every_n_steps": 10,
 }  # fmt: skip
 """A value of each field that is not its default."""
@@ -281,3 +284,21 @@ def test_what_is_for_videos_is_refused(act: str, stage: Stage) -> None:
     with pytest.raises(FramePackError):
         Commands(stage.page, stage.form).carry_out("en", None, click(act, job.id), HERE)
     assert stage.queue.jobs() == [job]
+
+
+def test_samples_are_shown_and_served_from_beside_the_lora_alone(stage: Stage) -> None:
+    job = stage.queue.add_training(make_order(stage.folder))
+    folder = Path(make_order(stage.folder).out).parent / "mine_samples"
+    folder.mkdir(parents=True)
+    stage.queue.claim()
+    for path in (make_video(folder / "a b.mp4"), make_video(stage.folder / "outside.mp4")):
+        stage.queue.record(job.id, Sampled(step=3, number=1, samples=1, path=str(path)))
+    assert f"media/{job.id}/a%20b.mp4" in fragments.render(stage.context, "en")["training"]
+    media = Media(stage.context)
+    assert media._sample(job.id, "a b.mp4") == (folder / "a b.mp4").resolve()
+    assert media._sample(job.id, "outside.mp4") is media._sample(job.id, "other.mp4") is None
+
+
+def test_a_file_of_samples_is_refused_at_its_field(stage: Stage, whole: Path) -> None:
+    assert "cannot be read" in refused(stage, whole, sample_prompts="nowhere.txt")["train-sample_prompts"]
+    assert refused(stage, whole, sample_every_n_steps=3).keys() == {"train-sample_prompts"}
