@@ -4,7 +4,8 @@ The iterator that ``generate`` returns yields ``Started``, where LoRAs are merge
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
 A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``,
-``Learning``, ``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end.
+``Learning``, ``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end; one that is only
+rehearsed ``Rehearsed``.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -16,14 +17,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cache
-from typing import Any, ClassVar, TypeAlias, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ValidationError
 
 from .errors import UnreadableEvent
-from .json_object import object_in
+from .json_object import explained, object_in, strict_reader
 from .names import AnyText, quoted
 from .words import AnyMessage, Message
 
@@ -49,9 +49,9 @@ class Event:
         if not isinstance(name, str) or name not in EVENTS:
             raise UnreadableEvent(f"event: {quoted(name)} is not known; known are {', '.join(EVENTS)}")
         try:
-            return EVENTS[name](**dict(_fields(name).model_validate(values)))
+            return EVENTS[name](**dict(strict_reader(EVENTS[name]).model_validate(values)))
         except ValidationError as error:
-            raise UnreadableEvent("; ".join(_explain(EVENTS[name], problem) for problem in error.errors())) from None
+            raise UnreadableEvent("; ".join(f"{name}: {wrong}" for wrong in explained(EVENTS[name], error))) from None
 
     @staticmethod
     def from_json(text: str) -> Event:
@@ -291,12 +291,10 @@ class Learning(Timed):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """What the model gets wrong of the files that are held out, at noise that is always the same.
+    """What the model gets wrong of files that are held out, at noise that is always the same; step 0 is before all.
 
     Attributes:
-        step: after which; 0 is before the first.
         loss: of the training lately; None before the first step of this run.
-        validation_loss: the mean of ``losses``.
         levels, losses: the noise levels at which was measured, and the mean squared error at each.
     """
 
@@ -343,6 +341,31 @@ class Saved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed(Event):
+    """What a training would learn; nothing was trained.
+
+    Attributes:
+        sizes: (width x height) of the examples that are learnt -> how many; repeats are counted.
+        modules, parameters: how many linears are trained, and how many numbers that is.
+        memory: the plan that was made of the largest example that there can be.
+        captions, path: the first ones, and a sheet of what the model would see.
+    """
+
+    event: ClassVar[str] = "rehearsed"
+    data_sets: list[AnyText]
+    examples: int
+    held_out: int
+    sizes: dict[str, int]
+    steps: int
+    epochs: float
+    modules: int
+    parameters: int
+    memory: AnyText
+    captions: list[AnyText]
+    path: AnyText
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learnt(Event):
     """A training has ended: all ``steps`` are done, or it was stopped before."""
 
@@ -360,35 +383,10 @@ EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Encoded, Learning, Validated, Sampling, Sampled, Saved, Learnt,
+        Downloading, Downloaded, Encoded, Learning, Validated, Sampling, Sampled, Saved, Rehearsed, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""
-
-
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-@cache
-def _fields(name: str) -> type[BaseModel]:
-    """What the fields of the event of that name may hold."""
-    hints = get_type_hints(EVENTS[name], include_extras=True)
-    wanted: dict[str, Any] = {
-        each.name: (hints[each.name], ... if each.default is MISSING else each.default) for each in fields(EVENTS[name])
-    }
-    return create_model(name, __config__=_STRICT, **wanted)
-
-
-def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
-    """What is wrong with one field."""
-    field = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "missing":
-            return f"{event.event}: {field} is missing"
-        case "extra_forbidden":
-            known = ", ".join(each.name for each in fields(event))
-            return f"{event.event}: {field} is not a field of it; the fields are {known}"
-    return f"{event.event}: {field}: {quoted(problem['input'])} is not allowed ({problem['msg']})"
 
 
 Events = Generator[Event, None, None]

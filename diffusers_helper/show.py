@@ -24,6 +24,7 @@ from .events import (
     Merging,
     Notice,
     Plan,
+    Rehearsed,
     Sampled,
     Sampling,
     Saved,
@@ -130,25 +131,13 @@ class TrainingBar(ProgressBars):
 
     def event(self, event: Event) -> None:
         match event:
-            case Encoded():
-                _say(f"{event.data_set}: {event.done} of {event.files} files are encoded")
             case Learning():
                 self._learning(event)
-            case Validated():
-                self._close()
-                _say(_held_out(event))
             case Sampling():
                 self._sampling(event)
-            case Sampled():
+            case Encoded() | Validated() | Sampled() | Saved() | Rehearsed() | Learnt():
                 self._close()
-                _say(f"step {event.step}, sample {event.number} of {event.samples}: {event.path}")
-            case Saved():
-                self._close()
-                _say(f"step {event.step}: {event.path}")
-            case Learnt():
-                self._close()
-                how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
-                _say(f"{how} in {event.seconds_total:.0f} s: {event.path}")
+                _say(_of_training(event))
             case _:
                 super().event(event)
 
@@ -163,6 +152,23 @@ class TrainingBar(ProgressBars):
             self._bar = tqdm(total=event.steps, initial=event.step - 1, desc="training", unit="step")
         self._bar.set_postfix_str(f"loss {event.smooth:.4g}, rate {event.rate:.3g}")
         self._bar.update(event.step - self._bar.n)
+
+
+def _of_training(event: Encoded | Validated | Sampled | Saved | Rehearsed | Learnt) -> str:
+    match event:
+        case Encoded():
+            return f"{event.data_set}: {event.done} of {event.files} files are encoded"
+        case Validated():
+            return _held_out(event)
+        case Sampled():
+            return f"step {event.step}, sample {event.number} of {event.samples}: {event.path}"
+        case Saved():
+            return f"step {event.step}: {event.path}"
+        case Rehearsed():
+            return _rehearsed(event)
+        case Learnt():
+            how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
+            return f"{how} in {event.seconds_total:.0f} s: {event.path}"
 
 
 def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | Downloaded) -> str:
@@ -195,6 +201,22 @@ def _held_out(event: Validated) -> str:
     at_levels = ", ".join(f"{loss:.4g} at {level:g}" for level, loss in pairs)
     trained = "" if event.loss is None else f", trained {event.loss:.4g}"
     return f"step {event.step}: loss held out {event.validation_loss:.4g}{trained} ({at_levels})"
+
+
+def _rehearsed(event: Rehearsed) -> str:
+    """What would be learnt, and for how long."""
+    sizes = ", ".join(f"{count} of {size}" for size, count in event.sizes.items())
+    held_out = f", {event.held_out} held out" if event.held_out else ""
+    lines = [
+        f"data: {', '.join(event.data_sets)}",
+        f"examples: {event.examples} ({sizes}){held_out}",
+        f"length: {event.steps} steps, {event.epochs:.4g} epochs",
+        f"network: {event.modules} modules, {event.parameters / 1e6:.2f} million numbers to learn",
+        f"memory: {event.memory}",
+        *(f"caption: {caption or '(empty)'}" for caption in event.captions),
+        f"sheet: {event.path}",
+    ]
+    return "\n".join(lines)
 
 
 def _suggested(event: Calibrated) -> str:

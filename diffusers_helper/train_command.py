@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in fields(TrainingOrder).values():
         _add_field(parser, field)
     parser.add_argument("--order", metavar="FILE.json", help="all of it as JSON; - reads it from standard input")
+    words = "tell what would be learnt, write a sheet of it beside the LoRA's place, and train nothing"
+    parser.add_argument("--dry-run", action="store_true", help=words)
     words = "the same as --fp8-scaled"
     parser.add_argument("--fp8-base", dest="fp8_scaled", action="store_const", const="1", default=None, help=words)
     parser.add_argument("--json", action="store_true", help="print every event as a line of JSON")
@@ -84,18 +86,22 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     order = order_of(options)
     from .models.table import find_checkpoint
+    from .training.processes import Processes
+    from .training.rehearsal import rehearse
     from .training.train import load_engine, train
     from .training.training import check_files, training_of
 
-    training = training_of(order)
+    training, processes = training_of(order), Processes.here()
     check_files(training)
     show: Show = JsonLines() if options.json else TrainingBar()
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:
         checkpoint = find_checkpoint(chosen.paths.checkpoint, chosen.paths.models_dir)
         engine = loaded.enter_context(load_engine(training, checkpoint, chosen))
-        for event in stoppable(train(training, engine), lambda: stop.received):
-            show.event(event)
+        events = (rehearse if options.dry_run else train)(training, engine)
+        for event in stoppable(events, lambda: stop.received):
+            if processes.is_first:
+                show.event(event)
             code = _exit_code(event, code)
     return code
 

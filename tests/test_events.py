@@ -20,6 +20,8 @@ VALUES: dict[str, Any] = {
     "AnyText": "von Hand\n\udcff/船.png",
     "str": "f1",
     "list[float]": [1.0, 0.98],
+    "list[AnyText]": ["img", "\udc80"],
+    "dict[str, int]": {"128x128": 2},
     "list[list[float]]": [[1.0, 0.97], [1.0, 0.99]],
     "AnyMessage": Message("memory.decoding", decoder=plain("x\udcff")),
 }

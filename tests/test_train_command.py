@@ -292,6 +292,7 @@ def test_every_option_has_a_flag_in_the_table(data_sets: Path) -> None:
     assert values(training(data_sets)).keys() - {"trackers"} == FLAGS.keys()
     tabled = {flags[0][2:].replace("-", "_").replace("max_train_steps", "steps") for flags in FLAGS.values()}
     others = {"data", "out", "resume", "kind", "form", "log_with"}
+    others |= {"sample_prompts", "sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"}
     assert set(TrainingOrder.model_fields) == tabled | others
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,22 +121,27 @@ def test_the_file_holds_the_average(tmp_path: Path, pocket: Path, data_sets: Pat
     assert any(not torch.equal(each, made["slow"][name]) for name, each in made["plain"].items())
 
 
-def test_a_killed_process_goes_on_to_the_same_weights(tmp_path: Path, pocket: Path, data_sets: Path) -> None:
+@pytest.mark.parametrize("wish", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_process_that_was_ended_goes_on_to_the_same_weights(
+    wish: signal.Signals, tmp_path: Path, pocket: Path, data_sets: Path
+) -> None:
+    """Of a killed one the state is that of the last saved file; Ctrl-C writes the LoRA too."""
     flags = ("--steps", "6", "--save-every-n-steps", "1", "--network-args", "rank_dropout=0.3", "--ema-decay", "0.9")
     given = ("train", "--data", str(data_sets), "--checkpoint", str(pocket), "--json", *FAST, *flags)
     killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
     process = program.Program(program.MODULE, (*given, "--out", str(killed)), tmp_path, program.environment(tmp_path))
     for event in program.events(process):
         if event["event"] == "saved" and event["step"] == 3:
-            process.kill()
+            process.send_signal(wish)
             break
-    assert process.wait(60) < 0
-    assert not killed.exists()
+    told = [event["event"] for event in program.events(process)]
+    assert process.wait(60) == (130 if wish == signal.SIGINT else -signal.SIGKILL)
+    assert killed.exists() == (told[-1:] == ["learnt"]) == (wish == signal.SIGINT)
     state = tmp_path / "killed.state.safetensors"
     done = program.run(tmp_path, *given, "--out", str(killed), "--resume", str(state))
     assert done.returncode == 0, done.stderr
     steps = [event["step"] for event in program.parsed(done.stdout) if event["event"] == "learning"]
-    assert steps[0] in (4, 5)
+    assert steps[0] in (4, 5, 6)
     assert steps[-1] == 6
     assert program.run(tmp_path, *given, "--out", str(whole)).returncode == 0
     assert same(killed, whole)

@@ -29,6 +29,7 @@ from .examples import Example
 from .network import Network
 from .noise import NoiseLevels
 from .optimisers import make_optimiser, make_scheduler
+from .processes import Processes
 from .step import loss_of
 
 
@@ -80,13 +81,18 @@ class Loop:
         options: LoopOptions,
         device: torch.device,
         batches: Batches | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        """``batches``: of the examples; each by itself where none are given.
+        """
+        Args:
+            batches: of the examples; each by itself where none are given.
+            processes: that learn together; this one alone where none are given.
 
         Raises InvalidRequest for an optimiser or a scheduler that there is not.
         """
         self.model, self.network, self._examples, self.options = model, network, examples, options
-        self.device, self.step = device, 0
+        self.device, self.step, self.processes = device, 0, processes or Processes()
+        self._turns = options.accumulate * self.processes.count
         self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
         self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
         self._generator = torch.Generator().manual_seed(options.seed)
@@ -105,7 +111,8 @@ class Loop:
         begun = time.monotonic()
         parameters = list(self.network.parameters().values())
         self._optimiser.zero_grad(set_to_none=True)
-        losses = [self._backward() for _ in range(self.options.accumulate)]
+        losses = [self._backward(turn) for turn in range(self._turns)]
+        losses = self.processes.sum_gradients(parameters, losses)
         most = self.options.most_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, most))
         if not all(map(math.isfinite, (norm, *losses))):
@@ -120,18 +127,20 @@ class Loop:
         self.step += 1
         return Done(self.step, sum(losses) / len(losses), float(rate), norm, time.monotonic() - begun)
 
-    def _backward(self) -> float:
-        """The mean loss of the next batch, one example after the other."""
+    def _backward(self, turn: int) -> float:
+        """The mean loss of the next batch, one example after the other; 0 where another process learns it."""
         batch = self._next()
-        return sum(self._backward_of(self._examples[number], len(batch)) for number in batch) / len(batch)
+        return sum(self._backward_of(self._examples[number], len(batch), turn) for number in batch) / len(batch)
 
-    def _backward_of(self, example: Example, batch: int) -> float:
-        """The loss of one of so many."""
+    def _backward_of(self, example: Example, batch: int, turn: int) -> float:
+        """The loss of one of so many. All is drawn in every process."""
         sigma = self.options.levels.draw(1, self._generator)
-        noise = torch.randn(example.target.shape, generator=self._generator).to(self.device)
+        noise = torch.randn(example.target.shape, generator=self._generator)
         torch.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))  # dropouts
-        loss = loss_of(self.model, example, noise, sigma, self.options.levels, self.options.guidance)
-        (loss / self.options.accumulate / batch).backward()
+        if not self.processes.is_mine(turn):
+            return 0.0
+        loss = loss_of(self.model, example, noise.to(self.device), sigma, self.options.levels, self.options.guidance)
+        (loss / self._turns / batch).backward()
         return float(loss.detach())
 
     def _next(self) -> list[int]:
@@ -143,7 +152,7 @@ class Loop:
 
     def epoch(self, step: int | None = None) -> int:
         """How often all examples have been learnt after ``step``, or by now."""
-        return (self.step if step is None else step) * self.options.accumulate // len(self._batches)
+        return (self.step if step is None else step) * self._turns // len(self._batches)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -165,7 +174,7 @@ class Loop:
         tensors = {f"network.{name}": each.detach() for name, each in self.network.parameters().items()}
         plain_state: dict[str, Any] = {}
         for number, state in states["state"].items():
-            for name, value in state.items():
+            for name, value in _flat(state):
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{number}.{name}"] = value
                 else:
@@ -232,6 +241,12 @@ class Loop:
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def _flat(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What an optimiser keeps of a parameter; bitsandbytes' puts some of it into a dict, and takes it without."""
+    for name, value in state.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ names for the blocks (``double_blocks``, ``single_blocks``) are understood besid
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
@@ -24,14 +24,18 @@ HUNYUAN = {"double_blocks": "transformer_blocks", "single_blocks": "single_trans
 def trainable(
     model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = (), blocks: Iterable[str] = BLOCKS
 ) -> dict[str, nn.Linear | QuantisedLinear]:
-    """The linears that are trained, by name. Raises InvalidRequest for what is no pattern, and where none is left."""
+    """The linears that are trained, by name. Raises InvalidRequest for what is no pattern or matches none of them, and
+    where none is left."""
     begins = tuple(f"{block}." for block in blocks)
     linears = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | QuantisedLinear) and name.startswith(begins)
     }
-    excluded, included = _patterns("exclude_patterns", (NORMS, *exclude)), _patterns("include_patterns", include)
+    excluded, included = _patterns("exclude_patterns", exclude), _patterns("include_patterns", include)
+    for option, patterns in (("exclude_patterns", excluded), ("include_patterns", included)):
+        _require_matches(option, patterns, linears)
+    excluded.append(re.compile(NORMS))
     found = {
         name: linear for name, linear in linears.items() if not _matches(excluded, name) or _matches(included, name)
     }
@@ -50,6 +54,14 @@ def _patterns(name: str, texts: Iterable[str]) -> list[re.Pattern[str]]:
         except re.error as error:
             raise InvalidRequest(f"network_args: {name}: {quoted(text)} is no regular expression: {error}") from None
     return found
+
+
+def _require_matches(option: str, patterns: Iterable[re.Pattern[str]], names: Collection[str]) -> None:
+    for pattern in patterns:
+        if not any(_matches([pattern], name) for name in names):
+            some = ", ".join(list(names)[:3])
+            told = f"{quoted(pattern.pattern)} matches no module; a pattern matches whole names, such as {some}"
+            raise InvalidRequest(f"network_args: {option}: {told}")
 
 
 def _matches(patterns: Iterable[re.Pattern[str]], name: str) -> bool:

@@ -58,9 +58,9 @@ class Sampler:
             yield from self._make()
 
     def _make(self) -> Events:
-        """All of them. One that fails is told, and training goes on."""
+        """All of them, in the first process. One that fails is told, and training goes on."""
         requests = self.training.sampling.samples.requests
-        if not requests:
+        if not requests or not self.files.loop.processes.is_first:
             return
         yield self.files.last()
         try:

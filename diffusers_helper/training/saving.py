@@ -56,12 +56,15 @@ class Files:
         return self._written(target, target.with_name(f"{target.stem}.state.safetensors"))
 
     def _written(self, target: Path, state: Path) -> Saved:
+        written = Saved(step=self.loop.step, path=str(target), state=str(state))
+        if not self.loop.processes.is_first:
+            return written
         facts = replace(self.facts, step=self.loop.step, epoch=self.loop.epoch())
         told = metadata(self.training, facts, datetime.now().astimezone())
         self.loop.save(state)
         with self.loop.averaged():
             self.loop.network.save(target, self.training.form, told, self.shapes)
-        return Saved(step=self.loop.step, path=str(target), state=str(state))
+        return written
 
     def _of_step(self, step: int) -> Path:
         return self._named(f"{step:06}")

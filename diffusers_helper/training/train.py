@@ -12,25 +12,24 @@ from datetime import datetime
 import torch
 
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, InvalidRequest, OutputFailed
+from ..errors import BrokenNumbers, CancelRequested, OutputFailed
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
 from ..lora.shelf import Shelf, shelf_folder
 from ..memory.costs import Workload
 from ..memory.plan import MemoryPlan
 from ..models.table import Checkpoint
-from ..names import quoted
 from ..settings import Settings
-from .dataset import Config
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
 from .network import Network
+from .processes import Processes
 from .remarks import remarks
 from .sampling import Sampler, check_samples
 from .saving import Files
 from .trackers import Log
-from .training import Training
+from .training import Training, check_kind
 from .validation import LEVELS, Validation
 from .workload import expected_workload, workload_of
 
@@ -53,8 +52,7 @@ def train(training: Training, engine: Engine) -> Events:
     ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
     first event where it cannot be started; nothing was written then.
     """
-    if _has_videos(training.data) and training.kind not in engine.checkpoint.kinds:
-        raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {engine.checkpoint.name}")
+    check_kind(training, engine.checkpoint)
     check_samples(training, engine)
     try:
         yield from _train(training, engine)
@@ -63,16 +61,17 @@ def train(training: Training, engine: Engine) -> Events:
 
 
 def _train(training: Training, engine: Engine) -> Events:
-    begun, files = time.monotonic(), None
+    begun, files, processes = time.monotonic(), None, Processes.here()
     try:
         yield from map(_said, remarks(training))
-        gathered = yield from gather(training, engine)
-        training = training.lasting(len(gathered.batches))
+        with processes.in_order():
+            gathered = yield from gather(training, engine)
+        training = training.lasting(len(gathered.batches), processes.count)
         network = _network(training, engine)
         yield from map(_said, _about(network, gathered))
         workload = workload_of(training, [*gathered.learnt, *gathered.held_out], network)
         yield Notice(message=str(_follow_plan(engine, workload, network).why))
-        loop = _begin(training, engine, gathered, network)
+        loop = _begin(training, engine, gathered, network, processes)
         files = _files(training, engine, loop, gathered)
         sampler = Sampler(training, engine, network, files, workload)
         run = _Run(training, loop, _validation(training, gathered, loop), files, sampler, begun)
@@ -102,10 +101,11 @@ def _follow_plan(engine: Engine, workload: Workload, network: Network) -> Memory
         return engine.prepare_training(workload)
 
 
-def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network) -> Loop:
+def _begin(training: Training, engine: Engine, gathered: Gathered, network: Network, processes: Processes) -> Loop:
     transformer = engine.parts.transformer
     transformer.train()
-    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, gathered.batches)
+    together = (gathered.batches, processes)
+    loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, *together)
     if training.resume:
         loop.load(training.resume)
     return loop
@@ -126,7 +126,7 @@ def _files(training: Training, engine: Engine, loop: Loop, gathered: Gathered) -
         started=datetime.now().astimezone(),
         items=len(gathered.learnt),
         batches=batches,
-        epochs=math.ceil(steps * training.loop.accumulate / batches),
+        epochs=math.ceil(steps * training.loop.accumulate * loop.processes.count / batches),
     )
     return Files(training, loop, shapes_in(engine.checkpoint.folders["transformer"]), facts)
 
@@ -146,10 +146,6 @@ def _about(network: Network, gathered: Gathered) -> Iterator[str]:
 
 def _said(words: str) -> Notice:
     return Notice(message=words)
-
-
-def _has_videos(data: Config) -> bool:
-    return any(data_set.result == "video" for data_set in data.data_sets)
 
 
 @dataclass

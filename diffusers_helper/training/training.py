@@ -9,6 +9,8 @@ from pathlib import Path
 from ..errors import InvalidRequest, OutputFailed
 from ..lora.writing import FormName
 from ..media.files import require_folder, require_writable
+from ..models.table import Checkpoint
+from ..names import quoted
 from ..settings import given_path
 from .dataset import Config, data_at
 from .loop import LoopOptions
@@ -89,11 +91,11 @@ class Training:
         """What a training that was stopped goes on from."""
         return state_beside(self.target)
 
-    def lasting(self, batches: int) -> Training:
-        """The same in steps; ``batches``: how many are an epoch."""
+    def lasting(self, batches: int, processes: int = 1) -> Training:
+        """The same in steps; ``batches``: how many are an epoch; ``processes``: that learn together."""
         if not self.epochs:
             return self
-        steps = math.ceil(self.epochs * batches / self.loop.accumulate)
+        steps = math.ceil(self.epochs * batches / (self.loop.accumulate * processes))
         return replace(self, loop=replace(self.loop, steps=steps))
 
 
@@ -183,6 +185,13 @@ def _loop(order: TrainingOrder) -> LoopOptions:
             keep_shape=order.preserve_distribution_shape,
         ),
     )
+
+
+def check_kind(training: Training, checkpoint: Checkpoint) -> None:
+    """Raises InvalidRequest where there are videos and the checkpoint does not make their kind."""
+    has_videos = any(data_set.result == "video" for data_set in training.data.data_sets)
+    if has_videos and training.kind not in checkpoint.kinds:
+        raise InvalidRequest(f"--kind: {quoted(training.kind)} is not made by checkpoint {checkpoint.name}")
 
 
 def check_files(training: Training) -> None:

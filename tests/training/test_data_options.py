@@ -19,7 +19,7 @@ from diffusers_helper.training.batches import Batches
 from diffusers_helper.training.dataset import DataSet, Entry, read_config
 from diffusers_helper.training.examples import Example, examples_of
 from diffusers_helper.training.excerpts import excerpts, kept_frames
-from diffusers_helper.training.gathering import Gathered
+from diffusers_helper.training.gathering import Gathered, Listed
 from diffusers_helper.training.remarks import remarks
 from diffusers_helper.training.sizes import bucket_of, buckets
 from diffusers_helper.training.training import Training
@@ -205,8 +205,12 @@ def test_a_batch_is_of_one_data_set_and_one_size() -> None:
     """Repeats count as examples; of the second set two are learnt at once."""
     small, large = (Example(torch.zeros(1, 16, 1, side, side), dict) for side in (4, 8))
     found = Gathered()
-    found.learn([small], 0, DataSet(image_directory="-", num_repeats=2))
-    found.learn([small, large, small], 1, DataSet(image_directory="-", batch_size=2))
+    twice, paired = DataSet(image_directory="-", num_repeats=2), DataSet(image_directory="-", batch_size=2)
+    entry = Entry(Path("-"), "x")
+    found.take(Listed(0, twice, entry, held_out=False), [small])
+    found.take(Listed(1, paired, entry, held_out=False), [small, large, small])
+    found.take(Listed(1, paired, entry, held_out=True), [large])
+    assert found.held_out == [large]
     assert found.groups == [(0, (1, 16, 1, 4, 4))] * 2 + [(1, (1, 16, 1, side, side)) for side in (4, 8, 4)]
     assert found.batches == Batches((0, 0, 1, 2, 1), (1, 2, 2))
     assert len(found.batches) == 4

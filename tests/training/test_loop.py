@@ -15,11 +15,11 @@ from diffusers_helper.errors import BrokenNumbers, InvalidRequest, UnusableInput
 from diffusers_helper.lora.reading import read_lora
 from diffusers_helper.models.transformer import FramePackTransformer
 from diffusers_helper.training.examples import Example
-from diffusers_helper.training.loop import Done, Loop, LoopOptions
+from diffusers_helper.training.loop import Loop, LoopOptions
 from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.network_args import NetworkArgs
 from diffusers_helper.training.noise import NoiseLevels
-from diffusers_helper.training.optimisers import known_optimisers, make_optimiser, make_scheduler
+from diffusers_helper.training.optimisers import make_optimiser, make_scheduler
 
 from ..parity import pack
 
@@ -221,16 +221,6 @@ def test_all_examples_come_once_before_any_again() -> None:
     assert sorted(loop._next() for _ in EXAMPLES) == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize("name", sorted(set(known_optimisers()) - {"AdamW8bit", "Prodigy", "Muon"}))
-def test_every_optimiser_makes_a_step(name: str) -> None:
-    done = list(begun(replace(SHORT, steps=1, optimiser=name.lower())).run())
-    assert [type(each) for each in done] == [Done]
-
-
-def test_muon_makes_a_step_on_matrices() -> None:
-    assert list(begun(replace(SHORT, steps=1, optimiser="Muon")).run())
-
-
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
@@ -239,7 +229,6 @@ def test_muon_makes_a_step_on_matrices() -> None:
         ("AdamW", ["weight_decay=x"], "'x' is no number"),
         ("AdamW", ["colour=1"], "AdamW does not take them"),
         ("AdamW", ["eps=-1"], "AdamW does not take them"),
-        ("prodigy", [], "Prodigy needs the package prodigyopt, which is not installed"),
     ],
 )
 def test_optimisers_that_cannot_be_had_are_refused(name: str, given: list[str], words: str) -> None:

@@ -44,7 +44,10 @@ def test_excluded_goes_first_and_included_rescues(model: FramePackTransformer) -
     rescued = set(trainable(model, exclude=[".*"], include=[r".*attn\.to_q"]))
     assert rescued == {name for name in plain if name.endswith("attn.to_q")}
     assert set(trainable(model, include=[r".*attn\.to_q"])) == plain, "include alone leaves all as it is"
-    assert set(trainable(model, exclude=[r"to_q"])) == plain, "a pattern matches whole names"
+    with pytest.raises(
+        InvalidRequest, match="exclude_patterns: 'to_q' matches no module; a pattern matches whole names"
+    ):
+        trainable(model, exclude=["to_q"])
 
 
 def test_hunyuan_s_names_are_understood(model: FramePackTransformer) -> None:
@@ -62,6 +65,8 @@ def test_hunyuan_s_names_are_understood(model: FramePackTransformer) -> None:
         ([".*"], [], "no module is left to train"),
         (["("], [], "exclude_patterns: '(' is no regular expression"),
         ([], ["*"], "include_patterns: '*' is no regular expression"),
+        (["single.*", "block_7.*"], [], "exclude_patterns: 'block_7.*' matches no module"),
+        ([], ["transformer_blocks.9"], "include_patterns: 'transformer_blocks.9' matches no module"),
     ],
 )
 def test_patterns_that_leave_nothing_or_are_none_are_refused(
