@@ -18,9 +18,10 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .errors import UnreadableEvent
 from .json_object import explained, object_in, strict_reader
@@ -49,7 +50,7 @@ class Event:
         if not isinstance(name, str) or name not in EVENTS:
             raise UnreadableEvent(f"event: {quoted(name)} is not known; known are {', '.join(EVENTS)}")
         try:
-            return EVENTS[name](**dict(strict_reader(EVENTS[name]).model_validate(values)))
+            return EVENTS[name](**dict(_reader(name).model_validate(values)))
         except ValidationError as error:
             raise UnreadableEvent("; ".join(f"{name}: {wrong}" for wrong in explained(EVENTS[name], error))) from None
 
@@ -387,6 +388,11 @@ EVENTS: Mapping[str, type[Event]] = {
     )
 }  # fmt: skip
 """Every event by its name."""
+
+
+@cache
+def _reader(name: str) -> type[BaseModel]:
+    return strict_reader(EVENTS[name])
 
 
 Events = Generator[Event, None, None]

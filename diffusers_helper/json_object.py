@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from functools import cache
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -31,7 +30,6 @@ def object_in(text: str) -> dict[str, Any]:
     return found
 
 
-@cache
 def strict_reader(made: type[Any]) -> type[BaseModel]:
     """What the fields of a dataclass may hold: nothing else, and no other type."""
     hints = get_type_hints(made, include_extras=True)
