@@ -3,8 +3,9 @@
 The iterator that ``generate`` returns yields ``Started``, where LoRAs are merged ``Merging``, ``Plan``, then per
 section ``Step`` and ``Preview``, one ``Decoding`` and one ``SectionDone``, ``Notice`` at any time, ``Calibrated`` after
 a calibration, and ends with exactly one ``Finished``, ``Failed`` or ``Cancelled``.
-A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Learning``,
-``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end, or ``Rehearsed`` alone.
+A download says ``Downloading`` and ``Notice``, and ``Downloaded`` at its end. A training says ``Encoded``,
+``Learning``, ``Validated``, ``Sampling``, ``Sampled`` and ``Saved``, and ``Learnt`` at its end; one that is only
+rehearsed ``Rehearsed``.
 
 ``Event.from_json`` is the inverse of ``to_json``, for whoever listens from another process.
 
@@ -16,14 +17,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from .errors import UnreadableEvent
-from .json_object import object_in
+from .json_object import explained, object_in, strict_reader
 from .names import AnyText, quoted
 from .words import AnyMessage, Message
 
@@ -49,9 +50,9 @@ class Event:
         if not isinstance(name, str) or name not in EVENTS:
             raise UnreadableEvent(f"event: {quoted(name)} is not known; known are {', '.join(EVENTS)}")
         try:
-            return EVENTS[name](**dict(_fields(name).model_validate(values)))
+            return EVENTS[name](**dict(_reader(name).model_validate(values)))
         except ValidationError as error:
-            raise UnreadableEvent("; ".join(_explain(EVENTS[name], problem) for problem in error.errors())) from None
+            raise UnreadableEvent("; ".join(f"{name}: {wrong}" for wrong in explained(EVENTS[name], error))) from None
 
     @staticmethod
     def from_json(text: str) -> Event:
@@ -83,7 +84,8 @@ class Merging(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Timed(Event):
-    """What tells the time. ``fraction``: of the whole video's time, from 0 to 1; None as long as nothing is known."""
+    """What tells the time. ``fraction``: of the whole video's time, from 0 to 1; None as long as nothing is known, and
+    of a training, whose steps say it."""
 
     seconds_left: float | None = None
     fraction: float | None = None
@@ -258,7 +260,17 @@ class Downloaded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning(Event):
+class Encoded(Event):
+    """So many ``files`` of a data set are read and encoded; ``data_set`` is what it is called."""
+
+    event: ClassVar[str] = "encoded"
+    data_set: AnyText
+    done: int
+    files: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Timed):
     """A training step is done.
 
     Attributes:
@@ -276,7 +288,6 @@ class Learning(Event):
     rate: float
     norm: float
     seconds: float = 0.0
-    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,39 +372,22 @@ class Learnt(Event):
     seconds_total: float
 
 
+Last: TypeAlias = Ended | Learnt
+"""What a job ends with."""
+
 EVENTS: Mapping[str, type[Event]] = {
     each.event: each
     for each in (
         Started, Merging, Plan, Notice, Step, Preview, Decoding, SectionDone, Calibrated, Finished, Failed, Cancelled,
-        Downloading, Downloaded, Learning, Validated, Sampling, Sampled, Saved, Rehearsed, Learnt,
+        Downloading, Downloaded, Encoded, Learning, Validated, Sampling, Sampled, Saved, Rehearsed, Learnt,
     )
 }  # fmt: skip
 """Every event by its name."""
 
 
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
 @cache
-def _fields(name: str) -> type[BaseModel]:
-    """What the fields of the event of that name may hold."""
-    hints = get_type_hints(EVENTS[name], include_extras=True)
-    wanted: dict[str, Any] = {
-        each.name: (hints[each.name], ... if each.default is MISSING else each.default) for each in fields(EVENTS[name])
-    }
-    return create_model(name, __config__=_STRICT, **wanted)
-
-
-def _explain(event: type[Event], problem: Mapping[str, Any]) -> str:
-    """What is wrong with one field."""
-    field = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "missing":
-            return f"{event.event}: {field} is missing"
-        case "extra_forbidden":
-            known = ", ".join(each.name for each in fields(event))
-            return f"{event.event}: {field} is not a field of it; the fields are {known}"
-    return f"{event.event}: {field}: {quoted(problem['input'])} is not allowed ({problem['msg']})"
+def _reader(name: str) -> type[BaseModel]:
+    return strict_reader(EVENTS[name])
 
 
 Events = Generator[Event, None, None]

@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import CancelRequested
-from .events import Ended, Events
+from .events import Events, Last
 
 INTERRUPTED = 130
 """The exit code of a program that was stopped."""
@@ -18,11 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def stoppable(events: Events, wanted: Callable[[], bool]) -> Events:
-    """The same events of a generation; once ``wanted``, it is asked to end and answers with its last event."""
+    """The same events of a job; once ``wanted``, it is asked to end and answers with its last event."""
     with closing(events):
         for event in events:
             yield event
-            if wanted() and not isinstance(event, Ended):
+            if wanted() and not isinstance(event, Last):
                 yield events.throw(CancelRequested())
                 return
 

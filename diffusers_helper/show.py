@@ -15,6 +15,7 @@ from .events import (
     Decoding,
     Downloaded,
     Downloading,
+    Encoded,
     Event,
     Failed,
     Finished,
@@ -132,23 +133,11 @@ class TrainingBar(ProgressBars):
         match event:
             case Learning():
                 self._learning(event)
-            case Validated():
-                self._close()
-                _say(_held_out(event))
             case Sampling():
                 self._sampling(event)
-            case Sampled():
+            case Encoded() | Validated() | Sampled() | Saved() | Rehearsed() | Learnt():
                 self._close()
-                _say(f"step {event.step}, sample {event.number} of {event.samples}: {event.path}")
-            case Saved():
-                self._close()
-                _say(f"step {event.step}: {event.path}")
-            case Rehearsed():
-                _say(_rehearsed(event))
-            case Learnt():
-                self._close()
-                how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
-                _say(f"{how} in {event.seconds_total:.0f} s: {event.path}")
+                _say(_of_training(event))
             case _:
                 super().event(event)
 
@@ -163,6 +152,23 @@ class TrainingBar(ProgressBars):
             self._bar = tqdm(total=event.steps, initial=event.step - 1, desc="training", unit="step")
         self._bar.set_postfix_str(f"loss {event.smooth:.4g}, rate {event.rate:.3g}")
         self._bar.update(event.step - self._bar.n)
+
+
+def _of_training(event: Encoded | Validated | Sampled | Saved | Rehearsed | Learnt) -> str:
+    match event:
+        case Encoded():
+            return f"{event.data_set}: {event.done} of {event.files} files are encoded"
+        case Validated():
+            return _held_out(event)
+        case Sampled():
+            return f"step {event.step}, sample {event.number} of {event.samples}: {event.path}"
+        case Saved():
+            return f"step {event.step}: {event.path}"
+        case Rehearsed():
+            return _rehearsed(event)
+        case Learnt():
+            how = "done" if event.step == event.steps else f"stopped after {event.step} of {event.steps} steps"
+            return f"{how} in {event.seconds_total:.0f} s: {event.path}"
 
 
 def _sentence(event: Started | Plan | Notice | Finished | Failed | Cancelled | Downloaded) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from contextlib import ExitStack
 from typing import Any
 
+from .errors import InvalidRequest
 from .events import Event, Failed, Learnt
 from .interrupt import INTERRUPTED, StopSignal, stoppable
 from .request.fields import Field, fields
-from .settings import Settings
+from .settings import Settings, given_path
 from .show import JsonLines, Show, TrainingBar
 from .training.order import TrainingOrder
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes. Underscores do in the place of hyphens."""
     for field in fields(TrainingOrder).values():
         _add_field(parser, field)
+    parser.add_argument("--order", metavar="FILE.json", help="all of it as JSON; - reads it from standard input")
     words = "tell what would be learnt, write a sheet of it beside the LoRA's place, and train nothing"
     parser.add_argument("--dry-run", action="store_true", help=words)
     words = "the same as --fp8-scaled"
@@ -38,7 +41,7 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """The flag of a field. Absent means the order's own default."""
     names = [field.name, *([OTHER_NAMES[field.name]] if field.name in OTHER_NAMES else [])]
     flags = ["--" + name.replace("_", "-") for name in names]
-    parser.add_argument(*flags, dest=field.name, required=field.info.is_required(), **_taken(field), help=_help(field))
+    parser.add_argument(*flags, dest=field.name, **_taken(field), help=_help(field))
 
 
 def _taken(field: Field) -> dict[str, Any]:
@@ -61,8 +64,21 @@ def _help(field: Field) -> str:
 
 def order_of(options: argparse.Namespace) -> TrainingOrder:
     """What the flags ask for. Raises InvalidRequest."""
-    given = {name: getattr(options, name) for name in fields(TrainingOrder)}
-    return TrainingOrder.parse({name: value for name, value in given.items() if value is not None})
+    named = {name: getattr(options, name) for name in fields(TrainingOrder)}
+    given = {name: value for name, value in named.items() if value is not None}
+    if options.order is None:
+        return TrainingOrder.parse(given)
+    if given:
+        raise InvalidRequest(f"--order says all of the training; leave out {', '.join(given)}")
+    return TrainingOrder.from_json(_text_of(options.order))
+
+
+def _text_of(source: str) -> str:
+    """What the file holds, or standard input. Raises InvalidRequest."""
+    try:
+        return sys.stdin.read() if source == "-" else given_path(source, "--order").read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"--order: it is not UTF-8: {error}") from None
 
 
 def run(options: argparse.Namespace, chosen: Settings) -> int:

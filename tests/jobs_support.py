@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
 from diffusers_helper.caches.magcache import mean_of
 from diffusers_helper.errors import FramePackError
@@ -28,17 +29,22 @@ from diffusers_helper.events import (
     Event,
     Failed,
     Finished,
+    Learning,
+    Learnt,
+    Notice,
     Plan,
     Preview,
+    Saved,
     SectionDone,
     Started,
     Step,
 )
-from diffusers_helper.jobs.executor import Executor, LocalExecutor
+from diffusers_helper.jobs.executor import Execution, Executor, LocalExecutor
 from diffusers_helper.jobs.job import Job, State
 from diffusers_helper.jobs.job_progress import JobProgress
 from diffusers_helper.jobs.migrate import progress_of
 from diffusers_helper.jobs.queue import JobQueue
+from diffusers_helper.jobs.work import Work
 from diffusers_helper.jobs.worker import Worker
 from diffusers_helper.media.files import day_folder, job_stem, make_folder, written_whole
 from diffusers_helper.media.formats import write_output
@@ -47,6 +53,7 @@ from diffusers_helper.media.segments import Footage
 from diffusers_helper.media.video import join_segments, write_segment
 from diffusers_helper.request import Request
 from diffusers_helper.request.output import Video
+from diffusers_helper.training.order import TrainingOrder
 
 SIZE = 64
 PATIENCE_SECONDS = 60.0
@@ -63,6 +70,13 @@ def make_picture(folder: Path, colour: str = "teal") -> Path:
 def make_request(picture: Path, **fields: Any) -> Request:
     """A request of two sections with two steps each, unless ``fields`` say otherwise."""
     return Request.parse({"picture": str(picture), "seconds": 2.4, "steps": 2, "seed": 5, **fields})
+
+
+def make_order(folder: Path, **fields: Any) -> TrainingOrder:
+    """A training of four steps, saved after two, unless ``fields`` say otherwise."""
+    out = folder / "models" / "lora" / "mine.safetensors"
+    known = {"data": str(folder), "out": str(out), "steps": 4, "save_every_n_steps": 2}
+    return TrainingOrder.parse({**known, **fields})
 
 
 def progress_with(state: State, **known: Any) -> JobProgress:
@@ -137,12 +151,15 @@ class ScriptedExecutor:
     keeps_models = True
     output_dir: Path
     after: Callable[[Event], None] = lambda event: None
-    submitted: list[tuple[Request, Path | None]] = field(default_factory=list)
+    submitted: list[tuple[Work, Path | None]] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
 
-    def submit(self, request: Request, folder: Path | None, checkpoint: str = "") -> ScriptedExecution:
-        self.submitted.append((request, folder))
+    def submit(self, work: Work, folder: Path | None, checkpoint: str = "") -> Execution:
+        self.submitted.append((work, folder))
         self.checkpoints.append(checkpoint)
+        if isinstance(work, TrainingOrder):
+            return ScriptedTraining(work, self.after)
+        request = work
         return ScriptedExecution(request.with_seed(), folder or self._new_folder(request), self.after)
 
     def close(self) -> None:
@@ -154,6 +171,53 @@ class ScriptedExecutor:
         make_folder(folder)
         (folder / "job.json").write_text("{}", encoding="utf-8")
         return folder
+
+
+class ScriptedTraining:
+    """One training being played: its state file says how far it was, and every loss is 1 over its step."""
+
+    def __init__(self, order: TrainingOrder, after: Callable[[Event], None]) -> None:
+        self._order, self._after = order, after
+        self._cancelled = threading.Event()
+        self._step = int(Path(order.resume).read_text()) if order.resume else 0
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def events(self) -> Iterator[Event]:
+        """The story of a real one, ended by one last event."""
+        try:
+            for event in self._story():
+                yield event
+                self._after(event)
+                if self._cancelled.is_set():
+                    break
+        except FramePackError as error:
+            yield Failed(error=str(error), exit_code=error.exit_code, folder=None)
+            return
+        self._write(Path(self._order.out))
+        yield Learnt(step=self._step, steps=self._order.steps, path=self._order.out, seconds_total=2.0)
+
+    def _story(self) -> Iterator[Event]:
+        order = self._order
+        yield Notice(message="2 examples")
+        while self._step < order.steps:
+            self._step += 1
+            loss, left = 1 / self._step, float(order.steps - self._step)
+            told = {"loss": loss, "smooth": loss, "rate": order.learning_rate, "norm": 1.0, "seconds_left": left}
+            yield Learning(step=self._step, steps=order.steps, **told)
+            every = order.save_every_n_steps
+            if every and self._step % every == 0 and self._step < order.steps:
+                out = Path(order.out)
+                yield self._write(out.with_name(f"{out.stem}-{self._step:06}.safetensors"))
+        yield self._write(Path(order.out))
+
+    def _write(self, path: Path) -> Saved:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensor = np.zeros((1, 8), np.float32)
+        save_file({f"lora_unet_single_blocks_0_linear1.lora_{part}.weight": tensor for part in ("down", "up")}, path)
+        self._order.state.write_text(str(self._step))
+        return Saved(step=self._step, path=str(path), state=str(self._order.state))
 
 
 class ScriptedExecution:

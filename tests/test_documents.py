@@ -171,7 +171,6 @@ def test_tests_that_are_named_exist(name: str) -> None:
 def test_what_comes_later_is_not_here_yet() -> None:
     later = text_of("docs/ARCHITECTURE.md").partition(LATER)[2]
     places = re.findall(r"^\| `([^`]+)`", later, re.MULTILINE)
-    assert places
     assert [place for place in places if (ROOT / place).exists()] == []
 
 

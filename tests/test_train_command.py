@@ -4,6 +4,7 @@ what it refuses before the first step."""
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from diffusers_helper.engine import Engine
 from diffusers_helper.errors import CancelRequested, InvalidRequest
-from diffusers_helper.events import Event, Events, Learning, Learnt, Notice
+from diffusers_helper.events import Encoded, Event, Events, Learning, Learnt
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
 from diffusers_helper.memory.costs import Stored
@@ -96,7 +97,7 @@ def test_a_stop_writes_what_was_learnt_and_is_told_by_one_last_event(
 ) -> None:
     """Before the first step there is nothing to write."""
     with Engine.load(find_checkpoint(str(pocket), tmp_path)) as engine:
-        for steps, kind in ((0, Notice), (2, Learning)):
+        for steps, kind in ((0, Encoded), (2, Learning)):
             made = training(data_sets, "--out", str(tmp_path / f"{steps}.safetensors"), "--steps", "9")
             last = stopped_at(train(made, engine), kind, max(steps, 1))
             assert isinstance(last, Learnt)
@@ -307,3 +308,15 @@ def test_an_order_is_the_same_after_json() -> None:
     for text in ("[1]", "{", "3", '{"data": "sets"}', '{"data": "a", "out": "a.safetensors", "colour": 1}'):
         with pytest.raises(InvalidRequest):
             TrainingOrder.from_json(text)
+
+
+def test_an_order_is_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = TrainingOrder.parse({"data": "sets", "out": "a.safetensors", "steps": 7})
+    (tmp_path / "order.json").write_text(order.to_json(), encoding="utf-8")
+    assert order_of(parsed("--order", str(tmp_path / "order.json"))) == order
+    monkeypatch.setattr("sys.stdin", io.StringIO(order.to_json()))
+    assert order_of(parsed("--order", "-")) == order
+    with pytest.raises(InvalidRequest, match="leave out steps"):
+        order_of(parsed("--order", "-", "--steps", "3"))
+    with pytest.raises(InvalidRequest, match="data: is missing"):
+        order_of(parsed("--out", "a.safetensors"))

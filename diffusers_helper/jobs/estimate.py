@@ -37,7 +37,8 @@ class Experience:
     @classmethod
     def of(cls, jobs: Iterable[Job], checkpoint: str) -> Experience:
         """From ``jobs``, of which the newest that ended stands first."""
-        finished = tuple(job for job in jobs if job.state == "done" and job.progress.checkpoint == checkpoint)
+        videos = (job for job in jobs if job.state == "done" and not job.order)
+        finished = tuple(job for job in videos if job.progress.checkpoint == checkpoint)
         return cls(checkpoint, finished, tuple(job for job in finished if _was_whole(job)))
 
     def seconds(self, recipe: Recipe) -> float | None:
@@ -97,7 +98,9 @@ class Estimates:
         return self._learnt(source, lambda learnt: learnt.seconds(recipe), None)
 
     def seconds_of(self, job: Job, loaded: str) -> float | None:
-        """See ``Experience.seconds_of``."""
+        """See ``Experience.seconds_of``. A training tells its time itself, once it has measured a step."""
+        if job.order:
+            return None
         return self._learnt(job.checkpoint, lambda learnt: learnt.seconds_of(job, loaded), None)
 
     def paces(self, recipe: Recipe, source: str) -> Paces:

@@ -1,4 +1,4 @@
-"""Where a request is carried out. The default is this process; anything that tells a request's events will do."""
+"""Where a job is carried out. The default is this process; anything that tells its events will do."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..events import Events
 from ..forecast import UNKNOWN, Paces
 from ..interrupt import stoppable
 from ..media.files import day_folder, require_folder
 from ..request import Request
+from ..training.order import TrainingOrder
+from .work import Work
 
 if TYPE_CHECKING:
+    from ..engine import Engine
     from ..generate import GenerationEngine
     from ..models.table import Checkpoint
 
@@ -23,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Execution(Protocol):
-    """A request under way."""
+    """A job under way."""
 
     def events(self) -> Events:
-        """What happens, as it happens; ends with an Ended.
+        """What happens, as it happens; ends with a Last.
 
         Raises:
             ExecutorLost: it was ended from outside; the job can go on.
@@ -38,7 +41,7 @@ class Execution(Protocol):
 
 
 class Executor(Protocol):
-    """Carries out one request at a time.
+    """Carries out one job at a time.
 
     Attributes:
         keeps_models: whether the models of one job are there for the next.
@@ -47,19 +50,22 @@ class Executor(Protocol):
     @property
     def keeps_models(self) -> bool: ...
 
-    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
-        """Begin ``request``, or go on with the work folder ``folder``; returns at once.
+    def submit(self, work: Work, folder: Path | None, checkpoint: str) -> Execution:
+        """Begin ``work``, or go on with the work folder ``folder``; returns at once.
 
         ``checkpoint``: the source of the one it is for; an empty one is the one that is chosen. A work folder names its
         own.
         """
 
     def close(self) -> None:
-        """Let go of what is loaded, while no request is carried out."""
+        """Let go of what is loaded, while no job is carried out."""
 
 
 class LocalExecutor:
-    """Carries requests out in this process, on one engine, which is loaded when a request needs its checkpoint."""
+    """Carries jobs out in this process, on one engine, which is loaded when a request needs its checkpoint.
+
+    A training has an engine to itself: its adapters stay in it.
+    """
 
     keeps_models = True
 
@@ -79,8 +85,26 @@ class LocalExecutor:
         self._find, self._load, self._output_dir, self._known = find, load, output_dir, known
         self._engine: GenerationEngine | None = None
 
-    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
-        return _LocalExecution(lambda: self._begin(request, folder, checkpoint))
+    def submit(self, work: Work, folder: Path | None, checkpoint: str) -> Execution:
+        if isinstance(work, TrainingOrder):
+            return _LocalExecution(lambda: self._train(work, checkpoint))
+        return _LocalExecution(lambda: self._begin(work, folder, checkpoint))
+
+    def _train(self, order: TrainingOrder, checkpoint: str) -> Events:
+        """What can be refused without weights is refused before any are let go. Raises FramePackError."""
+        from ..training.train import train
+        from ..training.training import check_files, training_of
+
+        training = training_of(order)
+        check_files(training)
+        found = self._find(checkpoint)
+        self._let_go()
+        engine = self._engine_of(found)
+        try:
+            yield from train(training, cast("Engine", engine))
+        finally:
+            del engine
+            self._let_go()
 
     def _begin(self, request: Request, folder: Path | None, checkpoint: str) -> Events:
         """Weights are loaded only where there is a place for what they make. Raises FramePackError."""
@@ -100,20 +124,23 @@ class LocalExecutor:
         """The engine of ``checkpoint``, of its files as they are now. Another goes before it is loaded: there may be
         room for one only."""
         if self._engine is not None and not _serves(self._engine, checkpoint):
-            engine, self._engine = self._engine, None
-            engine.close()
-            del engine
-            gc.collect()
+            self._let_go()
         if self._engine is None:
             self._engine = self._load(checkpoint)
         return self._engine
 
+    def _let_go(self) -> None:
+        """Of the engine, where there is one."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+            del engine
+            gc.collect()
+
     def close(self) -> None:
         """Let the engine go, while no request is carried out. A GPU that is lost gives nothing back."""
-        engine, self._engine = self._engine, None
         try:
-            if engine is not None:
-                engine.close()
+            self._let_go()
         except RuntimeError:
             log.warning("what the engine held could not be given back", exc_info=True)
 

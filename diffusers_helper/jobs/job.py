@@ -1,4 +1,4 @@
-"""A job: a request in the queue, its state, and how far it is."""
+"""A job: a request or a training in the queue, its state, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from ..errors import InvalidCommand
 from ..events import Event, Started, Timed
 from ..request import Request
+from ..training.order import TrainingOrder
 from ..words import Message
 from .job_progress import JobProgress, fold
+from .work import Work, kind_of, title_of
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Keep: TypeAlias = Literal["now", "section", "nothing"]
 """What a stop keeps: the finished sections at once, those and the running one, or nothing."""
 
-ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
+UNFINISHED: tuple[State, ...] = ("failed", "cancelled", "interrupted")
+ENDED: tuple[State, ...] = ("done", *UNFINISHED)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request in the queue. Times are unix seconds; the order of jobs never depends on them.
+    """One piece of work in the queue. Times are unix seconds; the order of jobs never depends on them.
+
+    ``work`` is what is asked for: a request, or the order of a training.
 
     ``place`` orders the queued jobs, and the ended ones by their end; ``stop`` is a stop that was asked for and has not
     happened yet. ``executor`` says which one carries it out; empty while it does not run, and where there is one only.
@@ -38,7 +44,7 @@ class Job:
 
     id: int
     state: State
-    request: Request
+    work: Work
     created_at: float
     place: int = 0
     progress: JobProgress = field(default_factory=JobProgress)
@@ -49,6 +55,23 @@ class Job:
     executor: str = ""
     twin: int = 0
     batch: int = 0
+
+    @property
+    def request(self) -> Request:
+        """The video or picture that is asked for. Raises InvalidCommand where it is a training."""
+        if isinstance(self.work, TrainingOrder):
+            raise InvalidCommand(Message("command.training", job=self.id))
+        return self.work
+
+    @property
+    def order(self) -> TrainingOrder | None:
+        """The training that is asked for, where it is one."""
+        return self.work if isinstance(self.work, TrainingOrder) else None
+
+    @property
+    def title(self) -> str:
+        """What people know it by: its prompt, or the name of the LoRA that is trained."""
+        return title_of(self.work)
 
     @property
     def shown_at(self) -> tuple[int, float, int]:
@@ -64,7 +87,9 @@ class Job:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether there is an unfinished video to go on with."""
+        """Whether there is something unfinished to go on with: a work folder, or what a training has left."""
+        if self.order:
+            return self.state in UNFINISHED and self.order.state.is_file()
         folder = self.progress.folder
         return self.state in ENDED and folder is not None and Path(folder, "job.json").is_file()
 
@@ -88,10 +113,13 @@ class Job:
         """The share of the whole video's time that was over when the time left was told; None while that is not known.
 
         It grows as time goes by, to 1 at ``ready_at``. The sections that an earlier run has finished count as they are.
+        Of a training it is the share of its steps.
         """
         if self.ready_at is None or self.started_at is None:
             return None
         progress, over = self.progress, self.progress.told_at - self.started_at
+        if progress.learning:
+            return progress.learning.step / progress.learning.steps
         before = progress.sections_before / progress.sections if progress.sections else 0.0
         whole = self.ready_at - self.started_at
         return before + (1 - before) * (over / whole if whole > 0 else 1.0)
@@ -118,7 +146,8 @@ class Job:
             "fraction": self.fraction,
             "notices": [notice.message for notice in progress.notices],
             "stop": self.stop,
-            "prompt": self.request.prompt,
+            "prompt": self.title,
+            "work": kind_of(self.work),
             "can_go_on": self.can_go_on,
         }
 
@@ -138,9 +167,8 @@ class UnreadableJob:
 
     def snapshot(self) -> dict[str, Any]:
         """What a program is told of it, in the place of a job's."""
-        unknown = dict.fromkeys(
-            ("checkpoint", "executor", "phase", "seconds_left", "seed", "ready_at", "fraction", "stop", "prompt"), None
-        )
+        times = ("seconds_left", "ready_at", "fraction")
+        unknown = dict.fromkeys(("checkpoint", "executor", "phase", "seed", "stop", "prompt", "work", *times), None)
         counts = dict.fromkeys(("batch", "section", "sections", "step", "steps", "frames"), 0)
         said = {"id": self.id, "state": "unreadable", "error": str(self.reason), "notices": [], "can_go_on": False}
         return {**unknown, **counts, **said}

@@ -10,24 +10,37 @@ from pydantic import ConfigDict, TypeAdapter
 from ..events import (
     Calibrated,
     Decoding,
+    Encoded,
     Ended,
     Event,
     Failed,
     Finished,
+    Last,
+    Learning,
+    Learnt,
     Merging,
     Notice,
     Plan,
     Preview,
+    Sampled,
+    Saved,
     SectionDone,
     Started,
     Step,
     Timed,
+    Validated,
 )
 
-Phase: TypeAlias = Literal["loading", "merging", "encoding", "sampling", "decoding"]
+Phase: TypeAlias = Literal["loading", "merging", "encoding", "sampling", "decoding", "learning"]
+Curve: TypeAlias = tuple[tuple[int, float, float], ...]
+"""Of some steps of a training the number, the loss, and the mean that forgets old ones."""
+MOST_POINTS = 300
+"""Of a curve: more than a plot has room for, and little enough to be kept with the job."""
 
 FORM = 2
 """Of a progress as JSON; ``migrate.py`` knows the earlier one."""
+
+MOST_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,11 @@ class JobProgress:
         calibrated: what a calibration has measured.
         preview: the latest; ``previews`` counts them, since each overwrites the file of the one before.
         discarded: nothing was to be kept of what it had made.
+        encoded: how much of a training's data is read, while that goes on.
+        learning: the latest step of a training, over all its runs; ``curve`` the losses, every so many steps one.
+        held_out: the same of files that are not learnt, the step and the loss.
+        samples: what it has made to look at, the step and the file, the newest last.
+        saved: the latest files of it.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
         seconds_loading: from the job's begin to ``started``; next to nothing where the models are loaded.
     """
@@ -64,7 +82,13 @@ class JobProgress:
     preview: Preview | None = None
     previews: int = 0
     notices: tuple[Notice, ...] = ()
-    ended: Ended | None = None
+    encoded: Encoded | None = None
+    learning: Learning | None = None
+    curve: Curve = ()
+    held_out: tuple[tuple[int, float], ...] = ()
+    samples: tuple[tuple[int, str], ...] = ()
+    saved: Saved | None = None
+    ended: Last | None = None
     discarded: bool = False
     seconds_left: float | None = None
     told_at: float = 0.0
@@ -72,7 +96,8 @@ class JobProgress:
 
     def to_go_on_with(self) -> JobProgress:
         """What stays true while the job waits to go on: what it has finished, not where and why it broke off."""
-        return replace(self, merging=None, at=None, step=None, computed=(), notices=(), ended=None, seconds_left=None)
+        away: dict[str, Any] = dict.fromkeys(("merging", "at", "step", "encoded", "ended", "seconds_left"))
+        return replace(self, computed=(), notices=(), **away)
 
     def without_results(self) -> JobProgress:
         """When what it had made is away."""
@@ -81,10 +106,14 @@ class JobProgress:
     @property
     def phase(self) -> Phase:
         """What a running job is at."""
-        if self.loading or self.started is None:
+        if self.loading or not (self.started or self.encoded or self.learning):
             return "loading"
+        if self.encoded:
+            return "encoding"
         if self.merging:
             return "merging"
+        if self.learning:
+            return "learning"
         if self.at is None:
             return "encoding"
         return "decoding" if self.is_decoding else "sampling"
@@ -101,8 +130,9 @@ class JobProgress:
 
     @property
     def step_number(self) -> int:
-        """The latest step of the section, counted from 1; 0 means not begun."""
-        return self.step.step if self.step else 0
+        """The latest step of the section or of the training, counted from 1; 0 means not begun."""
+        latest = self.step or self.learning
+        return latest.step if latest else 0
 
     @property
     def sections_done(self) -> int:
@@ -129,6 +159,21 @@ class JobProgress:
     def video(self) -> str | None:
         """The playable video so far, in the end the finished one."""
         return self.playable.path if self.playable and not self.discarded else None
+
+    @property
+    def lora(self) -> str | None:
+        """The newest file of a training."""
+        return self._written.path if self._written else None
+
+    @property
+    def lora_step(self) -> int:
+        """After which step that was written."""
+        return self._written.step if self._written else 0
+
+    @property
+    def _written(self) -> Saved | Learnt | None:
+        told = self.ended if isinstance(self.ended, Learnt) and self.ended.path else self.saved
+        return None if self.discarded else told
 
     @property
     def frames(self) -> int:
@@ -161,8 +206,9 @@ class JobProgress:
 
     @property
     def steps(self) -> int:
-        """Per section."""
-        return self.plan.steps if self.plan else 0
+        """Per section; of a training all."""
+        told = self.plan or self.learning
+        return told.steps if told else 0
 
     @property
     def frames_planned(self) -> int:
@@ -193,6 +239,8 @@ class JobProgress:
     @property
     def totals(self) -> Ended:
         """What the last event said of the whole run; zeros before there was one."""
+        if isinstance(self.ended, Learnt):
+            return Ended(seconds_total=self.ended.seconds_total)
         return self.ended or Ended()
 
     def as_dict(self) -> dict[str, Any]:
@@ -229,14 +277,12 @@ def fold(progress: JobProgress, event: Event) -> JobProgress:
     match event:
         case Started():
             return _begun(progress, event)
-        case Merging() | Plan() | Calibrated():
+        case Merging() | Plan() | Calibrated() | Notice() | Preview():
             return _told(progress, event)
-        case Notice():
-            return replace(progress, notices=(*progress.notices, event))
-        case Preview():
-            return replace(progress, preview=event, previews=progress.previews + 1)
         case Step() | Decoding() | SectionDone():
             return _moved_on(progress, event)
+        case Encoded() | Learning() | Validated() | Sampled() | Saved() | Learnt():
+            return _learnt(progress, event)
         case Ended():
             return _ended(progress, event)
     return progress
@@ -266,8 +312,12 @@ def _moved_on(progress: JobProgress, event: Step | Decoding | SectionDone) -> Jo
     return moved
 
 
-def _told(progress: JobProgress, event: Merging | Plan | Calibrated) -> JobProgress:
+def _told(progress: JobProgress, event: Merging | Plan | Calibrated | Notice | Preview) -> JobProgress:
     match event:
+        case Notice():
+            return replace(progress, notices=(*progress.notices, event))
+        case Preview():
+            return replace(progress, preview=event, previews=progress.previews + 1)
         case Merging():
             return replace(progress, merging=event)
         case Plan():
@@ -280,3 +330,30 @@ def _ended(progress: JobProgress, event: Ended) -> JobProgress:
     playable = event if event.path else progress.playable
     preview = None if isinstance(event, Finished) else progress.preview
     return replace(progress, merging=None, ended=event, playable=playable, preview=preview, seconds_left=None)
+
+
+def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Sampled | Saved | Learnt) -> JobProgress:
+    """Of a run before that came further the curve stays only as far as this run begins."""
+    match event:
+        case Encoded():
+            return replace(progress, encoded=event, loading=False)
+        case Learning():
+            curve = _with_point(progress.curve, event)
+            return replace(progress, learning=event, curve=curve, encoded=None, loading=False)
+        case Validated():
+            before = (each for each in progress.held_out if each[0] < event.step)
+            return replace(progress, held_out=(*before, (event.step, event.validation_loss))[-MOST_POINTS:])
+        case Sampled():
+            others = (each for each in progress.samples if each[1] != event.path)
+            return replace(progress, samples=(*others, (event.step, event.path))[-MOST_SAMPLES:])
+        case Saved():
+            return replace(progress, saved=event)
+    return replace(progress, ended=event, seconds_left=None)
+
+
+def _with_point(curve: Curve, step: Learning) -> Curve:
+    """The curve with this step where it is one of those that are kept."""
+    before = curve if not curve or curve[-1][0] < step.step else tuple(each for each in curve if each[0] < step.step)
+    apart = max(-(-step.steps // MOST_POINTS), 1)
+    is_kept = not before or step.step % apart == 0 or step.step == step.steps
+    return (*before, (step.step, step.loss, step.smooth)) if is_kept else before

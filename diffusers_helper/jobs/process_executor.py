@@ -1,4 +1,4 @@
-"""Carries requests out in processes of their own: the command ``generate``, with a device for each executor.
+"""Carries jobs out in processes of their own: the commands ``generate`` and ``train``, with a device for each executor.
 
 A process that is killed costs its job a break and nothing else; the models are loaded anew for every job.
 """
@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ExecutorLost, FramePackError, OutputFailed
-from ..events import Ended, Events
+from ..events import Events, Last
 from ..models.table import Checkpoint
-from ..request import Request
+from ..training.order import TrainingOrder
 from ..words import Message
 from .executor import Execution
 from .program import said_by, start_program
+from .work import Work
 
 INTERRUPTED = 130
 """What the command line returns when it was ended by a signal that it knows."""
@@ -62,19 +63,20 @@ class ProcessExecutor:
         """
         self._find, self._environment = find, environment
 
-    def submit(self, request: Request, folder: Path | None, checkpoint: str) -> Execution:
+    def submit(self, work: Work, folder: Path | None, checkpoint: str) -> Execution:
         def start() -> subprocess.Popen[str]:
             if folder:
-                return self._start(f"--resume={folder}")
-            return self._start(f"--checkpoint={self._find(checkpoint).source}", "--request=-", stdin=request.to_json())
+                return self._start("generate", f"--resume={folder}")
+            command = ("train", "--order=-") if isinstance(work, TrainingOrder) else ("generate", "--request=-")
+            return self._start(*command, f"--checkpoint={self._find(checkpoint).source}", stdin=work.to_json())
 
         return _ProcessExecution(start)
 
     def close(self) -> None:
-        """Nothing outlives a request."""
+        """Nothing outlives a job."""
 
-    def _start(self, *arguments: str, stdin: str = "") -> subprocess.Popen[str]:
-        return start_program("generate", "--json", *arguments, environment=self._environment, stdin=stdin)
+    def _start(self, command: str, *arguments: str, stdin: str = "") -> subprocess.Popen[str]:
+        return start_program(command, "--json", *arguments, environment=self._environment, stdin=stdin)
 
 
 class _ProcessExecution:
@@ -90,9 +92,9 @@ class _ProcessExecution:
         patience = 0.0
         try:
             for event in said_by(process):
-                patience = ENDING_SECONDS if isinstance(event, Ended) else 0.0
+                patience = ENDING_SECONDS if isinstance(event, Last) else 0.0
                 yield event
-                if isinstance(event, Ended):
+                if isinstance(event, Last):
                     return
         finally:
             _end(process, patience)

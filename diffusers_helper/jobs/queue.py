@@ -15,19 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidCommand, OutputFailed
-from ..events import Decoding, Ended, Event, Preview, Step
+from ..errors import InvalidCommand, InvalidRequest, OutputFailed, Problem
+from ..events import Decoding, Encoded, Event, Last, Learning, Preview, Sampling, Step
 from ..media.files import remove_partials
 from ..media.places import linked_days
 from ..models.table import Checkpoint
 from ..preparation import check_offered
 from ..request import Request
+from ..training.order import TrainingOrder
 from ..words import Message
 from .job import Job, Keep, State, UnreadableJob
 from .job_progress import JobProgress
 from .pictures import PictureShelf
 from .reader import OWN_FOLDER, QueueReader
-from .results import in_trash, result_files, with_finished_video, without_results
+from .results import in_trash, with_finished_video, without_results
 from .twins import as_made, counterpart
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,22 @@ class JobQueue(QueueReader):
             self._ledger.write(job)
             return job
 
+    def add_training(self, order: TrainingOrder, source: str = "") -> Job:
+        """Queue a training. ``source``: its checkpoint's, by default the chosen one's.
+
+        Raises:
+            InvalidRequest: its LoRA's name is taken, by a file or by another training that may write it.
+            QueueUnavailable.
+        """
+        checkpoint = self._checkpoint(source)
+        with self._changed:
+            self._refuse_taken(order)
+            number, place = self._ledger.new_id(), self._ledger.last_place() + 1
+            source = checkpoint.source if checkpoint else source
+            job = Job(number, "queued", order, self._clock(), place, checkpoint=source)
+            self._ledger.write(job)
+            return job
+
     def add_batch(self, requests: Sequence[Request], source: str = "") -> list[Job]:
         """Queue several requests that belong together, all or none. Raises as ``add``."""
         with self._all_taken_in(requests, source) as (taken, source), self._changed:
@@ -83,7 +100,9 @@ class JobQueue(QueueReader):
             job = self._queued(job_id)
             if job.progress.folder:
                 raise InvalidCommand(Message("command.unfinished", job=job_id))
-            self._ledger.write(replace(job, request=request, checkpoint=source))
+            if job.order:
+                raise InvalidCommand(Message("command.training", job=job_id))
+            self._ledger.write(replace(job, work=request, checkpoint=source))
             self._tidy()
             return self.job(job_id)
 
@@ -97,7 +116,7 @@ class JobQueue(QueueReader):
         with self._taken_in(request.with_seed(), source) as (request, source), self._changed:
             number, place, now = self._ledger.new_id(), self._ledger.last_place() + 1, self._clock()
             one = Job(number, "queued", request, now, place, checkpoint=source, twin=number + 1)
-            other = replace(one, id=number + 1, request=counterpart(request), place=place + 1, twin=number)
+            other = replace(one, id=number + 1, work=counterpart(request), place=place + 1, twin=number)
             self._ledger.write(one, other)
             return one, other
 
@@ -145,7 +164,7 @@ class JobQueue(QueueReader):
         """Queue a job that failed or was stopped again, from its beginning. What it had made goes to the trash."""
         with self._changed:
             job = self._stopped(job_id)
-            with in_trash(self.output_dir, result_files(job)):
+            with in_trash(self.output_dir, job):
                 self._ledger.write(replace(job, progress=JobProgress(), **self._again()))
             return self.job(job_id)
 
@@ -257,18 +276,20 @@ class JobQueue(QueueReader):
             job = self.job(job_id).after(event, self._clock())
             if job.progress.checkpoint:
                 self._loaded[job.executor] = job.progress.checkpoint
-            if isinstance(event, Step | Preview | Decoding):
+            if isinstance(event, Step | Preview | Decoding | Encoded | Learning | Sampling):
                 self._ledger.show(job, passing=True)
             else:
                 self._ledger.keep(job, event)
             return job
 
-    def end(self, job_id: int, event: Ended, state: State) -> Job:
+    def end(self, job_id: int, event: Last, state: State) -> Job:
         """Take in the last event of a running job; where nothing was to be kept, nothing is."""
         with self._changed:
             job = self.job(job_id).after(event, self._clock())
             if job.stop == "nothing" and state in ("cancelled", "done"):
                 job, state = self._discarded(job), "cancelled"
+            if job.order:
+                self._loaded.pop(job.executor, None)
             self._ledger.keep(self._ended(job, state), event)
             self._ledger.back_up()
             return self.job(job_id)
@@ -302,6 +323,14 @@ class JobQueue(QueueReader):
         with ExitStack() as taken:
             places = {path: str(taken.enter_context(self._shelf.taking(Path(path)))) for path in paths}
             yield [request.with_picture_paths(places.__getitem__) for request in requests], source
+
+    def _refuse_taken(self, order: TrainingOrder) -> None:
+        """Raises InvalidRequest where this training could write over what another has made, or go on from it."""
+        out = Path(order.out)
+        unfinished = {job.order.out for job in self.jobs() if job.order and job.state != "done"}
+        if order.out in unfinished or out.exists() or order.state.exists():
+            reason = Message("training.name_taken", name=out.name)
+            raise InvalidRequest(reason, [Problem("out", "said", order.out, {"reason": reason})])
 
     def _waiting(self) -> list[Job]:
         return [job for job in self.jobs() if job.state == "queued"]
@@ -351,7 +380,7 @@ class JobQueue(QueueReader):
         jobs = (*self._ledger.jobs.values(), *self._trash.jobs)
         readable = [job for job in jobs if isinstance(job, Job)]
         if self._ledger.is_whole and len(readable) == len(jobs):
-            self._shelf.keep_only(path for job in readable for path in job.request.picture_paths)
+            self._shelf.keep_only(path for job in readable if not job.order for path in job.request.picture_paths)
 
     def _set_paused(self, paused: bool) -> None:
         with self._changed:

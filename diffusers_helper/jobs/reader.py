@@ -108,7 +108,7 @@ class QueueReader:
         return self._ledger.events(self.job(job_id).id)
 
     def picture(self, job_id: int) -> Path:
-        """The start picture of a job, as it was given."""
+        """The start picture of a job, as it was given. Raises InvalidCommand where it is a training."""
         return Path(self.job(job_id).request.shown_picture)
 
     def thumbnail(self, job_id: int) -> Path:

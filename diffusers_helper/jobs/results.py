@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ from ..errors import OutputFailed
 from ..events import Finished
 from ..media.files import require_folder
 from ..media.places import lies_in
+from ..training.order import TrainingOrder
 from ..words import Message
 from .job import Job
 from .job_progress import fold
@@ -28,7 +30,10 @@ Moved: TypeAlias = tuple[tuple[Path, Path], ...]
 
 
 def result_files(job: Job) -> list[Path]:
-    """The work folder of an unfinished job; the video and the picture beside it of a finished one."""
+    """The work folder of an unfinished job; the video and the picture beside it of a finished one; what a training has
+    written."""
+    if job.order:
+        return _learnt_files(job.order)
     progress = job.progress
     if progress.folder:
         return [Path(progress.folder)]
@@ -52,10 +57,23 @@ def with_finished_video(job: Job) -> Job | None:
     return replace(job, progress=fold(progress, finished)) if video.is_file() else None
 
 
+def _learnt_files(order: TrainingOrder) -> list[Path]:
+    """The LoRA, those of steps and epochs on the way, the states, and the folder of samples."""
+    lora = Path(order.out)
+    on_the_way = re.compile(rf"{re.escape(lora.stem)}-(epoch)?\d{{6,}}(\.state)?{re.escape(lora.suffix)}")
+    numbered = sorted(file for file in lora.parent.glob("*") if on_the_way.fullmatch(file.name))
+    return [lora, order.state, lora.with_name(f"{lora.stem}_samples"), *numbered]
+
+
 @contextmanager
-def in_trash(output_dir: Path, files: Iterable[Path]) -> Iterator[Moved]:
-    """Move what there is of ``files`` to the trash folder; back, where the block fails. Raises OutputFailed."""
-    moves = tuple((file, _free_name(output_dir / TRASH, file)) for file in _ours(output_dir, files))
+def in_trash(output_dir: Path, job: Job) -> Iterator[Moved]:
+    """Move what there is of a job's files to the trash folder; back, where the block fails. Raises OutputFailed.
+
+    Those of a training lie where its LoRA was asked for; they are its own by their names.
+    """
+    files = result_files(job)
+    ours = [file for file in files if file.exists()] if job.order else _ours(output_dir, files)
+    moves = tuple((file, _free_name(output_dir / TRASH, file)) for file in ours)
     with moved(moves):
         yield moves
 
@@ -119,7 +137,7 @@ def without_results(output_dir: Path, job: Job) -> Job:
     if job.progress.folder:
         delete_unfinished(output_dir, Path(job.progress.folder))
         return without
-    with in_trash(output_dir, result_files(job)):
+    with in_trash(output_dir, job):
         return without
 
 

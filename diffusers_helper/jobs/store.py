@@ -4,6 +4,8 @@ The file says whose it is (``application_id``) and of which version (``user_vers
 before anything relies on it; ``open_store`` says what happens to a file that cannot be used. A row that is no job stays
 as it is, and costs no other.
 
+The column ``work`` says what is asked for, and ``request`` holds it, whatever it is.
+
 Paths in the output folder are kept as seen from it, so that it may be moved. Version 1 kept whole paths.
 """
 
@@ -30,12 +32,13 @@ from ..words import Message, joined, plain
 from . import migrate
 from .job import Job, UnreadableJob
 from .job_progress import JobProgress
+from .work import KINDS, Work, kind_of
 
 log = logging.getLogger(__name__)
 
 FILE, BACKUP = "jobs.sqlite3", "jobs.backup.sqlite3"
 APPLICATION_ID = 0x46504A42  # "FPJB"
-VERSION = 6
+VERSION = 7
 BUSY_SECONDS = 3.0
 
 _TABLES = f"""
@@ -43,7 +46,7 @@ CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, place INTEGER NOT NULL, request TEXT NOT NULL,
     progress TEXT NOT NULL, stop TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
     checkpoint TEXT NOT NULL DEFAULT '', executor TEXT NOT NULL DEFAULT '', twin INTEGER NOT NULL DEFAULT 0,
-    batch INTEGER NOT NULL DEFAULT 0
+    batch INTEGER NOT NULL DEFAULT 0, work TEXT NOT NULL DEFAULT 'video'
 );
 CREATE TABLE event (job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, content TEXT NOT NULL);
 CREATE INDEX event_of_job ON event (job);
@@ -57,16 +60,17 @@ _STEPS = {
     4: "ALTER TABLE job ADD COLUMN executor TEXT NOT NULL DEFAULT '';",
     5: "ALTER TABLE job ADD COLUMN twin INTEGER NOT NULL DEFAULT 0;",
     6: "ALTER TABLE job ADD COLUMN batch INTEGER NOT NULL DEFAULT 0;",
+    7: "ALTER TABLE job ADD COLUMN work TEXT NOT NULL DEFAULT 'video';",
 }
 """What makes each version's tables out of those of the one before. What the rows hold is read by ``migrate.py``."""
 _COLUMNS = (
     "id", "state", "place", "request", "progress", "stop", "created_at", "started_at", "ended_at", "checkpoint",
-    "executor", "twin", "batch",
+    "executor", "twin", "batch", "work",
 )  # fmt: skip
 _TIMES = ("created_at", "started_at", "ended_at")
 LAST_SECOND = 253402300799.0
 """Of the year 9999, in unix seconds: no later time has a date."""
-_PATHS = ("path", "folder")
+_PATHS = ("path", "folder", "state")
 """What an event calls a file or a folder."""
 _JOB = TypeAdapter(Job)
 
@@ -291,7 +295,8 @@ def _row(job: Job, output_dir: Path) -> tuple[Any, ...]:
         return kept(path, output_dir)
 
     texts = {
-        "request": job.request.with_paths(seen).to_json(),
+        "work": kind_of(job.work),
+        "request": _with_places(job.work, seen).to_json(),
         "progress": json.dumps(_with_paths(job.progress.as_dict(), seen)),
     }
     return tuple(texts[name] if name in texts else getattr(job, name) for name in _COLUMNS)
@@ -326,15 +331,26 @@ def _job(row: dict[str, Any], output_dir: Path) -> Job:
     for name in _TIMES:
         if isinstance(row[name], (int, float)) and not 0 <= row[name] <= LAST_SECOND:
             raise FramePackError(Message("queue_notice.no_time", field=name, value=repr(row[name])))
-    request = Request.from_json(row["request"])
+    work = _work(row.pop("work"), row.pop("request"))
     progress = migrate.progress_of(json.loads(row["progress"]), row["state"])
 
     def here(path: str) -> str:
-        return str(output_dir / _as_version_2(path, request.shown_picture))
+        return str(output_dir / (_as_version_2(path, work.shown_picture) if isinstance(work, Request) else path))
 
     row["progress"] = JobProgress.from_dict(_with_paths(progress, here))
-    row["request"] = request.with_paths(here)
-    return _JOB.validate_python(row)
+    return _JOB.validate_python({**row, "work": _with_places(work, here)})
+
+
+def _work(kind: Any, content: str) -> Work:
+    """What is asked for. Raises FramePackError."""
+    if kind not in KINDS:
+        raise FramePackError(Message("queue_notice.unknown_work", kind=repr(kind), known=", ".join(KINDS)))
+    return KINDS[kind].from_json(content)
+
+
+def _with_places(work: Work, changed: Callable[[str], str]) -> Work:
+    """The same with each path changed; where a training reads and writes is no matter of the output folder."""
+    return work.with_paths(changed) if isinstance(work, Request) else work
 
 
 def _as_version_2(path: str, picture: str) -> str:

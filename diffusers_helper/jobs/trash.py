@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidCommand, OutputFailed
 from ..words import Message
 from .job import Job, UnreadableJob
-from .results import TRASH, Moved, in_trash, moved, result_files
+from .results import TRASH, Moved, in_trash, moved
 
 UNDO_SECONDS = 600.0
 
@@ -43,7 +43,7 @@ class Trash:
 
         Raises OutputFailed.
         """
-        with in_trash(self._output_dir, result_files(job) if isinstance(job, Job) else ()) as moves:
+        with in_trash(self._output_dir, job) if isinstance(job, Job) else nullcontext(()) as moves:
             yield
         self._deleted = {kept.id: self._deleted[kept.id] for kept in self.jobs[::-1]}
         self._deleted[job.id] = _Deleted(job, moves, self._clock() + UNDO_SECONDS)

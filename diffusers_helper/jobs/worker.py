@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import faults
 from ..errors import ExecutorLost, FramePackError, says_gpu_is_lost, unforeseen
-from ..events import Cancelled, Decoding, Ended, Event, Failed, Finished, SectionDone
+from ..events import Cancelled, Decoding, Event, Failed, Finished, Last, Learnt, SectionDone
 from ..words import Message
 from .executor import Execution, Executor
 from .job import Job, State
@@ -80,12 +80,13 @@ class Worker:
             return Message("queue_notice.one_gpu_lost", job=job.id, executor=self._name)
         return Message("queue_notice.gpu_lost", job=job.id)
 
-    def _carry_out(self, job: Job) -> tuple[Ended, State]:
+    def _carry_out(self, job: Job) -> tuple[Last, State]:
         """Run one job; returns its last event, whatever happens, and what it has become."""
         try:
             faults.passing("worker")
             folder = Path(job.progress.folder) if job.progress.folder else None
-            last = self._follow(job, self._executor.submit(job.request, folder, job.checkpoint))
+            work = job.order.as_far_as_it_is() if job.order else job.work
+            last = self._follow(job, self._executor.submit(work, folder, job.checkpoint))
             return last, self._state(job, last)
         except ExecutorLost as error:
             if self._was_stopped(job):
@@ -98,24 +99,24 @@ class Worker:
             failed = _failed(job, unforeseen(error), 1)
             return replace(failed, gpu_lost=says_gpu_is_lost(error)), "failed"
 
-    def _follow(self, job: Job, execution: Execution) -> Ended:
+    def _follow(self, job: Job, execution: Execution) -> Last:
         """Write down the events; returns the last one, which is not yet written down."""
         wish = StopWish()
         with closing(execution.events()) as events:
             for event in events:
                 self._beat()
-                if isinstance(event, Ended):
+                if isinstance(event, Last):
                     return event
                 job = self._queue.record(job.id, event)
                 if self._stopping.is_set() or wish.counts(job, event):
                     execution.cancel()
         return _failed(job, Message("failure.no_end"), 1)
 
-    def _state(self, job: Job, last: Ended) -> State:
+    def _state(self, job: Job, last: Last) -> State:
         """What a job is that ended so. One that was stopped by nobody who may stop it was broken off."""
-        if isinstance(last, Finished):
+        if isinstance(last, Finished) or (isinstance(last, Learnt) and last.step >= last.steps):
             return "done"
-        if isinstance(last, Cancelled):
+        if isinstance(last, Cancelled | Learnt):
             return "cancelled" if self._was_stopped(job) else "interrupted"
         return "failed"
 
@@ -163,8 +164,11 @@ class StopWish:
     def counts(self, job: Job, event: Event) -> bool:
         """Whether to stop at this event. After the last section only the finished video is left to be made: it is.
 
-        With the section that was running when the stop came: the one before it may be done after that.
+        With the section that was running when the stop came: the one before it may be done after that. A training has
+        no sections: it stops after its step.
         """
+        if job.order:
+            return job.stop is not None
         if job.stop == "section" and self._section is None:
             self._section = job.progress.section
         if isinstance(event, Decoding | SectionDone) and event.section == event.sections:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import UnusableLora
+from ..errors import UnusableInput, UnusableLora
 from ..media.files import sha256_of
-from ..names import is_text, shown
+from ..names import is_text, quoted, shown
 from ..words import Message
 
 SUFFIX = ".safetensors"
@@ -20,9 +20,25 @@ PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 """What a picture beside a LoRA has in the place of its suffix; the first goes before the others."""
 
 
+LONGEST_NAME = 200
+"""Of a file's name in bytes, without its suffix; most disks take 255, and names on the way are longer."""
+
+
 def shelf_folder(models_dir: Path) -> Path:
     """Where the LoRAs of an installation lie."""
     return models_dir / "lora"
+
+
+def new_place(folder: Path, given: str) -> Path:
+    """Where a LoRA goes that somebody names: a new file of the folder itself. Raises UnusableInput."""
+    name = given.strip().removesuffix(SUFFIX)
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
+    if not name or not plain or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UnusableInput(Message("ema.no_name", name=quoted(given)))
+    place = folder.resolve() / f"{name}{SUFFIX}"
+    if place.exists() or place.is_symlink():
+        raise UnusableInput(Message("ema.name_taken", name=place.name))
+    return place
 
 
 class Shelf:

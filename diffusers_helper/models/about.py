@@ -120,6 +120,7 @@ class Description(BaseModel):
         latent_rgb_factors, latent_rgb_bias: the linear preview map, [16, 3] and [3].
         steps_per_frame: what decoding a frame takes, in sampling steps.
         magcache_ratios: a number per step; see caches/magcache.py.
+        guidance: the distilled guidance that trainings tell it: the only one that it knows, where it knows but one.
         step_caches: what the step cache ``auto`` stands for, by its strength.
     """
 
@@ -131,6 +132,7 @@ class Description(BaseModel):
     latent_rgb_bias: Colour | None = None
     steps_per_frame: Annotated[float, Field(gt=0, le=1000)] | None = None
     magcache_ratios: Ratios | None = None
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = None
     step_caches: Mapping[str, Annotated[StepCacheOption, OneOf(MEASURABLE)]] = {}
     about: About = About()
 

@@ -105,6 +105,7 @@ class Checkpoint:
         latent_rgb: the linear preview map, factors [16, 3] and bias [3]; None for HunyuanVideo's own.
         steps_per_frame: what decoding a video frame takes, in sampling steps of 9 latent frames that are computed. As
             long as this machine has made no video, it tells how much of one the decoding is.
+        guidance: the distilled guidance that trainings tell it. The 13B checkpoints are told 1, as musubi does.
         about: what people are told of it.
         shipped: what was measured for its step caches before it came here.
         calibrations: the folder where this machine keeps what it has measured itself; None for none.
@@ -117,6 +118,7 @@ class Checkpoint:
     buckets: tuple[tuple[int, int], ...]
     latent_rgb: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None
     steps_per_frame: float = LARGE_STEPS_PER_FRAME
+    guidance: float = 1.0
     _fingerprints: dict[Stamps, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     about: About = field(default_factory=About)
     shipped: Measured = NOTHING_MEASURED
@@ -294,6 +296,7 @@ def _from_folder(name: str, folder: Path, models_dir: Path) -> Checkpoint:
         buckets=described.buckets or FRAMEPACK_BUCKETS,
         latent_rgb=described.latent_rgb,
         steps_per_frame=described.steps_per_frame or LARGE_STEPS_PER_FRAME,
+        guidance=1.0 if described.guidance is None else described.guidance,
         about=described.about,
         shipped=described.measured,
         calibrations=calibrations_folder(models_dir),

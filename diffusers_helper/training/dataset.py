@@ -193,12 +193,9 @@ class DataSet(BaseModel):
         return next(str(getattr(self, name)) for name in SOURCES if getattr(self, name) is not None)
 
     def _of_folder(self, folder: Path, root: Path, suffixes: Sequence[str]) -> Iterator[Entry]:
-        if not folder.is_dir():
-            raise InvalidRequest(f"{folder}: there is no such folder")
         controls = _by_stem(root / self.control_directory) if self.control_directory else {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in suffixes and path.is_file():
-                yield Entry(path, _caption(path.with_suffix(self.caption_extension)), controls.get(path.stem, ()))
+        for path in files_in(folder, suffixes):
+            yield Entry(path, _caption(path.with_suffix(self.caption_extension)), controls.get(path.stem, ()))
 
     def _with_controls(self, entry: Entry) -> Entry:
         """Those that have a place in time; more are not looked at, and fewer are refused."""
@@ -208,6 +205,13 @@ class DataSet(BaseModel):
             told = f"{len(entry.controls)} control pictures for {len(self.indices)} places in fp_1f_clean_indices"
             raise InvalidRequest(f"{entry.path}: there are {told}")
         return Entry(entry.path, entry.caption, entry.controls[: len(self.indices)])
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """What can be learnt of a folder, by name. Raises InvalidRequest where there is no such folder."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder}: there is no such folder")
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
 
 
 def _caption(path: Path) -> str:
@@ -327,3 +331,10 @@ def of_folder(folder: Path) -> Config:
     has_video = any(path.suffix.lower() in VIDEOS for path in folder.iterdir())
     source = {"video_directory" if has_video else "image_directory": str(folder.absolute())}
     return Config((DataSet.model_validate(source),))
+
+
+def data_at(path: Path) -> tuple[Config, Path]:
+    """The data sets of a file or a folder, and from where their paths count. Raises InvalidRequest."""
+    if path.is_file():
+        return read_config(path), path.parent
+    return of_folder(path), Path()

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..encoders import keep_nothing
 from ..engine import Engine
 from ..errors import InvalidRequest, UnusableInput
-from ..events import Event, Notice
+from ..events import Encoded, Event, Notice
 from .batches import Batches
 from .cache import KeptEncodings, encodings_folder
 from .dataset import DataSet, Entry
@@ -100,7 +100,7 @@ def gather(training: Training, engine: Engine) -> Generator[Event, None, Gathere
         for number, file in enumerate(each, 1):
             made = yield from or_left_out(training, partial(examples_of, file.entry, data_set, engine, training.kind))
             found.take(file, made or [])
-            yield Notice(message=f"{data_set.place}: {number} of {len(each)} files are encoded")
+            yield Encoded(data_set=data_set.place, done=number, files=len(each))
         if kept and kept.trouble:
             yield Notice(message=f"{data_set.place}: what was encoded is not kept for another time: {kept.trouble}")
     if not found.learnt:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -153,6 +154,15 @@ class TrainingOrder(BaseModel):
     seed: int = Field(0, ge=0, le=2**63 - 1, description="the same seed gives the same LoRA on the same machine")
     form: Form | None = Field(None, description="whose names the file has; by default musubi's, of a DoRA diffusers'")
 
+    @property
+    def state(self) -> Path:
+        """What the training goes on from once it was stopped: beside the LoRA, on the way too."""
+        return state_beside(Path(self.out))
+
+    def as_far_as_it_is(self) -> Self:
+        """The same from its own state, where it has left one."""
+        return self.model_copy(update={"resume": str(self.state)}) if self.state.is_file() else self
+
     @model_validator(mode="before")
     @classmethod
     def _known_by_musubi(cls, given: Any) -> Any:
@@ -204,3 +214,8 @@ class TrainingOrder(BaseModel):
     def to_json(self) -> str:
         """All of it."""
         return self.model_dump_json()
+
+
+def state_beside(lora: Path) -> Path:
+    """Where the state of the training lies that has made this file."""
+    return lora.with_name(f"{lora.stem}.state.safetensors")

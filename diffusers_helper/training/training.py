@@ -12,14 +12,14 @@ from ..media.files import require_folder, require_writable
 from ..models.table import Checkpoint
 from ..names import quoted
 from ..settings import given_path
-from .dataset import Config, of_folder, read_config
+from .dataset import Config, data_at
 from .dynamo import DynamoOptions, backend_named
 from .loop import LoopOptions
 from .network import NetworkOptions, form_of
 from .network_args import read_network_args
 from .noise import NoiseLevels
 from .optimisers import check_names
-from .order import Kind, TrainingOrder
+from .order import Kind, TrainingOrder, state_beside
 from .samples import SampleOptions, read_samples
 from .trackers import LogOptions, check_packages
 from .validation import ValidationOptions
@@ -92,7 +92,7 @@ class Training:
     @property
     def state(self) -> Path:
         """What a training that was stopped goes on from."""
-        return self.target.with_name(f"{self.target.stem}.state.safetensors")
+        return state_beside(self.target)
 
     def lasting(self, batches: int, processes: int = 1) -> Training:
         """The same in steps; ``batches``: how many are an epoch; ``processes``: that learn together."""
@@ -106,7 +106,7 @@ def training_of(order: TrainingOrder) -> Training:
     """What is ordered. Raises InvalidRequest; nothing but the data's lists is read."""
     check_names(order.optimizer_type, order.optimizer_args, order.lr_scheduler)
     check_packages(_logs(order))
-    data, root = _data(given_path(order.data, "data"))
+    data, root = data_at(given_path(order.data, "data"))
     return Training(
         data=data,
         root=root,
@@ -135,13 +135,6 @@ def training_of(order: TrainingOrder) -> Training:
         validation=ValidationOptions(share=order.validation_split, every=order.validate_every_n_steps),
         sampling=_sampling(order),
     )
-
-
-def _data(path: Path) -> tuple[Config, Path]:
-    """The data sets of a file or a folder, and from where their paths count."""
-    if path.is_file():
-        return read_config(path), path.parent
-    return of_folder(path), Path()
 
 
 def _sampling(order: TrainingOrder) -> SampleOptions:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..jobs.job import Job
+from ..jobs.job import ENDED, UNFINISHED, Job
 from ..jobs.twins import reuses
 from ..words import Texts
 from .icons import svg
 from .screen import address, has_video, is_film, key_of
-
-UNFINISHED = ("failed", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -40,20 +38,33 @@ class Offer:
 
 def offers(job: Job, texts: Texts) -> list[Offer]:
     """What can be done with ``job``, the likeliest first."""
+    if job.order:
+        return [*_uses(job, texts), *_takes_up(job, texts)]
     return [*_takes_up(job, texts), *(_with_video(job, texts) if has_video(job) else []), _offer(job, "use", texts)]
 
 
 def _takes_up(job: Job, texts: Texts) -> list[Offer]:
     """How an unfinished job is taken up again; before its first section, going on is starting again."""
     progress, found = job.progress, []
+    counts = {"done": progress.sections_done, "sections": progress.sections}
+    if job.order:
+        counts = {"done": progress.step_number, "sections": progress.steps}
     if job.can_go_on:
-        counts = {"done": progress.sections_done, "sections": progress.sections}
-        hint = texts("queue.go_on_hint", **counts) if progress.sections_done else ""
+        hint = texts(key_of("queue.go_on_hint", job, texts), **counts) if counts["done"] else ""
         found.append(_offer(job, "go_on", texts, hint=hint))
-    if job.state in UNFINISHED and not (job.can_go_on and not progress.sections_done):
-        sure = texts("queue.retry_confirm", job=job.id) if progress.folder else ""
+    if job.state in UNFINISHED and not (job.can_go_on and not counts["done"]):
+        sure = texts("queue.retry_confirm", job=job.id) if progress.folder or (job.order and job.can_go_on) else ""
         found.append(_offer(job, "retry", texts, confirm=sure))
     return found
+
+
+def _uses(job: Job, texts: Texts) -> list[Offer]:
+    """The LoRA of a training in the form of the Generate tab: the page's script adds it to those that are chosen."""
+    lora = Path(job.progress.lora or "")
+    if not (job.progress.lora and lora.is_file()) or job.state not in ENDED:
+        return []
+    hint = texts("queue.use_lora_hint", name=lora.name)
+    return [Offer("use_lora", job.id, texts("queue.use_lora"), hint, value=lora.name)]
 
 
 def _with_video(job: Job, texts: Texts) -> list[Offer]:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..words import LANGUAGES, Texts
-from . import average_tab, generate_tab, options, presets_tab, queue_tab, restore_tab, system_tab, theme
+from . import average_tab, generate_tab, options, presets_tab, queue_tab, restore_tab, system_tab, theme, train_tab
 from .api import add_endpoints
 from .app_context import AppContext
 from .page import NEWEST, PRIVATE, Page, live
@@ -74,6 +74,8 @@ def _tabs(page: Page) -> None:
         for name, tab in (("queue", queue_tab), ("restore", restore_tab), ("presets", presets_tab)):
             with page.t(gr.Tab, f"page.{name}", id=name):
                 tab.build(page, form)
+        with page.t(gr.Tab, "page.train", id="train") as tab:
+            train_tab.build(page, form, tab)
         with page.t(gr.Tab, "page.average", id="average"):
             average_tab.build(page)
         with page.t(gr.Tab, "page.system", id="system"):

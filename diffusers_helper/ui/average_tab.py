@@ -18,14 +18,13 @@ import gradio as gr
 
 from ..errors import UnusableInput
 from ..lora.shares import DEFAULT_BETA, Profile, shares
-from ..lora.shelf import SUFFIX, Shelf, shelf_folder
+from ..lora.shelf import Shelf, new_place, shelf_folder
 from ..names import quoted
 from ..words import Message, Texts
 from .form import changes
 from .page import COMMAND, NEWEST, PRIVATE, SHOWN_AT_WORK, Page, inform, user_errors
 from .phrases import say
 
-LONGEST_NAME = 200
 RULES = ("beta", "sigma_rel")
 LIST_AGAIN = """
 document.addEventListener('framepack-shelf', () => {
@@ -131,7 +130,8 @@ class Averages:
         profile, known = _profile(*knobs), self._files()
         if gone := [each for each in chosen if each not in known]:
             raise UnusableInput(Message("ema.gone", file=quoted(gone[0])))
-        made = average([file for each, file in known.items() if each in chosen], self._output(name), profile)
+        output = new_place(self._folder, name)
+        made = average([file for each, file in known.items() if each in chosen], output, profile)
         inform(Texts(language)("average.made", name=made.output.name))
         return [self.listed(chosen, language)[0], ""]
 
@@ -142,17 +142,6 @@ class Averages:
             with suppress(OSError):
                 found.append((file.stat().st_mtime_ns, name, file))
         return {name: file for _, name, file in sorted(found)}
-
-    def _output(self, given: str) -> Path:
-        """Where the average goes: a new file of the folder itself. Raises UnusableInput."""
-        name = given.strip().removesuffix(SUFFIX)
-        plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
-        if not name or not plain or len(name.encode()) > LONGEST_NAME:
-            raise UnusableInput(Message("ema.no_name", name=quoted(given)))
-        output = self._folder.resolve() / f"{name}{SUFFIX}"
-        if output.exists() or output.is_symlink():
-            raise UnusableInput(Message("ema.name_taken", name=output.name))
-        return output
 
 
 def _profile(rule: str, beta: float | None, beta2: float | None, sigma_rel: float | None) -> Profile:

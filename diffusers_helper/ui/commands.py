@@ -65,6 +65,7 @@ class Commands:
             "use": self._use,
             "last_frame": self._last_frame,
             "use_ratios": self._use_ratios,
+            "use_lora": lambda job, value, texts: Filling({}),
         }
 
     def carry_out(self, language: str, chosen: str | None, event: gr.EventData, request: gr.Request) -> list[Any]:

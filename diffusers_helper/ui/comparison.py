@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..jobs.job import Job
+from ..jobs.job import UNFINISHED, Job
 from ..media.likeness import Likeness
 from ..words import Texts
 from . import acts
@@ -51,7 +51,7 @@ class Pair:
 
 
 def _unready(job: Job) -> str:
-    return "job.twin_unfinished" if job.state in acts.UNFINISHED else "job.twin_waits"
+    return "job.twin_unfinished" if job.state in UNFINISHED else "job.twin_waits"
 
 
 def _shape(job: Job, texts: Texts) -> str:

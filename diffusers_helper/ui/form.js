@@ -69,16 +69,17 @@
 
   // What is wrong, at the fields. After a refused command the first of them is brought into sight, whatever hides it.
   async function refused(text) {
-    const {fields, insist, picture, language} = JSON.parse(text);
+    const {fields, insist, picture, language, form} = JSON.parse(text);
     const keepsPicture = !insist && picture === false && language === spoken; // What a refused start said of it stays true.
     spoken = language;
     const mine = ++refusals;
     for (const old of document.querySelectorAll('.refused')) {
+      if (old.id.startsWith('train-') !== (form === 'train')) continue; // Of the other form on this page.
       if (!keepsPicture || !['picture', 'pictures'].includes(old.id)) clear(old);
     }
     const names = Object.keys(fields);
     if (insist && names.some(name => !place(name)?.offsetParent)) {
-      openAdvanced();
+      openAdvanced(form === 'train' ? '#train-advanced' : '#advanced');
       await framepack.later(300);
     }
     // What was said meanwhile is newer, but for the picture, of which only a refused start speaks.
@@ -86,8 +87,8 @@
     if (insist) show(place(names[0]));
   }
 
-  function openAdvanced() {
-    if (!document.querySelector('#group-sampling')?.offsetParent) document.querySelector('#advanced > button')?.click();
+  function openAdvanced(fold = '#advanced') {
+    if (!document.querySelector(`${fold} .group`)?.offsetParent) document.querySelector(`${fold} > button`)?.click();
   }
 
   function place(name) {
@@ -257,7 +258,7 @@
   document.addEventListener('framepack-news', event => {
     ({queued, words} = event.detail);
     goesOn(event.detail.run);
-    for (const said of document.querySelectorAll('#said [data-job]')) said.hidden = !queued.includes(Number(said.dataset.job));
+    for (const said of document.querySelectorAll(':is(#said, #train-said) [data-job]')) said.hidden = !queued.includes(Number(said.dataset.job));
     document.documentElement.style.setProperty('--drop-file', JSON.stringify(words['generate.drop_file']));
     mark();
   });

@@ -15,7 +15,7 @@ from ..engines import files_of
 from ..events import Failed
 from ..jobs.job import ENDED, Job, Keep
 from ..words import Texts
-from . import acts, bar, compiled, fetching, fragments_queue, machine, screen, shelf_list, strips
+from . import acts, bar, compiled, fetching, fragments_queue, learning, machine, screen, shelf_list, strips
 from .app_context import AppContext
 from .batch import batch
 from .calibration import calibration
@@ -55,6 +55,7 @@ def render(context: AppContext, language: str, wish: Wish | None = None) -> dict
         "disk": machine_now(context, texts),
         "fetching": fetching.render(context.fetching, context.settings.paths, context.settings.network, texts),
         "shelf": shelf_list.render(context, texts, wish),
+        "training": training(jobs, texts),
         "compiled": compiled.render(files_of(context.settings), texts),
     }
 
@@ -101,6 +102,8 @@ def chosen(jobs: Sequence[Job], wanted: int = 0) -> Job | None:
 
 def of_job(job: Job, texts: Texts, pair: Pair | None = None, jobs: Sequence[Job] = ()) -> dict[str, str]:
     """All that the Generate tab shows of one job; ``pair``: with its twin, where it has one; ``jobs``: all of them."""
+    if job.order:
+        return {**dict.fromkeys(OF_JOB, ""), **_of_training(job, texts)}
     twin = twin_shot(pair, texts)
     return {
         "bar": bar.bar(job, texts),
@@ -119,18 +122,43 @@ def of_job(job: Job, texts: Texts, pair: Pair | None = None, jobs: Sequence[Job]
     }
 
 
+def _of_training(job: Job, texts: Texts) -> dict[str, str]:
+    """What there is to show of a training; its losses have the place of what a calibration has measured."""
+    return {
+        "bar": bar.bar(job, texts),
+        "job": headline(job, texts),
+        "calibration": learning.curve(job, texts),
+        "stop": buttons(job, texts),
+        "notices": notices(job, texts),
+        "announce": announcement(job, texts),
+    }
+
+
+def training(jobs: Sequence[Job], texts: Texts) -> str:
+    """The training that the Train tab shows: the one that runs, else the last that ended, or the first that waits."""
+    job = chosen([job for job in jobs if job.order])
+    if job is None:
+        return f'<div class="blank"><p>{say(texts, "train.none")}</p><p>{say(texts, "train.none_hint")}</p></div>'
+    told = headline(job, texts, ticks=False) + learning.bar(job, texts) + notices(job, texts)
+    made = learning.curve(job, texts) + learning.samples(job, texts) + learning.files(job, texts)
+    return f'<div class="stage">{told}{made}{buttons(job, texts)}</div>'
+
+
 def _without_job(texts: Texts) -> dict[str, str]:
     empty = f'<div class="blank"><p>{say(texts, "job.none")}</p><p>{say(texts, "job.none_hint")}</p></div>'
     return {**dict.fromkeys(OF_JOB, ""), "job": empty}
 
 
-def headline(job: Job, texts: Texts) -> str:
-    """Which job, what it is at, how long yet, and what was asked for."""
+def headline(job: Job, texts: Texts, ticks: bool = True) -> str:
+    """Which job, what it is at, how long yet, and what was asked for.
+
+    ``ticks``: the page's script keeps the time going between two answers.
+    """
     title = f"<h2>{say(texts, 'job.title', job=job.id)}</h2>"
     state = f'<span class="state {job.state}">{say(texts, f"job.state_{job.state}")}</span>'
-    ticks = ' data-clock="left"' if job.ready_at is not None else ""
-    time = f'<span class="time"{ticks}>{escape(_time(job, texts))}</span>'
-    prompt = f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
+    clock = ' data-clock="left"' if ticks and job.ready_at is not None else ""
+    time = f'<span class="time"{clock}>{escape(_time(job, texts))}</span>'
+    prompt = f'<p class="prompt">{escape(job.title)}</p>' if job.title else ""
     plan = job.progress.plan
     memory = f' title="{escape(texts.said(plan.said, plan.memory))}"' if plan and plan.memory else ""
     doing = f'<p class="doing"{memory}>{_doing(job, texts)}</p>'
@@ -148,6 +176,8 @@ def _time(job: Job, texts: Texts) -> str:
 
 def _doing(job: Job, texts: Texts) -> str:
     progress = job.progress
+    if job.order:
+        return learning.doing(job, texts)
     if job.state == "running":
         place = {
             "section": progress.section,
@@ -169,7 +199,7 @@ def announcement(job: Job, texts: Texts) -> str:
     progress = job.progress
     state = texts(f"job.state_{job.state}")
     done = {"sections_done": progress.sections_done, "sections": progress.sections}
-    return say(texts, "job.announce", job=job.id, state=state, **done)
+    return say(texts, key_of("job.announce", job, texts), job=job.id, state=state, **done)
 
 
 def notices(job: Job, texts: Texts) -> str:
@@ -188,19 +218,26 @@ def notices(job: Job, texts: Texts) -> str:
 def buttons(job: Job, texts: Texts) -> str:
     """Of a running job the three stops, each with what it keeps; of one that ended what can be done with it."""
     if job.state == "running":
-        asked = f'<p class="stopping" role="status">{say(texts, f"job.stopping_{job.stop}")}</p>' if job.stop else ""
-        keeps: tuple[Keep, ...] = ("now", "nothing") if makes_picture(job) else ("now", "section", "nothing")
+        asked = (
+            f'<p class="stopping" role="status">{say(texts, key_of(f"job.stopping_{job.stop}", job, texts))}</p>'
+            if job.stop
+            else ""
+        )
+        in_one = job.order or makes_picture(job)
+        keeps: tuple[Keep, ...] = ("now", "nothing") if in_one else ("now", "section", "nothing")
         stops = "".join(_stop(job, keep, texts) for keep in keeps)
         return f'<div class="acts stops">{stops}</div>{asked}'
-    if job.state not in ENDED:
-        return ""
-    first, *rest = (offer for offer in acts.offers(job, texts) if offer.act != "compare")
-    return f'<div class="offers">{acts.button(first, "q-primary")}{"".join(map(acts.button, rest))}</div>'
+    offered = [offer for offer in acts.offers(job, texts) if offer.act != "compare"] if job.state in ENDED else []
+    kinds = ("q-primary", *[""] * len(offered))
+    drawn = "".join(acts.button(offer, kind) for offer, kind in zip(offered, kinds, strict=False))
+    return f'<div class="offers">{drawn}</div>' if drawn else ""
 
 
 def _stop(job: Job, keep: Keep, texts: Texts) -> str:
     label, confirm = texts(f"job.stop_{keep}"), ""
     match keep:
+        case "now" if job.order:
+            hint = texts("job.stop_now_keeps_training")
         case "now" if not job.progress.sections_done:
             hint = texts("job.stop_now_keeps_none")
         case "nothing":

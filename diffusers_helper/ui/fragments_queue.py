@@ -15,12 +15,13 @@ from ..events import Failed
 from ..jobs.job import ENDED, Job, UnreadableJob
 from ..request import DRAW_A_SEED
 from ..words import Message, Texts
-from . import acts
+from . import acts, learning
 from .acts import Offer
 from .app_context import AppContext
+from .icons import svg
 from .loras import in_words
 from .phrases import duration, number, say
-from .screen import has_video, is_film, moving_address, picture_address, poster_address
+from .screen import has_video, is_film, key_of, moving_address, picture_address, poster_address
 
 LONGEST_NUMBER, LONGEST_WORDS = 10, 200
 MOST_UNDONE = 3
@@ -61,7 +62,7 @@ class Wish:
     def takes(self, job: Job) -> bool:
         """Whether the job is one that is looked for."""
         words = self.find.casefold().split()
-        told = f"{job.request.prompt} {_seed(job)} #{job.id}".casefold()
+        told = f"{job.title} {_seed(job)} #{job.id}".casefold()
         return (not self.state or job.state == self.state) and all(word in told for word in words)
 
 
@@ -150,18 +151,18 @@ def _queue_head(jobs: Sequence[Job], waiting: int, pauses: Mapping[str, bool], t
 
 def _running_row(job: Job, texts: Texts) -> str:
     progress = job.progress
-    bar = f'<progress max="{max(progress.sections, 1)}" value="{progress.sections_done}"></progress>'
-    done = (
-        say(texts, "queue.sections", done=progress.sections_done, sections=progress.sections)
-        if progress.sections
-        else ""
-    )
+    done, whole = progress.sections_done, progress.sections
+    if job.order:
+        done, whole = progress.step_number, progress.steps
+    bar = f'<progress max="{max(whole, 1)}" value="{done}"></progress>'
+    told = say(texts, key_of("queue.sections", job, texts), done=done, sections=whole) if whole else ""
     if job.stop:
-        buttons = f'<span class="q-dim">{say(texts, f"job.stopping_{job.stop}")}</span>'
+        buttons = f'<span class="q-dim">{say(texts, key_of(f"job.stopping_{job.stop}", job, texts))}</span>'
     else:
-        buttons = "".join(_stop(job, keep, texts) for keep in ("now", "section", "nothing"))
+        keeps = ("now", "nothing") if job.order else ("now", "section", "nothing")
+        buttons = "".join(_stop(job, keep, texts) for keep in keeps)
     where = f"<span>{say(texts, 'queue.executor', executor=job.executor)}</span>" if job.executor else ""
-    return _row(job, f"{bar}<span>{done}</span>{where}{_facts(job, texts)}", buttons, texts)
+    return _row(job, f"{bar}<span>{told}</span>{where}{_facts(job, texts)}", buttons, texts)
 
 
 def _stop(job: Job, keep: str, texts: Texts) -> str:
@@ -170,13 +171,12 @@ def _stop(job: Job, keep: str, texts: Texts) -> str:
 
 
 def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
-    unfinished = job.progress.folder is not None
+    unfinished = job.progress.folder is not None or job.progress.learning is not None
     usable = {
         "up": place > 1,
         "down": place < waiting,
         "next": place > 1,
-        "edit": not unfinished,
-        "duplicate": True,
+        **({} if job.order else {"edit": not unfinished, "duplicate": True}),
         "cancel" if unfinished else "remove": True,
     }
     sure = {"remove": texts("queue.remove_confirm", job=job.id)}
@@ -184,7 +184,8 @@ def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
     buttons = "".join(
         acts.icon(Offer(act, job.id, names[act], confirm=sure.get(act, ""), usable=can)) for act, can in usable.items()
     )
-    resumes = say(texts, "queue.resumes", done=job.progress.sections_done) if unfinished else ""
+    done = job.progress.step_number if job.order else job.progress.sections_done
+    resumes = say(texts, key_of("queue.resumes", job, texts), done=done) if unfinished else ""
     places = f'<span class="q-place">{say(texts, "queue.place", place=place)}</span>'
     return _row(job, f"{places}<span>{resumes}</span>{_facts(job, texts)}", buttons, texts)
 
@@ -192,7 +193,7 @@ def _waiting_row(job: Job, place: int, waiting: int, texts: Texts) -> str:
 def _row(job: Job, facts: str, buttons: str, texts: Texts) -> str:
     facts = f"{_state(job, texts)}{facts}{_twin(job, texts)}"
     return (
-        f'<li class="q-row q-{job.state}"><img class="q-thumb" src="{_thumb(job)}" alt="" loading="lazy">'
+        f'<li class="q-row q-{job.state}">{_thumb(job)}'
         f'<div class="q-words"><p class="q-prompt">{_prompt(job, texts)}</p>'
         f'<p class="q-facts">{facts}</p></div><div class="q-acts">{buttons}</div></li>'
     )
@@ -223,9 +224,11 @@ def _card(job: Job, texts: Texts) -> str:
 
 def _media(job: Job, texts: Texts) -> str:
     """A frame of the video, which plays while it is pointed at; or the start picture with the reason why it is all."""
+    if job.order:
+        return f'<div class="q-media">{learning.lines(job)}<span>{learning.doing(job, texts)}</span></div>'
     if not has_video(job):
         why = say(texts, f"queue.{_without_video(job)}")
-        return f'<div class="q-media q-none"><img src="{_thumb(job)}" alt="" loading="lazy"><span>{why}</span></div>'
+        return f'<div class="q-media q-none">{_thumb(job, "")}<span>{why}</span></div>'
     label = say(texts, "queue.video_of", job=job.id, prompt=job.request.prompt[:100])
     seconds = say(
         texts, "queue.length", seconds=number(round(job.progress.frames / (job.progress.fps or job.request.fps), 1))
@@ -261,9 +264,10 @@ def _card_acts(job: Job, texts: Texts) -> str:
 
 def _files(job: Job, texts: Texts) -> str:
     """Where the files lie, and the way to forget the job without them."""
-    place = job.progress.video or job.progress.folder
-    path = escape(str(Path(place).parent if job.progress.video else place)) if place else ""
-    what = texts("queue.forget_deletes" if job.progress.folder else "queue.forget_keeps")
+    made = job.progress.video or job.progress.lora
+    place = Path(made).parent if made else job.progress.folder
+    path = escape(str(place)) if place else ""
+    what = texts("queue.forget_deletes" if job.progress.folder else key_of("queue.forget_keeps", job, texts))
     sure = texts("queue.forget_confirm", job=job.id, what=what)
     copy = (
         f'<code>{path}</code><button type="button" class="q-button" data-copy="{path}" '
@@ -280,18 +284,26 @@ def _files(job: Job, texts: Texts) -> str:
 
 
 def _facts(job: Job, texts: Texts) -> str:
+    facts = _training_facts(job, texts) if job.order else _video_facts(job, texts)
+    if job.state in ENDED and job.progress.totals.seconds_total:
+        facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
+    return "".join(f"<span>{fact}</span>" for fact in (f"#{job.id}", *facts))
+
+
+def _training_facts(job: Job, texts: Texts) -> list[str]:
+    return [say(texts, "queue.training"), say(texts, "queue.checkpoint", name=job.checkpoint_name)]
+
+
+def _video_facts(job: Job, texts: Texts) -> list[str]:
     seconds = job.progress.seconds or _planned_seconds(job)
     facts = [
-        f"#{job.id}",
         say(texts, "queue.length", seconds=number(round(seconds, 1))),
         job.request.kind.name,
         say(texts, "queue.seed_to_draw") if _seed(job) == DRAW_A_SEED else say(texts, "queue.seed", seed=_seed(job)),
     ]
     if job.request.loras:
         facts.append(say(texts, "queue.loras", loras=in_words(lora.model_dump() for lora in job.request.loras)))
-    if job.state in ENDED and job.progress.totals.seconds_total:
-        facts.append(say(texts, "job.took", time=duration(job.progress.totals.seconds_total, texts)))
-    return "".join(f"<span>{fact}</span>" for fact in facts)
+    return facts
 
 
 def _twin(job: Job, texts: Texts) -> str:
@@ -307,6 +319,8 @@ def _planned_seconds(job: Job) -> float:
 
 def _seed(job: Job) -> int:
     """The seed that was drawn, once it is."""
+    if job.order:
+        return job.order.seed
     return job.request.seed if job.progress.seed is None else job.progress.seed
 
 
@@ -315,14 +329,17 @@ def _state(job: Job, texts: Texts) -> str:
 
 
 def _prompt(job: Job, texts: Texts) -> str:
-    prompt = job.request.prompt.strip()
+    prompt = job.title.strip()
     if not prompt:
         return f'<em class="q-dim">{say(texts, "queue.no_prompt")}</em>'
     return f'<bdi title="{escape(prompt[:1000])}">{escape(prompt[:300])}{"…" if len(prompt) > 300 else ""}</bdi>'
 
 
-def _thumb(job: Job) -> str:
-    return picture_address(job, "thumb.png")
+def _thumb(job: Job, kind: str = "q-thumb") -> str:
+    """The start picture; of a training a drawing."""
+    if job.order:
+        return f'<span class="{kind} learns">{svg("learn")}</span>'
+    return f'<img class="{kind}" src="{picture_address(job, "thumb.png")}" alt="" loading="lazy">'
 
 
 def _empty(texts: Texts, key: str) -> str:

@@ -28,6 +28,8 @@ STROKES: Mapping[str, str] = {
     "trash": "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
     "go_on": "M6 5l8 7-8 7zM18 5v14",
     "retry": "M4 11a8 8 0 1 1 2 6M4 5v6h6",
+    "use_lora": "M4 12h12M11 7l5 5-5 5M20 5v14",
+    "learn": "M4 5v15h16M7 8c3 8 6 9 12 9",
     "undo": "M8 5L4 9l4 4M4 9h10a5 5 0 0 1 0 10H9",
 }
 

@@ -235,7 +235,7 @@
   // A second click on what starts jobs within a second is a double click and adds nothing, unless the form was changed.
   let started = -Infinity;
   function oncePerSecond(event) {
-    if (!event.target.closest?.('#start, #compare')) return;
+    if (!event.target.closest?.('#start, #compare, #train-start')) return;
     if (event.timeStamp - started < SECOND) {
       event.stopImmediatePropagation();
       event.preventDefault();
@@ -247,7 +247,7 @@
 
   // Without a connection a command would be lost; the banner says why nothing happens.
   function onlyConnected(event) {
-    if (!isLost || !event.target.closest?.('[data-act], #start-bar button, #compare')) return;
+    if (!isLost || !event.target.closest?.('[data-act], #start-bar button, #compare, #train-start')) return;
     event.stopImmediatePropagation();
     event.preventDefault();
   }

@@ -7,6 +7,7 @@ from itertools import islice
 
 from ..jobs.job import ENDED, Job
 from ..words import Texts
+from .icons import svg
 from .phrases import number, say
 from .screen import has_video, makes_picture, picture_address, poster_address
 
@@ -27,11 +28,9 @@ def recent(jobs: Sequence[Job], shown: Job, texts: Texts) -> str:
 def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
     """``at_work``: it is on the stage unless another is wanted, and so will be the one that runs after it."""
     running = job.state == "running"
-    label = say(texts, "job.show", job=job.id, prompt=job.request.prompt[:100])
+    label = say(texts, "job.show", job=job.id, prompt=job.title[:100])
     current = ' aria-current="true"' if shown else ""
-    seconds = say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
-    made = say(texts, "job.one_picture") if makes_picture(job) else seconds
-    words = say(texts, "job.state_running") if running else made
+    words = say(texts, "job.state_running") if running else _made(job, texts)
     if job.twin:
         label, words = f"{label} ({say(texts, 'queue.twin', job=job.twin)})", f"{words} ⇄"
     return (
@@ -40,6 +39,14 @@ def _card(job: Job, shown: bool, at_work: bool, texts: Texts) -> str:
     )
 
 
+def _made(job: Job, texts: Texts) -> str:
+    if makes_picture(job):
+        return say(texts, "job.one_picture")
+    return say(texts, "job.seconds", seconds=number(round(job.progress.seconds or job.request.seconds, 1)))
+
+
 def _picture(job: Job, label: str) -> str:
+    if job.order:
+        return f'<span class="learns">{svg("learn")}</span>'
     address = picture_address(job, "start.png") if job.state == "running" else poster_address(job)
     return f'<img src="{address}" alt="{label}" loading="lazy">'

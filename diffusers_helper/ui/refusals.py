@@ -30,6 +30,12 @@ def quiet(problems: Iterable[Problem], has_picture: bool, texts: Texts) -> str:
     return json.dumps({"fields": by_field(problems, texts), "picture": has_picture, "language": texts.language})
 
 
+def of_training(problems: Iterable[Problem], texts: Texts) -> str:
+    """The message after a wish for a training: its fields have names of their own on the page."""
+    told = {f"train-{field}": words for field, words in by_field(problems, texts).items()}
+    return json.dumps({"fields": told, "insist": secrets.token_hex(4), "language": texts.language, "form": "train"})
+
+
 def by_field(problems: Iterable[Problem], texts: Texts) -> Mapping[str, str]:
     """What is wrong with each field, in words that name what is allowed."""
     return {problem.field: _words(problem, texts) for problem in problems}

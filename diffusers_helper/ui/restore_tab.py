@@ -115,8 +115,9 @@ class Restore:
         if is_png(read_head(path)):
             return str(path), upload_address(str(path))
         for job in self._context.queue.jobs():
-            picture = self._context.queue.picture(job.id)
-            if _is_copy(path, job.progress.video) and picture.is_file():
+            if not _is_copy(path, job.progress.video):
+                continue
+            if (picture := self._context.queue.picture(job.id)).is_file():
                 return str(picture), f"media/{job.id}/thumb.png"
         return "", ""
 

@@ -173,6 +173,8 @@ class Media:
         if name in RESULTS:
             suffix = Path(name).suffix
             return self._result(self._within(self._queue.result(job_id), suffix), RESULTS[name], request)
+        if sample := self._sample(job_id, name):
+            return self._result(sample, RESULTS[f"video{sample.suffix}"], request)
         if name == "poster.jpg":
             result = self._queue.result(job_id)
             return self._poster(self._within(result, _usual_suffix(result)), request)
@@ -183,6 +185,15 @@ class Media:
         if name == "start.png" and (start := self._beside_picture(job_id)):
             return start
         return self._picture(self._picture_file(job_id, name), request)
+
+    def _sample(self, job_id: int, name: str) -> Path | None:
+        """The sample of a training that is called so. It lies where its LoRA does; whatever the job says."""
+        job = self._queue.job(job_id)
+        found = next((Path(path) for _, path in job.progress.samples if Path(path).name == name), None)
+        if job.order is None or found is None or f"video{found.suffix}" not in RESULTS:
+            return None
+        place = found.resolve(strict=True)
+        return place if place.is_relative_to(Path(job.order.out).parent.resolve()) else None
 
     def _picture_file(self, job_id: int, name: str) -> Path:
         if name == "thumb.png":

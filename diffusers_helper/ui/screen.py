@@ -71,13 +71,15 @@ def moving_address(job: Job) -> str:
 
 def makes_picture(job: Job) -> bool:
     """Whether it makes one picture and no video."""
-    return job.request.kind.result == "picture"
+    return job.order is None and job.request.kind.result == "picture"
 
 
 def key_of(key: str, job: Job, texts: Texts) -> str:
-    """The text ``key`` as it is said of what the job makes: of a picture another one, where there is one."""
-    of_picture = f"{key}_picture"
-    return of_picture if makes_picture(job) and of_picture in texts else key
+    """The text ``key`` as it is said of what the job is: of a picture or a training another one, where there is one."""
+    if job.order is None and not makes_picture(job):
+        return key
+    of_its_own = f"{key}_{'training' if job.order else 'picture'}"
+    return of_its_own if of_its_own in texts else key
 
 
 def is_film(job: Job) -> bool:

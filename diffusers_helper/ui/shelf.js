@@ -87,6 +87,14 @@
     change();
   }
 
+  // What was trained is used beside what is chosen; the server shows the form.
+  function used(event) {
+    const name = event.target.closest?.('[data-act="use_lora"]')?.dataset.value;
+    if (!name || chosen.some(one => one.name === name)) return;
+    chosen = [...chosen, {name, weight: 1}];
+    change();
+  }
+
   // The list is asked for as long as somebody can see it.
   function watch() {
     const inSight = [...document.querySelectorAll(LISTS)].some(one => one.offsetParent);
@@ -105,5 +113,6 @@
   document.addEventListener('framepack-answered', watch);
   document.addEventListener('click', () => framepack.later(200).then(watch));
   document.addEventListener('change', ticked);
+  document.addEventListener('click', used, true);
   Object.assign(window.framepack ??= {}, {loras, chosenLoras: () => JSON.stringify(chosen)});
 })();

@@ -114,8 +114,8 @@ class Starting:
         if len(jobs) > 1:
             words = texts("generate.added_batch", pictures=len(jobs), first=first, last=last)
         else:
-            words = _where(jobs[0], self._context, texts)
-        return _until_begun(jobs[-1], words), NOTHING_WRONG
+            words = when_in_words(jobs[0], self._context, texts)
+        return until_begun(jobs[-1], words), NOTHING_WRONG
 
     def _added(self, chosen: str | None, values: Sequence[Any], swept: Sequence[Any]) -> list[Job]:
         fields, source = self._form.asked(values, chosen), self._context.source(chosen)
@@ -139,7 +139,7 @@ class Starting:
             return "", self._insisting(error, values, texts)
         caches = (cache_in_words(job.request.flat(), texts) for job in (one, other))
         words = texts("generate.compares", job=one.id, twin=other.id, one=next(caches), other=next(caches))
-        return _until_begun(other, words), NOTHING_WRONG
+        return until_begun(other, words), NOTHING_WRONG
 
     def add_anew(self, language: str, chosen: str | None, *values: Any) -> tuple[str, str, Any]:
         """Queue what came too late for the edited job, and end editing."""
@@ -155,15 +155,15 @@ class Starting:
             job = queue.edit(editing, self._form.request_of(values, chosen), self._context.source(chosen))
         except REFUSED as error:
             return "", self._insisting(error, values, texts), gr.skip()
-        return _until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0
+        return until_begun(job, texts("generate.saved", job=job.id)), NOTHING_WRONG, 0
 
 
-def _until_begun(job: Job, words: str) -> str:
+def until_begun(job: Job, words: str) -> str:
     """What is said of a job as HTML; the script hides it when the job has begun."""
     return f'<span data-job="{job.id}">{escape(words)}</span>'
 
 
-def _where(job: Job, context: AppContext, texts: Texts) -> str:
+def when_in_words(job: Job, context: AppContext, texts: Texts) -> str:
     """When a new job's turn is: its place among those that wait, as the queue's tab counts them."""
     if context.queue.paused:
         return texts("generate.queued_paused", job=job.id)

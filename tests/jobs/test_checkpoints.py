@@ -129,7 +129,7 @@ def opened_as_version_1(queue: JobQueue) -> JobQueue:
     for name in ("jobs.sqlite3", "jobs.backup.sqlite3"):
         (queue.output_dir / ".framepack" / name).with_name(f"{name}-wal").unlink(missing_ok=True)
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / "jobs.sqlite3")) as file:
-        for column in ("checkpoint", "executor", "twin", "batch"):
+        for column in ("checkpoint", "executor", "twin", "batch", "work"):
             file.execute(f"ALTER TABLE job DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 1")
     return JobQueue(queue.output_dir, queue._checkpoint)

@@ -19,7 +19,7 @@ SAID = json.loads((KEPT / "jobs.json").read_text(encoding="utf-8"))
 """What the program that wrote it said of its jobs: as they are ``kept``, and once they are ``opened``."""
 OPENED_AT = 1_770_000_000.0
 NOT_SAID = {"kind": "the request has it"}
-NEW = ("executor", "batch")
+NEW = ("executor", "batch", "work")
 """What a program is told of a job since then."""
 TOTALS = ("seconds_total", "seconds_sampling", "seconds_decoding", "steps_computed", "steps_reused")
 

@@ -52,7 +52,7 @@ def in_version_1(outputs: Path) -> None:
             request = _whole(as_schema_1(Request.from_json(texts[0])), outputs)
             progress = _whole(json.loads(texts[1]), outputs)
             file.execute("UPDATE job SET request = ?, progress = ? WHERE id = ?", (request, progress, job))
-        for column in ("checkpoint", "executor", "twin", "batch"):
+        for column in ("checkpoint", "executor", "twin", "batch", "work"):
             file.execute(f"ALTER TABLE job DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 1")
         file.commit()

@@ -94,7 +94,8 @@ def test_a_file_of_the_version_before_has_none(queue: JobQueue, picture: Path) -
     queue.close()
     with closing(sqlite3.connect(queue.output_dir / ".framepack" / FILE)) as file:
         file.executescript(
-            "ALTER TABLE job DROP COLUMN twin; ALTER TABLE job DROP COLUMN batch; PRAGMA user_version = 4;"
+            "ALTER TABLE job DROP COLUMN twin; ALTER TABLE job DROP COLUMN batch; "
+            "ALTER TABLE job DROP COLUMN work; PRAGMA user_version = 4;"
         )
     again = JobQueue(queue.output_dir)
     assert again.notices == ()

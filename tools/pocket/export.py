@@ -104,6 +104,7 @@ def export_small_files(folder: Path, facts: VaeFacts) -> None:
             "latent_rgb_bias": facts.rgb_bias,
             "kinds": ["f1", "framepack"],
             "steps_per_frame": STEPS_PER_FRAME,
+            "guidance": transformer.GUIDANCE,
             "about": json.loads((TARGET / "framepack.json").read_text(encoding="utf-8"))["about"],
         },
     )
