@@ -68,6 +68,7 @@ OTHER: Mapping[str, Any] = {
     "network_alpha": 8.0, "network_args": ("factor=4", "verbose=true"), "optimizer_type": "SGD",
     "optimizer_args": ("momentum=0.9",), "lr_scheduler": "cosine", "lr_warmup_steps": 3,
     "gradient_accumulation_steps": 4, "max_grad_norm": 0.0, "gradient_checkpointing": True, "guidance_scale": 6.0,
+    "dynamo_backend": "eager", "dynamo_mode": "default", "dynamo_fullgraph": True, "dynamo_dynamic": True,
     "timestep_sampling": "sigmoid", "discrete_flow_shift": 6.0, "sigmoid_scale": 2.0, "weighting_scheme": "cosmap",
     "logit_mean": -0.5, "logit_std": 2.0, "mode_scale": 1.0, "min_timestep": 5, "max_timestep": 900,
     "preserve_distribution_shape": True, "save_every_n_steps": 9, "seed": 9, "form": "diffusers",
