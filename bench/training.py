@@ -3,9 +3,10 @@
     python -m bench.training [--checkpoint pocket] [--rank 16] [--steps 6] [--repeats 3] [--write]
 
 The same model, example, noise, network and optimiser; each run is a process of its own, the ways in turns. ``plain``
-is what one writes by hand: ``get_peft_model`` around diffusers' transformer, AdamW, a forward and a backward pass. ``again``
-is this program's loop with activations made again in the backward pass. Memory is the most that the process had in RAM
-beyond what it had with its libraries loaded. Of each way the losses are told: they are the same but for rounding.
+is what one writes by hand: ``get_peft_model`` around diffusers' transformer, AdamW, a forward and a backward pass.
+``again`` is this program's loop with activations made again in the backward pass. Memory is the most that the process
+had in RAM beyond what it had with its libraries loaded. Of each way the losses are told: they are the same but for
+rounding.
 """
 
 from __future__ import annotations
