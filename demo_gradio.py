@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers_helper.jobs.queue import JobQueue
     from diffusers_helper.lora.shelf import Shelf
     from diffusers_helper.models.table import Checkpoint
+    from diffusers_helper.training.training import Training
     from diffusers_helper.words import Message
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,12 @@ def _executors(chosen: PageSettings, checkpoints: Checkpoints, queue: JobQueue, 
 
         return Engine.load(checkpoint, chosen, lessons, shelf=shelf)
 
-    return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces)}
+    def load_to_train(training: Training, checkpoint: Checkpoint) -> Engine:
+        from diffusers_helper.training.train import load_engine
+
+        return load_engine(training, checkpoint, chosen)
+
+    return {"": LocalExecutor(checkpoints.find, load, chosen.paths.output_dir, queue.paces, load_to_train)}
 
 
 def _tell(page: server.PageServer, warnings: Sequence[str], problem: Message | None) -> None:

@@ -89,10 +89,12 @@ def run(options: argparse.Namespace, chosen: Settings) -> int:
     from .training.processes import Processes
     from .training.rehearsal import rehearse
     from .training.train import load_engine, train
-    from .training.training import check_files, training_of
+    from .training.training import check_files, check_target, training_of
 
     training, processes = training_of(order), Processes.here()
     check_files(training)
+    if not options.dry_run:
+        check_target(training)
     show: Show = JsonLines() if options.json else TrainingBar()
     code = 0
     with StopSignal() as stop, show, ExitStack() as loaded:

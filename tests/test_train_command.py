@@ -229,6 +229,16 @@ def test_what_the_model_shows_is_refused_too(
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_nothing_that_was_learnt_is_written_over(tmp_path: Path, pocket: Path, data_sets: Path) -> None:
+    """A state alone is kept too."""
+    for name in ("x.safetensors", "y.state.safetensors"):
+        (tmp_path / name).write_bytes(b"learnt")
+        out = tmp_path / f"{name[0]}.safetensors"
+        done = trained(tmp_path, pocket, data_sets, "--out", str(out))
+        assert (done.returncode, "is there already" in done.stderr) == (2, True), done.stderr
+        assert (tmp_path / name).read_bytes() == b"learnt"
+
+
 FLAGS: dict[str, tuple[str, ...]] = {
     "steps": ("--max-train-steps", "7"),
     "rate": ("--learning-rate", "0.5"),

@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_helper.engine import Engine
+from diffusers_helper.errors import OutOfMemory
 from diffusers_helper.events import Event, Failed, Learnt, Saved
 from diffusers_helper.lora.header import read_header
 from diffusers_helper.lora.said import said_in
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.training.loop import Done, Loop
 from diffusers_helper.training.train import train
 from diffusers_helper.training.training import SaveOptions
 
@@ -198,8 +200,33 @@ def test_numbers_that_break_leave_what_was_learnt_beside_what_was_kept(
     flags = ("--steps", "9", "--save-every-n-steps", "2", *SMALL)
     told = events(tmp_path / "a.safetensors", data_sets, pocket, *flags)
     assert isinstance(told[-1], Failed)
-    assert "step 4: the loss is no number any more; try a lower learning rate" in told[-1].error
+    assert "step 4: the loss is no number any more; begin again with a lower learning rate" in told[-1].error
     assert told[-1].exit_code == 1
     kept = {"a-000002.safetensors", "a.state.safetensors", "a-000003.safetensors", "a-000003.state.safetensors"}
     assert names(tmp_path) == kept
     assert all(torch.isfinite(each).all() for each in load_file(tmp_path / "a-000003.safetensors").values())
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("full"), OutOfMemory("full"), ZeroDivisionError("1/0")])
+def test_whatever_ends_it_keeps_what_was_learnt(
+    failure: Exception, tmp_path: Path, pocket: Path, data_sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By names of their own; what the program foresees is an event, all else is raised."""
+    step, target = Loop._one_step, tmp_path / "x.safetensors"
+
+    def one_step(loop: Loop) -> Done:
+        if loop.step == 2:
+            raise failure
+        return step(loop)
+
+    monkeypatch.setattr(Loop, "_one_step", one_step)
+    told: list[Event] = []
+    with Engine.load(find_checkpoint(str(pocket), tmp_path)) as engine:
+        made = train(training(data_sets, *FAST, *SMALL, "--out", str(target), "--steps", "9"), engine)
+        if not isinstance(failure, ZeroDivisionError):
+            told = list(made)
+            assert isinstance(told[-1], Failed)
+        else:
+            with pytest.raises(type(failure)):
+                told.extend(made)
+    assert names(tmp_path) == {"x-000002.safetensors", "x-000002.state.safetensors"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
     from ..generate import GenerationEngine
     from ..models.table import Checkpoint
+    from ..training.training import Training
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,16 @@ class LocalExecutor:
         load: Callable[[Checkpoint], GenerationEngine],
         output_dir: Path,
         known: Callable[[Request, str], Paces] = lambda request, checkpoint: UNKNOWN,
+        load_to_train: Callable[[Training, Checkpoint], GenerationEngine] | None = None,
     ) -> None:
         """
         Args:
             find: the checkpoint of a source; raises UnusableCheckpoint.
             load: makes its engine.
             known: what earlier videos like a request took with the checkpoint of this source.
+            load_to_train: makes the engine of a training; ``load`` does where there is none.
         """
+        self._load_to_train = load_to_train or (lambda training, checkpoint: load(checkpoint))
         self._find, self._load, self._output_dir, self._known = find, load, output_dir, known
         self._engine: GenerationEngine | None = None
 
@@ -99,11 +103,10 @@ class LocalExecutor:
         check_files(training)
         found = self._find(checkpoint)
         self._let_go()
-        engine = self._engine_of(found)
+        self._engine = self._load_to_train(training, found)
         try:
-            yield from train(training, cast("Engine", engine))
+            yield from train(training, cast("Engine", self._engine))
         finally:
-            del engine
             self._let_go()
 
     def _begin(self, request: Request, folder: Path | None, checkpoint: str) -> Events:
@@ -126,6 +129,7 @@ class LocalExecutor:
         if self._engine is not None and not _serves(self._engine, checkpoint):
             self._let_go()
         if self._engine is None:
+            gc.collect()  # what a job that failed has left in the frames of its error
             self._engine = self._load(checkpoint)
         return self._engine
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,19 @@ class Loop:
         device: torch.device,
         batches: Batches | None = None,
         processes: Processes | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
             batches: of the examples; each by itself where none are given.
             processes: that learn together; this one alone where none are given.
+            origin: what else has to be the same when a training goes on, by its names.
 
         Raises InvalidRequest for an optimiser or a scheduler that there is not.
         """
         self.model, self.network, self._examples, self.options = model, network, examples, options
         self.device, self.step, self.processes = device, 0, processes or Processes()
+        self._origin = dict(origin or {})
         self._turns = options.accumulate * self.processes.count
         self._optimiser = make_optimiser(options.optimiser, network.groups(options.rate), options.optimiser_args)
         self._scheduler = make_scheduler(options.scheduler, self._optimiser, options.warmup_steps, options.steps)
@@ -117,7 +120,7 @@ class Loop:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, most))
         if not all(map(math.isfinite, (norm, *losses))):
             raise BrokenNumbers(
-                plain(f"step {self.step + 1}: the loss is no number any more; try a lower learning rate")
+                plain(f"step {self.step + 1}: the loss is no number any more; begin again with a lower learning rate")
             )
         rate = self._optimiser.param_groups[0]["lr"]
         self._optimiser.step()
@@ -184,7 +187,7 @@ class Loop:
         tensors["generator"] = self._generator.get_state()
         told = {
             "made_by": self._made_by(),
-            "step": self.step, "order": self._order, "state": plain_state,
+            "step": self.step, "order": self._order, "batches": self._batches.told(), "state": plain_state,
             "groups": states["param_groups"], "scheduler": _plain(self._scheduler.state_dict()),
         }  # fmt: skip
         with written_whole(target) as part:
@@ -213,14 +216,21 @@ class Loop:
             "optimizer-type": options.optimiser.lower(),
             "optimizer-args": list(options.optimiser_args),
             "lr-scheduler": options.scheduler,
+            "lr-warmup-steps": options.warmup_steps,
+            "gradient-accumulation-steps": options.accumulate,
+            "max-grad-norm": options.most_norm,
+            "guidance-scale": options.guidance,
+            "noise levels": asdict(options.levels),
+            "processes": self.processes.count,
             "seed": options.seed,
             "ema-decay": options.ema_decay,
+            **self._origin,
         }
 
     def _take(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
         now, before = self._made_by(), told["made_by"]
         if other := [name for name in now if now[name] != before.get(name)]:
-            raise ValueError(f"it was begun with --{other[0]} {before.get(other[0])}; give the same")
+            raise ValueError(f"it was begun with {other[0]} {before.get(other[0])}; give the same")
         with torch.no_grad():
             for name, parameter in self.network.parameters().items():
                 if parameter.shape != tensors[f"network.{name}"].shape:
@@ -233,7 +243,8 @@ class Loop:
         self._optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
         self._scheduler.load_state_dict({**self._scheduler.state_dict(), **told["scheduler"]})
         self._generator.set_state(tensors["generator"])
-        self.step, self._order = int(told["step"]), [[int(each) for each in batch] for batch in told["order"]]
+        same_data = told["batches"] == self._batches.told()
+        self.step, self._order = int(told["step"]), told["order"] if same_data else []
         if self._average:
             kept = [each.to(self.device) for _, each in sorted(_of("average.", tensors).items())]
             self._average.load_state_dict({"shadow_params": kept, "optimization_step": self.step})

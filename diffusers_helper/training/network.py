@@ -76,6 +76,7 @@ class Network:
         """
         self.options, self._transformer = options, transformer
         found = trainable(transformer, options.args.exclude_patterns, options.args.include_patterns)
+        _check_packed(options.kind, found)
         self.left_out = tuple(_without_direction(found)) if options.kind == "dora" else ()
         self.modules = tuple(name for name in found if name not in self.left_out)
         transformer.requires_grad_(False)
@@ -93,8 +94,11 @@ class Network:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """The transformer is as it was before, for whoever uses it meanwhile."""
+        """The transformer is as it was before, and not compiled, for whoever uses it meanwhile."""
         learns = self._transformer.training
+        compiled = {each: each._compiled_call_impl for each in self._transformer.modules() if each._compiled_call_impl}
+        for module in compiled:
+            module._compiled_call_impl = None
         for name, layer in self._layers.items():
             _put(self._transformer, name, _of(layer.base_layer))
         self._transformer.eval()
@@ -103,6 +107,8 @@ class Network:
         finally:
             for name, layer in self._layers.items():
                 _put(self._transformer, name, layer)
+            for module, implementation in compiled.items():
+                module._compiled_call_impl = implementation
             self._transformer.train(learns)
 
     def _follow_inputs(self) -> None:
@@ -201,6 +207,13 @@ class _Facade(nn.Linear):
 def _of(linear: nn.Module) -> nn.Module:
     """What is behind a facade; anything else is itself."""
     return linear.of if isinstance(linear, _Facade) else linear
+
+
+def _check_packed(kind: NetworkKind, linears: Mapping[str, nn.Module]) -> None:
+    """Raises InvalidRequest for kinds that need the shape of a weight which bitsandbytes has packed."""
+    packed = any(isinstance(each, nn.Linear) and type(each) is not nn.Linear for each in linears.values())
+    if kind in ("loha", "lokr") and packed:
+        raise InvalidRequest(f"network_module: a {kind} cannot stand beside weights that bitsandbytes has packed")
 
 
 def _without_direction(linears: Mapping[str, nn.Module]) -> Iterator[str]:

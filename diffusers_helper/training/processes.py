@@ -11,11 +11,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
+
+PATIENCE = timedelta(days=1)
+"""How long the others wait while the first one encodes, or makes samples."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Processes:
         """As the launcher says; they are connected then. Alone without one."""
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         return cls(state.process_index, state.num_processes)
 
     @property

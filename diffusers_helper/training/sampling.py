@@ -63,13 +63,10 @@ class Sampler:
         if not requests or not self.files.loop.processes.is_first:
             return
         yield self.files.last()
-        try:
-            with self.network.away():
-                for number, request in enumerate(requests, 1):
-                    yield from self._sample(number, request)
-        finally:
-            with self.network.away():
-                self.engine.prepare_training(self.workload)
+        with self.network.away():
+            for number, request in enumerate(requests, 1):
+                yield from self._sample(number, request)
+            self.engine.prepare_training(self.workload)
 
     def _sample(self, number: int, request: Request) -> Events:
         loop, target = self.files.loop, self.training.target
@@ -94,7 +91,7 @@ class Sampler:
         """The file beside the weights, which merging would change for training."""
         target = self.training.target
         lora = Lora(name=target.name, sha256=sha256_of(target))
-        return request.model_copy(update={"loras": (lora,), "lora_mode": "beside"})
+        return request.model_copy(update={"loras": (*request.loras, lora), "lora_mode": "beside"})
 
 
 def _share(event: Step) -> float:

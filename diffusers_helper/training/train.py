@@ -6,20 +6,23 @@ import math
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 import torch
 
 from ..engine import Engine
-from ..errors import BrokenNumbers, CancelRequested, OutputFailed
+from ..errors import BrokenNumbers, CancelRequested, OutOfMemory, OutputFailed, says_gpu_is_lost
 from ..events import Events, Failed, Learning, Learnt, Notice, Validated
 from ..lora.bases import shapes_in
 from ..lora.shelf import Shelf, shelf_folder
 from ..memory.costs import Workload
 from ..memory.plan import MemoryPlan
+from ..memory.shortage import is_out_of_memory
 from ..models.table import Checkpoint
 from ..settings import Settings
+from ..words import Message, plain
 from .gathering import Gathered, gather
 from .loop import Done, Loop
 from .metadata import Facts, metadata
@@ -56,18 +59,23 @@ def train(training: Training, engine: Engine) -> Events:
     check_samples(training, engine)
     try:
         yield from _train(training, engine)
-    except (BrokenNumbers, OutputFailed) as error:
+    except (BrokenNumbers, OutputFailed, OutOfMemory) as error:
         yield Failed.of(error.said, exit_code=error.exit_code, folder=None)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        yield Failed.of(Message("failure.out_of_memory", reason=reason), exit_code=OutOfMemory.exit_code, folder=None)
 
 
 def _train(training: Training, engine: Engine) -> Events:
     begun, files, processes = time.monotonic(), None, Processes.here()
     try:
         yield from map(_said, remarks(training))
+        network = _network(training, engine)
         with processes.in_order():
             gathered = yield from gather(training, engine)
         training = training.lasting(len(gathered.batches), processes.count)
-        network = _network(training, engine)
         yield from map(_said, _about(network, gathered))
         workload = workload_of(training, [*gathered.learnt, *gathered.held_out], network)
         yield Notice(message=str(_follow_plan(engine, workload, network).why))
@@ -81,9 +89,10 @@ def _train(training: Training, engine: Engine) -> Events:
     except CancelRequested:
         if files is not None:
             files.last()
-    except BrokenNumbers:
-        if files is not None:
-            yield files.apart()
+    except Exception as error:
+        if files is not None and not says_gpu_is_lost(error):
+            with suppress(OutputFailed):
+                yield files.apart()
         raise
     path, step = (str(training.target), files.loop.step) if files else ("", 0)
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
@@ -105,7 +114,12 @@ def _begin(training: Training, engine: Engine, gathered: Gathered, network: Netw
     transformer = engine.parts.transformer
     transformer.train()
     training.dynamo.compile(transformer)
-    together = (gathered.batches, processes)
+    origin = {
+        "kind": training.kind,
+        "validation-split": training.validation.share,
+        "checkpoint": engine.checkpoint.fingerprint(("transformer",)),
+    }
+    together = (gathered.batches, processes, origin)
     loop = Loop(transformer, network, gathered.learnt, training.loop, engine.compute.device, *together)
     if training.resume:
         loop.load(training.resume)
@@ -175,6 +189,8 @@ class _Run:
             return
         with self.loop.averaged():
             measured = self.validation.measure(self.loop.model)
+        if not math.isfinite(measured.loss):
+            raise BrokenNumbers(plain(f"step {self.loop.step}: the loss of what is held out is no number any more"))
         yield Validated(
             step=self.loop.step, steps=self.training.loop.steps, loss=self.smooth,
             validation_loss=measured.loss, levels=list(LEVELS), losses=list(measured.losses),

@@ -217,3 +217,12 @@ def check_files(training: Training) -> None:
             require_folder(training.logs.folder)
     except OutputFailed as error:
         raise InvalidRequest(f"logging_dir: {error}") from None
+
+
+def check_target(training: Training) -> None:
+    """Raises InvalidRequest where a training would write over what another has learnt."""
+    if training.resume:
+        return
+    for file in (training.target, training.state):
+        if file.exists():
+            raise InvalidRequest(f"out: {file} is there already; go on with its state (resume), or give another name")

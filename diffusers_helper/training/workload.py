@@ -21,6 +21,10 @@ from .training import Training
 
 BYTES_PER_NUMBER = 16
 """Of what is trained, in float32: itself, its gradient, and AdamW's two means."""
+LIGHT = ("adamw", "adamw8bit", "adafactor", "sgd", "muon")
+"""Optimisers that keep no more; others may keep twice as much."""
+WIDENED = 1.6
+"""peft multiplies all kinds but LoRA in float32, beside 16 bits: activations are so many times as large, counted."""
 COARSE = {"latents_history_2x": 2, "latents_history_4x": 4}
 
 
@@ -34,15 +38,27 @@ def expected_workload(training: Training, checkpoint: Checkpoint) -> Workload:
 
 def workload_of(training: Training, examples: Sequence[Example], network: Network) -> Workload:
     """Of the largest example."""
-    tokens = max(_tokens(example.target, example.inputs()) for example in examples)
+    different = {id(example): example for example in examples}.values()
+    tokens = max(_tokens(example.target, example.inputs()) for example in different)
     rows, columns = examples[0].target.shape[-2:]
     numbers = sum(each.numel() for each in network.parameters().values())
     return _learning(training, replace(Workload.of(8 * rows, 8 * columns), tokens=tokens), numbers)
 
 
 def _learning(training: Training, workload: Workload, numbers: int) -> Workload:
-    ways: tuple[Stored, ...] = ("again", "in_ram") if training.checkpointing else ("kept", "again", "in_ram")
-    return replace(workload, cached=Cached(), lora_bytes=numbers * BYTES_PER_NUMBER, learning=Learning(ways))
+    whole = training.network.kind == "lora"
+    kept = whole and not training.checkpointing
+    ways: tuple[Stored, ...] = ("kept", "again", "in_ram") if kept else ("again", "in_ram")
+    tokens = workload.tokens if whole else int(WIDENED * workload.tokens)
+    return replace(
+        workload, tokens=tokens, cached=Cached(), lora_bytes=numbers * _bytes(training), learning=Learning(ways)
+    )
+
+
+def _bytes(training: Training) -> int:
+    """Of each number that is trained: with what its optimiser and the average keep."""
+    keeps = 0 if training.loop.optimiser.lower() in LIGHT else 8
+    return BYTES_PER_NUMBER + keeps + (4 if training.loop.ema_decay else 0)
 
 
 def _of_data_set(data_set: DataSet, checkpoint: Checkpoint) -> Workload:

@@ -66,7 +66,8 @@ def _of(data_set: DataSet, root: Path) -> Iterator[Found]:
         return
     suffix = data_set.caption_extension
     for path in files_in(root / folder, VIDEOS if data_set.result == "video" else PICTURES):
-        yield Found(path, _text_of(path.with_suffix(suffix)), is_editable=suffix == TEXT)
+        beside = path.with_suffix(suffix)
+        yield Found(path, _text_of(beside), is_editable=suffix == TEXT and _can_be_edited(beside))
 
 
 def _text_of(file: Path) -> str | None:
@@ -74,6 +75,12 @@ def _text_of(file: Path) -> str | None:
         return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _can_be_edited(file: Path) -> bool:
+    """Not one that cannot be shown as it is: of another encoding, or too long for a field."""
+    text = _text_of(file)
+    return not file.exists() if text is None else len(text) <= LONGEST_CAPTION
 
 
 def refuse_unusable(data: str) -> None:

@@ -199,7 +199,7 @@ def test_going_on_otherwise_is_refused(
 ) -> None:
     begun().save(tmp_path / "s.safetensors")
     other = begun(replace(SHORT, **options), replace(NetworkOptions(rank=2, alpha=2.0), **network))
-    with pytest.raises(UnusableInput, match=f"it was begun with --{flag}; give the same"):
+    with pytest.raises(UnusableInput, match=f"it was begun with {flag}; give the same"):
         other.load(tmp_path / "s.safetensors")
 
 
@@ -241,3 +241,39 @@ def test_a_scheduler_that_there_is_not_is_refused() -> None:
     optimiser = make_optimiser("SGD", [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.1}])
     with pytest.raises(InvalidRequest, match="'step' is not known; known are linear, cosine"):
         make_scheduler("step", optimiser, 0, 10)
+
+
+def test_going_on_with_other_data_begins_a_new_round(tmp_path: Path) -> None:
+    """Places in the old order mean nothing then."""
+    loop = begun(replace(SHORT, steps=1))
+    list(loop.run())
+    loop.save(tmp_path / "state.safetensors")
+    fewer = begun(replace(SHORT, steps=9), examples=EXAMPLES[:1])
+    fewer.load(tmp_path / "state.safetensors")
+    assert [done.step for done in fewer.run()] == list(range(2, 10))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"guidance": 3.0}, {"accumulate": 2}, {"most_norm": 2.0}, {"warmup_steps": 3},
+        {"levels": NoiseLevels(sampling="uniform")}, {"rate": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_going_on_by_other_rules_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    begun().save(tmp_path / "state.safetensors")
+    with pytest.raises(UnusableInput, match="it was begun with"):
+        begun(replace(SHORT, **other)).load(tmp_path / "state.safetensors")
+
+
+def test_going_on_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    """From another checkpoint, or another kind of video."""
+    loops = [
+        Loop(each.model, each.network, EXAMPLES, SHORT, CPU, origin={"checkpoint": name})
+        for name in ("one", "other")
+        for each in [begun()]
+    ]
+    loops[0].save(tmp_path / "state.safetensors")
+    with pytest.raises(UnusableInput, match="it was begun with checkpoint one"):
+        loops[1].load(tmp_path / "state.safetensors")

@@ -17,8 +17,10 @@ from diffusers_helper.errors import InvalidRequest
 from diffusers_helper.memory.recompute import Recompute
 from diffusers_helper.memory.swap import BlockSwap
 from diffusers_helper.memory.transport import ThreadTransport
+from diffusers_helper.models.compile import is_compiled
 from diffusers_helper.models.quantise import KINDS, quantise
 from diffusers_helper.models.transformer import FramePackTransformer
+from diffusers_helper.training.dynamo import DynamoOptions
 from diffusers_helper.training.loop import Loop
 from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.network_args import NetworkArgs
@@ -196,3 +198,14 @@ def test_the_transformer_is_itself_while_the_network_is_away() -> None:
     assert transformer.training
     assert torch.equal(velocity(), changed)
     assert not torch.equal(changed, plain)
+
+
+def test_nothing_is_compiled_while_the_network_is_away() -> None:
+    """A sample is made as the program makes it; LoRAs cannot stand beside compiled blocks."""
+    transformer = model()
+    network = Network(transformer, NetworkOptions(rank=2))
+    DynamoOptions("eager").compile(transformer)
+    assert is_compiled(transformer)
+    with network.away():
+        assert not is_compiled(transformer)
+    assert is_compiled(transformer)

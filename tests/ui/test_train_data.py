@@ -116,3 +116,14 @@ def test_captions_of_a_list_are_shown(tmp_path: Path) -> None:
     (tmp_path / "sets.toml").write_text('[[datasets]]\nvideo_jsonl_file="list.jsonl"', encoding="utf-8")
     (one,) = train_data.found_in(str(tmp_path / "sets.toml"))
     assert (one.caption, one.is_editable) == ("a wave", False)
+
+
+def test_a_caption_that_cannot_be_shown_is_not_edited(data: Path) -> None:
+    """Of another encoding, or too long: what is in the file stays. A missing one can be written."""
+    for content, editable in ((b"\x83e\x83X\x83g", False), (b"x" * 20_000, False), (b"short", True), (None, True)):
+        first = next(iter(train_data.found_in(str(data))))
+        beside = first.path.with_suffix(".txt")
+        beside.unlink(missing_ok=True)
+        if content is not None:
+            beside.write_bytes(content)
+        assert next(iter(train_data.found_in(str(data)))).is_editable == editable
