@@ -32,7 +32,7 @@ ENOUGH_VRAM, ENOUGH_RAM = 24 * GB, 48 * GB
 SWAP_BUFFERS = 3
 ACTIVATIONS_PER_TOKEN = 23
 """Values of the transformer's width that a block holds at once for each token."""
-TRAINED_PER_TOKEN: Mapping[Stored, tuple[int, int]] = {"kept": (12, 34), "again": (52, 1), "in_ram": (54, 0)}
+TRAINED_PER_TOKEN: Mapping[Stored, tuple[int, int]] = {"kept": (12, 23), "again": (36, 1), "in_ram": (38, 0)}
 """The same in a step of training: at once while one block runs backwards, and of each block from its forward pass to
 its backward pass (``bench/results/training_memory.json``)."""
 PASSES: Mapping[Stored, int] = {"kept": 2, "again": 3, "in_ram": 3}
@@ -123,9 +123,11 @@ class Candidate:
         return self.sizes.blocks if self.learns and self.stored == "kept" else 1
 
     def _stored_ram(self) -> int:
-        """What of a step of training lies in RAM beside the device."""
-        values = self.sizes.blocks * self.workload.tokens * self.sizes.width if self.stored == "in_ram" else 0
-        return values * self.sizes.bytes_per_weight["transformer"]
+        """What of a step of training lies in RAM beside the device; locked memory comes in powers of two."""
+        if self.stored != "in_ram":
+            return 0
+        of_a_block = self.workload.tokens * self.sizes.width * self.sizes.bytes_per_weight["transformer"]
+        return self.sizes.blocks * (1 << (of_a_block - 1).bit_length())
 
     def step_bytes(self) -> int:
         """What the GPU gives a step to work with."""

@@ -235,7 +235,8 @@ def _remedy(situation: Situation) -> Message:
         (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )
     for remedy, tried in tries:
-        if any(_fits(each, tried.machine) for each in tried.candidates()):
+        is_training_itself = tried.workload.learning is not None and not tried.workload.lora_bytes
+        if not is_training_itself and any(_fits(each, tried.machine) for each in tried.candidates()):
             return remedy
     return Message("memory.fits_nowhere")
 

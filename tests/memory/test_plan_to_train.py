@@ -33,8 +33,8 @@ def planned(machine: Machine, workload: Workload = VIDEO, **constraints: Any) ->
 
 TABLE: dict[tuple[float, float], tuple[str, str, str, bool]] = {
     (12, 32): ("int8", "swapped", "in_ram", True),
-    (16, 32): ("int8", "swapped", "in_ram", True),
-    (24, 32): ("int8", "swapped", "again", True),
+    (16, 32): ("int8", "swapped", "again", True),
+    (24, 32): ("int8", "gpu", "again", True),
     (24, 64): ("as_is", "swapped", "again", True),
     (48, 64): ("as_is", "gpu", "again", False),
 }
