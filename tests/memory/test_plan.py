@@ -97,7 +97,7 @@ machines = st.builds(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=250)
 @given(machines, sizes, workloads, constraints)
 def test_it_never_exceeds_what_is_there(
     where: Machine, parts: PartSizes, workload: Workload, wish: Constraints
@@ -117,7 +117,7 @@ def test_it_never_exceeds_what_is_there(
         assert made.resident_blocks == 0, "there would be no copy to come back from"
 
 
-@settings(max_examples=1000)
+@settings(max_examples=250)
 @given(machines, sizes, workloads, constraints, st.integers(0, 40 * GB), st.integers(0, 80 * GB))
 def test_more_memory_never_makes_it_slower(
     where: Machine, parts: PartSizes, workload: Workload, wish: Constraints, more_vram: int, more_ram: int
