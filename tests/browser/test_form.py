@@ -173,6 +173,7 @@ def test_a_refusal_stands_at_its_field_in_the_language_of_the_page(place: Served
     page = visit(place, locale="ja-JP", viewport={"width": 1280, "height": 500})
     jobs = len(place.queue.jobs())
     page.get_by_role("button", name="ここに画像をドロップ").wait_for()
+    page.wait_for_function("() => document.querySelector('#language input').value === '日本語'")
     page.locator("#start", has_text="開始").click()
     page.locator("#picture.refused", has_text="開始画像を選んでください").wait_for()
     assert page.evaluate("() => document.querySelector('#picture').contains(document.activeElement)")
