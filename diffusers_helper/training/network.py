@@ -92,6 +92,12 @@ class Network:
         for parameter in self.parameters().values():
             parameter.data = parameter.data.to(device or parameter.device, torch.float32)
 
+    def leave(self) -> None:
+        """The transformer is as it was before, for good."""
+        for name, layer in self._layers.items():
+            _put(self._transformer, name, _of(layer.base_layer))
+        self._transformer.eval()
+
     @contextmanager
     def away(self) -> Iterator[None]:
         """The transformer is as it was before, and not compiled, for whoever uses it meanwhile."""
@@ -99,9 +105,7 @@ class Network:
         compiled = {each: each._compiled_call_impl for each in self._transformer.modules() if each._compiled_call_impl}
         for module in compiled:
             module._compiled_call_impl = None
-        for name, layer in self._layers.items():
-            _put(self._transformer, name, _of(layer.base_layer))
-        self._transformer.eval()
+        self.leave()
         try:
             yield
         finally:

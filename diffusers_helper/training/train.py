@@ -50,7 +50,7 @@ def load_engine(training: Training, checkpoint: Checkpoint, chosen: Settings) ->
 
 
 def train(training: Training, engine: Engine) -> Events:
-    """Train; the transformer of ``engine`` has adapters from then on, so it serves no video any more.
+    """Train; meanwhile the transformer of ``engine`` has adapters, and its memory is planned for training.
 
     ``CancelRequested`` thrown into it ends it after the step, with its files written. Raises FramePackError before the
     first event where it cannot be started; nothing was written then.
@@ -69,10 +69,9 @@ def train(training: Training, engine: Engine) -> Events:
 
 
 def _train(training: Training, engine: Engine) -> Events:
-    begun, files, processes = time.monotonic(), None, Processes.here()
+    begun, files, processes, network = time.monotonic(), None, Processes.here(), _network(training, engine)
     try:
         yield from map(_said, remarks(training))
-        network = _network(training, engine)
         with processes.in_order():
             gathered = yield from gather(training, engine)
         training = training.lasting(len(gathered.batches), processes.count)
@@ -94,6 +93,8 @@ def _train(training: Training, engine: Engine) -> Events:
             with suppress(OutputFailed):
                 yield files.apart()
         raise
+    finally:
+        network.leave()
     path, step = (str(training.target), files.loop.step) if files else ("", 0)
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
 

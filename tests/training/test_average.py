@@ -51,5 +51,5 @@ def test_going_on_ends_in_the_same_bits(tmp_path: Path) -> None:
 
 def test_another_decay_is_refused(tmp_path: Path) -> None:
     begun(AVERAGED).save(tmp_path / "s.safetensors")
-    with pytest.raises(UnusableInput, match=r"it was begun with --ema-decay 0\.15; give the same"):
+    with pytest.raises(UnusableInput, match=r"it was begun with ema-decay 0\.15; give the same"):
         begun(replace(AVERAGED, ema_decay=0)).load(tmp_path / "s.safetensors")
