@@ -65,7 +65,7 @@ class Executor(Protocol):
 class LocalExecutor:
     """Carries jobs out in this process, on one engine, which is loaded when a request needs its checkpoint.
 
-    A training has an engine to itself: its adapters stay in it.
+    A training has an engine to itself, whose memory is planned for it.
     """
 
     keeps_models = True

@@ -229,16 +229,22 @@ def _remedy(situation: Situation) -> Message:
     tries = (
         (Message("memory.fits_by_default"), replace(situation, constraints=free)),
         (Message("memory.fits_without_cache"), replace(situation, workload=replace(workload, cached=Cached()))),
-        (Message("memory.fits_without_loras"), replace(situation, workload=replace(workload, lora_bytes=0))),
+        *_without_loras(situation),
         (Message("memory.fits_small_window", window=SMALL_WINDOW), replace(situation, workload=smaller)),
         *_with_smaller_examples(situation),
         (Message("memory.fits_in_4_bits"), replace(situation, constraints=in_4_bits)),
     )
     for remedy, tried in tries:
-        is_training_itself = tried.workload.learning is not None and not tried.workload.lora_bytes
-        if not is_training_itself and any(_fits(each, tried.machine) for each in tried.candidates()):
+        if any(_fits(each, tried.machine) for each in tried.candidates()):
             return remedy
     return Message("memory.fits_nowhere")
+
+
+def _without_loras(situation: Situation) -> Iterator[tuple[Message, Situation]]:
+    """A training is about them."""
+    workload = situation.workload
+    if not workload.learning:
+        yield Message("memory.fits_without_loras"), replace(situation, workload=replace(workload, lora_bytes=0))
 
 
 def _with_smaller_examples(situation: Situation) -> Iterator[tuple[Message, Situation]]:

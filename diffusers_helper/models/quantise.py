@@ -238,18 +238,16 @@ def quantise(
     for name, linear in quantisable(transformer).items():
         kind = KINDS.get(precision)
         made = kind(linear, multiply) if kind else _packed(library, linear, precision, torch.device(device))
-        parent, _, child = name.rpartition(".")
-        setattr(transformer.get_submodule(parent), child, made.requires_grad_(False))
+        transformer.set_submodule(name, made.requires_grad_(False))
 
 
 def unpack(transformer: FramePackTransformer, dtype: torch.dtype) -> None:
     """Put empty linears in the place of those that bitsandbytes has packed."""
     for name, linear in quantisable(transformer).items():
         if type(linear) is not nn.Linear:
-            parent, _, child = name.rpartition(".")
             shape, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
             empty = nn.Linear(*shape, bias=has_bias, device="meta", dtype=dtype).requires_grad_(False)
-            setattr(transformer.get_submodule(parent), child, empty)
+            transformer.set_submodule(name, empty)
 
 
 def bitsandbytes() -> ModuleType:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,7 @@ from ..names import quoted
 from ..options import STRICT
 from ..sections.kinds import CONTROL as CONTROL_NUMBER
 from ..sections.kinds import MEAN, START
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found]
+from .toml import parsed_toml
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp")
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
@@ -298,7 +293,7 @@ def read_config(file: Path) -> Config:
     Raises InvalidRequest.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = parsed_toml(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{file}: it cannot be read: {error}") from None
     if extra := content.keys() - {"general", "datasets"}:

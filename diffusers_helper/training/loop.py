@@ -157,6 +157,10 @@ class Loop:
         """How often all examples have been learnt after ``step``, or by now."""
         return (self.step if step is None else step) * self._turns // len(self._batches)
 
+    def ends_epochs(self, every: int) -> bool:
+        """Whether the last step has ended another ``every`` epochs; never for 0."""
+        return bool(every) and self.epoch() // every > self.epoch(self.step - 1) // every
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The weights are their average meanwhile, where there is one; then they are again what they were."""

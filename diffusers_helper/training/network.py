@@ -82,7 +82,7 @@ class Network:
         transformer.requires_grad_(False)
         for name in self.modules:
             if isinstance(linear := found[name], QuantisedLinear):
-                _put(transformer, name, _Facade(linear))
+                transformer.set_submodule(name, _Facade(linear))
         inject_adapter_in_model(options.config(self.modules), transformer, adapter_name=ADAPTER)
         self._layers: dict[str, Any] = {name: transformer.get_submodule(name) for name in self.modules}
         if options.kind == "lora":
@@ -92,10 +92,15 @@ class Network:
         for parameter in self.parameters().values():
             parameter.data = parameter.data.to(device or parameter.device, torch.float32)
 
+    @property
+    def numbers(self) -> int:
+        """How many are trained."""
+        return sum(each.numel() for each in self.parameters().values())
+
     def leave(self) -> None:
-        """The transformer is as it was before, for good."""
+        """The transformer's linears are its own again; it learns nothing any more."""
         for name, layer in self._layers.items():
-            _put(self._transformer, name, _of(layer.base_layer))
+            self._transformer.set_submodule(name, _of(layer.base_layer))
         self._transformer.eval()
 
     @contextmanager
@@ -110,7 +115,7 @@ class Network:
             yield
         finally:
             for name, layer in self._layers.items():
-                _put(self._transformer, name, layer)
+                self._transformer.set_submodule(name, layer)
             for module, implementation in compiled.items():
                 module._compiled_call_impl = implementation
             self._transformer.train(learns)
@@ -185,11 +190,6 @@ class _Factor(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, self.weight.to(input.dtype))
-
-
-def _put(transformer: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(transformer.get_submodule(parent), child, module)
 
 
 class _Facade(nn.Linear):

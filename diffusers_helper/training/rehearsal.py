@@ -79,7 +79,7 @@ class Seen:
 def rehearse(training: Training, engine: Engine) -> Events:
     """Look at every file as a training would, and train nothing; the sheet is written beside where the LoRA would go.
 
-    As after a training, the transformer of ``engine`` has adapters. ``CancelRequested`` thrown into it ends it.
+    The transformer of ``engine`` has adapters from then on. ``CancelRequested`` thrown into it ends it.
     Raises what a training raises before its first step.
     """
     check_kind(training, engine.checkpoint)
@@ -112,7 +112,7 @@ def _told(training: Training, network: Network, looked: Looked, memory: str) -> 
         steps=loop.steps,
         epochs=loop.steps * loop.accumulate / len(batches),
         modules=len(network.modules),
-        parameters=sum(each.numel() for each in network.parameters().values()),
+        parameters=network.numbers,
         memory=memory,
         captions=looked.captions,
         path=str(sheet),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,9 @@ from ..names import quoted
 from ..request import Request
 from ..request.parts import SHORTEST_SECONDS
 from ..sections.kinds import OneFrame
+from .excerpts import FPS
+from .toml import parsed_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found]
-
-FRAMES_PER_SECOND = 30
 FLAGS = {
     "w": "width", "h": "height", "f": "frame_count", "d": "seed", "s": "sample_steps", "g": "guidance_scale",
     "l": "cfg_scale", "fs": "discrete_flow_shift", "n": "negative_prompt", "i": "image_path",
@@ -112,7 +107,7 @@ def _of_json(text: str) -> Iterator[dict[str, Any]]:
 
 def _of_toml(text: str) -> Iterator[dict[str, Any]]:
     """musubi's ``[prompt]`` with what all have, and ``[[prompt.subset]]``."""
-    common = dict(tomllib.loads(text).get("prompt", {}))
+    common = dict(parsed_toml(text).get("prompt", {}))
     subsets = common.pop("subset", [{}])
     for each in subsets:
         yield {**common, **each}
@@ -139,7 +134,7 @@ def _size(given: Mapping[str, Any]) -> dict[str, Any]:
     if "width" in given or "height" in given:
         found["size"] = f"{given.get('width', given.get('height'))}x{given.get('height', given.get('width'))}"
     if "frame_count" in given:
-        found["seconds"] = max(int(given["frame_count"]) / FRAMES_PER_SECOND, SHORTEST_SECONDS)
+        found["seconds"] = max(int(given["frame_count"]) / FPS, SHORTEST_SECONDS)
     return found
 
 

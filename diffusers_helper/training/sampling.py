@@ -53,8 +53,7 @@ class Sampler:
     def after_step(self) -> Events:
         """After every so many steps and epochs."""
         loop, asked = self.files.loop, self.training.sampling
-        epochs = [loop.epoch(step) // asked.every_epochs for step in (loop.step - 1, loop.step) if asked.every_epochs]
-        if (asked.every_steps and loop.step % asked.every_steps == 0) or len(set(epochs)) > 1:
+        if (asked.every_steps and loop.step % asked.every_steps == 0) or loop.ends_epochs(asked.every_epochs):
             yield from self._make()
 
     def _make(self) -> Events:

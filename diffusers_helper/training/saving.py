@@ -44,8 +44,8 @@ class Files:
             yield self._written(self._of_step(step), self.training.state)
             if old := saving.old_step(step):
                 self._of_step(old).unlink(missing_ok=True)
-        epoch = self.loop.epoch()
-        if saving.every_epochs and epoch // saving.every_epochs > self.loop.epoch(step - 1) // saving.every_epochs:
+        if self.loop.ends_epochs(saving.every_epochs):
+            epoch = self.loop.epoch()
             yield self._written(self._of_epoch(epoch), self.training.state)
             if old := saving.old_epoch(epoch):
                 self._of_epoch(old).unlink(missing_ok=True)

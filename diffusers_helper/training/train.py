@@ -148,11 +148,10 @@ def _files(training: Training, engine: Engine, loop: Loop, gathered: Gathered) -
 
 
 def _about(network: Network, gathered: Gathered) -> Iterator[str]:
-    count = sum(each.numel() for each in network.parameters().values())
     held_out = f", {len(gathered.held_out)} held out" if gathered.held_out else ""
     yield (
         f"{len(gathered.learnt)} examples{held_out}; {len(network.modules)} modules, "
-        f"{count / 1e6:.2f} million numbers to learn"
+        f"{network.numbers / 1e6:.2f} million numbers to learn"
     )
     if network.left_out:
         yield f"DoRA leaves out what has a row of zeros: {', '.join(network.left_out)}"

@@ -41,8 +41,7 @@ def workload_of(training: Training, examples: Sequence[Example], network: Networ
     different = {id(example): example for example in examples}.values()
     tokens = max(_tokens(example.target, example.inputs()) for example in different)
     rows, columns = examples[0].target.shape[-2:]
-    numbers = sum(each.numel() for each in network.parameters().values())
-    return _learning(training, replace(Workload.of(8 * rows, 8 * columns), tokens=tokens), numbers)
+    return _learning(training, replace(Workload.of(8 * rows, 8 * columns), tokens=tokens), network.numbers)
 
 
 def _learning(training: Training, workload: Workload, numbers: int) -> Workload:
