@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +82,17 @@ def _tabs(page: Page) -> None:
 
 
 def _switch_languages(page: Page) -> None:
-    def spoken(updates: Callable[[str], list[Any]]) -> Callable[[str], list[Any]]:
-        return lambda language: [Texts(language).language, language, *updates(language)]
+    def chosen(language: str) -> list[Any]:
+        return [language, *page.t.updates(language)]
 
-    shown, speak = [page.language, page.spoken, *page.t.components], "language => framepack.speak(language)"
-    page.language.input(spoken(page.t.updates), page.language, shown, js=speak, **PRIVATE, **NEWEST)
-    page.opened(spoken(page.t.opening), page.language, shown, js="() => framepack.language()")
+    def opened(language: str) -> list[Any]:
+        return [Texts(language).language, language, *page.t.opening(language)]
+
+    told = [page.spoken, *page.t.components]
+    # A choice isn't written back: another one, made before the answer comes, would be lost.
+    page.language.input(chosen, page.language, told, js="language => framepack.speak(language)", **PRIVATE, **NEWEST)
+    words = page.opened(opened, page.language, [page.language, *told], js="() => framepack.language()")
+    words.then(None, None, None, js="() => framepack.came('words')", **PRIVATE)
     # Gradio finds out only by a resize that tabs with longer names have less room.
     resize = "() => {setTimeout(() => dispatchEvent(new Event('resize')), 100)}"
     page.spoken.change(None, None, None, js=resize, **PRIVATE)

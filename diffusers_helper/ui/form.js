@@ -3,7 +3,7 @@
   const DRAFT = 'framepack.form';
   const ZONES = ['#restore-file', '#preset-import'];
   const PATIENCE = 10000;
-  let isOpen = false;
+  const awaited = new Set(['words', 'draft']);
   let waiting;
   let edited = 0;
   let queued = [];
@@ -18,7 +18,7 @@
   function keep(editing, values) {
     const picture = values.picture?.path?.split(/[\\/]/).slice(-2).join('/') ?? null;
     now = {...values, picture};
-    if (editing || !isOpen) return;
+    if (editing || awaited.has('draft')) return;
     kept = now;
     write('sessionStorage', 'localStorage');
   }
@@ -42,16 +42,21 @@
   }
 
   function draft() {
-    waiting ??= setTimeout(open, PATIENCE);
+    waiting ??= setTimeout(came, PATIENCE, ...awaited);
     try { return sessionStorage.getItem(DRAFT) ?? localStorage.getItem(DRAFT) ?? ''; } catch { return ''; }
   }
 
-  // Until the draft is back the page takes nothing, or the draft would write over what came first. The page does not wait
-  // for ever: a draft that comes later yet is not filled in. Gives the form's values.
-  function open(read, now = []) {
-    const values = !isOpen && read ? JSON.parse(read) : [];
-    isOpen = true;
-    document.body.inert = false;
+  // Until words and draft are there the page takes nothing, or either would write over what came first. The page does not
+  // wait for ever.
+  function came(...parts) {
+    for (const part of parts) awaited.delete(part);
+    document.body.inert = awaited.size > 0;
+  }
+
+  // Gives the form's values: the draft's, unless it comes when the page is already in use.
+  function open(read, now) {
+    const values = awaited.has('draft') && read ? JSON.parse(read) : [];
+    came('draft');
     return now.map((value, place) => values[place] ?? value);
   }
 
@@ -161,7 +166,7 @@
     if (!files.length) return;
     event.preventDefault();
     event.stopPropagation();
-    if (!isOpen) return;
+    if (awaited.size) return;
     event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
     const zone = ZONES.map(one => document.querySelector(one)).find(one => one?.offsetParent);
     if (zone) hand(zone, files);
@@ -248,7 +253,7 @@
   }
 
   function startByKey(event) {
-    if (!isOpen || event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    if (awaited.size || event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
     const button = ['#start', '#save', '#start-anew'].map(one => document.querySelector(one)).find(one => one?.offsetParent);
     if (!button) return;
     event.preventDefault();
@@ -269,6 +274,6 @@
   document.addEventListener('keydown', startByKey);
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
-  document.body.inert = true;
-  Object.assign(window.framepack ??= {}, {keep, formNow, draft, open, edits, refused, frame, note, openAdvanced});
+  came();
+  Object.assign(window.framepack ??= {}, {keep, formNow, draft, came, open, edits, refused, frame, note, openAdvanced});
 })();

@@ -19,6 +19,7 @@ from tests.jobs_support import Hold, at_step, make_picture, make_request, wait_u
 
 from .conftest import Serve, Served, Visit
 
+PREDICTIONS = "**/gradio_api/run/predict*"
 HOSTILE = "<img src=x onerror=\"document.title='taken over'\"> & <b>bold</b>"
 
 
@@ -268,13 +269,28 @@ def test_languages_are_switched_live_and_remembered(serve: Serve, visit: Visit) 
     page = visit(place)
     page.locator("#prompt textarea").fill("stays as it is")
     for name, start in (("日本語", "開始"), ("简体中文", "开始")):
-        page.locator("#language input").click()
-        page.get_by_role("option", name=name).click()
+        speak(page, name)
         page.locator("#start", has_text=start).wait_for()
         assert page.locator("#prompt textarea").input_value() == "stays as it is"
     page.reload()
     page.locator("#start", has_text="开始").wait_for()
     page.locator("[data-live=job]", has_text="还没有").wait_for()
+
+
+def test_a_language_chosen_while_another_is_on_its_way_is_the_one_that_stays(serve: Serve, visit: Visit) -> None:
+    page = visit(serve())
+    page.route(PREDICTIONS, lambda route: None)
+    with page.expect_request(PREDICTIONS):
+        speak(page, "日本語")
+    speak(page, "简体中文")
+    page.unroute(PREDICTIONS)  # which lets them go
+    page.locator("#start", has_text="开始").wait_for()
+    assert page.locator("#language input").input_value() == "简体中文"
+
+
+def speak(page: Any, name: str) -> None:
+    page.locator("#language input").click()
+    page.get_by_role("option", name=name).click()
 
 
 def test_a_first_visit_speaks_the_browsers_language(serve: Serve, visit: Visit) -> None:
