@@ -41,6 +41,7 @@ FORM = 2
 """Of a progress as JSON; ``migrate.py`` knows the earlier one."""
 
 MOST_SAMPLES = 100
+MOST_FILES = 1000
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class JobProgress:
         learning: the latest step of a training, over all its runs; ``curve`` the losses, every so many steps one.
         held_out: the same of files that are not learnt, the step and the loss.
         samples: what it has made to look at, the step and the file, the newest last.
-        saved: the latest files of it.
+        saved: the latest files of it; ``written``, all LoRAs and states that it has written, the newest last.
         seconds_left: as it was when it was told, at ``told_at`` in unix seconds.
         seconds_loading: from the job's begin to ``started``; next to nothing where the models are loaded.
     """
@@ -88,6 +89,7 @@ class JobProgress:
     held_out: tuple[tuple[int, float], ...] = ()
     samples: tuple[tuple[int, str], ...] = ()
     saved: Saved | None = None
+    written: tuple[str, ...] = ()
     ended: Last | None = None
     discarded: bool = False
     seconds_left: float | None = None
@@ -347,7 +349,8 @@ def _learnt(progress: JobProgress, event: Encoded | Learning | Validated | Sampl
             others = (each for each in progress.samples if each[1] != event.path)
             return replace(progress, samples=(*others, (event.step, event.path))[-MOST_SAMPLES:])
         case Saved():
-            return replace(progress, saved=event)
+            files = dict.fromkeys((*progress.written, event.path, event.state))
+            return replace(progress, saved=event, written=tuple(files)[-MOST_FILES:])
     return replace(progress, ended=event, seconds_left=None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,7 +19,7 @@ from ..media.places import lies_in
 from ..training.order import TrainingOrder
 from ..words import Message
 from .job import Job
-from .job_progress import fold
+from .job_progress import JobProgress, fold
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def result_files(job: Job) -> list[Path]:
     """The work folder of an unfinished job; the video and the picture beside it of a finished one; what a training has
     written."""
     if job.order:
-        return _learnt_files(job.order)
+        return _learnt_files(job.order, job.progress)
     progress = job.progress
     if progress.folder:
         return [Path(progress.folder)]
@@ -57,12 +56,15 @@ def with_finished_video(job: Job) -> Job | None:
     return replace(job, progress=fold(progress, finished)) if video.is_file() else None
 
 
-def _learnt_files(order: TrainingOrder) -> list[Path]:
-    """The LoRA, those of steps and epochs on the way, the states, and the folder of samples."""
-    lora = Path(order.out)
-    on_the_way = re.compile(rf"{re.escape(lora.stem)}-(epoch)?\d{{6,}}(\.state)?{re.escape(lora.suffix)}")
-    numbered = sorted(file for file in lora.parent.glob("*") if on_the_way.fullmatch(file.name))
-    return [lora, order.state, lora.with_name(f"{lora.stem}_samples"), *numbered]
+def _learnt_files(order: TrainingOrder, progress: JobProgress) -> list[Path]:
+    """What it has told that it wrote, and the folder of samples. Since a training begins only where its LoRA and its
+    state are not, these are its own from the first step on, told or not; what it is to begin with is not."""
+    lora, files = Path(order.out), [Path(path) for path in progress.written]
+    if progress.learning:
+        files += [lora, order.state]
+    if progress.samples:
+        files.append(lora.with_name(f"{lora.stem}_samples"))
+    return [file for file in dict.fromkeys(files) if file != Path(order.resume or "")]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..media.fit import Fitted, resize_and_crop
 from ..media.pictures import open_picture
 from ..media.video import read_frames
 from ..models.table import Checkpoint
-from ..preparation import check_offered, fit_pictures, fit_to, video_size
+from ..preparation import check_offered, fit_pictures, fit_to, refuse_size, video_size
 from ..request import Request
 from ..sections.kinds import OneFrame
 from .dataset import DEFAULT_TARGET, DataSet, Entry
@@ -25,10 +25,11 @@ FRAMES_PER_LATENT = 4
 
 @dataclass(frozen=True)
 class SingleFrame:
-    """A picture that is made of others.
+    """A picture that is made of others, or by itself.
 
     Attributes:
-        controls: pixels and masks, all at one size.
+        controls: pixels and masks, all at one size. A picture alone is its own control picture under a black mask: only
+            the image encoder sees it.
         answer: uint8 [height, width, 3], what comes of them.
     """
 
@@ -42,17 +43,33 @@ def single_frame(entry: Entry, data_set: DataSet, checkpoint: Checkpoint) -> Sin
     the checkpoint's size that is nearest to the first control picture's shape.
 
     Raises:
-        InvalidRequest: the checkpoint does not make single pictures, or not this size; buckets may have any.
+        InvalidRequest: the checkpoint does not make single pictures of others, or not this size; buckets may have any.
         UnusablePicture: naming the file.
     """
     answer, request = open_picture(entry.path), one_frame_request(entry, data_set)
-    if size := _bucket(data_set, answer):
+    size = _bucket(data_set, answer)
+    if not entry.controls:
+        return _alone(request, answer, size or _offered_size(request, answer, checkpoint))
+    if size:
         check_offered(request, checkpoint)
         controls = fit_to(request, size)
     else:
         controls = fit_pictures(request, checkpoint)
     height, width = controls[0].pixels.shape[:2]
     return SingleFrame(request, controls, resize_and_crop(answer, height, width))
+
+
+def _alone(request: Request, answer: np.ndarray, size: tuple[int, int]) -> SingleFrame:
+    """A picture that is made of nothing but its caption and what the image encoder sees of it; ``size``: (height,
+    width)."""
+    pixels = resize_and_crop(answer, *size)
+    return SingleFrame(request, (Fitted(pixels, np.zeros(size, np.uint8)),), pixels)
+
+
+def _offered_size(request: Request, pixels: np.ndarray, checkpoint: Checkpoint) -> tuple[int, int]:
+    """(height, width). Raises InvalidRequest for a resolution that the checkpoint does not make."""
+    refuse_size(request, checkpoint)
+    return video_size(request.size, checkpoint, pixels.shape[0], pixels.shape[1])
 
 
 def excerpts_of(entry: Entry, data_set: DataSet, checkpoint: Checkpoint) -> Iterator[np.ndarray]:
@@ -94,7 +111,8 @@ def _bucket(data_set: DataSet, pixels: np.ndarray) -> tuple[int, int] | None:
 
 
 def one_frame_request(entry: Entry, data_set: DataSet) -> Request:
-    """What asks for the same when the LoRA is used."""
+    """What asks for the same when the LoRA is used; for a picture alone, which a video may look like, as nearly as can
+    be said."""
     target = data_set.fp_1f_target_index
     kind = {
         "name": OneFrame.name,
@@ -105,7 +123,7 @@ def one_frame_request(entry: Entry, data_set: DataSet) -> Request:
         "history_4x": not data_set.fp_1f_no_4x,
         "embedding": data_set.fp_1f_image_embedding_source,
     }
-    pictures = [{"role": "control", "path": str(path)} for path in entry.controls]
+    pictures = [{"role": "control", "path": str(path)} for path in entry.controls or (entry.path,)]
     size = None if data_set.enable_bucket else data_set.size
     return Request.parse({**common(entry, data_set), "size": size, "kind": kind, "pictures": pictures})
 

@@ -137,11 +137,16 @@ class DataSet(BaseModel):
 
     @property
     def result(self) -> Result:
-        """What is learnt: pictures alone, which teach nothing yet; pictures that are made of others; or videos."""
+        """What is learnt: pictures by themselves, pictures that are made of others, or videos."""
         if self.video_directory or self.video_jsonl_file:
             return "video"
-        named = self.fp_1f_target_index is not None or self.fp_1f_clean_indices is not None
-        return "one_frame" if named or self.control_directory or self.image_jsonl_file else "picture"
+        return "one_frame" if self.names_controls or self.image_jsonl_file else "picture"
+
+    @property
+    def names_controls(self) -> bool:
+        """Whether it says that its pictures are made of others."""
+        places = (self.fp_1f_target_index, self.fp_1f_clean_indices)
+        return bool(self.control_directory) or any(each is not None for each in places)
 
     @property
     def size(self) -> str | None:
@@ -170,9 +175,6 @@ class DataSet(BaseModel):
         Raises:
             InvalidRequest: a folder, a list, a caption or a control picture is missing, or there is nothing.
         """
-        if self.result == "picture":
-            told = "pictures alone teach nothing here; give control_directory, or control_path in a list"
-            raise InvalidRequest(f"{self.place}: {told}, for what each is made of")
         suffixes = VIDEOS if self.result == "video" else PICTURES
         if listed := self.image_jsonl_file or self.video_jsonl_file:
             found = list(_of_list(folder / listed, self))
@@ -180,7 +182,8 @@ class DataSet(BaseModel):
             found = list(self._of_folder(folder / str(self.image_directory or self.video_directory), folder, suffixes))
         if not found:
             raise InvalidRequest(f"{self.place}: there is no file; known are {', '.join(suffixes)}")
-        return [self._with_controls(entry) for entry in found]
+        are_made_of_others = self.names_controls or any(entry.controls for entry in found)
+        return [self._with_controls(entry) for entry in found] if are_made_of_others else found
 
     @property
     def place(self) -> str:
@@ -194,8 +197,6 @@ class DataSet(BaseModel):
 
     def _with_controls(self, entry: Entry) -> Entry:
         """Those that have a place in time; more are not looked at, and fewer are refused."""
-        if self.result != "one_frame":
-            return entry
         if len(entry.controls) < len(self.indices):
             told = f"{len(entry.controls)} control pictures for {len(self.indices)} places in fp_1f_clean_indices"
             raise InvalidRequest(f"{entry.path}: there are {told}")

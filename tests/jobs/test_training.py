@@ -167,12 +167,27 @@ def test_it_is_deleted_and_comes_back(queue: JobQueue, tmp_path: Path) -> None:
     """With all its files, and no other training's."""
     job = played(queue, queue.add_training(make_order(tmp_path)))
     folder = tmp_path / "models" / "lora"
-    (folder / "mine-other.safetensors").touch()
+    others = ["mine-000003.safetensors", "mine-other.safetensors", "mine_samples"]
+    for name in others:
+        (folder / name).touch()
     before = sorted(folder.iterdir())
     queue.trash(job.id)
-    assert [file.name for file in folder.iterdir()] == ["mine-other.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == others
     queue.restore(job.id)
     assert (sorted(folder.iterdir()), queue.job(job.id)) == (before, job)
+
+
+def test_one_that_never_began_takes_nothing_with_it(queue: JobQueue, tmp_path: Path) -> None:
+    """Not even what has its own names by now."""
+    order = make_order(tmp_path)
+    job = queue.add_training(order)
+    Path(order.out).parent.mkdir(parents=True)
+    for file in (Path(order.out), order.state):
+        file.touch()
+    queue.cancel(job.id)
+    queue.trash(job.id)
+    assert Path(order.out).exists()
+    assert order.state.exists()
 
 
 def test_the_order_of_the_queue_holds_for_it(queue: JobQueue, tmp_path: Path, picture: Path) -> None:

@@ -36,8 +36,7 @@ def entries(folder: Path, text: str) -> list[Entry]:
 def test_a_folder_is_a_data_set(folder: Path) -> None:
     (pictures,) = of_folder(folder / "img").data_sets
     assert pictures.result == "picture"
-    with pytest.raises(InvalidRequest, match="pictures alone teach nothing here; give control_directory"):
-        pictures.entries(Path())
+    assert [(entry.path.name, entry.controls) for entry in pictures.entries(Path())] == [("a.png", ()), ("b.JPG", ())]
     (videos,) = of_folder(folder / "vid").data_sets
     assert videos.result == "video"
     assert [entry.caption for entry in videos.entries(Path())] == ["a move"]
@@ -97,6 +96,22 @@ def test_lists_name_control_pictures_in_either_way(folder: Path, control: dict[s
     (entry,) = entries(folder, text)
     assert [path.name for path in entry.controls] == ["a.png", "b_0.png"]
     assert entry.caption == "x"
+
+
+@pytest.mark.parametrize(("places", "controls"), [("", {}), ("", {"control_path": "ctl/a.png"}), ("fp_1f_target_index=1", {})])
+def test_a_picture_of_a_list_is_alone_where_nothing_says_otherwise(
+    folder: Path, places: str, controls: dict[str, str]
+) -> None:
+    """Where the config or another line says that they are made of others, one without is refused."""
+    first = {"image_path": "img/a.png", "caption": "x", **controls}
+    lines = [first, {"image_path": "img/b.JPG", "caption": "y"}]
+    (folder / "l.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    text = f'[[datasets]]\nimage_jsonl_file="l.jsonl"\n{places}'
+    if places or controls:
+        with pytest.raises(InvalidRequest, match="there are 0 control pictures for 1 places"):
+            entries(folder, text)
+    else:
+        assert [entry.controls for entry in entries(folder, text)] == [(), ()]
 
 
 WRONG: dict[str, str] = {

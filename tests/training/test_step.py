@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def test_a_single_frame_is_given_what_the_road_gives(files: dict[str, Path], tmp
     assert {name for name in road if name.startswith(("latents", "indices"))} <= example.inputs().keys()
     assert example.target.shape == (1, 16, 1, *CELLS)
     assert float(example.target[0, 0, 0, 0, 0]) == pytest.approx(200 / 255)
+
+
+def test_a_picture_alone_is_seen_by_the_image_encoder_only(files: dict[str, Path]) -> None:
+    """All latents that it is given are zeros; a checkpoint that makes no single pictures learns it too."""
+    teacher = Teacher()
+    teacher.checkpoint = replace(teacher.checkpoint, kinds=("f1",))
+    (example,) = examples_of(Entry(files["answer"], "x"), DataSet(image_directory="-"), teacher, "f1")
+    inputs = example.inputs()
+    assert [name for name, each in inputs.items() if name.startswith("latents") and bool(each.any())] == []
+    assert float(inputs["image_embeds"].mean()) == pytest.approx(200 / 255)
+    assert float(example.target.mean()) == pytest.approx(200 / 255)
+    assert example.target.shape == (1, 16, 1, *CELLS)
 
 
 def test_sections_of_a_video_see_what_they_would_see(files: dict[str, Path]) -> None:
