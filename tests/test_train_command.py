@@ -193,6 +193,8 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("--min-timestep", "900", "--max-timestep", "100"): "min_timestep: 900 to 100 is not allowed",
     ("--max-timestep", "1001"): "max_timestep: 1001 is not allowed",
     ("--optimizer", "adamx"): "optimizer: 'adamx' is not known; known are Adadelta",
+    ("--optimizer-args", "colour=1"): "optimizer_args: AdamW does not take them: ",
+    ("--optimizer-args", "betas=7"): "optimizer_args: AdamW does not take them: ",
     ("--optimizer-args", "x"): "optimizer_args: 'x' is not key=value",
     ("--dynamo-backend", "fast"): "dynamo_backend: 'fast' is not known; known are no, eager, aot_eager, inductor",
     ("--dynamo-mode", "fast"): "dynamo_mode: 'fast' is not allowed",

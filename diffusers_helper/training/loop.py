@@ -32,6 +32,8 @@ from .optimisers import make_optimiser, make_scheduler
 from .processes import Processes
 from .step import loss_of
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -175,6 +177,27 @@ class Loop:
         finally:
             self._average.restore(parameters)
 
+    @contextmanager
+    def in_ram(self) -> Iterator[None]:
+        """The device keeps nothing of the training meanwhile: no weights, no average, no state of the optimiser."""
+        self._optimiser.zero_grad(set_to_none=True)
+        places = [(each, each.device) for each in self._tensors()]
+        for tensor, _ in places:
+            _move(tensor, CPU)
+        try:
+            yield
+        finally:
+            for tensor, device in places:
+                _move(tensor, device)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """All that is kept from step to step."""
+        yield from self.network.parameters().values()
+        if self._average:
+            yield from self._average.shadow_params
+        for state in self._optimiser.state.values():
+            yield from (value for _, value in _flat(state) if isinstance(value, Tensor))
+
     def save(self, target: Path) -> None:
         """All that going on needs, in one safetensors file. Raises OutputFailed."""
         states = self._optimiser.state_dict()
@@ -252,6 +275,11 @@ class Loop:
         if self._average:
             kept = [each.to(self.device) for _, each in sorted(_of("average.", tensors).items())]
             self._average.load_state_dict({"shadow_params": kept, "optimization_step": self.step})
+
+
+def _move(tensor: Tensor, device: torch.device) -> None:
+    """In place, for all that hold it."""
+    tensor.data = tensor.data.to(device)
 
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Adafactor
@@ -44,9 +45,8 @@ def make_optimiser(name: str, groups: Sequence[dict[str, Any]], given: Sequence[
 
 
 def check_names(optimiser: str, given: Sequence[str], scheduler: str) -> None:
-    """Raises InvalidRequest where there is no such optimiser or scheduler, or an argument is none; makes nothing."""
-    _class_of(optimiser)
-    _arguments(given, optimiser)
+    """Raises InvalidRequest where there is no such optimiser or scheduler, or it does not take its arguments."""
+    make_optimiser(optimiser, [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": 1e-3}], given)
     _check_scheduler(scheduler)
 
 

@@ -39,7 +39,8 @@ class TrainingOrder(BaseModel):
     model_config = STRICT
 
     data: str = Field(
-        min_length=1, description="a folder of videos or pictures with a caption beside each, or data sets in musubi's TOML"
+        min_length=1,
+        description="a folder of videos or pictures with a caption beside each, or data sets in musubi's TOML",
     )
     out: str = Field(
         pattern=r"(?i).\.safetensors$", description="where the LoRA goes, a name that ends in .safetensors"

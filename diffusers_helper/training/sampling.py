@@ -62,7 +62,7 @@ class Sampler:
         if not requests or not self.files.loop.processes.is_first:
             return
         yield self.files.last()
-        with self.network.away():
+        with self.network.away(), self.files.loop.in_ram():
             for number, request in enumerate(requests, 1):
                 yield from self._sample(number, request)
             self.engine.prepare_training(self.workload)

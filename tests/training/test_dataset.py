@@ -98,7 +98,9 @@ def test_lists_name_control_pictures_in_either_way(folder: Path, control: dict[s
     assert entry.caption == "x"
 
 
-@pytest.mark.parametrize(("places", "controls"), [("", {}), ("", {"control_path": "ctl/a.png"}), ("fp_1f_target_index=1", {})])
+@pytest.mark.parametrize(
+    ("places", "controls"), [("", {}), ("", {"control_path": "ctl/a.png"}), ("fp_1f_target_index=1", {})]
+)
 def test_a_picture_of_a_list_is_alone_where_nothing_says_otherwise(
     folder: Path, places: str, controls: dict[str, str]
 ) -> None:
