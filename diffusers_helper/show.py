@@ -127,7 +127,7 @@ class ProgressBars:
 
 
 class TrainingBar(ProgressBars):
-    """The same for a training: one bar, with the loss as it has been lately."""
+    """The same for a training: a bar while files are encoded, and one of the steps, with the loss as it is lately."""
 
     def event(self, event: Event) -> None:
         match event:
@@ -135,11 +135,20 @@ class TrainingBar(ProgressBars):
                 self._learning(event)
             case Sampling():
                 self._sampling(event)
-            case Encoded() | Validated() | Sampled() | Saved() | Rehearsed() | Learnt():
+            case Encoded():
+                self._encoded(event)
+            case Validated() | Sampled() | Saved() | Rehearsed() | Learnt():
                 self._close()
                 _say(_of_training(event))
             case _:
                 super().event(event)
+
+    def _encoded(self, event: Encoded) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=event.files, desc=f"encoding {event.data_set}", unit="file")
+        self._bar.update(event.done - self._bar.n)
+        if event.done == event.files:
+            self._close()
 
     def _sampling(self, event: Sampling) -> None:
         if self._bar is None or self._bar.unit != "%":
@@ -154,10 +163,8 @@ class TrainingBar(ProgressBars):
         self._bar.update(event.step - self._bar.n)
 
 
-def _of_training(event: Encoded | Validated | Sampled | Saved | Rehearsed | Learnt) -> str:
+def _of_training(event: Validated | Sampled | Saved | Rehearsed | Learnt) -> str:
     match event:
-        case Encoded():
-            return f"{event.data_set}: {event.done} of {event.files} files are encoded"
         case Validated():
             return _held_out(event)
         case Sampled():

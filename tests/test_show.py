@@ -1,13 +1,13 @@
-"""What a terminal shows of a video under way."""
+"""What a terminal shows of a video or a training under way."""
 
 import pytest
 
-from diffusers_helper.events import Decoding, Finished, Step
-from diffusers_helper.show import ProgressBars
+from diffusers_helper.events import Decoding, Encoded, Event, Finished, Learning, Notice, Step
+from diffusers_helper.show import ProgressBars, TrainingBar
 
 
-def shown(capsys: pytest.CaptureFixture[str], *events: Step | Decoding | Finished) -> str:
-    with ProgressBars() as bars:
+def shown(capsys: pytest.CaptureFixture[str], *events: Event, of: type[ProgressBars] = ProgressBars) -> str:
+    with of() as bars:
         for event in events:
             bars.event(event)
     return capsys.readouterr().err
@@ -37,3 +37,16 @@ def test_the_end_says_what_the_step_cache_was_worth(
 ) -> None:
     steps = {"steps_computed": 12, "steps_reused": 13, "seconds_sampling": 13.3, "seconds_reused": 1.3}
     assert told in shown(capsys, Finished(path="v.mp4", seconds_first_step=first, **steps))  # type: ignore[arg-type]
+
+
+def test_a_training_has_a_bar_for_each_data_set_and_one_for_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said between stands in a line of its own, and the bar goes on from where it was."""
+    encoded = [Encoded(data_set=name, done=done, files=2) for name in ("img", "vid") for done in (1, 2)]
+    numbers = {"smooth": 0.5, "rate": 1e-3, "norm": 1.0, "seconds": 0.1, "seconds_left": 0.1}
+    learning = Learning(step=1, steps=1, loss=0.6, **numbers)
+    notice = Notice(message="left out: x")
+    text = shown(capsys, encoded[0], notice, *encoded[1:], learning, of=TrainingBar)
+    bars = [line.rpartition("\r")[2] for line in text.split("\n") if "|" in line]
+    expected = [("encoding img", "1/2"), ("encoding img", "2/2"), ("encoding vid", "2/2"), ("training", "1/1")]
+    assert [(bar.partition(":")[0], bar.rpartition("| ")[2].partition(" [")[0]) for bar in bars] == expected
+    assert "note: left out: x\n" in text
