@@ -343,9 +343,9 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed(Event):
-    """What a training would learn, and nothing was: examples by their ``sizes`` (width x height), in so many linears
-    (``modules``) so many numbers (``parameters``), the ``memory`` plan of the largest example that there can be, the
-    first ``captions``, and at ``path`` a sheet of what is seen."""
+    """What a training would learn, and nothing was: examples by their ``sizes`` (width x height), ``step_seconds`` each
+    step, in so many linears (``modules``) so many numbers (``parameters``), the ``memory`` plan of the largest example
+    that there can be, the first ``captions``, and at ``path`` a sheet."""
 
     event: ClassVar[str] = "rehearsed"
     data_sets: list[AnyText]
@@ -354,6 +354,7 @@ class Rehearsed(Event):
     sizes: dict[str, int]
     steps: int
     epochs: float
+    step_seconds: float
     modules: int
     parameters: int
     memory: AnyText

@@ -218,12 +218,19 @@ def _rehearsed(event: Rehearsed) -> str:
         f"data: {', '.join(event.data_sets)}",
         f"examples: {event.examples} ({sizes}){held_out}",
         f"length: {event.steps} steps, {event.epochs:.4g} epochs",
+        f"time: about {event.step_seconds:.2g} s a step, {_hours(event.step_seconds * event.steps)} in all",
         f"network: {event.modules} modules, {event.parameters / 1e6:.2f} million numbers to learn",
         f"memory: {event.memory}",
         *(f"caption: {caption or '(empty)'}" for caption in event.captions),
         f"sheet: {event.path}",
     ]
     return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    """As people say it."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _suggested(event: Calibrated) -> str:

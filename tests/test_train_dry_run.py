@@ -15,6 +15,7 @@ from diffusers_helper.errors import CancelRequested, InvalidRequest
 from diffusers_helper.events import Event, Notice, Rehearsed
 from diffusers_helper.media.video import write_segment
 from diffusers_helper.models.table import find_checkpoint
+from diffusers_helper.training.modules import trainable
 from diffusers_helper.training.rehearsal import rehearse
 
 from . import program
@@ -45,6 +46,7 @@ def test_the_command_tells_all_and_writes_a_sheet_alone(tmp_path: Path, pocket: 
     for words in (
         "examples: 4 (4 of 128x128)",
         "length: 6 steps, 3 epochs",
+        "time: about",
         "caption: everything turns blue",
         "modules,",
     ):
@@ -69,8 +71,9 @@ def test_the_sheet_shows_what_is_seen(tmp_path: Path, engine: Engine) -> None:
     assert (found.examples, found.sizes, found.held_out) == (3, {"128x128": 3}, 0)
     assert (found.steps, found.epochs) == (6, 2.0)
     assert found.captions == ["everything turns blue", "it brightens"]
-    trained = sum(each.numel() for each in engine.parts.transformer.parameters() if each.requires_grad)
-    assert (found.modules > 0, found.parameters) == (True, trained)
+    shapes = [linear.weight.shape for linear in trainable(engine.parts.transformer).values()]
+    assert (found.modules, found.parameters) == (len(shapes), sum(2 * sum(shape) for shape in shapes))
+    assert found.step_seconds > 0
     sheet = np.asarray(Image.open(found.path))
     cells = [[cell(sheet, row, column) for column in range(5)] for row in range(2)]
     assert np.abs(cells[0][1][:, 68:].mean((0, 1)) - BLUE).max() < 2, (

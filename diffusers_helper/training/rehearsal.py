@@ -1,9 +1,9 @@
-"""A training told before it is begun: what is learnt, how long, and a sheet of what the model will see."""
+"""A training told before it is begun: what is learnt, how long it takes, and a sheet of what the model will see."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
@@ -18,10 +18,14 @@ from ..media.metadata import write_png
 from ..models.table import Checkpoint
 from .batches import Batches
 from .crops import FRAMES_PER_LATENT, excerpts_of, single_frame
+from .examples import examples_of
 from .gathering import Listed, listed, nothing_left, or_left_out
+from .loop import Loop
 from .network import Network
 from .remarks import remarks
+from .train import follow_plan, new_network
 from .training import Training, check_kind
+from .workload import workload_of
 
 MOST_ROWS = 24
 """Files on the sheet."""
@@ -39,12 +43,14 @@ class Looked:
     Attributes:
         groups: of each example that is learnt the place of its data set, and its size in words.
         sizes: of each group how many are a batch.
+        first: of each group the first file.
         held_out: how many examples are.
         rows: of the sheet, one for each picture and each excerpt of a video.
     """
 
     groups: list[tuple[int, str]] = field(default_factory=list)
     sizes: dict[tuple[int, str], int] = field(default_factory=dict)
+    first: dict[tuple[int, str], Listed] = field(default_factory=dict)
     held_out: int = 0
     captions: list[str] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
@@ -59,6 +65,7 @@ class Looked:
             return
         for size in examples * file.data_set.num_repeats:
             self.sizes.setdefault((file.place, size), file.data_set.batch_size)
+            self.first.setdefault((file.place, size), file)
             self.groups.append((file.place, size))
 
     def batches(self) -> Batches:
@@ -77,13 +84,12 @@ class Seen:
 
 
 def rehearse(training: Training, engine: Engine) -> Events:
-    """Look at every file as a training would, and train nothing; the sheet is written beside where the LoRA would go.
+    """Look at every file as a training would, and try a step; the sheet is written beside where the LoRA would go.
 
-    The transformer of ``engine`` has adapters from then on. ``CancelRequested`` thrown into it ends it.
-    Raises what a training raises before its first step.
+    ``CancelRequested`` thrown into it ends it. Raises what a training raises before its second step.
     """
     check_kind(training, engine.checkpoint)
-    network = Network(engine.parts.transformer, training.network)
+    network = new_network(training, engine)
     try:
         yield from (Notice(message=words) for words in remarks(training))
         looked = Looked()
@@ -91,15 +97,32 @@ def rehearse(training: Training, engine: Engine) -> Events:
             seen = yield from or_left_out(training, partial(_seen, file, engine.checkpoint))
             if seen:
                 looked.take(file, seen)
-        yield _told(training, network, looked, str(engine.planner.plan.why))
+        if not looked.groups:
+            raise nothing_left()
+        memory = str(engine.planner.plan.why)
+        yield _told(training, network, looked, memory, _step_seconds(training, engine, network, looked))
     except CancelRequested:
         yield Notice(message="stopped; nothing was written")
+    finally:
+        network.leave()
 
 
-def _told(training: Training, network: Network, looked: Looked, memory: str) -> Rehearsed:
-    """All of it; how long a step takes nobody knows before the first."""
-    if not looked.groups:
-        raise nothing_left()
+def _step_seconds(training: Training, engine: Engine, network: Network, looked: Looked) -> float:
+    """The time of a step of the size that most examples have: that of the second, as the first one warms up.
+
+    What is learnt in them is lost with the network.
+    """
+    (most, _), *_ = Counter(looked.groups).most_common(1)
+    file, batch = looked.first[most], looked.sizes[most]
+    examples = examples_of(file.entry, file.data_set, engine, training.kind)[:1]
+    follow_plan(engine, workload_of(training, examples, network), network)
+    options = replace(training.loop, steps=2, accumulate=1)
+    engine.parts.transformer.train()
+    *_, last = Loop(engine.parts.transformer, network, examples, options, engine.compute.device).run()
+    return last.seconds * batch * training.loop.accumulate
+
+
+def _told(training: Training, network: Network, looked: Looked, memory: str, step_seconds: float) -> Rehearsed:
     batches = looked.batches()
     loop = training.lasting(len(batches)).loop
     sheet = training.target.with_name(f"{training.target.stem}.sheet.png")
@@ -111,6 +134,7 @@ def _told(training: Training, network: Network, looked: Looked, memory: str) -> 
         sizes=dict(Counter(size for _, size in looked.groups)),
         steps=loop.steps,
         epochs=loop.steps * loop.accumulate / len(batches),
+        step_seconds=step_seconds,
         modules=len(network.modules),
         parameters=network.numbers,
         memory=memory,

@@ -69,7 +69,7 @@ def train(training: Training, engine: Engine) -> Events:
 
 
 def _train(training: Training, engine: Engine) -> Events:
-    begun, files, processes, network = time.monotonic(), None, Processes.here(), _network(training, engine)
+    begun, files, processes, network = time.monotonic(), None, Processes.here(), new_network(training, engine)
     try:
         yield from map(_said, remarks(training))
         with processes.in_order():
@@ -77,7 +77,7 @@ def _train(training: Training, engine: Engine) -> Events:
         training = training.lasting(len(gathered.batches), processes.count)
         yield from map(_said, _about(network, gathered))
         workload = workload_of(training, [*gathered.learnt, *gathered.held_out], network)
-        yield Notice(message=str(_follow_plan(engine, workload, network).why))
+        yield Notice(message=str(follow_plan(engine, workload, network).why))
         loop = _begin(training, engine, gathered, network, processes)
         files = _files(training, engine, loop, gathered)
         sampler = Sampler(training, engine, network, files, workload)
@@ -99,13 +99,13 @@ def _train(training: Training, engine: Engine) -> Events:
     yield Learnt(step=step, steps=training.loop.steps, path=path, seconds_total=time.monotonic() - begun)
 
 
-def _network(training: Training, engine: Engine) -> Network:
+def new_network(training: Training, engine: Engine) -> Network:
     """New beside the transformer's linears; the seed decides its first weights, which peft draws."""
     torch.manual_seed(training.loop.seed)
     return Network(engine.parts.transformer, training.network, engine.compute.device)
 
 
-def _follow_plan(engine: Engine, workload: Workload, network: Network) -> MemoryPlan:
+def follow_plan(engine: Engine, workload: Workload, network: Network) -> MemoryPlan:
     """Weights and blocks are where the plan has them. Raises OutOfMemory."""
     with network.away():
         return engine.prepare_training(workload)
