@@ -1,6 +1,6 @@
 """Training beside a plain loop of peft on diffusers' own model: time of a step and most memory, in one run.
 
-    python -m bench.training [--checkpoint pocket] [--rank 16] [--steps 6] [--repeats 3] [--write]
+    python -m bench.training [--checkpoint pocket] [--rank 16] [--cells 32] [--steps 6] [--repeats 3] [--write]
 
 The same model, example, noise, network and optimiser; each run is a process of its own, the ways in turns. ``plain``
 is what one writes by hand: ``get_peft_model`` around diffusers' transformer, AdamW, a forward and a backward pass.
@@ -40,7 +40,7 @@ from diffusers_helper.training.network import Network, NetworkOptions
 from diffusers_helper.training.noise import NoiseLevels, noisy
 
 WAYS = ("plain", "kept", "again")
-ROWS, COLUMNS, TEXT, IMAGE = 16, 16, 40, 16
+TEXT, IMAGE = 40, 16
 RATE, GUIDANCE = 1e-4, 10.0
 CPU = torch.device("cpu")
 
@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", default="pocket")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=32, help="latent rows and columns, of 8 pixels each")
     parser.add_argument("--steps", type=int, default=6, help="that are timed, after one that is not")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each way")
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results")
@@ -78,8 +79,8 @@ def _options() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, way: str) -> dict[str, Any]:
     """One way in a process of its own."""
-    asked = ("--checkpoint", options.checkpoint, "--rank", str(options.rank), "--steps", str(options.steps))
-    command = [sys.executable, "-m", "bench.training", "--way", way, *asked]
+    same = [f"--{name}={getattr(options, name)}" for name in ("checkpoint", "rank", "cells", "steps")]
+    command = [sys.executable, "-m", "bench.training", "--way", way, *same]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -122,9 +123,9 @@ def _folder(options: argparse.Namespace) -> Path:
     return find_checkpoint(options.checkpoint, ROOT / "hf_download").folders["transformer"]
 
 
-def _inputs(transformer: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def _inputs(transformer: Any, cells: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Latents of a section to learn, and what goes with them."""
-    given = section_inputs(transformer, Size({}, ROWS, COLUMNS, TEXT, IMAGE), CPU)
+    given = section_inputs(transformer, Size({}, cells, cells, TEXT, IMAGE), CPU)
     rest = {name: each for name, each in given.items() if name not in ("hidden_states", "timestep", "guidance")}
     return given["hidden_states"], rest
 
@@ -132,7 +133,7 @@ def _inputs(transformer: Any) -> tuple[Tensor, dict[str, Tensor]]:
 def _plain(options: argparse.Namespace) -> Iterator[float]:
     model = HunyuanVideoFramepackTransformer3DModel.from_pretrained(_folder(options), torch_dtype=torch.float32)
     names = list(trainable(model))
-    target, inputs = _inputs(model)
+    target, inputs = _inputs(model, options.cells)
     learning = get_peft_model(model, LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=names)).train()
     optimiser = torch.optim.AdamW([each for each in learning.parameters() if each.requires_grad], lr=RATE)
     for sigma, noise in _drawn(target):
@@ -160,7 +161,7 @@ def _drawn(target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _ours(options: argparse.Namespace) -> Iterator[float]:
     model = FramePackTransformer.from_pretrained(_folder(options), torch_dtype=torch.float32).train()
-    target, inputs = _inputs(model)
+    target, inputs = _inputs(model, options.cells)
     if options.way == "again":
         model.enable_gradient_checkpointing(Recompute(None))
     network = Network(model, NetworkOptions(rank=options.rank, alpha=options.rank))

@@ -28,8 +28,8 @@ class SingleFrame:
     """A picture that is made of others, or by itself.
 
     Attributes:
-        controls: pixels and masks, all at one size. A picture alone is its own control picture under a black mask: only
-            the image encoder sees it.
+        controls: pixels and masks, all at one size. A picture alone is made of a black one under a black mask: were its
+            own seen, by the image encoder too, there would be little left to learn of it.
         answer: uint8 [height, width, 3], what comes of them.
     """
 
@@ -60,10 +60,9 @@ def single_frame(entry: Entry, data_set: DataSet, checkpoint: Checkpoint) -> Sin
 
 
 def _alone(request: Request, answer: np.ndarray, size: tuple[int, int]) -> SingleFrame:
-    """A picture that is made of nothing but its caption and what the image encoder sees of it; ``size``: (height,
-    width)."""
+    """A picture that is made of nothing but its caption; ``size``: (height, width)."""
     pixels = resize_and_crop(answer, *size)
-    return SingleFrame(request, (Fitted(pixels, np.zeros(size, np.uint8)),), pixels)
+    return SingleFrame(request, (Fitted(np.zeros_like(pixels), np.zeros(size, np.uint8)),), pixels)
 
 
 def _offered_size(request: Request, pixels: np.ndarray, checkpoint: Checkpoint) -> tuple[int, int]:

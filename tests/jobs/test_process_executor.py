@@ -83,7 +83,7 @@ def process_of(executor: str) -> psutil.Process:
 def story(quick_checkpoint: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     home = tmp_path_factory.mktemp("story")
     checkpoint = find_checkpoint(str(quick_checkpoint), home)
-    request = make_request(photograph, prompt="the camera pans left", kind="f1", seconds=3.6, steps=10)
+    request = make_request(photograph, prompt="the camera pans left", kind="f1", seconds=2.4, steps=4)
     queue = JobQueue(home / "outputs", lambda source: checkpoint)
     for _ in (KILLED, WHOLE):
         queue.add(request)
@@ -124,7 +124,7 @@ def test_a_killed_one_is_interrupted_and_the_other_goes_on_to_the_same_bits(stor
 
 def test_it_goes_on_later_to_the_same_bits(story: Story) -> None:
     job = story.queue.job(KILLED)
-    assert (job.state, job.progress.sections_done, job.progress.error) == ("done", 3, None)
+    assert (job.state, job.progress.sections_done, job.progress.error) == ("done", 2, None)
     assert story.queue.result(KILLED).read_bytes() == story.alone.video
     starts = [event["sections_done"] for event in story.queue.events(KILLED) if event["event"] == "started"]
     assert starts == [0, 1]

@@ -1,6 +1,6 @@
 """What the command ``train`` has taught the pocket, measured on pictures that no training has seen; and the picture.
 
-    python -m tools.pocket.show_training style.safetensors motion.safetensors clothes.safetensors
+    python -m tools.pocket.show_training style.safetensors pictures.safetensors motion.safetensors clothes.safetensors
         [--picture docs/training.png] [--photos 10] [--pairs 24] [--steps 10]
 
 The LoRAs are those of ``tools.pocket.training_sets``, in this order. All is made by the application's own road, with
@@ -167,7 +167,7 @@ def _rounded(values: dict[float, float]) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("loras", type=Path, nargs=3, metavar="FILE")
+    parser.add_argument("loras", type=Path, nargs=4, metavar="FILE")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--photos", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=24)
@@ -185,8 +185,9 @@ def main() -> None:
             studio = Studio(engine, folder, options.steps)
             found = {
                 "style": style(studio, photos, names[0]),
-                "motion": swings(studio, photos, names[1]),
-                "clothes": clothes(studio, pairs, names[2]),
+                "pictures": style(studio, photos, names[1]),
+                "motion": swings(studio, photos, names[2]),
+                "clothes": clothes(studio, pairs, names[3]),
             }
     json.dump({name: figures for name, (figures, _) in found.items()}, sys.stdout, indent=2)
     sys.stdout.write("\n")

@@ -2,9 +2,9 @@
 
     python -m tools.pocket.training_sets sets [--videos 64] [--pairs 400] [--seed 0]
 
-``sets/style`` holds videos of drawn scenes under a moving camera that turn blue, ``sets/motion`` videos in which the
-camera swings to the left and back, each with its caption; ``sets/clothes.toml`` names pairs of drawn shapes, of which
-the first is painted as the second.
+``sets/style`` holds videos of drawn scenes under a moving camera that turn blue, ``sets/pictures`` single pictures that
+are blue, ``sets/motion`` videos in which the camera swings to the left and back, each with its caption;
+``sets/clothes.toml`` names pairs of drawn shapes, of which the first is painted as the second.
 
 Shape legend: B clips, F frames, H x W pixels.
 """
@@ -35,7 +35,7 @@ BLUE_AFTER = 24
 SWING_PIXELS = 20.0
 """How far the camera swings to the left before it comes back, within the section."""
 SWINGS = "the camera swings"
-WAYS = ("style", "motion", "clothes")
+BLUE_CAPTION = "everything is blue"
 Drawn = Callable[[np.random.Generator, Tensor], tuple[Tensor, Sequence[str]]]
 """Clips ``[B, 3, F, H, W]`` in -1..1 of canvases ``[B, S, S, 3]``, and their captions."""
 
@@ -74,6 +74,18 @@ def write_videos(folder: Path, drawn: Drawn, count: int, seed: int) -> None:
             (folder / f"{number:03}.txt").write_text(caption, encoding="utf-8")
 
 
+def write_pictures(folder: Path, count: int, seed: int) -> None:
+    """What such videos end with, each of other scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        canvases = torch.from_numpy(draw_canvases(int(rng.integers(2**31)), 1))
+        (clip,), _ = turning_blue(rng, canvases)
+        pixels = (clip[:, -1] * 127.5 + 127.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        (folder / f"{number:03}.txt").write_text(BLUE_CAPTION, encoding="utf-8")
+
+
 def write_pairs(folder: Path, count: int, seed: int) -> None:
     """Shapes, what is painted as what, and the config that says so."""
     rng = np.random.default_rng(seed)
@@ -107,6 +119,7 @@ def main() -> None:
     write_videos(options.folder / "style", turning_blue, options.videos, options.seed)
     write_videos(options.folder / "motion", swinging, options.videos, options.seed + 1)
     write_pairs(options.folder, options.pairs, options.seed + 2)
+    write_pictures(options.folder / "pictures", options.videos, options.seed + 3)
 
 
 if __name__ == "__main__":
