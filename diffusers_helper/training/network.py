@@ -15,7 +15,6 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors import InvalidRequest
 from ..lora.adapters import Adapter, Dora, LoHa, LoKr, LowRank
@@ -24,6 +23,7 @@ from ..lora.reading import read_lora
 from ..lora.writing import FORMS, FormName, write_lora
 from ..media.files import written_whole
 from ..models.quantise import QuantisedLinear
+from .factor import Factor
 from .modules import trainable
 from .network_args import NetworkArgs
 from .order import NetworkKind
@@ -126,7 +126,10 @@ class Network:
         for layer in self._layers.values():
             layer.cast_input_dtype_enabled = False
             for factors in (layer.lora_A, layer.lora_B):
-                factors[ADAPTER] = _Factor(factors[ADAPTER])
+                factors[ADAPTER] = Factor(factors[ADAPTER], self._keeps)
+
+    def _keeps(self) -> bool:
+        return not self._transformer.gradient_checkpointing
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Those that are trained, by name."""
@@ -179,17 +182,6 @@ class Network:
         halves = {name: each.to(torch.bfloat16).contiguous() for name, each in self.tensors().items()}
         alphas = {f"transformer.{module}.alpha": torch.tensor(self.options.alpha) for module in self.modules}
         return {**halves, **alphas}
-
-
-class _Factor(nn.Linear):
-    """The same linear without a bias, in the numbers of its inputs."""
-
-    def __init__(self, of: nn.Linear) -> None:
-        super().__init__(of.in_features, of.out_features, bias=False, device="meta")
-        self.weight = of.weight
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.weight.to(input.dtype))
 
 
 class _Facade(nn.Linear):
