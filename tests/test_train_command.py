@@ -245,7 +245,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "steps": ("--max-train-steps", "7"),
     "rate": ("--learning-rate", "0.5"),
     "optimiser": ("--optimizer-type", "SGD"),
-    "optimiser_args": ("--optimizer-args", "momentum=0.9"),
+    "optimiser_args": ("--optimizer-args", "amsgrad=True"),
     "scheduler": ("--lr-scheduler", "cosine"),
     "warmup_steps": ("--lr-warmup-steps", "3"),
     "accumulate": ("--gradient-accumulation-steps", "4"),

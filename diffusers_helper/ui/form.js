@@ -11,7 +11,6 @@
   let kept;
   let now; // What the form's components have.
   let words = {};
-  let spoken; // The language in which it was said last what is wrong.
   let refusals = 0; // How often it was said.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
@@ -75,12 +74,13 @@
   // What is wrong, at the fields. After a refused command the first of them is brought into sight, whatever hides it.
   async function refused(text) {
     const {fields, insist, picture, language, form} = JSON.parse(text);
-    const keepsPicture = !insist && picture === false && language === spoken; // What a refused start said of it stays true.
-    spoken = language;
+    const keeps = !insist && picture === false;
     const mine = ++refusals;
     for (const old of document.querySelectorAll('.refused')) {
       if (old.id.startsWith('train-') !== (form === 'train')) continue; // Of the other form on this page.
-      if (!keepsPicture || !['picture', 'pictures'].includes(old.id)) clear(old);
+      // What a refused start or upload said of the picture stays true, and is said in the page's language.
+      const stays = keeps && ['picture', 'pictures'].includes(old.id) && old.querySelector('.refusal')?.lang === framepack.language();
+      if (!stays) clear(old);
     }
     const names = Object.keys(fields);
     if (insist && names.some(name => !place(name)?.offsetParent)) {
@@ -88,7 +88,7 @@
       await framepack.later(300);
     }
     // What was said meanwhile is newer, but for the picture, of which only a refused start speaks.
-    for (const name of names) if (mine === refusals || ['picture', 'pictures'].includes(name)) point(place(name), fields[name]);
+    for (const name of names) if (mine === refusals || ['picture', 'pictures'].includes(name)) point(place(name), fields[name], language);
     if (insist) show(place(names[0]));
   }
 
@@ -105,11 +105,11 @@
     return place.querySelectorAll('input:not([type=file], [data-slots] *), textarea, .slot-picture:not(:has(img))');
   }
 
-  function point(place, words) {
+  function point(place, words, lang) {
     if (!place) return;
     clear(place);
     const told = document.createElement('p');
-    Object.assign(told, {className: 'refusal', id: 'refusal-' + place.id, textContent: words});
+    Object.assign(told, {className: 'refusal', id: 'refusal-' + place.id, textContent: words, lang});
     told.setAttribute('role', 'alert');
     place.classList.add('refused');
     place.append(told);
@@ -237,7 +237,7 @@
       if (!reason || !zone) continue;
       told.textContent = reason;
       clear(zone);
-      point(zone, reason);
+      point(zone, reason, framepack.language());
       told.closest('.toast-body').querySelector('.toast-close')?.click();
     }
   }
