@@ -1,4 +1,4 @@
-"""A LoRA's factor as it is trained: in the numbers of its inputs, and with as little of them kept as can be.
+"""A LoRA as it is trained: in the numbers of its inputs, and with as little kept and passed over as can be.
 
 For the gradient of its weight a linear keeps its input. Where this is a GELU's output, the GELU keeps its own input
 too, which is as large: one of the two is enough. Shapes: B examples, N tokens, I and O widths.
@@ -7,10 +7,10 @@ too, which is as large: one of the two is enough. Shapes: B examples, N tokens, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn import functional
@@ -37,11 +37,23 @@ class Factor(nn.Linear):
         return product
 
 
+class Added(LoraVariant):
+    """The LoRA's part is added to what the linear made by the product itself; peft's own way is a product, a scaling
+    and a sum, each a pass over the whole output."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """[B, N, I] and [B, N, O] to [B, N, O]."""
+        down = module.lora_A[active_adapter](x)
+        up, rows = module.lora_B[active_adapter].weight.to(down.dtype), (result.flatten(0, -2), down.flatten(0, -2))
+        return torch.addmm(*rows, up.t(), alpha=module.scaling[active_adapter]).view(result.shape)
+
+
 class _Product(torch.autograd.Function):
     """A linear that makes its input again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight: Tensor, make: Callable[[], list[Tensor]]) -> Tensor:
         """[B, N, I] and [O, I] to [B, N, O]."""
         ctx.save_for_backward(weight)
         ctx.make = make
@@ -50,16 +62,17 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,), (weight,) = gradients, ctx.saved_tensors
-        of_weight = gradient.flatten(0, -2).t() @ ctx.make().flatten(0, -2)
+        rows = gradient.flatten(0, -2).t()
+        of_weight = torch.cat([rows @ part.flatten(0, -2) for part in ctx.make()], dim=1)
         return gradient @ weight, of_weight, None
 
 
-def made_again(tensor: Tensor) -> Callable[[], Tensor] | None:
+def made_again(tensor: Tensor) -> Callable[[], list[Tensor]] | None:
     """Gives the same bits once more in the backward pass, where the tensor is a GELU's output, or was put together of
-    one and others along its last dimension, which are copied; None elsewhere."""
+    one and others along its last dimension, which are copied; in these parts. None elsewhere."""
     node: Any = tensor.grad_fn
     if _is_gelu(node):
-        return partial(_gelu, node)
+        return lambda: [_gelu(node)]
     if node is None or node.name() != "CatBackward0" or node._saved_dim not in (tensor.dim() - 1, LAST):
         return None
     parts = [part for part, _ in node.next_functions]
@@ -67,7 +80,7 @@ def made_again(tensor: Tensor) -> Callable[[], Tensor] | None:
         return None
     pieces = tensor.detach().split([part._input_metadata[0].shape[-1] for part in parts], dim=-1)
     kept = [part if _is_gelu(part) else piece.clone() for part, piece in zip(parts, pieces, strict=True)]
-    return lambda: torch.cat([each if isinstance(each, Tensor) else _gelu(each) for each in kept], dim=-1)
+    return lambda: [each if isinstance(each, Tensor) else _gelu(each) for each in kept]
 
 
 def _is_gelu(node: Node | None) -> bool:

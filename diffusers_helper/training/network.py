@@ -23,7 +23,7 @@ from ..lora.reading import read_lora
 from ..lora.writing import FORMS, FormName, write_lora
 from ..media.files import written_whole
 from ..models.quantise import QuantisedLinear
-from .factor import Factor
+from .factor import Added, Factor
 from .modules import trainable
 from .network_args import NetworkArgs
 from .order import NetworkKind
@@ -125,6 +125,7 @@ class Network:
         input to float32, in which the factors are kept."""
         for layer in self._layers.values():
             layer.cast_input_dtype_enabled = False
+            layer.lora_variant[ADAPTER] = Added()
             for factors in (layer.lora_A, layer.lora_B):
                 factors[ADAPTER] = Factor(factors[ADAPTER], self._keeps)
 

@@ -191,7 +191,9 @@ def test_pictures_are_taken_by_themselves_and_where_they_are_made_of_others(stag
     sets = pairs(tmp_path)
     for data, name in ((sets.parent / "img", "alone"), (sets, "of_others")):
         assert Trainings(stage.context).start(HERE, "en", None, str(data), name, *values())[0]
-    sets.write_text(sets.read_text(encoding="utf-8").replace('control_directory="ctl"', "fp_1f_target_index=1"), encoding="utf-8")
+    sets.write_text(
+        sets.read_text(encoding="utf-8").replace('control_directory="ctl"', "fp_1f_target_index=1"), encoding="utf-8"
+    )
     assert "there are 0 control pictures for" in refused(stage, sets)["train-data"]
 
 
