@@ -44,9 +44,10 @@ class Added(LoraVariant):
     @staticmethod
     def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """[B, N, I] and [B, N, O] to [B, N, O]."""
-        down = module.lora_A[active_adapter](x)
-        up, rows = module.lora_B[active_adapter].weight.to(down.dtype), (result.flatten(0, -2), down.flatten(0, -2))
-        return torch.addmm(*rows, up.t(), alpha=module.scaling[active_adapter]).view(result.shape)
+        down = module.lora_A[active_adapter](x).to(result.dtype).flatten(0, -2)
+        up = module.lora_B[active_adapter].weight.to(result.dtype)
+        whole = torch.addmm(result.flatten(0, -2), down, up.t(), alpha=module.scaling[active_adapter])
+        return whole.view(result.shape)
 
 
 class _Product(torch.autograd.Function):

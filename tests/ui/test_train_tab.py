@@ -189,12 +189,12 @@ def test_what_is_wrong_is_said_at_its_field(stage: Stage, whole: Path, tmp_path:
 
 def test_pictures_are_taken_by_themselves_and_where_they_are_made_of_others(stage: Stage, tmp_path: Path) -> None:
     sets = pairs(tmp_path)
+    whole = sets.read_text(encoding="utf-8")
+    sets.write_text(whole.replace('control_directory="ctl"', "fp_1f_target_index=1"), encoding="utf-8")
+    assert "there are 0 control pictures for" in refused(stage, sets)["train-data"]
+    sets.write_text(whole, encoding="utf-8")
     for data, name in ((sets.parent / "img", "alone"), (sets, "of_others")):
         assert Trainings(stage.context).start(HERE, "en", None, str(data), name, *values())[0]
-    sets.write_text(
-        sets.read_text(encoding="utf-8").replace('control_directory="ctl"', "fp_1f_target_index=1"), encoding="utf-8"
-    )
-    assert "there are 0 control pictures for" in refused(stage, sets)["train-data"]
 
 
 def test_a_kind_that_the_checkpoint_does_not_make_is_refused_for_videos_alone(tmp_path: Path, whole: Path) -> None:
