@@ -11,7 +11,9 @@
   let kept;
   let now; // What the form's components have.
   let words = {};
-  let refusals = 0; // How often it was said.
+  let refusals = 0; // How often it was said what is wrong.
+  let insisted = 0; // How often after a refused command.
+  let looked = 0; // The same when the latest look ahead was asked for.
 
   // Each tab has its own draft; a new tab begins with the newest of all. Private windows may refuse both.
   function keep(editing, values) {
@@ -24,6 +26,11 @@
 
   function formNow() {
     return now ? JSON.stringify({values: now}) : '';
+  }
+
+  function lookAhead() {
+    looked = insisted;
+    return formNow();
   }
 
   function write(...stores) {
@@ -74,7 +81,8 @@
   // What is wrong, at the fields. After a refused command the first of them is brought into sight, whatever hides it.
   async function refused(text) {
     const {fields, insist, picture, language, form} = JSON.parse(text);
-    const keeps = !insist && picture === false;
+    const keeps = !insist && (picture === false || looked < insisted); // A look ahead from before knows less.
+    if (insist) insisted++;
     const mine = ++refusals;
     for (const old of document.querySelectorAll('.refused')) {
       if (old.id.startsWith('train-') !== (form === 'train')) continue; // Of the other form on this page.
@@ -275,5 +283,5 @@
   new MutationObserver(uploadRefused)
     .observe(document.documentElement, {childList: true, characterData: true, subtree: true});
   came();
-  Object.assign(window.framepack ??= {}, {keep, formNow, draft, came, open, edits, refused, frame, note, openAdvanced});
+  Object.assign(window.framepack ??= {}, {keep, formNow, lookAhead, draft, came, open, edits, refused, frame, note, openAdvanced});
 })();

@@ -183,7 +183,7 @@ def _keep_looking_ahead(page: Page, form: Form, sweep: list[Component], shown: l
         lambda language, now, *lists: _looked_ahead(form, page.context, language, now, lists),
         [page.language, form.now, *sweep],
         [*shown, *(form[name] for name in (*IDLE, EMBEDDING)), form.resets.told],
-        js="(language, now, ...lists) => [language, framepack.formNow(), ...lists]",
+        js="(language, now, ...lists) => [language, framepack.lookAhead(), ...lists]",
         trigger_mode="always_last",
         **PRIVATE,
     )
